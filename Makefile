@@ -1,0 +1,89 @@
+# Every target sets up what it needs, on a machine that has Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SOURCES := proto models training server client tests benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format proto bench build zoo clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Two stamps, since the demo needs none of the developer's tools.
+$(VENV)/.ready-to-run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing thetaprime with its server and training extras (a few minutes the first time)"
+	$(PIP) --editable '.[server,training]'
+	@touch $@
+
+$(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing thetaprime with everything a developer needs (a few minutes the first time)"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.ready-to-run
+
+demo: $(VENV)/.ready-to-run ## Watch a policy adapt to an unseen goal through a real server.
+	$(BIN)/thetaprime demo $(DEMO)
+
+test: check ## Run every check and every test.
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory check-proto
+
+format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+# Generates the code of the wire contract into the folder $(1).
+define generate
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+		--python_out=$(1) --pyi_out=$(1) proto/thetaprime/v1/*.proto
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+		--grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) proto/thetaprime/v1/*_service.proto
+endef
+
+proto: $(VENV)/.ready-to-develop ## Generate the code of the wire contract.
+	$(call generate,proto)
+
+.PHONY: check-proto
+check-proto: $(VENV)/.ready-to-develop
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(call generate,build/proto)
+	@for file in $$(cd build/proto && find . -type f); do \
+		cmp -s build/proto/$$file proto/$$file || { echo "proto/$$file is out of date: run make proto"; exit 1; }; \
+	done
+	@echo "generated code is up to date"
+
+bench: $(VENV)/.ready-to-develop ## Measure against the budgets; writes benchmarks/results.json.
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in an empty environment.
+	rm -rf dist build/try
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/try
+	build/try/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/*.whl
+	cd build && try/bin/thetaprime --help > /dev/null
+	cd build && try/bin/python -c "import importlib.util as u, thetaprime.client; assert u.find_spec('torch') is None"
+	@echo "the wheel works without extras, and without torch"; ls -l dist
+
+zoo: $(VENV)/.ready-to-run ## Train the shipped meta-policies again, from their configurations.
+	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --output runs/point-navigation/maml
+	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method pretrained --iterations 300 \
+		--output runs/point-navigation/pretrained
+	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method oracle --iterations 600 \
+		--output runs/point-navigation/oracle
+	$(BIN)/thetaprime export runs/point-navigation/maml \
+		--pretrained runs/point-navigation/pretrained --oracle runs/point-navigation/oracle \
+		--name point-navigation --output runs/zoo \
+		--description "Walks to a goal in the plane that only the reward knows."
+
+clean: ## Remove everything that was made here.
+	rm -rf $(VENV) build dist runs demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,83 @@
+"""What a policy is, and how it adapts.
+
+One notation for shapes, everywhere in this project:
+
+    T tasks    N trajectories (of one task)    H steps (of one trajectory)    S = Σ H_n steps of a batch
+    O observation (its numbers, flattened)     A action (dimensions, or number of discrete actions)
+"""
+
+from thetaprime.models.advantages import advantages
+from thetaprime.models.artifact import (
+    ExportedPolicy,
+    MetaPolicy,
+    check_parameters,
+    load_meta_policy,
+    read_tensors,
+    write_meta_policy,
+)
+from thetaprime.models.batch import TrajectoryBatch
+from thetaprime.models.behaviour import BehaviourDoubt, behaviour_evidence
+from thetaprime.models.catalog import find_meta_policies, resolve_meta_policy, zoo_directory
+from thetaprime.models.errors import ArtifactError
+from thetaprime.models.inner_loop import (
+    InnerStep,
+    StepSummary,
+    adapt,
+    adapt_step,
+    inner_advantages,
+    reinforce_loss,
+    summarize_step,
+)
+from thetaprime.models.manifest import Manifest, Provenance
+from thetaprime.models.onnx_form import OnnxTemplate
+from thetaprime.models.parameters import (
+    NonFiniteStepError,
+    Parameters,
+    check_finite,
+    digest_bytes,
+    parameters_digest,
+    parameters_from_bytes,
+    parameters_to_bytes,
+)
+from thetaprime.models.policy import Policy
+from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, EnvironmentContract, PolicySpec
+
+__all__ = [
+    "AdaptationSpec",
+    "ArtifactError",
+    "BehaviourDoubt",
+    "BoxAction",
+    "DiscreteAction",
+    "EnvironmentContract",
+    "ExportedPolicy",
+    "InnerStep",
+    "Manifest",
+    "MetaPolicy",
+    "NonFiniteStepError",
+    "OnnxTemplate",
+    "Parameters",
+    "Policy",
+    "PolicySpec",
+    "Provenance",
+    "StepSummary",
+    "TrajectoryBatch",
+    "adapt",
+    "adapt_step",
+    "advantages",
+    "behaviour_evidence",
+    "check_finite",
+    "check_parameters",
+    "digest_bytes",
+    "find_meta_policies",
+    "inner_advantages",
+    "load_meta_policy",
+    "parameters_digest",
+    "parameters_from_bytes",
+    "parameters_to_bytes",
+    "read_tensors",
+    "reinforce_loss",
+    "resolve_meta_policy",
+    "summarize_step",
+    "write_meta_policy",
+    "zoo_directory",
+]

@@ -1,0 +1,277 @@
+"""One meta-policy version on disk: written whole, read only when every digest fits."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+
+from thetaprime.models.errors import ArtifactError
+from thetaprime.models.manifest import MANIFEST_NAME, Manifest, Provenance
+from thetaprime.models.onnx_form import OnnxTemplate
+from thetaprime.models.parameters import (
+    Parameters,
+    digest_bytes,
+    parameters_digest,
+    parameters_from_bytes,
+    parameters_to_bytes,
+)
+from thetaprime.models.policy import Policy
+from thetaprime.models.spec import AdaptationSpec, EnvironmentContract, PolicySpec
+
+THETA_NAME: Final = "theta.safetensors"
+REFERENCE_NAME: Final = "reference.safetensors"
+ONNX_NAME: Final = "policy.onnx"
+_STEP_SIZE_PREFIX: Final = "step_size."
+_GOLDEN_KEY: Final = "golden_observations"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedPolicy:
+    """A policy in its ONNX form, with what a client checks it against.
+
+    Attributes:
+        policy_id: SHA-256 (hex) of its parameters.
+        parent_id: policy id of the policy it was adapted from, or empty.
+        onnx: the file.
+        onnx_sha256: SHA-256 (hex) of the file.
+        metadata: the file's metadata_props.
+        golden_observations: [K, *observation_shape] float32.
+        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, computed by torch, as the
+            environment takes them.
+    """
+
+    policy_id: str
+    parent_id: str
+    onnx: bytes
+    onnx_sha256: str
+    metadata: dict[str, str]
+    golden_observations: npt.NDArray[Any]
+    golden_actions: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MetaPolicy:
+    """A meta-policy that was read from its artifact.
+
+    Attributes:
+        directory: where it lies.
+        manifest: what it is.
+        policy: its network.
+        parameters: θ.
+        step_sizes: a step size for each parameter where they were learned, else None.
+        reference: what the meta-training tasks looked like, by name.
+        policy_id: id of θ.
+    """
+
+    directory: Path
+    manifest: Manifest
+    policy: Policy
+    parameters: Parameters
+    step_sizes: Parameters | None
+    reference: Parameters
+    policy_id: str
+
+    @property
+    def label(self) -> str:
+        """``name@version``."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    @functools.cached_property
+    def template(self) -> OnnxTemplate:
+        """The ONNX graph that θ and every θ′ share."""
+        return OnnxTemplate(self.policy, self.label)
+
+    def export(self, parameters: Parameters, parent_id: str = "") -> ExportedPolicy:
+        """A policy of this architecture in its ONNX form.
+
+        Args:
+            parameters: θ or a θ′.
+            parent_id: id of the policy it was adapted from, or empty.
+        """
+        return _export(self.policy, self.template, self.reference[_GOLDEN_KEY], parameters, parent_id)
+
+    def read_extra(self, name: str) -> bytes:
+        """A file of the artifact that its manifest lists, verified.
+
+        Raises:
+            ArtifactError: not listed, missing, or damaged.
+        """
+        return _read(self.directory, name, self.manifest.files)
+
+
+def write_meta_policy(
+    directory: Path,
+    *,
+    name: str,
+    version: int,
+    description: str,
+    environment: EnvironmentContract,
+    policy_spec: PolicySpec,
+    adaptation: AdaptationSpec,
+    parameters: Parameters,
+    provenance: Provenance,
+    golden_observations: npt.NDArray[Any],
+    step_sizes: Parameters | None = None,
+    reference: Mapping[str, torch.Tensor] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> MetaPolicy:
+    """Writes an artifact and reads it back. The manifest comes last: without it there is no artifact.
+
+    Args:
+        directory: made where it does not exist.
+        name: of the meta-policy.
+        version: counted from 1.
+        description: one line.
+        environment: what the environment sends and takes.
+        policy_spec: the network.
+        adaptation: the inner loop.
+        parameters: θ.
+        provenance: how θ came about.
+        golden_observations: [K, *observation_shape]; every export carries the actions at these.
+        step_sizes: a learned step size for each parameter, or None.
+        reference: more about the meta-training tasks.
+        extra_files: other files by plain name: the model card, figures, comparisons.
+    """
+    policy = Policy(environment, policy_spec)
+    tensors = dict(parameters)
+    for key, value in (step_sizes or {}).items():
+        tensors[_STEP_SIZE_PREFIX + key] = value
+    golden = torch.from_numpy(np.asarray(golden_observations, dtype=np.float32))
+    template = OnnxTemplate(policy, f"{name}@{version}")
+    files = {
+        THETA_NAME: parameters_to_bytes(tensors),
+        ONNX_NAME: _export(policy, template, golden, parameters, "").onnx,
+        REFERENCE_NAME: parameters_to_bytes({**(reference or {}), _GOLDEN_KEY: golden}),
+        **(extra_files or {}),
+    }
+    manifest = Manifest(
+        name=name,
+        version=version,
+        description=description,
+        environment=environment,
+        policy=policy_spec,
+        adaptation=adaptation,
+        provenance=provenance,
+        files={file: digest_bytes(data) for file, data in sorted(files.items())},
+    ).sealed()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST_NAME).unlink(missing_ok=True)
+    for file, data in files.items():
+        (directory / file).write_bytes(data)
+    (directory / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return load_meta_policy(directory)
+
+
+def load_meta_policy(directory: Path) -> MetaPolicy:
+    """Reads an artifact.
+
+    Raises:
+        ArtifactError: a file that is missing, damaged, or of a newer schema, by its path.
+    """
+    try:
+        return _load(directory)
+    except ArtifactError as error:
+        raise ArtifactError(str(directory / error.file), error.problem) from error
+
+
+def _load(directory: Path) -> MetaPolicy:
+    manifest = Manifest.from_bytes(_read(directory, MANIFEST_NAME, None))
+    for required in (THETA_NAME, ONNX_NAME, REFERENCE_NAME):
+        if required not in manifest.files:
+            raise ArtifactError(MANIFEST_NAME, f"files does not list {required}")
+    contents = {file: _read(directory, file, manifest.files) for file in manifest.files}
+    tensors = read_tensors(contents[THETA_NAME], THETA_NAME)
+    reference = read_tensors(contents[REFERENCE_NAME], REFERENCE_NAME)
+    if _GOLDEN_KEY not in reference:
+        raise ArtifactError(REFERENCE_NAME, f"{_GOLDEN_KEY} is missing")
+    policy = Policy(manifest.environment, manifest.policy)
+    parameters = {key: value for key, value in tensors.items() if not key.startswith(_STEP_SIZE_PREFIX)}
+    step_sizes = {
+        key.removeprefix(_STEP_SIZE_PREFIX): value
+        for key, value in tensors.items()
+        if key.startswith(_STEP_SIZE_PREFIX)
+    }
+    check_parameters(policy, parameters, THETA_NAME)
+    if step_sizes:
+        check_parameters(policy, step_sizes, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
+    return MetaPolicy(
+        directory=directory,
+        manifest=manifest,
+        policy=policy,
+        parameters=parameters,
+        step_sizes=step_sizes or None,
+        reference=reference,
+        policy_id=parameters_digest(parameters),
+    )
+
+
+def read_tensors(data: bytes, file: str) -> Parameters:
+    """Named tensors from safetensors bytes.
+
+    Raises:
+        ArtifactError: the bytes are not in safetensors form.
+    """
+    try:
+        return parameters_from_bytes(data)
+    except SafetensorError as error:
+        raise ArtifactError(file, f"not a safetensors file: {error}") from error
+
+
+def check_parameters(policy: Policy, parameters: Parameters, file: str) -> None:
+    """Holds parameters against the network that they are for.
+
+    Raises:
+        ArtifactError: a name, a shape or a dtype that does not fit, or a number that is not finite.
+    """
+    expected = policy.init(0)
+    if parameters.keys() != expected.keys():
+        raise ArtifactError(file, f"holds {sorted(parameters)}; the policy spec takes {sorted(expected)}")
+    for name, value in parameters.items():
+        if value.shape != expected[name].shape or value.dtype != torch.float32:
+            raise ArtifactError(
+                file,
+                f"{name} is {value.dtype} {list(value.shape)}; expected float32 {list(expected[name].shape)}",
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ArtifactError(file, f"{name} is not finite")
+
+
+def _read(directory: Path, name: str, digests: Mapping[str, str] | None) -> bytes:
+    if digests is not None and name not in digests:
+        raise ArtifactError(name, "the manifest does not list it")
+    try:
+        data = (directory / name).read_bytes()
+    except OSError as error:
+        raise ArtifactError(name, f"cannot be read: {error.strerror}") from error
+    if digests is not None and digest_bytes(data) != digests[name]:
+        raise ArtifactError(name, f"sha256 {digest_bytes(data)}; the manifest says {digests[name]}")
+    return data
+
+
+def _export(
+    policy: Policy, template: OnnxTemplate, golden: torch.Tensor, parameters: Parameters, parent_id: str
+) -> ExportedPolicy:
+    with torch.no_grad():
+        actions = policy.act(parameters, golden.reshape(len(golden), -1))
+    policy_id = parameters_digest(parameters)
+    data, metadata = template.write(
+        parameters,
+        policy_id=policy_id,
+        parent_id=parent_id,
+        golden={"observations": golden.tolist(), "actions": actions.tolist()},
+    )
+    return ExportedPolicy(
+        policy_id=policy_id,
+        parent_id=parent_id,
+        onnx=data,
+        onnx_sha256=digest_bytes(data),
+        metadata=metadata,
+        golden_observations=golden.numpy(),
+        golden_actions=actions.numpy(),
+    )

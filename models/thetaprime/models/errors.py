@@ -1,0 +1,15 @@
+"""What can be wrong with an artifact."""
+
+
+class ArtifactError(ValueError):
+    """A file of an artifact is missing, damaged, or of another schema.
+
+    Attributes:
+        file: name of the file.
+        problem: what came and what was expected.
+    """
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+        self.problem = problem

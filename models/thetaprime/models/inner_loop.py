@@ -1,0 +1,169 @@
+"""The inner loop: a few steps of REINFORCE from θ to θ′.
+
+It exists once. Meta-training differentiates through it and the server runs it as it is, so for the
+same θ and trajectories both arrive at the same θ′, bit for bit.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch.distributions import kl_divergence
+
+from thetaprime.models.advantages import advantages
+from thetaprime.models.batch import TrajectoryBatch
+from thetaprime.models.parameters import Parameters
+from thetaprime.models.policy import Policy
+from thetaprime.models.spec import AdaptationSpec, Curvature
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerStep:
+    """The outcome of one step.
+
+    Attributes:
+        parameters: θ_{k+1}.
+        gradient: ∇L(θ_k), by parameter.
+    """
+
+    parameters: Parameters
+    gradient: Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSummary:
+    """What a step did to the policy, over the observations it was taken on.
+
+    Attributes:
+        kl_divergence: mean KL(π_θk ‖ π_θk+1), in nats.
+        entropy: mean entropy of π_θk+1, in nats.
+        gradient_norm: Euclidean norm of ∇L(θ_k).
+    """
+
+    kl_divergence: float
+    entropy: float
+    gradient_norm: float
+
+
+def inner_advantages(policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec) -> torch.Tensor:
+    """[S]: the advantages that the inner loop weighs log-probabilities with."""
+    return advantages(
+        batch,
+        horizon=policy.environment.horizon,
+        discount=adaptation.discount,
+        gae_lambda=adaptation.gae_lambda,
+        ridge=adaptation.baseline_ridge,
+    )
+
+
+def reinforce_loss(
+    parameters: Parameters,
+    policy: Policy,
+    batch: TrajectoryBatch,
+    advantage: torch.Tensor,
+    curvature: Curvature = "log_prob",
+) -> torch.Tensor:
+    """L(θ) = −mean over steps of log π_θ(a|o) · A (Finn et al. 2017, Eq. 4), or its low-variance curvature form.
+
+    With ``curvature="ratio"`` log π_θ is replaced by π_θ / stop(π_θ) (LVC; Rothfuss et al. 2019, Eq. 6). Both have the
+    same gradient, REINFORCE's, and so give the same θ′; they differ in the second derivative, through which
+    meta-training goes. The paper's leaves out how θ changes what is sampled; the ratio keeps it, step by step.
+    """
+    log_prob = policy.distribution(parameters, batch.observations).log_prob(batch.actions)
+    weight = log_prob if curvature == "log_prob" else (log_prob - log_prob.detach()).exp()
+    return -(weight * advantage).mean()
+
+
+def adapt_step(
+    policy: Policy,
+    parameters: Parameters,
+    batch: TrajectoryBatch,
+    adaptation: AdaptationSpec,
+    *,
+    step: int,
+    step_sizes: Parameters | None = None,
+    scale: float = 1.0,
+    create_graph: bool = False,
+    advantage: torch.Tensor | None = None,
+) -> InnerStep:
+    """θ_{k+1} = θ_k − α_k ∇L(θ_k) (Finn et al. 2017, Algorithm 3, line 7).
+
+    Args:
+        policy: the network.
+        parameters: θ_k.
+        batch: trajectories of one task, collected with θ_k.
+        adaptation: step size, schedule, discount, order.
+        step: k, counted from 0: which of the schedule's factors applies.
+        step_sizes: a step size for each parameter, of its shape; None for `adaptation.inner_lr`.
+        scale: another factor on every step size.
+        create_graph: keep θ_{k+1} differentiable in θ_k and the step sizes: to second order, or with the gradient
+            as a constant where `adaptation.first_order` says so.
+        advantage: [S] from `inner_advantages`, where it is known already.
+
+    Returns:
+        θ_{k+1} and the gradient. They may be non-finite: see `check_finite`.
+    """
+    if advantage is None:
+        advantage = inner_advantages(policy, batch, adaptation)
+    gradient = torch.func.grad(reinforce_loss)(parameters, policy, batch, advantage, adaptation.curvature)
+    if not create_graph or adaptation.first_order:
+        gradient = {name: value.detach() for name, value in gradient.items()}
+    factor = scale * adaptation.step_scale(step)
+    adapted = {}
+    for name, value in parameters.items():
+        step_size = adaptation.inner_lr if step_sizes is None else step_sizes[name]
+        adapted[name] = value - factor * step_size * gradient[name]
+    if not create_graph:
+        adapted = {name: value.detach() for name, value in adapted.items()}
+    return InnerStep(parameters=adapted, gradient=gradient)
+
+
+def adapt(
+    policy: Policy,
+    parameters: Parameters,
+    batches: Sequence[TrajectoryBatch],
+    adaptation: AdaptationSpec,
+    *,
+    step_sizes: Parameters | None = None,
+    create_graph: bool = False,
+    inner_advantage: Sequence[torch.Tensor] | None = None,
+) -> Parameters:
+    """θ -> θ′ through one step for each batch.
+
+    Args:
+        policy: the network.
+        parameters: θ.
+        batches: one for each step k, collected with θ_k (on-policy: resampled at every step).
+        adaptation: as in `adapt_step`.
+        step_sizes: as in `adapt_step`.
+        create_graph: as in `adapt_step`.
+        inner_advantage: the advantages of each batch, where they are known already.
+
+    Returns:
+        θ′.
+    """
+    for step, batch in enumerate(batches):
+        parameters = adapt_step(
+            policy,
+            parameters,
+            batch,
+            adaptation,
+            step=step,
+            step_sizes=step_sizes,
+            create_graph=create_graph,
+            advantage=None if inner_advantage is None else inner_advantage[step],
+        ).parameters
+    return parameters
+
+
+@torch.no_grad()
+def summarize_step(policy: Policy, before: Parameters, step: InnerStep, batch: TrajectoryBatch) -> StepSummary:
+    """Measures a step taken from `before` on `batch`."""
+    old = policy.distribution(before, batch.observations)
+    new = policy.distribution(step.parameters, batch.observations)
+    squares = torch.stack([value.double().square().sum() for value in step.gradient.values()])
+    return StepSummary(
+        kl_divergence=float(kl_divergence(old, new).mean()),
+        entropy=float(new.entropy().mean()),
+        gradient_norm=float(squares.sum().sqrt()),
+    )

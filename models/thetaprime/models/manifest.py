@@ -1,0 +1,107 @@
+"""The manifest of an artifact: what a meta-policy is, where it comes from, and the digest of every file."""
+
+import json
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import pydantic
+
+from thetaprime.models.errors import ArtifactError
+from thetaprime.models.parameters import digest_bytes
+from thetaprime.models.spec import AdaptationSpec, EnvironmentContract, PolicySpec, Spec
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+
+
+class Provenance(Spec):
+    """How the parameters came about."""
+
+    distribution: str
+    """The task distribution, as given to ``thetaprime train``."""
+    config: dict[str, Any]
+    """The whole training configuration."""
+    seed: int
+    """Seed of the run."""
+    iterations: int
+    """Outer-loop iterations taken."""
+    environment_steps: int
+    """Environment steps taken in meta-training."""
+    wall_seconds: float
+    """Time spent training, resumed runs added up."""
+    created: str
+    """When, in UTC (ISO 8601)."""
+    machine: str
+    """Processor count and architecture."""
+    versions: dict[str, str]
+    """Versions of python and the packages that computed it."""
+
+
+class Manifest(Spec):
+    """``manifest.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this schema."""
+    name: str = pydantic.Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    """Name of the meta-policy."""
+    version: pydantic.PositiveInt
+    """Version, counted from 1."""
+    description: str
+    """One line for people."""
+    environment: EnvironmentContract
+    """What the environment sends and takes."""
+    policy: PolicySpec
+    """The network."""
+    adaptation: AdaptationSpec
+    """The inner loop it was meta-trained for."""
+    provenance: Provenance
+    """How θ came about."""
+    files: dict[str, str]
+    """SHA-256 (hex) of every other file of the artifact, by name."""
+    digest: str = ""
+    """SHA-256 (hex) of this manifest with the field itself empty."""
+
+    @pydantic.field_validator("files")
+    @classmethod
+    def _plain_names(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if PurePosixPath(name).name != name or name == MANIFEST_NAME:
+                raise ValueError(f"{name!r} is not the plain name of a file beside the manifest")
+        return files
+
+    def sealed(self) -> "Manifest":
+        """This manifest with its digest filled in."""
+        blank = self.model_copy(update={"digest": ""})
+        return self.model_copy(update={"digest": digest_bytes(blank.to_bytes())})
+
+    def to_bytes(self) -> bytes:
+        """The one byte form: JSON, indented, fields in order."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Manifest":
+        """Reads and checks a manifest.
+
+        Raises:
+            ArtifactError: not JSON, a newer schema, a field that does not fit, or a digest that does not.
+        """
+        try:
+            raw = json.loads(data)
+        except ValueError as error:
+            raise ArtifactError(MANIFEST_NAME, f"not JSON: {error}") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            hint = "; a newer thetaprime wrote it: upgrade to read it" if newer else ""
+            raise ArtifactError(
+                MANIFEST_NAME, f"schema_version {version!r}; this thetaprime reads {SCHEMA_VERSION}{hint}"
+            )
+        try:
+            manifest = cls.model_validate_json(data)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ArtifactError(MANIFEST_NAME, f"{field}: {first['msg']}") from error
+        if manifest.sealed().to_bytes() != data:
+            raise ArtifactError(MANIFEST_NAME, "its digest does not fit its content")
+        return manifest

@@ -1,0 +1,154 @@
+"""The network of a policy, as functions of its parameters.
+
+A `Policy` holds no parameters: θ, every θ′ and every step of a line search are dictionaries that are passed
+in, so one policy serves all tasks at once and nothing can leak from one task's adaptation into another's.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from thetaprime.models.parameters import Parameters
+from thetaprime.models.spec import BoxAction, EnvironmentContract, PolicySpec
+
+_ACTIVATIONS: Final = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class Policy:
+    """An MLP policy over a Box observation, with a Gaussian or categorical head.
+
+    Attributes:
+        environment: what the environment sends and takes.
+        spec: the network.
+        layer_sizes: units of every layer, from O to A.
+    """
+
+    def __init__(self, environment: EnvironmentContract, spec: PolicySpec) -> None:
+        self.environment = environment
+        self.spec = spec
+        self.layer_sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
+        self._clip, self._half, self._middle = _scaling(environment)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are drawn from a Gaussian (else from a categorical)."""
+        return isinstance(self.environment.action, BoxAction)
+
+    def init(self, seed: int) -> Parameters:
+        """Fresh parameters: Glorot-uniform weights, zero biases (as in Finn et al. 2017).
+
+        Returns:
+            ``layers.<i>.weight`` [out, in] and ``layers.<i>.bias`` [out] for each layer, and for box actions
+            ``log_std`` [A].
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parameters: Parameters = {}
+        for index, (fan_in, fan_out) in enumerate(zip(self.layer_sizes, self.layer_sizes[1:], strict=False)):
+            bound = math.sqrt(6.0 / (fan_in + fan_out))
+            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
+            parameters[f"layers.{index}.weight"] = weight
+            parameters[f"layers.{index}.bias"] = torch.zeros(fan_out)
+        if self.continuous:
+            parameters["log_std"] = torch.full((self.environment.action.size,), self.spec.init_log_std)
+        return parameters
+
+    def head(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
+        """The network's output: the Gaussian's mean (policy units) or the categorical's logits.
+
+        Args:
+            parameters: as from `init`, or each with a leading axis of T tasks.
+            observations: [B, O], or [T, B, O] where the parameters have the task axis.
+
+        Returns:
+            [B, A] or [T, B, A].
+        """
+        activation = _ACTIVATIONS[self.spec.activation]
+        last = len(self.layer_sizes) - 2
+        hidden = observations
+        for index in range(last + 1):
+            weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
+            hidden = hidden @ weight.mT + bias.unsqueeze(-2)
+            if index < last:
+                hidden = activation(hidden)
+        return hidden
+
+    def log_std(self, parameters: Parameters) -> torch.Tensor:
+        """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
+        return parameters["log_std"].clamp_min(self.spec.min_log_std)
+
+    def outputs(self, parameters: Parameters, observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """All that the action distribution depends on: the head, and for box actions the log standard deviation."""
+        head = self.head(parameters, observations)
+        return (head, self.log_std(parameters)) if self.continuous else (head,)
+
+    def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:
+        """The action distribution that `outputs` describe.
+
+        A Gaussian's log-probability is summed over the action's dimensions.
+        """
+        head, *log_std = outputs
+        if not log_std:
+            return Categorical(logits=head, validate_args=False)
+        std = log_std[0].exp().unsqueeze(-2).expand_as(head)
+        return Independent(Normal(head, std, validate_args=False), 1, validate_args=False)
+
+    def distribution(self, parameters: Parameters, observations: torch.Tensor) -> Distribution:
+        """The action distribution at each observation; shapes as in `head`."""
+        return self.distribution_of(self.outputs(parameters, observations))
+
+    @torch.no_grad()
+    def sample(self, parameters: Parameters, observations: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draws an action at each observation; shapes as in `head`.
+
+        Returns:
+            box: [*, B, A] float in policy units, unclipped. discrete: [*, B] int64, counted from 0.
+        """
+        output = self.head(parameters, observations)
+        if self.continuous:
+            noise = torch.randn(output.shape, generator=generator)
+            return output + self.log_std(parameters).exp().unsqueeze(-2) * noise
+        # Gumbel-max: a draw that takes a generator and any number of leading axes.
+        exponential = torch.empty_like(output).exponential_(generator=generator)
+        return (output - exponential.log()).argmax(-1)
+
+    def act(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
+        """The deterministic action at each observation, as the environment takes it.
+
+        Returns:
+            box: [B, A] float, scaled and clipped. discrete: [B] int64.
+        """
+        output = self.head(parameters, observations)
+        if self.continuous:
+            return self.to_environment(output)
+        return output.argmax(-1) + self._start
+
+    def to_environment(self, actions: torch.Tensor) -> torch.Tensor:
+        """Actions in policy units (or counted from 0) -> actions as the environment takes them."""
+        if not self.continuous:
+            return actions + self._start
+        return actions.clamp(-self._clip, self._clip) * self._half + self._middle
+
+    @property
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Three [A]: clip at ±clip, then multiply by half, then add middle."""
+        return self._clip, self._half, self._middle
+
+    @property
+    def _start(self) -> int:
+        action = self.environment.action
+        return 0 if isinstance(action, BoxAction) else action.start
+
+
+def _scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bounds and affine map of each action dimension; one without both bounds passes unchanged."""
+    action = environment.action
+    if not isinstance(action, BoxAction):
+        return torch.empty(0), torch.empty(0), torch.empty(0)
+    low, high = torch.tensor(action.low, dtype=torch.float64), torch.tensor(action.high, dtype=torch.float64)
+    bounded = torch.isfinite(low) & torch.isfinite(high)
+    clip = torch.where(bounded, 1.0, math.inf)
+    half = torch.where(bounded, (high - low) / 2, 1.0)
+    middle = torch.where(bounded, (high + low) / 2, 0.0)
+    return clip.float(), half.float(), middle.float()

@@ -1,0 +1,124 @@
+"""What a policy is, what its environment sends and takes, and how it adapts: plain, frozen data."""
+
+import math
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+
+class Spec(pydantic.BaseModel):
+    """Base of every specification: frozen, closed to unknown fields."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, use_attribute_docstrings=True)
+
+
+class BoxAction(Spec):
+    """A continuous action of A dimensions."""
+
+    kind: Literal["box"] = "box"
+    low: tuple[float, ...] = pydantic.Field(min_length=1)
+    """[A] lower bounds in the environment's units; -inf where there is none."""
+    high: tuple[float, ...] = pydantic.Field(min_length=1)
+    """[A] upper bounds in the environment's units; inf where there is none."""
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if len(self.low) != len(self.high):
+            raise ValueError(f"action.low has {len(self.low)} dimensions, action.high {len(self.high)}")
+        for dimension, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if not low < high:
+                raise ValueError(f"action.low[{dimension}] = {low} is not below action.high[{dimension}] = {high}")
+        return self
+
+    @property
+    def size(self) -> int:
+        """A, the number of dimensions."""
+        return len(self.low)
+
+
+class DiscreteAction(Spec):
+    """One of A actions."""
+
+    kind: Literal["discrete"] = "discrete"
+    count: int = pydantic.Field(ge=2)
+    """A, the number of actions."""
+    start: int = 0
+    """What the environment calls the first action."""
+
+    @property
+    def size(self) -> int:
+        """A, the number of actions."""
+        return self.count
+
+
+Action = Annotated[BoxAction | DiscreteAction, pydantic.Field(discriminator="kind")]
+
+
+class EnvironmentContract(Spec):
+    """What the environment sends and takes."""
+
+    environment_id: str
+    """Gymnasium id of the environment, or any name where it is not registered."""
+    observation_shape: tuple[pydantic.PositiveInt, ...] = pydantic.Field(min_length=1)
+    """Shape of one observation; the policy sees it flattened."""
+    action: Action
+    """The action space."""
+    horizon: pydantic.PositiveInt
+    """H: longest episode, in steps. The return counts these steps and no more."""
+    control_timestep: float = pydantic.Field(default=0.0, ge=0.0)
+    """Seconds between two actions; 0 where the environment has no clock."""
+
+    @property
+    def observation_size(self) -> int:
+        """O, the number of numbers in one observation."""
+        return math.prod(self.observation_shape)
+
+
+class PolicySpec(Spec):
+    """The network of a policy: an MLP from the flattened observation to an action distribution.
+
+    Box actions are drawn from a diagonal Gaussian whose log standard deviation is a parameter that does
+    not depend on the observation (Duan et al. 2016). It is scored *unscaled*: along a dimension with
+    finite bounds the policy's [-1, 1] is mapped onto [low, high] and clipped on the way into the environment,
+    along others the action passes as it is. Discrete actions are drawn from a categorical distribution.
+    """
+
+    hidden_sizes: tuple[pydantic.PositiveInt, ...] = (100, 100)
+    """Units of each hidden layer (Finn et al. 2017: two of 100)."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Nonlinearity between layers."""
+    init_log_std: float = 0.0
+    """Box actions: initial log standard deviation, in the policy's units."""
+    min_log_std: float = -13.8
+    """Box actions: floor of the log standard deviation (rllab: std >= 1e-6)."""
+
+
+Curvature = Literal["log_prob", "ratio"]
+
+
+class AdaptationSpec(Spec):
+    """The inner loop: REINFORCE with a linear feature baseline (Finn et al. 2017, Algorithm 3)."""
+
+    inner_lr: float = pydantic.Field(default=0.1, gt=0.0)
+    """α: step size of the policy-gradient update, for every parameter without one of its own."""
+    inner_lr_schedule: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)
+    """Factor on the step sizes at each inner step; the last one holds from there on."""
+    inner_steps: int = pydantic.Field(default=1, ge=0)
+    """Inner steps taken in meta-training. 0 is no adaptation: the outer loop alone."""
+    trajectories_per_round: pydantic.PositiveInt = 20
+    """N: trajectories that each inner step was meta-trained for."""
+    discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
+    """γ of the inner loop's advantages."""
+    gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
+    """λ of generalised advantage estimation (Schulman et al. 2016); 1 is REINFORCE's return minus baseline."""
+    baseline_ridge: float = pydantic.Field(default=1e-5, gt=0.0)
+    """Ridge regularisation of the linear feature baseline."""
+    first_order: bool = False
+    """Treat the inner gradient as a constant when differentiating through the adaptation (FOMAML)."""
+
+    curvature: Curvature = "log_prob"
+    """Second derivative of the inner loss, in meta-training: the paper's (log_prob) or ProMP's LVC (ratio)."""
+
+    def step_scale(self, step: int) -> float:
+        """The factor on the step sizes at inner step `step`, counted from 0."""
+        return self.inner_lr_schedule[min(step, len(self.inner_lr_schedule) - 1)]

@@ -1,0 +1,234 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from thetaprime.v1 import policy_pb2 as _policy_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_STATE_UNSPECIFIED: _ClassVar[SessionState]
+    SESSION_STATE_OPEN: _ClassVar[SessionState]
+    SESSION_STATE_CLOSED: _ClassVar[SessionState]
+SESSION_STATE_UNSPECIFIED: SessionState
+SESSION_STATE_OPEN: SessionState
+SESSION_STATE_CLOSED: SessionState
+
+class UploadedBatch(_message.Message):
+    __slots__ = ("uploads", "trajectories", "steps", "sha256")
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    uploads: int
+    trajectories: int
+    steps: int
+    sha256: str
+    def __init__(self, uploads: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class Session(_message.Message):
+    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    META_POLICY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    POLICY_ID_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    meta_policy: _policy_pb2.MetaPolicy
+    state: SessionState
+    round: int
+    policy_id: str
+    batch: UploadedBatch
+    options: SessionOptions
+    create_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SessionOptions(_message.Message):
+    __slots__ = ("step_size_scale",)
+    STEP_SIZE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    step_size_scale: float
+    def __init__(self, step_size_scale: _Optional[float] = ...) -> None: ...
+
+class CreateSessionRequest(_message.Message):
+    __slots__ = ("request_id", "meta_policy", "meta_policy_version", "options", "ttl")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    META_POLICY_FIELD_NUMBER: _ClassVar[int]
+    META_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    meta_policy: str
+    meta_policy_version: int
+    options: SessionOptions
+    ttl: _duration_pb2.Duration
+    def __init__(self, request_id: _Optional[str] = ..., meta_policy: _Optional[str] = ..., meta_policy_version: _Optional[int] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class CreateSessionResponse(_message.Message):
+    __slots__ = ("session", "policy")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    policy: _policy_pb2.Policy
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ...) -> None: ...
+
+class UploadTrajectoriesRequest(_message.Message):
+    __slots__ = ("header", "chunk", "footer")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FOOTER_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    chunk: UploadChunk
+    footer: UploadFooter
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[UploadChunk, _Mapping]] = ..., footer: _Optional[_Union[UploadFooter, _Mapping]] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("session_id", "upload_id", "round", "payload_bytes")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    upload_id: str
+    round: int
+    payload_bytes: int
+    def __init__(self, session_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., round: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
+
+class UploadChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class UploadFooter(_message.Message):
+    __slots__ = ("trajectories", "steps", "sha256")
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    trajectories: int
+    steps: int
+    sha256: str
+    def __init__(self, trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class UploadTrajectoriesResponse(_message.Message):
+    __slots__ = ("upload_id", "sha256", "batch")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    sha256: str
+    batch: UploadedBatch
+    def __init__(self, upload_id: _Optional[str] = ..., sha256: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ...) -> None: ...
+
+class AdaptRequest(_message.Message):
+    __slots__ = ("session_id", "expected_round", "batch_sha256")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_ROUND_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SHA256_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    expected_round: int
+    batch_sha256: str
+    def __init__(self, session_id: _Optional[str] = ..., expected_round: _Optional[int] = ..., batch_sha256: _Optional[str] = ...) -> None: ...
+
+class AdaptResponse(_message.Message):
+    __slots__ = ("session", "policy", "report")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    policy: _policy_pb2.Policy
+    report: AdaptationReport
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
+
+class AdaptationReport(_message.Message):
+    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_RETURN_FIELD_NUMBER: _ClassVar[int]
+    STD_RETURN_FIELD_NUMBER: _ClassVar[int]
+    KL_DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SHA256_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    trajectories: int
+    steps: int
+    mean_return: float
+    std_return: float
+    kl_divergence: float
+    gradient_norm: float
+    entropy: float
+    seconds: float
+    batch_sha256: str
+    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ...) -> None: ...
+
+class GetSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class GetSessionResponse(_message.Message):
+    __slots__ = ("session", "reports")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    reports: _containers.RepeatedCompositeFieldContainer[AdaptationReport]
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[AdaptationReport, _Mapping]]] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next_page_token")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetPolicyRequest(_message.Message):
+    __slots__ = ("session_id", "round")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    round: int
+    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
+
+class GetPolicyResponse(_message.Message):
+    __slots__ = ("policy", "report")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    policy: _policy_pb2.Policy
+    report: AdaptationReport
+    def __init__(self, policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,77 @@
+"""What a policy's environment sends and takes, as both ends of the wire see it."""
+
+import dataclasses
+import enum
+import math
+
+from thetaprime.v1 import policy_pb2 as pb
+
+
+class ActionKind(enum.Enum):
+    """How an action is written down."""
+
+    BOX = "box"
+    DISCRETE = "discrete"
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentContract:
+    """The environment side of a policy.
+
+    Attributes:
+        environment_id: Gymnasium id of the environment the meta-policy was trained on.
+        observation_shape: shape of one observation.
+        action_kind: box (continuous) or discrete.
+        action_size: A, the number of action dimensions, or the number of discrete actions.
+        action_low: box: [A] lower bounds in the environment's units, -inf where there is none. Else empty.
+        action_high: box: [A] upper bounds likewise.
+        action_start: discrete: what the environment calls the first action. Else 0.
+        horizon: longest episode, in steps.
+        control_timestep: seconds between two actions; 0 where the environment has no clock.
+    """
+
+    environment_id: str
+    observation_shape: tuple[int, ...]
+    action_kind: ActionKind
+    action_size: int
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    action_start: int = 0
+    horizon: int = 0
+    control_timestep: float = 0.0
+
+    @property
+    def observation_size(self) -> int:
+        """O: the number of numbers in one observation."""
+        return math.prod(self.observation_shape)
+
+
+def contract_to_message(contract: EnvironmentContract) -> pb.EnvironmentContract:
+    """The contract as a message."""
+    message = pb.EnvironmentContract(
+        environment_id=contract.environment_id,
+        observation_shape=contract.observation_shape,
+        horizon=contract.horizon,
+        control_timestep=contract.control_timestep,
+    )
+    if contract.action_kind is ActionKind.BOX:
+        message.box.CopyFrom(pb.BoxAction(low=contract.action_low, high=contract.action_high))
+    else:
+        message.discrete.CopyFrom(pb.DiscreteAction(count=contract.action_size, start=contract.action_start))
+    return message
+
+
+def contract_from_message(message: pb.EnvironmentContract) -> EnvironmentContract:
+    """The message as a contract."""
+    discrete = message.WhichOneof("action") == "discrete"
+    return EnvironmentContract(
+        environment_id=message.environment_id,
+        observation_shape=tuple(message.observation_shape),
+        action_kind=ActionKind.DISCRETE if discrete else ActionKind.BOX,
+        action_size=message.discrete.count if discrete else len(message.box.low),
+        action_low=tuple(message.box.low),
+        action_high=tuple(message.box.high),
+        action_start=message.discrete.start if discrete else 0,
+        horizon=message.horizon,
+        control_timestep=message.control_timestep,
+    )

@@ -1,0 +1,82 @@
+"""Around every call: refuses it while draining, ends it with the right status, logs it, and counts it."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from thetaprime.server.errors import UnavailableError, error_status
+
+_PREFIX: Final = "/thetaprime."
+_STATUS_DETAILS: Final = "grpc-status-details-bin"
+
+_log = structlog.get_logger()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+    """Wraps the calls of this package's services; health checks and reflection pass as they are."""
+
+    def __init__(self) -> None:
+        self._draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def drain(self) -> None:
+        """Refuses every call from now on."""
+        self._draining = True
+
+    async def finish(self) -> None:
+        """Waits until no call is running."""
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Gives the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        # An unknown method has no handler, whatever the library's types say.
+        if handler is None or not method.startswith(_PREFIX):
+            return handler
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        return make(
+            self._wrapped(method, behaviour),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrapped(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+            started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+            self._running += 1
+            self._idle.clear()
+            try:
+                if self._draining:
+                    raise UnavailableError("the server is shutting down", retry_after=1.0)
+                reply = await behaviour(request, context)
+                code = grpc.StatusCode.OK
+                return reply
+            # The one place where every failure of a call becomes a status.
+            except Exception as error:
+                error_id = uuid.uuid4().hex
+                code, status = error_status(error, error_id)
+                if code is grpc.StatusCode.INTERNAL:
+                    _log.exception("internal error", method=method, error_id=error_id)
+                await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
+            finally:
+                _log.info("call", method=method, code=code.name, seconds=round(time.perf_counter() - started, 6))
+                self._running -= 1
+                if not self._running:
+                    self._idle.set()
+
+        return call

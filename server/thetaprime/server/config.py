@@ -1,0 +1,66 @@
+"""How a server is set up."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+import pydantic
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from thetaprime.models import zoo_directory
+
+_MIB = 1 << 20
+
+
+class ServerConfig(BaseSettings):
+    """The settings of one server process.
+
+    Each can be given as an argument, or as an environment variable under the prefix ``THETAPRIME_SERVER_``.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="THETAPRIME_SERVER_", use_attribute_docstrings=True
+    )
+
+    address: str = "127.0.0.1:50051"
+    """Host and port to listen on; port 0 takes any free one."""
+    store: Path = Path("thetaprime-store")
+    """Folder of everything the server remembers. Made if it does not exist."""
+    zoo: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (zoo_directory(),))
+    """Folders of meta-policies, each laid out as <name>/<version>/manifest.json."""
+    workers: pydantic.PositiveInt = pydantic.Field(default_factory=lambda: os.cpu_count() or 1)
+    """Adaptation steps taken at once, each on one thread."""
+    queue: pydantic.NonNegativeInt = 64
+    """Adaptation steps that may wait for a worker; beyond these, calls are asked to come again."""
+    max_sessions: pydantic.PositiveInt = 10_000
+    """Sessions that may be open at once."""
+    max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
+    """Payload bytes of one upload."""
+    max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
+    """Payload bytes of all uploads that are arriving at once."""
+    max_upload_trajectories: pydantic.PositiveInt = 1_000
+    """Trajectories in one upload."""
+    max_upload_steps: pydantic.PositiveInt = 200_000
+    """Environment steps in one upload."""
+    max_round_uploads: pydantic.PositiveInt = 1_000
+    """Uploads in one round."""
+    max_round_trajectories: pydantic.PositiveInt = 1_000
+    """Trajectories in one round."""
+    max_round_steps: pydantic.PositiveInt = 500_000
+    """Environment steps in one round: what an adaptation step may have to hold in memory."""
+    upload_idle: pydantic.PositiveFloat = 60.0
+    """Seconds that an upload may pause between two messages."""
+    default_ttl: pydantic.PositiveFloat = 24 * 3600.0
+    """Seconds until a session expires, where its creator names no time."""
+    max_ttl: pydantic.PositiveFloat = 30 * 24 * 3600.0
+    """Longest time to live, in seconds, that a session may ask for."""
+    grace: pydantic.NonNegativeFloat = 30.0
+    """Seconds that running calls are given to finish when the server is told to stop."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_upload_fits(self) -> Self:
+        if self.max_inflight_bytes < self.max_upload_bytes:
+            raise ValueError(
+                f"max_inflight_bytes = {self.max_inflight_bytes} is below max_upload_bytes = {self.max_upload_bytes}"
+            )
+        return self

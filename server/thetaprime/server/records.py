@@ -1,0 +1,112 @@
+"""The rows of the store as plain data, and the queries that several calls share."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import sqlalchemy as sa
+
+from thetaprime import wire
+from thetaprime.server.errors import NotFoundError, PreconditionError
+from thetaprime.server.store.tables import sessions, uploads
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionRecord:
+    """One session.
+
+    Attributes:
+        session_id: its name.
+        request_id: what its creator named the request.
+        request_sha256: digest of the request's arguments.
+        meta_policy: name of the meta-policy.
+        meta_policy_version: its version, never 0.
+        theta_id: policy id of θ.
+        step_size_scale: factor on every inner step size; None stands for 1.
+        closed: whether it takes no more uploads and steps.
+        round: k, the rounds taken so far.
+        policy_id: of θ_k.
+        create_time: microseconds since 1970.
+        expire_time: microseconds since 1970.
+    """
+
+    session_id: str
+    request_id: str
+    request_sha256: str
+    meta_policy: str
+    meta_policy_version: int
+    theta_id: str
+    step_size_scale: float | None
+    closed: bool
+    round: int
+    policy_id: str
+    create_time: int
+    expire_time: int
+
+    def require_open(self) -> None:
+        """Refuses what only an open session takes.
+
+        Raises:
+            PreconditionError: it is closed.
+        """
+        if self.closed:
+            raise PreconditionError("SESSION_CLOSED", f"session {self.session_id} is closed")
+
+
+@dataclasses.dataclass(frozen=True)
+class UploadedBatch:
+    """What was uploaded in one round.
+
+    Attributes:
+        payloads: SHA-256 (hex) of each upload's payload, sorted.
+        trajectories: N over all uploads.
+        steps: S over all uploads.
+    """
+
+    payloads: tuple[str, ...] = ()
+    trajectories: int = 0
+    steps: int = 0
+
+    @property
+    def uploads(self) -> int:
+        """The number of uploads."""
+        return len(self.payloads)
+
+    @property
+    def sha256(self) -> str:
+        """The batch's digest; empty where it has no uploads."""
+        return wire.batch_digest(self.payloads)
+
+
+def find_session(connection: sa.Connection, session_id: str, now: int) -> SessionRecord:
+    """One session.
+
+    Raises:
+        NotFoundError: there is none, or it has expired.
+    """
+    query = sa.select(sessions).where(sessions.c.session_id == session_id, sessions.c.expire_time > now)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError("session", session_id)
+    return SessionRecord(**row)
+
+
+def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:
+    """What was uploaded in a session's current round."""
+    return uploaded_batches(connection, [session])[session.session_id]
+
+
+def uploaded_batches(connection: sa.Connection, found: Iterable[SessionRecord]) -> Mapping[str, UploadedBatch]:
+    """What was uploaded in the current round of each session, by session id."""
+    batches = {session.session_id: UploadedBatch() for session in found}
+    query = (
+        sa.select(uploads.c.session_id, uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
+        .join(sessions, (sessions.c.session_id == uploads.c.session_id) & (sessions.c.round == uploads.c.round))
+        .where(sessions.c.session_id.in_(batches))
+        .order_by(uploads.c.payload_sha256)
+    )
+    for session_id, payload, trajectories, steps in connection.execute(query):
+        batch = batches[session_id]
+        batches[session_id] = UploadedBatch(
+            (*batch.payloads, payload), batch.trajectories + trajectories, batch.steps + steps
+        )
+    return batches

@@ -1,0 +1,174 @@
+"""The two services: messages in, plain functions on a thread, messages out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import grpc
+import structlog
+
+from thetaprime.server import convert, sessions
+from thetaprime.server.adaptation import AdaptCall, recorded_outcome
+from thetaprime.server.catalog import Catalog
+from thetaprime.server.config import ServerConfig
+from thetaprime.server.engine import AdaptationEngine
+from thetaprime.server.errors import InvalidRequestError
+from thetaprime.server.policies import get_policy, session_entry
+from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.records import SessionRecord, UploadedBatch
+from thetaprime.server.store import Store
+from thetaprime.server.uploads import accept_upload, admit_upload
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
+from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
+from thetaprime.v1 import meta_policy_service_pb2_grpc as meta_grpc
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class MetaPolicyServicer(meta_grpc.MetaPolicyServiceServicer):
+    """The catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def ListMetaPolicies(  # noqa: N802
+        self, request: meta_pb.ListMetaPoliciesRequest, context: Context
+    ) -> meta_pb.ListMetaPoliciesResponse:
+        """Every meta-policy, by name and version."""
+        return meta_pb.ListMetaPoliciesResponse(meta_policies=[entry.message for entry in self._catalog])
+
+    async def GetMetaPolicy(  # noqa: N802
+        self, request: meta_pb.GetMetaPolicyRequest, context: Context
+    ) -> meta_pb.GetMetaPolicyResponse:
+        """One meta-policy with θ."""
+        if request.version < 0:
+            raise InvalidRequestError("version", f"{request.version}; expected 0 or more")
+        entry = self._catalog.find(request.name, request.version)
+        return meta_pb.GetMetaPolicyResponse(meta_policy=entry.message, policy=entry.theta)
+
+
+class AdaptationServicer(service_grpc.AdaptationServiceServicer):
+    """Sessions, uploads, steps.
+
+    Args:
+        config: the limits.
+        store: the durable state.
+        catalog: the meta-policies.
+        engine: runs the steps.
+        threads: for everything else that blocks.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        catalog: Catalog,
+        engine: AdaptationEngine,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._catalog = catalog
+        self._engine = engine
+        self._threads = threads
+        self._budget = InflightBudget(config.max_inflight_bytes)
+
+    async def CreateSession(  # noqa: N802
+        self, request: service_pb.CreateSessionRequest, context: Context
+    ) -> service_pb.CreateSessionResponse:
+        """Creates a session, once for each request id."""
+        has_scale = request.options.HasField("step_size_scale")
+        arguments = sessions.CreateArguments(
+            meta_policy=request.meta_policy,
+            meta_policy_version=request.meta_policy_version,
+            step_size_scale=request.options.step_size_scale if has_scale else None,
+            ttl=request.ttl.ToMicroseconds() if request.HasField("ttl") else None,
+        )
+        session, batch = await self._run(
+            sessions.create_session, self._store, self._catalog, self._config, request.request_id, arguments
+        )
+        _log_session(session.session_id)
+        theta = session_entry(self._catalog, session).theta
+        return service_pb.CreateSessionResponse(session=self._session(session, batch), policy=theta)
+
+    async def UploadTrajectories(  # noqa: N802
+        self, request_iterator: AsyncIterator[service_pb.UploadTrajectoriesRequest], context: Context
+    ) -> service_pb.UploadTrajectoriesResponse:
+        """Receives one upload."""
+        idle = self._config.upload_idle
+        header = await receive_header(request_iterator, idle)
+        _log_session(header.session_id)
+        await self._run(admit_upload, self._store, header)
+        assembly = PayloadAssembly(header.payload_bytes, self._config)
+        with self._budget.reserve(header.payload_bytes):
+            payload, footer = await receive_payload(request_iterator, assembly, idle)
+            return await self._run(accept_upload, self._store, self._catalog, self._config, header, payload, footer)
+
+    async def Adapt(  # noqa: N802
+        self, request: service_pb.AdaptRequest, context: Context
+    ) -> service_pb.AdaptResponse:
+        """Takes one step, once for each round."""
+        _log_session(request.session_id)
+        call = AdaptCall(request.session_id, request.expected_round, request.batch_sha256)
+        # A call that comes again, or comes to nothing, takes no worker.
+        outcome = await self._run(recorded_outcome, self._store, call) or await self._engine.adapt(call)
+        return service_pb.AdaptResponse(
+            session=self._session(outcome.session, UploadedBatch()), policy=outcome.policy, report=outcome.report
+        )
+
+    async def GetSession(  # noqa: N802
+        self, request: service_pb.GetSessionRequest, context: Context
+    ) -> service_pb.GetSessionResponse:
+        """A session and the report of each of its rounds."""
+        _log_session(request.session_id)
+        session, batch, reports = await self._run(sessions.get_session, self._store, request.session_id)
+        return service_pb.GetSessionResponse(session=self._session(session, batch), reports=reports)
+
+    async def ListSessions(  # noqa: N802
+        self, request: service_pb.ListSessionsRequest, context: Context
+    ) -> service_pb.ListSessionsResponse:
+        """One page of sessions, newest first."""
+        page, batches, token = await self._run(
+            sessions.list_sessions, self._store, request.page_size, request.page_token
+        )
+        found = [self._session(session, batches[session.session_id]) for session in page]
+        return service_pb.ListSessionsResponse(sessions=found, next_page_token=token)
+
+    async def GetPolicy(  # noqa: N802
+        self, request: service_pb.GetPolicyRequest, context: Context
+    ) -> service_pb.GetPolicyResponse:
+        """θ_k of a session."""
+        _log_session(request.session_id)
+        index = request.round if request.HasField("round") else None
+        policy, report = await self._run(get_policy, self._store, self._catalog, request.session_id, index)
+        return service_pb.GetPolicyResponse(policy=policy, report=report)
+
+    async def CloseSession(  # noqa: N802
+        self, request: service_pb.CloseSessionRequest, context: Context
+    ) -> service_pb.CloseSessionResponse:
+        """Ends a session."""
+        _log_session(request.session_id)
+        session, batch = await self._run(sessions.close_session, self._store, request.session_id)
+        return service_pb.CloseSessionResponse(session=self._session(session, batch))
+
+    def _session(self, session: SessionRecord, batch: UploadedBatch) -> service_pb.Session:
+        described = self._catalog.describe(session.meta_policy, session.meta_policy_version)
+        return convert.session_message(session, batch, described)
+
+    async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what blocks on a thread. A call whose client goes away ends when its thread has."""
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+
+def _log_session(session_id: str) -> None:
+    """Names the session in everything that this call logs."""
+    structlog.contextvars.bind_contextvars(session_id=session_id[: sessions.MAX_ID_LENGTH])

@@ -1,0 +1,161 @@
+"""Where the service's state lives: rows in SQLite, bytes in a folder beside it."""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from thetaprime.server.errors import StartupError, UnavailableError
+from thetaprime.server.store import tables
+from thetaprime.server.store.blobs import BlobStore
+
+_BUSY_SECONDS: Final = 10.0
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# A process that writes a blob or its row now must not have it swept away by another one that starts.
+_SETTLED_SECONDS: Final = 3600.0
+_SWEEP_SESSIONS: Final = 200
+
+
+def _microseconds() -> int:
+    return time.time_ns() // 1000
+
+
+class Store:
+    """The durable state. Several processes on one machine may share its folder.
+
+    A blob is durable before any row names it, and a row is durable when `writing` ends without an error: what is
+    acknowledged after that survives a crash of the process or of the machine.
+
+    Attributes:
+        blobs: payloads, parameters and ONNX files.
+        now: the time, in microseconds since 1970.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], int] = _microseconds) -> None:
+        """Opens a store, or makes one.
+
+        Raises:
+            StartupError: the folder cannot be used, or its schema is another version's.
+        """
+        self.now = now
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.blobs = BlobStore(folder / "blobs")
+        except OSError as error:
+            raise StartupError(f"store {folder}: {error.strerror}") from error
+        # The pool may grow with the threads that use it; their number is bounded elsewhere.
+        self._engine = sa.create_engine(
+            f"sqlite:///{folder / 'thetaprime.sqlite3'}",
+            max_overflow=-1,
+            connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+        )
+        sa.event.listen(self._engine, "connect", _prepare_connection)
+        sa.event.listen(self._engine, "begin", _begin)
+        try:
+            self._ensure_schema(folder)
+        except sa.exc.DatabaseError as error:
+            self.close()
+            raise StartupError(f"store {folder}: {error.orig}") from error
+
+    def close(self) -> None:
+        """Closes the database's connections."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state throughout and changes nothing."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other one writes beside; durable when it ends without an error.
+
+        Raises:
+            UnavailableError: other processes kept the database locked for too long.
+        """
+        try:
+            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+                yield connection
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) not in _BUSY_CODES:
+                raise
+            raise UnavailableError("the store is busy", retry_after=1.0) from error
+
+    def keep(self, blobs: Mapping[str, bytes]) -> None:
+        """Within `writing`, beside the rows that name these blobs: a sweep may just have taken one.
+
+        Args:
+            blobs: what `blobs.put` was given, by digest.
+        """
+        for digest, data in blobs.items():
+            if digest not in self.blobs:
+                self.blobs.put(data)
+
+    def sweep(self) -> int:
+        """Deletes expired sessions and the blobs that only they needed.
+
+        Returns:
+            The number of sessions.
+        """
+        total = 0
+        while deleted := self._sweep_some():
+            total += deleted
+        return total
+
+    def sweep_orphans(self) -> None:
+        """Deletes what crashes left behind: blobs that were never acknowledged, and halves of files."""
+        self.blobs.delete_fragments(older_than=_SETTLED_SECONDS)
+        with self.writing() as connection:
+            self._release(connection, set(self.blobs.digests(older_than=_SETTLED_SECONDS)))
+
+    def _sweep_some(self) -> int:
+        expired = (
+            sa.select(tables.sessions.c.session_id)
+            .where(tables.sessions.c.expire_time <= self.now())
+            .limit(_SWEEP_SESSIONS)
+        )
+        with self.writing() as connection:
+            ids = list(connection.scalars(expired))
+            digests: set[str] = set()
+            for column in tables.BLOB_COLUMNS:
+                digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(ids))))
+            connection.execute(tables.sessions.delete().where(tables.sessions.c.session_id.in_(ids)))
+            self._release(connection, digests)
+        return len(ids)
+
+    def _release(self, connection: sa.Connection, digests: set[str]) -> None:
+        """Deletes those of the blobs that no row names; the write lock keeps new rows away meanwhile."""
+        for digest in digests:
+            named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
+            if not connection.scalar(sa.select(sa.or_(*named))):
+                self.blobs.delete(digest)
+
+    def _ensure_schema(self, folder: Path) -> None:
+        with self.writing() as connection:
+            tables.metadata.create_all(connection)
+            version = connection.scalar(sa.select(tables.schema_info.c.version))
+            if version is None:
+                connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))
+            elif version != tables.SCHEMA_VERSION:
+                raise StartupError(
+                    f"store {folder}: schema version {version}; this server reads version {tables.SCHEMA_VERSION}"
+                )
+
+
+def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver's own idea of when a transaction begins is turned off; `_begin` says it.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # A transaction that reads first and asks for the write lock later can be refused it; one that asks at once waits.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

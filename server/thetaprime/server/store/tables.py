@@ -1,0 +1,81 @@
+"""The tables. Times are microseconds since 1970, digests are hexadecimal SHA-256."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+)
+
+SCHEMA_VERSION: Final = 1
+
+metadata = MetaData()
+
+schema_info = Table("schema_info", metadata, Column("version", Integer, primary_key=True))
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("request_id", String, nullable=False, unique=True),
+    # What the creator asked for, to tell a repeated call from another one under the same id.
+    Column("request_sha256", String, nullable=False),
+    Column("meta_policy", String, nullable=False),
+    Column("meta_policy_version", BigInteger, nullable=False),
+    # Policy id of θ: a catalog that comes to hold something else under the same name is found out.
+    Column("theta_id", String, nullable=False),
+    Column("step_size_scale", Float),
+    Column("closed", Boolean, nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("policy_id", String, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("expire_time", BigInteger, nullable=False),
+    Index("sessions_newest", "create_time", "session_id"),
+    Index("sessions_expiry", "expire_time"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("session_id", ForeignKey(sessions.c.session_id, ondelete="CASCADE"), nullable=False),
+    Column("upload_id", String, nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("payload_sha256", String, nullable=False),
+    Column("trajectories", BigInteger, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+    # The UploadTrajectoriesResponse that was sent, for an upload that comes again.
+    Column("acknowledgement", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("session_id", "upload_id"),
+    Index("uploads_round", "session_id", "round"),
+    Index("uploads_payload", "payload_sha256"),
+)
+
+# θ_k for k >= 1; θ_0 is the meta-policy's own.
+policies = Table(
+    "policies",
+    metadata,
+    Column("session_id", ForeignKey(sessions.c.session_id, ondelete="CASCADE"), nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("batch_sha256", String, nullable=False),
+    Column("parameters_sha256", String, nullable=False),
+    Column("onnx_sha256", String, nullable=False),
+    # The Policy message without its `onnx`, and the AdaptationReport of the step that made it.
+    Column("policy", LargeBinary, nullable=False),
+    Column("report", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("session_id", "round"),
+    Index("policies_parameters", "parameters_sha256"),
+    Index("policies_onnx", "onnx_sha256"),
+)
+
+BLOB_COLUMNS: Final = (uploads.c.payload_sha256, policies.c.parameters_sha256, policies.c.onnx_sha256)
+"""Every column that keeps a blob alive."""

@@ -1,0 +1,186 @@
+"""What makes an upload count. Plain functions over the store; they block."""
+
+import sqlalchemy as sa
+
+from thetaprime import wire
+from thetaprime.models import behaviour_evidence
+from thetaprime.server import convert
+from thetaprime.server.catalog import Catalog, CatalogEntry
+from thetaprime.server.config import ServerConfig
+from thetaprime.server.errors import (
+    InvalidRequestError,
+    PreconditionError,
+    QuotaError,
+    ReusedIdError,
+    RoundMismatchError,
+    shown,
+)
+from thetaprime.server.policies import PolicyRecord, current_parameters, find_policy, session_entry
+from thetaprime.server.records import SessionRecord, UploadedBatch, find_session, uploaded_batch
+from thetaprime.server.sessions import check_id
+from thetaprime.server.store import Store
+from thetaprime.server.store.tables import uploads
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+
+
+def admit_upload(store: Store, header: service_pb.UploadHeader) -> None:
+    """Refuses by its header an upload that could not count, before its payload is received.
+
+    Raises:
+        InvalidRequestError: the upload id is empty or too long.
+        NotFoundError: there is no such session.
+        PreconditionError: the session is closed.
+        RoundMismatchError: it is at another round.
+    """
+    check_id(header.upload_id, "header.upload_id")
+    with store.reading() as connection:
+        session = find_session(connection, header.session_id, store.now())
+        # One that has come before is acknowledged again, whatever has become of the session.
+        if _find_upload(connection, header) is None:
+            _require_current(session, header)
+
+
+def accept_upload(
+    store: Store,
+    catalog: Catalog,
+    config: ServerConfig,
+    header: service_pb.UploadHeader,
+    payload: bytes,
+    footer: service_pb.UploadFooter,
+) -> service_pb.UploadTrajectoriesResponse:
+    """Verifies a whole upload and makes it durable; one that came before gets the same acknowledgement.
+
+    Raises:
+        DigestMismatchError: the payload is not the one that the footer's digest stands for.
+        WireError: a trajectory breaks the contract.
+        InvalidRequestError: the footer's counts are not the payload's.
+        ReusedIdError: the upload id came before with other content.
+        QuotaError: a limit of the upload or of the round would be passed.
+        PreconditionError: the session is closed, or the data is not the current policy's.
+        RoundMismatchError: the session is at another round.
+    """
+    digest = wire.sha256_hex(payload)
+    if footer.sha256 != digest:
+        raise wire.DigestMismatchError(
+            "footer.sha256", f"{shown(footer.sha256)} was named; the payload that arrived has {digest}"
+        )
+    with store.reading() as connection:
+        known = _find_upload(connection, header)
+        if known is not None:
+            return _acknowledge_again(known, header, digest)
+        session = find_session(connection, header.session_id, store.now())
+        _require_current(session, header)
+        _extended(uploaded_batch(connection, session), digest, footer, config)
+        record = find_policy(connection, session.session_id, session.round)
+    _verify(store, session_entry(catalog, session), session, record, config, payload, footer)
+
+    store.blobs.put(payload)
+    with store.writing() as connection:
+        known = _find_upload(connection, header)
+        if known is not None:
+            return _acknowledge_again(known, header, digest)
+        session = find_session(connection, header.session_id, store.now())
+        _require_current(session, header)
+        batch = _extended(uploaded_batch(connection, session), digest, footer, config)
+        response = service_pb.UploadTrajectoriesResponse(
+            upload_id=header.upload_id, sha256=digest, batch=convert.batch_message(batch)
+        )
+        row = {
+            "session_id": header.session_id,
+            "upload_id": header.upload_id,
+            "round": header.round,
+            "payload_sha256": digest,
+            "trajectories": footer.trajectories,
+            "steps": footer.steps,
+            "acknowledgement": response.SerializeToString(),
+        }
+        connection.execute(uploads.insert().values(row))
+        store.keep({digest: payload})
+    return response
+
+
+def _find_upload(connection: sa.Connection, header: service_pb.UploadHeader) -> sa.RowMapping | None:
+    query = sa.select(uploads).where(uploads.c.session_id == header.session_id, uploads.c.upload_id == header.upload_id)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def _acknowledge_again(
+    known: sa.RowMapping, header: service_pb.UploadHeader, digest: str
+) -> service_pb.UploadTrajectoriesResponse:
+    if (known["payload_sha256"], known["round"]) != (digest, header.round):
+        raise ReusedIdError(
+            "UPLOAD_ID_REUSED",
+            f"upload_id {shown(header.upload_id)} was acknowledged for payload {known['payload_sha256']} of round "
+            f"{known['round']}; now payload {digest} of round {header.round} came",
+        )
+    return service_pb.UploadTrajectoriesResponse.FromString(known["acknowledgement"])
+
+
+def _require_current(session: SessionRecord, header: service_pb.UploadHeader) -> None:
+    session.require_open()
+    if header.round != session.round:
+        raise RoundMismatchError(header.round, session.round)
+
+
+def _extended(
+    batch: UploadedBatch, digest: str, footer: service_pb.UploadFooter, config: ServerConfig
+) -> UploadedBatch:
+    """The round's batch with the upload in it, if the limits allow."""
+    extended = UploadedBatch(
+        (*batch.payloads, digest), batch.trajectories + footer.trajectories, batch.steps + footer.steps
+    )
+    for reason, subject, came, limit in (
+        ("TOO_MANY_TRAJECTORIES", "footer.trajectories", footer.trajectories, config.max_upload_trajectories),
+        ("TOO_MANY_STEPS", "footer.steps", footer.steps, config.max_upload_steps),
+        ("ROUND_FULL", "uploads of the round", extended.uploads, config.max_round_uploads),
+        ("ROUND_FULL", "trajectories of the round", extended.trajectories, config.max_round_trajectories),
+        ("ROUND_FULL", "steps of the round", extended.steps, config.max_round_steps),
+    ):
+        if came > limit:
+            raise QuotaError(reason, subject, came, limit)
+    return extended
+
+
+def _verify(
+    store: Store,
+    entry: CatalogEntry,
+    session: SessionRecord,
+    record: PolicyRecord | None,
+    config: ServerConfig,
+    payload: bytes,
+    footer: service_pb.UploadFooter,
+) -> None:
+    """Holds the trajectories against the contract, the footer, and the policy that is to have collected them."""
+    trajectories: list[wire.Trajectory] = []
+    steps = 0
+    # The footer's counts are within the limits by now: to stop where they are passed is to stop at the limits.
+    for index, trajectory in enumerate(wire.unpack(payload)):
+        if index >= footer.trajectories:
+            raise InvalidRequestError("footer.trajectories", f"{index} declared; the payload holds more")
+        wire.validate(trajectory, entry.contract, f"trajectories[{index}]")
+        if trajectory.policy_id != session.policy_id:
+            raise PreconditionError(
+                "STALE_POLICY",
+                f"trajectories[{index}].policy_id is {shown(trajectory.policy_id)}; round {session.round} collects "
+                f"with {session.policy_id}",
+                trajectory=index,
+                expected=session.policy_id,
+            )
+        steps += len(trajectory)
+        if steps > footer.steps:
+            raise InvalidRequestError("footer.steps", f"{footer.steps} declared; the payload holds more")
+        trajectories.append(trajectory)
+    if len(trajectories) != footer.trajectories:
+        raise InvalidRequestError(
+            "footer.trajectories", f"{footer.trajectories} declared; the payload holds {len(trajectories)}"
+        )
+    if steps != footer.steps:
+        raise InvalidRequestError("footer.steps", f"{footer.steps} declared; the payload holds {steps}")
+    parameters = current_parameters(store, entry, record)
+    batch = convert.trajectory_batch(trajectories)
+    for doubt in behaviour_evidence(entry.meta_policy.policy, parameters, batch):
+        if doubt.trajectory is None:
+            raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
+        raise PreconditionError(
+            doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
+        )

@@ -1,0 +1,169 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.autograd.functional import hessian
+
+from thetaprime.models import (
+    AdaptationSpec,
+    NonFiniteStepError,
+    Parameters,
+    Policy,
+    TrajectoryBatch,
+    adapt,
+    adapt_step,
+    check_finite,
+    inner_advantages,
+    reinforce_loss,
+    summarize_step,
+)
+from thetaprime.models.spec import Curvature
+
+from .conftest import MakeBatch
+
+ADAPTATION = AdaptationSpec(inner_lr=0.3, inner_lr_schedule=(1.0, 0.5), discount=0.95)
+
+
+def _double(parameters: Parameters) -> Parameters:
+    return {name: value.double() for name, value in parameters.items()}
+
+
+def _double_batch(batch: TrajectoryBatch) -> TrajectoryBatch:
+    actions = batch.actions if batch.actions.dtype == torch.int64 else batch.actions.double()
+    return dataclasses.replace(batch, observations=batch.observations.double(), actions=actions)
+
+
+def test_gradient_agrees_with_finite_differences(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = _double_batch(make_batch(policy, parameters))
+    parameters = _double(parameters)
+    advantage = inner_advantages(policy, batch, ADAPTATION).double()
+    gradient = adapt_step(policy, parameters, batch, ADAPTATION, step=0, advantage=advantage).gradient
+    for name, value in parameters.items():
+        direction = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        ends = [
+            reinforce_loss({**parameters, name: value + sign * 1e-6 * direction}, policy, batch, advantage)
+            for sign in (1, -1)
+        ]
+        slope = (ends[0] - ends[1]) / 2e-6
+        assert (gradient[name] * direction).sum().item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("curvature", ["log_prob", "ratio"])
+def test_derivative_through_two_steps_agrees_with_finite_differences(
+    policy: Policy, make_batch: MakeBatch, curvature: str
+) -> None:
+    """The step's own loss is what is differentiated: only the paper's form makes θ′ a plain function of θ."""
+    parameters = policy.init(0)
+    batches = [_double_batch(make_batch(policy, parameters, seed)) for seed in range(2)]
+    advantage = [inner_advantages(policy, batch, ADAPTATION).double() for batch in batches]
+    spec = ADAPTATION.model_copy(update={"curvature": curvature})
+    parameters = _double(parameters)
+
+    def outcome(current: Parameters, *, create_graph: bool) -> torch.Tensor:
+        adapted = adapt(policy, current, batches, spec, create_graph=create_graph, inner_advantage=advantage)
+        return torch.stack([value.square().sum() for value in adapted.values()]).sum()
+
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    slopes = torch.autograd.grad(outcome(leaves, create_graph=True), list(leaves.values()))
+    agreements = []
+    for (name, value), slope in zip(parameters.items(), slopes, strict=True):
+        direction = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        ends = [
+            outcome({**parameters, name: value + sign * 1e-6 * direction}, create_graph=False).item()
+            for sign in (1, -1)
+        ]
+        difference = (ends[0] - ends[1]) / 2e-6
+        agreements.append((slope * direction).sum().item() == pytest.approx(difference, rel=1e-4, abs=1e-7))
+    # The ratio form adds the sampling distribution's share of the curvature, which no fixed batch can show.
+    assert all(agreements) if curvature == "log_prob" else not all(agreements)
+
+
+def test_ratio_curvature_adds_the_outer_product_of_scores(policy: Policy, make_batch: MakeBatch) -> None:
+    """∇²(π/stop π) = ∇²log π + ∇log π ∇log πᵀ (Rothfuss et al. 2019, section 5)."""
+    parameters = _double(policy.init(0))
+    batch = _double_batch(make_batch(policy, policy.init(0), lengths=(3, 2)))
+    advantage = torch.arange(5, dtype=torch.float64) - 2.0
+    bias = "layers.2.bias"
+
+    def loss(value: torch.Tensor, curvature: Curvature) -> torch.Tensor:
+        return reinforce_loss({**parameters, bias: value}, policy, batch, advantage, curvature)
+
+    def scores(value: torch.Tensor) -> torch.Tensor:
+        return policy.distribution({**parameters, bias: value}, batch.observations).log_prob(batch.actions)
+
+    jacobian = torch.autograd.functional.jacobian(scores, parameters[bias])
+    added = -torch.einsum("s,si,sj->ij", advantage, jacobian, jacobian) / 5
+    plain = hessian(lambda value: loss(value, "log_prob"), parameters[bias])
+    ratio = hessian(lambda value: loss(value, "ratio"), parameters[bias])
+    torch.testing.assert_close(ratio, plain + added)
+
+
+def test_both_curvatures_take_the_same_step(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    steps = [
+        adapt_step(policy, parameters, batch, ADAPTATION.model_copy(update={"curvature": c}), step=0).parameters
+        for c in ("log_prob", "ratio")
+    ]
+    assert all(torch.equal(steps[0][name], steps[1][name]) for name in parameters)
+
+
+def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch: MakeBatch) -> None:
+    """Meta-training keeps the graph, the server does not; θ′ is the same to the last bit."""
+    parameters = policy.init(0)
+    batches = [make_batch(policy, parameters, seed) for seed in range(3)]
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    trained = adapt(policy, leaves, batches, ADAPTATION, create_graph=True)
+    served = adapt(policy, parameters, batches, ADAPTATION)
+    assert all(torch.equal(trained[name], served[name]) for name in parameters)
+    assert all(value.requires_grad for value in trained.values())
+    assert not any(value.requires_grad for value in served.values())
+
+
+def test_first_order_treats_the_gradient_as_a_constant(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    spec = ADAPTATION.model_copy(update={"first_order": True})
+    adapted = adapt(policy, leaves, [batch], spec, create_graph=True)
+    total = torch.stack([value.sum() for value in adapted.values()]).sum()
+    for slope in torch.autograd.grad(total, list(leaves.values())):
+        torch.testing.assert_close(slope, torch.ones_like(slope))
+
+
+def test_schedule_scale_and_learned_step_sizes(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    gradient = adapt_step(policy, parameters, batch, ADAPTATION, step=0).gradient
+    sizes = {name: torch.rand_like(value) for name, value in parameters.items()}
+    for step, factor in ((0, 1.0), (1, 0.5), (7, 0.5)):
+        plain = adapt_step(policy, parameters, batch, ADAPTATION, step=step, scale=2.0).parameters
+        learned = adapt_step(policy, parameters, batch, ADAPTATION, step=step, step_sizes=sizes).parameters
+        for name, value in parameters.items():
+            torch.testing.assert_close(plain[name], value - 2.0 * factor * 0.3 * gradient[name])
+            torch.testing.assert_close(learned[name], value - factor * sizes[name] * gradient[name])
+
+
+def test_log_std_is_adapted(make_batch: MakeBatch, policy: Policy) -> None:
+    parameters = policy.init(0)
+    adapted = adapt_step(policy, parameters, make_batch(policy, parameters), ADAPTATION, step=0).parameters
+    assert all(not torch.equal(adapted[name], parameters[name]) for name in parameters)
+
+
+def test_summary_of_no_step_is_no_divergence(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    step = adapt_step(policy, parameters, batch, ADAPTATION, step=0)
+    moved = summarize_step(policy, parameters, step, batch)
+    still = summarize_step(policy, parameters, dataclasses.replace(step, parameters=parameters), batch)
+    assert still.kl_divergence == pytest.approx(0.0, abs=1e-7) and moved.kl_divergence > 1e-5
+    norm = torch.cat([value.flatten() for value in step.gradient.values()]).norm().item()
+    assert moved.gradient_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_step_that_leaves_the_finite_numbers_is_named(policy: Policy) -> None:
+    parameters = policy.init(0)
+    check_finite(parameters)
+    with pytest.raises(NonFiniteStepError, match=r"layers\.1\.bias"):
+        check_finite({**parameters, "layers.1.bias": torch.tensor([float("inf")])})

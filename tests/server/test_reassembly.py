@@ -1,0 +1,76 @@
+"""An upload's payload comes out as it went in, however it was cut into chunks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thetaprime.server import ServerConfig
+from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError
+from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+
+CONFIG = ServerConfig(max_upload_bytes=2000)
+Message = service_pb.UploadTrajectoriesRequest
+
+
+def receive(declared: int, messages: Iterable[Message]) -> tuple[bytes, service_pb.UploadFooter]:
+    async def stream() -> AsyncIterator[Message]:
+        yield Message(header=service_pb.UploadHeader(payload_bytes=declared))
+        for message in messages:
+            yield message
+
+    async def run() -> tuple[bytes, service_pb.UploadFooter]:
+        arriving = stream()
+        header = await receive_header(arriving, idle=60)
+        return await receive_payload(arriving, PayloadAssembly(header.payload_bytes, CONFIG), idle=60)
+
+    return asyncio.run(run())
+
+
+def chunk(data: bytes) -> Message:
+    return Message(chunk=service_pb.UploadChunk(data=data))
+
+
+FOOTER = Message(footer=service_pb.UploadFooter(trajectories=1, sha256="s"))
+
+
+@st.composite
+def cut_payloads(draw: st.DrawFn) -> list[bytes]:
+    payload = draw(st.binary(min_size=1, max_size=2000))
+    cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=12)))
+    return [payload[start:end] for start, end in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
+
+
+@given(cut_payloads())
+def test_any_chunking_gives_the_payload_back(parts: list[bytes]) -> None:
+    payload = b"".join(parts)
+    assert receive(len(payload), [*map(chunk, parts), FOOTER]) == (payload, FOOTER.footer)
+
+
+@given(cut_payloads(), st.integers(-2000, 2000).filter(bool))
+def test_any_other_length_than_declared_is_refused(parts: list[bytes], off: int) -> None:
+    declared = sum(map(len, parts)) + off
+    with pytest.raises((InvalidRequestError, QuotaError)):
+        receive(declared, [*map(chunk, parts), FOOTER])
+
+
+@given(st.lists(st.integers(1, 60), max_size=8))
+def test_the_budget_is_never_overdrawn_and_comes_back_whole(sizes: list[int]) -> None:
+    budget = InflightBudget(100)
+
+    def hold(rest: list[int], held: int) -> None:
+        if not rest:
+            return
+        if held + rest[0] > 100:
+            with pytest.raises(BusyError), budget.reserve(rest[0]):
+                pass
+            return
+        with budget.reserve(rest[0]):
+            hold(rest[1:], held + rest[0])
+
+    hold(sizes, 0)
+    with budget.reserve(100):
+        pass

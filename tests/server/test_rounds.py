@@ -1,0 +1,140 @@
+"""A session from its creation to its end, as a client sees it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+import onnxruntime
+import torch
+from google.protobuf import duration_pb2
+
+from thetaprime import models, wire
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Service, Start
+
+Collect = Callable[..., list[wire.Trajectory]]
+
+
+def test_three_rounds_take_the_steps_that_models_takes(service: "Service", collect: Collect, zoo: Path) -> None:
+    meta_policy = models.load_meta_policy(zoo / "point-navigation" / "2")
+    created = service.create(options=service_pb.SessionOptions(step_size_scale=0.5))
+    session, policy, parameters = created.session, created.policy, meta_policy.parameters
+    for index in range(3):
+        trajectories = collect(policy, trajectories=6, seed=index)
+        ack = service.upload(session.session_id, trajectories, round_index=index)
+        reply = service.adapt(session.session_id, index, ack.batch.sha256)
+        batch = models.TrajectoryBatch.concatenate(
+            [each.observations for each in trajectories],
+            [each.actions for each in trajectories],
+            [each.rewards for each in trajectories],
+            [each.terminated for each in trajectories],
+            [each.final_observation for each in trajectories],
+        )
+        parameters = models.adapt_step(
+            meta_policy.policy, parameters, batch, meta_policy.manifest.adaptation, step=index, scale=0.5
+        ).parameters
+
+        assert reply.policy.policy_id == models.parameters_digest(parameters)
+        assert reply.policy.parent_id == policy.policy_id
+        assert reply.policy.onnx_sha256 == wire.sha256_hex(reply.policy.onnx)
+        assert reply.session.round == index + 1
+        assert reply.session.policy_id == reply.policy.policy_id
+        assert reply.session.batch == service_pb.UploadedBatch()
+        assert reply.report.round == index
+        assert (reply.report.trajectories, reply.report.steps) == (6, 48)
+        assert np.isclose(reply.report.mean_return, float(batch.returns.mean()))
+        assert reply.report.kl_divergence > 0
+        assert reply.report.gradient_norm > 0
+        policy = reply.policy
+
+    got = service.get(session.session_id)
+    assert [report.round for report in got.reports] == [0, 1, 2]
+    assert got.session.round == 3
+    observations = wire.array_from_message(policy.golden.observations, "observations")
+    (actions,) = onnxruntime.InferenceSession(policy.onnx).run(["actions"], {"obs": observations})
+    np.testing.assert_allclose(actions, wire.array_from_message(policy.golden.actions, "actions"), atol=1e-5)
+    np.testing.assert_allclose(
+        actions, meta_policy.policy.act(parameters, torch.from_numpy(observations.copy())).detach(), atol=1e-5
+    )
+
+
+def test_every_round_s_policy_stays_readable_after_the_session_is_closed(service: "Service", collect: Collect) -> None:
+    created = service.create()
+    session_id = created.session.session_id
+    ack = service.upload(session_id, collect(created.policy))
+    reply = service.adapt(session_id, 0, ack.batch.sha256)
+    for _ in range(2):
+        closed = service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=session_id))
+        assert closed.session.state == service_pb.SESSION_STATE_CLOSED
+    assert service.get(session_id).session == closed.session
+
+    theta = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=0))
+    first = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=1))
+    current = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id))
+    assert theta.policy == created.policy
+    assert not theta.HasField("report")
+    assert first.policy == reply.policy
+    assert first.report == reply.report
+    assert current == first
+    with service.refuses(session_id) as refusal:
+        service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=2))
+    assert refusal.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_order_of_arrival_does_not_change_the_outcome(service: "Service", collect: Collect) -> None:
+    outcomes = set()
+    theta = service.create().policy
+    parts = [collect(theta, trajectories=3, steps=5 + seed, seed=seed) for seed in range(4)]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0)):
+        session_id = service.create().session.session_id
+        for part in order:
+            ack = service.upload(session_id, parts[part])
+        assert (ack.batch.uploads, ack.batch.trajectories) == (4, 12)
+        outcomes.add(service.adapt(session_id, 0, ack.batch.sha256).policy.policy_id)
+    assert len(outcomes) == 1
+
+
+def test_the_catalog_lists_each_version_and_zero_is_the_newest(service: "Service") -> None:
+    listed = service.meta_stub.ListMetaPolicies(meta_pb.ListMetaPoliciesRequest()).meta_policies
+    assert [(each.name, each.version) for each in listed] == [("point-navigation", 1), ("point-navigation", 2)]
+    newest = service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name="point-navigation"))
+    oldest = service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name="point-navigation", version=1))
+    assert newest.meta_policy == listed[1]
+    assert oldest.meta_policy == listed[0]
+    assert newest.policy.policy_id == newest.meta_policy.policy_id != oldest.policy.policy_id
+    assert newest.meta_policy.environment.box.high == [0.1, 0.1]
+    assert newest.meta_policy.parameter_count == 8 * 2 + 8 + 8 * 8 + 8 + 2 * 8 + 2 + 2
+    assert service.create(meta_policy_version=1).policy == oldest.policy
+
+
+def test_sessions_are_listed_newest_first_page_by_page(start: "Start") -> None:
+    with start() as service:
+        created = [service.create().session.session_id for _ in range(5)]
+        listed, token, pages = [], "", 0
+        while True:
+            request = service_pb.ListSessionsRequest(page_size=2, page_token=token)
+            page = service.stub.ListSessions(request)
+            listed += [session.session_id for session in page.sessions]
+            token, pages = page.next_page_token, pages + 1
+            if not token:
+                break
+        assert listed == created[::-1]
+        assert pages == 3
+
+
+def test_an_expired_session_is_not_found_and_not_listed(start: "Start") -> None:
+    with start() as service:
+        kept = service.create().session
+        lost = service.create(request_id="r", ttl=duration_pb2.Duration(nanos=1000)).session
+        assert lost.expire_time.ToMicroseconds() - lost.create_time.ToMicroseconds() == 1
+        with service.refuses() as refusal:
+            service.get(lost.session_id)
+        assert refusal.code is grpc.StatusCode.NOT_FOUND
+        assert refusal.details["ResourceInfo"].resource_name == lost.session_id
+        assert list(service.stub.ListSessions(service_pb.ListSessionsRequest()).sessions) == [kept]
+        assert service.create(request_id="r").session.session_id != lost.session_id

@@ -1,0 +1,97 @@
+"""A server that cannot serve refuses to start, with one line that says why."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import ValidationError
+
+from thetaprime import models
+from thetaprime.server import ServerConfig, StartupError, running_server
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Configure
+
+Write = Callable[..., models.MetaPolicy]
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def newer_schema(path: Path) -> None:
+    manifest = json.loads(path.read_text())
+    manifest["schema_version"] += 1
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("file", "damage", "says"), [
+    ("theta.safetensors", flip, "sha256"),
+    ("policy.onnx", flip, "sha256"),
+    ("reference.safetensors", Path.unlink, "cannot be read"),
+    ("manifest.json", flip, "manifest.json"),
+    ("manifest.json", newer_schema, "newer thetaprime"),
+])  # fmt: skip
+def test_a_corrupted_artifact_is_refused_by_the_name_of_its_file(
+    configure: "Configure", zoo: Path, tmp_path: Path, file: str, damage: Callable[[Path], object], says: str
+) -> None:
+    copy = shutil.copytree(zoo, tmp_path / "zoo")
+    damage(copy / "point-navigation" / "1" / file)
+    with pytest.raises(StartupError, match=says) as caught, running_server(configure(zoo=(copy,))):
+        pass
+    assert str(copy / "point-navigation" / "1" / file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zoo_that_is_not_there_is_refused(configure: "Configure", tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="nowhere"), running_server(configure(zoo=(tmp_path / "nowhere",))):
+        pass
+
+
+def test_two_meta_policies_of_one_name_and_version_are_refused(
+    configure: "Configure", zoo: Path, tmp_path: Path, write_point_artifact: Write
+) -> None:
+    write_point_artifact(tmp_path, version=2, seed=7)
+    with (
+        pytest.raises(StartupError, match="point-navigation@2 is there twice"),
+        running_server(configure(zoo=(zoo, tmp_path))),
+    ):
+        pass
+
+
+def test_an_address_that_is_taken_is_refused(configure: "Configure") -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match=address), running_server(configure(address=address)):
+            pass
+
+
+def test_one_server_does_not_share_another_one_s_address(configure: "Configure") -> None:
+    with (
+        running_server(configure()) as address,
+        pytest.raises(StartupError, match=address),
+        running_server(configure(address=address)),
+    ):
+        pass
+
+
+def test_every_setting_is_documented_and_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, field in ServerConfig.model_fields.items():
+        assert field.description, name
+    monkeypatch.setenv("THETAPRIME_SERVER_WORKERS", "3")
+    monkeypatch.setenv("THETAPRIME_SERVER_ADDRESS", "0.0.0.0:1")
+    config = ServerConfig(workers=5)
+    assert (config.workers, config.address) == (5, "0.0.0.0:1")
+    assert config.zoo == (models.zoo_directory(),)
+    with pytest.raises(ValidationError, match="max_inflight_bytes"):
+        ServerConfig(max_inflight_bytes=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.workers = 1  # type: ignore[misc]

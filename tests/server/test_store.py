@@ -1,0 +1,195 @@
+"""The store: blobs by digest, rows that keep them alive, and a schema that is checked."""
+
+import dataclasses
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thetaprime.server import StartupError
+from thetaprime.server.errors import CorruptDataError, NotFoundError, UnavailableError
+from thetaprime.server.records import SessionRecord, find_session
+from thetaprime.server.store import BlobStore, Store, database, tables
+from thetaprime.wire import sha256_hex
+
+
+@given(st.lists(st.binary(max_size=200), max_size=8))
+def test_blobs_come_back_by_their_digest(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("blobs")
+    blobs = BlobStore(folder)
+    digests = [blobs.put(data) for data in contents + contents]
+    assert digests == [sha256_hex(data) for data in contents + contents]
+    again = BlobStore(folder)
+    assert [again.get(digest) for digest in digests] == contents + contents
+    assert set(again.digests()) == set(digests)
+    assert not list((folder / "arriving").iterdir())
+    for digest in digests:
+        again.delete(digest)
+        assert digest not in again
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_a_damaged_blob_is_never_given_out(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("blobs")
+    blobs = BlobStore(folder)
+    digest = blobs.put(content)
+    place = data.draw(st.integers(0, len(content) - 1))
+    damaged = bytearray(content)
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    (folder / digest[:2] / digest).write_bytes(damaged)
+    with pytest.raises(CorruptDataError, match="damaged"):
+        blobs.get(digest)
+
+
+def test_a_lost_blob_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorruptDataError, match="f" * 64):
+        BlobStore(tmp_path).get("f" * 64)
+
+
+class Clock:
+    now = 1_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def record(session_id: str, expire_time: int) -> SessionRecord:
+    return SessionRecord(
+        session_id=session_id,
+        request_id=session_id,
+        request_sha256="",
+        meta_policy="m",
+        meta_policy_version=1,
+        theta_id="t",
+        step_size_scale=None,
+        closed=False,
+        round=0,
+        policy_id="t",
+        create_time=0,
+        expire_time=expire_time,
+    )
+
+
+def add(store: Store, session: SessionRecord, payload: bytes) -> str:
+    digest = store.blobs.put(payload)
+    upload = {
+        "session_id": session.session_id,
+        "upload_id": "u",
+        "round": 0,
+        "payload_sha256": digest,
+        "trajectories": 1,
+        "steps": 1,
+        "acknowledgement": b"",
+    }
+    with store.writing() as connection:
+        connection.execute(tables.sessions.insert().values(dataclasses.asdict(session)))
+        connection.execute(tables.uploads.insert().values(upload))
+        store.keep({digest: payload})
+    return digest
+
+
+def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_needs(tmp_path: Path) -> None:
+    clock = Clock()
+    store = Store(tmp_path, now=clock)
+    shared = add(store, record("early", 2_000), b"shared")
+    add(store, record("late", 3_000), b"shared")
+    alone = add(store, record("early too", 2_000), b"alone")
+    assert store.sweep() == 0
+    clock.now = 2_000
+    with store.reading() as connection, pytest.raises(NotFoundError):
+        find_session(connection, "early", clock())
+    assert store.sweep() == 2
+    assert set(store.blobs.digests()) == {shared}
+    assert alone not in store.blobs
+    clock.now = 3_000
+    assert store.sweep() == 1
+    assert not list(store.blobs.digests())
+    with store.reading() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(tables.uploads)) == 0
+    store.close()
+
+
+def test_what_a_crash_left_behind_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    named = add(store, record("s", time.time_ns()), b"named")
+    orphan, recent = store.blobs.put(b"orphan"), store.blobs.put(b"recent")
+    fragment = tmp_path / "blobs" / "arriving" / "half"
+    fragment.write_bytes(b"ha")
+    old = time.time() - 2 * 3600
+    for path in (fragment, *(tmp_path / "blobs" / digest[:2] / digest for digest in (named, orphan))):
+        os.utime(path, (old, old))
+    store.sweep_orphans()
+    assert set(store.blobs.digests()) == {named, recent}
+    assert not fragment.exists()
+    store.close()
+
+
+def test_a_blob_that_was_swept_before_its_row_is_written_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = store.blobs.put(b"data")
+    store.blobs.delete(digest)
+    with store.writing():
+        store.keep({digest: b"data"})
+    assert store.blobs.get(digest) == b"data"
+    store.close()
+
+
+def test_a_failed_transaction_leaves_no_rows(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.writing() as connection:
+        connection.execute(tables.sessions.insert().values(dataclasses.asdict(record("s", 10**18))))
+        raise ZeroDivisionError
+    with store.reading() as connection, pytest.raises(NotFoundError):
+        find_session(connection, "s", 0)
+    store.close()
+
+
+def test_commits_are_synchronous_and_foreign_keys_hold(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.reading() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    store.close()
+
+
+def test_a_store_that_is_locked_for_too_long_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path).close()
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.01)
+    first, second = Store(tmp_path), Store(tmp_path)
+    with first.writing(), pytest.raises(UnavailableError), second.writing():
+        pass
+    first.close()
+    second.close()
+
+
+def test_a_store_of_another_schema_version_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    Store(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
+    connection.execute("UPDATE schema_info SET version = 2")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StartupError, match="schema version 2; this server reads version 1"):
+        Store(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thetaprime.sqlite3").write_bytes(b"not a database" * 100)
+    with pytest.raises(StartupError, match="not a database"):
+        Store(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StartupError, match="file"):
+        Store(tmp_path / "file" / "store")

@@ -1,0 +1,171 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import kl_divergence
+
+from thetaprime.models import Parameters, Policy, TrajectoryBatch
+from thetaprime.training.config import TrainConfig
+from thetaprime.training.flat import flatten, unflatten
+from thetaprime.training.maml_trpo import MetaObjective, TaskData, outer_step, sample_iteration
+from thetaprime.training.parallel import in_turn, task_threads
+from thetaprime.training.tasks import TaskDistribution, resolve_tasks
+from thetaprime.training.trust_region import conjugate_gradient, trust_region_step
+
+from .conftest import CorridorTasks
+
+
+@pytest.fixture(params=["box", "discrete"])
+def distribution(request: pytest.FixtureRequest) -> TaskDistribution:
+    return resolve_tasks("point-navigation") if request.param == "box" else CorridorTasks()
+
+
+def _data(
+    distribution: TaskDistribution, config: TrainConfig, step_sizes: Parameters | None = None
+) -> tuple[Policy, Parameters, list[TaskData]]:
+    policy = Policy(distribution.environment, config.policy)
+    parameters = policy.init(0)
+    rng = np.random.default_rng(0)
+    tasks = distribution.sample_tasks(config.meta_batch_size, rng)
+    return policy, parameters, sample_iteration(distribution, tasks, policy, parameters, step_sizes, config, rng)
+
+
+def _in_double(policy: Policy, parameters: Parameters, data: list[TaskData]) -> tuple[Parameters, list[TaskData]]:
+    """The same data in float64, with the behaviour policy taken anew there."""
+
+    def double(batch: TrajectoryBatch) -> TrajectoryBatch:
+        actions = batch.actions if batch.actions.dtype == torch.int64 else batch.actions.double()
+        return dataclasses.replace(batch, observations=batch.observations.double(), actions=actions)
+
+    converted = [
+        TaskData(
+            support=[double(batch) for batch in each.support],
+            support_advantages=[advantage.double() for advantage in each.support_advantages],
+            query=double(each.query),
+            query_advantages=each.query_advantages.double(),
+            behaviour=each.behaviour,
+        )
+        for each in data
+    ]
+    return {name: value.double() for name, value in parameters.items()}, converted
+
+
+def _steps(config: TrainConfig, count: int) -> TrainConfig:
+    return config.model_copy(update={"adaptation": config.adaptation.model_copy(update={"inner_steps": count})})
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_before_the_first_step_nothing_has_diverged(
+    distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int
+) -> None:
+    """The ratios are against the policy that collected the query trajectories: the adapted one."""
+    config = _steps(tiny, inner_steps)
+    policy, parameters, data = _data(distribution, config)
+    loss, divergence = MetaObjective(policy, parameters, None, config, data, in_turn).evaluate(flatten(parameters))
+    assert divergence == pytest.approx(0.0, abs=1e-6)
+    assert loss == pytest.approx(0.0, abs=1e-4)  # ratios of 1 weigh advantages whose mean is 0
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
+    distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int
+) -> None:
+    config = _steps(tiny, inner_steps)
+    policy, parameters, data = _data(distribution, config)
+    parameters, data = _in_double(policy, parameters, data)
+    objective = MetaObjective(policy, parameters, None, config, data, in_turn)
+    theta = flatten(parameters)
+    direction = torch.randn(theta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    gradient, _ = objective.gradient(theta)
+    ends = [objective.evaluate(theta + sign * 1e-6 * direction)[0] for sign in (1, -1)]
+    assert gradient.dot(direction).item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-8)
+
+    # The Fisher product is the derivative of the KL's gradient, both taken at θ.
+    here = [objective._behaviour(theta, task, create_graph=False) for task in data]
+
+    def slope(position: torch.Tensor) -> torch.Tensor:
+        point = position.detach().requires_grad_()
+        total = torch.stack(
+            [
+                kl_divergence(old, objective._behaviour(point, task, create_graph=True)).mean()
+                for old, task in zip(here, data, strict=True)
+            ]
+        ).mean()
+        return torch.autograd.grad(total, point)[0]
+
+    expected = (slope(theta + 1e-5 * direction) - slope(theta - 1e-5 * direction)) / 2e-5
+    torch.testing.assert_close(objective.fisher_product(theta)(direction), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) -> None:
+    distribution = resolve_tasks("point-navigation")
+    policy, parameters, data = _data(distribution, tiny)
+    parameters, data = _in_double(policy, parameters, data)
+    sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
+    theta = flatten(parameters)
+    _, found = MetaObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta)
+    assert found is not None
+    for name, size in sizes.items():
+        losses = []
+        for sign in (1, -1):
+            moved = {**sizes, name: (size + sign * 1e-5).detach()}
+            losses.append(MetaObjective(policy, parameters, moved, tiny, data, in_turn).evaluate(theta)[0])
+        assert found[name].sum().item() == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-8)
+
+
+def test_an_outer_step_improves_within_the_trust_region(distribution: TaskDistribution, tiny: TrainConfig) -> None:
+    policy, parameters, data = _data(distribution, tiny)
+    step = outer_step(policy, parameters, None, tiny, data, in_turn)
+    assert step.outcome.accepted
+    loss, divergence = MetaObjective(policy, parameters, None, tiny, data, in_turn).evaluate(flatten(step.parameters))
+    assert loss < 0.0
+    assert 0.0 < divergence <= tiny.max_kl
+
+
+def test_threads_do_not_change_a_bit(tiny: TrainConfig) -> None:
+    policy, parameters, data = _data(resolve_tasks("point-navigation"), tiny)
+    with task_threads(1) as one:
+        alone = outer_step(policy, parameters, None, tiny, data, one).parameters
+    with task_threads(3) as three:
+        together = outer_step(policy, parameters, None, tiny, data, three).parameters
+    assert all(torch.equal(alone[name], together[name]) for name in parameters)
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 8), seed=st.integers(0, 10_000))
+def test_conjugate_gradient_solves(size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(size, size, dtype=torch.float64, generator=generator)
+    matrix = root @ root.T + torch.eye(size, dtype=torch.float64)
+    target = torch.randn(size, dtype=torch.float64, generator=generator)
+    found = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
+    torch.testing.assert_close(matrix @ found, target, rtol=1e-6, atol=1e-6)
+
+
+def test_a_step_that_does_not_improve_is_rejected() -> None:
+    start = torch.tensor([1.0, -1.0])
+    uphill = trust_region_step(start, -start, lambda v: v, lambda x: (float(x.dot(x)), 0.0), max_kl=0.1)
+    assert not uphill.accepted and torch.equal(uphill.position, start)
+
+
+def test_a_step_backs_off_until_the_divergence_allows() -> None:
+    """The quadratic model understates the divergence: F is the identity, the true one ten times as curved."""
+    start = torch.tensor([2.0, 0.0])
+    outcome = trust_region_step(
+        start,
+        start,
+        lambda v: v,
+        lambda x: (float(x.dot(x)) / 2, 5.0 * float((x - start).square().sum())),
+        max_kl=0.01,
+    )
+    assert outcome.accepted and outcome.backtracks > 0 and 0.0 < outcome.kl_divergence <= 0.01
+
+
+def test_flatten_and_unflatten_are_inverse() -> None:
+    parameters = {"a": torch.randn(2, 3), "b": torch.randn(4)}
+    again = unflatten(flatten(parameters), parameters)
+    assert all(torch.equal(parameters[name], again[name]) for name in parameters)

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint
+from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.run import LOG_FOLDER, Progress, train
+
+
+@pytest.mark.parametrize("method", ["maml", "oracle"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, tiny: TrainConfig, method: str) -> None:
+    config = tiny.model_copy(update={"method": method, "learn_step_sizes": True})
+    whole = train(config, tmp_path / "whole")
+
+    class InterruptedRunError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.iteration == 3:  # between two checkpoints: iteration 3 is lost, and taken again
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "halves", on_iteration=stop)
+    assert load_checkpoint(tmp_path / "halves").iteration == 2
+    resumed = train(config, tmp_path / "halves", resume=True)
+    assert resumed.iteration == whole.iteration == 4
+    assert resumed.environment_steps == whole.environment_steps
+    assert resumed.generator_state == whole.generator_state
+    for name, value in whole.parameters.items():
+        assert torch.equal(resumed.parameters[name], value)
+    for name, value in whole.step_size_state.items():
+        assert torch.equal(resumed.step_size_state[name], value)
+
+
+def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path: Path, tiny: TrainConfig) -> None:
+    train(tiny.model_copy(update={"iterations": 2}), tmp_path)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(tiny, tmp_path)
+    with pytest.raises(CheckpointError, match=r"max_kl is 0\.5; the run began with 0\.01"):
+        train(tiny.model_copy(update={"max_kl": 0.5}), tmp_path, resume=True)
+    assert train(tiny, tmp_path, resume=True).iteration == 4
+
+
+def test_the_seed_decides(tmp_path: Path, tiny: TrainConfig) -> None:
+    runs = [
+        train(tiny.model_copy(update={"seed": seed, "iterations": 1}), tmp_path / str(number)).parameters
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not torch.equal(runs[0]["layers.0.weight"], runs[2]["layers.0.weight"])
+
+
+def test_tensorboard_shows_every_iteration_once_after_a_resume(tmp_path: Path, tiny: TrainConfig) -> None:
+    train(tiny.model_copy(update={"iterations": 2}), tmp_path)
+    train(tiny, tmp_path, resume=True)
+    events = EventAccumulator(str(tmp_path / LOG_FOLDER))
+    events.Reload()
+    assert [event.step for event in events.Scalars("return/post_adaptation")] == [1, 2, 3, 4]
+
+
+def test_checkpoints_that_are_missing_or_damaged_are_refused(tmp_path: Path, tiny: TrainConfig) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        train(tiny, tmp_path, resume=True)
+    (tmp_path / CHECKPOINT_NAME).write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        load_checkpoint(tmp_path)
+
+
+def test_configuration_from_file_and_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('tasks = "point-navigation"\nseed = 3\n[adaptation]\ninner_lr = 0.2\n')
+    config = load_config(file, {"adaptation.inner_lr": 0.7, "policy.activation": "tanh"})
+    assert (config.seed, config.adaptation.inner_lr, config.policy.activation) == (3, 0.7, "tanh")
+    with pytest.raises(ValueError, match=r"adaptation\.inner_lr: Input should be greater than 0 \(got -1\)"):
+        load_config(file, {"adaptation.inner_lr": -1})
+    with pytest.raises(ValueError, match="iteration: Extra inputs are not permitted"):
+        load_config(file, {"iteration": 5})
+    file.write_text("tasks = ")
+    with pytest.raises(ValueError, match=r"config\.toml"):
+        load_config(file, {})

@@ -1,0 +1,29 @@
+"""Meta-training and evaluation: task distributions, simulators, sampler, outer loop, export."""
+
+from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.evaluation import Evaluation, evaluate
+from thetaprime.training.export import ExportRequest, export
+from thetaprime.training.run import Progress, train
+from thetaprime.training.tasks import (
+    BatchedTaskDistribution,
+    Task,
+    TaskDistribution,
+    check_task_distribution,
+    resolve_tasks,
+)
+
+__all__ = [
+    "BatchedTaskDistribution",
+    "Evaluation",
+    "ExportRequest",
+    "Progress",
+    "Task",
+    "TaskDistribution",
+    "TrainConfig",
+    "check_task_distribution",
+    "evaluate",
+    "export",
+    "load_config",
+    "resolve_tasks",
+    "train",
+]

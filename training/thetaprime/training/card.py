@@ -1,0 +1,89 @@
+"""The model card of a meta-policy: what it is, how well it adapts, how it came about."""
+
+from collections.abc import Mapping
+
+from thetaprime.models import BoxAction, Manifest
+from thetaprime.training.checkpoint import RunState
+from thetaprime.training.evaluation import Evaluation
+
+
+def returns_table(evaluation: Evaluation) -> str:
+    """Mean return ± standard deviation over tasks, and S_k, by gradient step, as a Markdown table."""
+    steps = range(len(evaluation.returns["maml"]))
+    rows = ["| gradient steps | " + " | ".join(str(step) for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
+    names = {"maml": "meta-policy", "pretrained": "pretrained", "random": "random initialisation"}
+    for method, curve in evaluation.returns.items():
+        cells = [f"{row.mean():.2f} ± {row.std():.2f}" for row in curve]
+        rows.append(f"| {names[method]} | " + " | ".join(cells) + " |")
+    oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
+    rows.append("| oracle | " + oracle + " |" * len(steps))
+    low, high = evaluation.interval(evaluation.scores)
+    scores = [f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in zip(evaluation.scores(), low, high, strict=True)]
+    rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")
+    fallen = ["–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation())]
+    rows.append("| tasks with R_k < R_0 | " + " | ".join(fallen) + " |")
+    return "\n".join(rows)
+
+
+def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, RunState], *, figure: str) -> str:
+    """The card in Markdown.
+
+    Args:
+        manifest: of the artifact.
+        evaluation: its measured curves.
+        runs: what was trained, by method.
+        figure: file name of the curves.
+    """
+    environment, adaptation = manifest.environment, manifest.adaptation
+    action = environment.action
+    if isinstance(action, BoxAction):
+        taken = f"{action.size} numbers in [{min(action.low):g}, {max(action.high):g}]"
+    else:
+        taken = f"one of {action.count}, counted from {action.start}"
+    sizes = "learned, one for each parameter" if runs["maml"].step_sizes else f"{adaptation.inner_lr:g}"
+    schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
+    costs = "\n".join(
+        f"| {method} | {run.iteration} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
+        for method, run in runs.items()
+    )
+    network = " × ".join(str(size) for size in manifest.policy.hidden_sizes)
+    return f"""# {manifest.name}, version {manifest.version}
+
+{manifest.description}
+
+| | |
+|---|---|
+| environment | `{environment.environment_id}`, at most {environment.horizon} steps |
+| observation | {environment.observation_size} numbers, raw |
+| action | {taken} |
+| network | MLP {network}, {manifest.policy.activation} |
+| one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
+| step size | {sizes}; factor by round: {schedule}, the last one from there on |
+| inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
+
+## How well it adapts
+
+Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
+{evaluation.trajectories} trajectories for each gradient step (seed {evaluation.seed}). S_k is 0 at the pretrained
+policy before adaptation and 1 at the oracle, which is told the task.
+
+{returns_table(evaluation)}
+
+![Return over gradient steps]({figure})
+
+Measure it again with `thetaprime evaluate {manifest.name} --tasks {len(evaluation.tasks)} --seed {evaluation.seed}`.
+
+## How it was trained
+
+| run | iterations | environment steps | time |
+|---|---|---|---|
+{costs}
+
+On {manifest.provenance.machine} cores with torch {manifest.provenance.versions["torch"]}, seed
+{manifest.provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
+
+## What it is for
+
+A starting point for tasks like the ones it was trained on. On a task outside that distribution adaptation is not
+known to help. The policy is only as safe as the environment that bounds its actions.
+"""

@@ -1,0 +1,61 @@
+"""The parameters that a meta-policy is compared with, in files beside θ."""
+
+import dataclasses
+from typing import Final
+
+from thetaprime.models import (
+    EnvironmentContract,
+    MetaPolicy,
+    Parameters,
+    Policy,
+    check_parameters,
+    parameters_to_bytes,
+    read_tensors,
+)
+
+PRETRAINED_NAME: Final = "pretrained.safetensors"
+RANDOM_NAME: Final = "random.safetensors"
+ORACLE_NAME: Final = "oracle.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparisons:
+    """Where each comparison starts from.
+
+    Attributes:
+        pretrained: one policy trained on all tasks, to be fine-tuned.
+        random: fresh parameters.
+        oracle: of the oracle, which is told the task.
+        oracle_policy: its network, whose observation is longer by the task's parameters.
+    """
+
+    pretrained: Parameters
+    random: Parameters
+    oracle: Parameters
+    oracle_policy: Policy
+
+    def files(self) -> dict[str, bytes]:
+        """The files that go beside θ."""
+        return {
+            PRETRAINED_NAME: parameters_to_bytes(self.pretrained),
+            RANDOM_NAME: parameters_to_bytes(self.random),
+            ORACLE_NAME: parameters_to_bytes(self.oracle),
+        }
+
+
+def load_comparisons(meta_policy: MetaPolicy, oracle_environment: EnvironmentContract) -> Comparisons:
+    """Reads the comparisons of an artifact.
+
+    Args:
+        meta_policy: the artifact.
+        oracle_environment: what the oracle's environment sends and takes.
+
+    Raises:
+        ArtifactError: a file is not there, or does not fit.
+    """
+    oracle_policy = Policy(oracle_environment, meta_policy.manifest.policy)
+    found = {}
+    for name in (PRETRAINED_NAME, RANDOM_NAME, ORACLE_NAME):
+        found[name] = read_tensors(meta_policy.read_extra(name), name)
+        check_parameters(oracle_policy if name == ORACLE_NAME else meta_policy.policy, found[name], name)
+    return Comparisons(found[PRETRAINED_NAME], found[RANDOM_NAME], found[ORACLE_NAME], oracle_policy)

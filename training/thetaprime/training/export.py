@@ -1,0 +1,139 @@
+"""From finished runs to an artifact: θ, its comparisons, its measured curves and its card."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from thetaprime.models import ArtifactError, MetaPolicy, Policy, Provenance, write_meta_policy
+from thetaprime.training.card import model_card
+from thetaprime.training.checkpoint import RunState, load_checkpoint
+from thetaprime.training.comparisons import Comparisons
+from thetaprime.training.evaluation import Evaluation, evaluate
+from thetaprime.training.figures import curves_png
+from thetaprime.training.reference import describe_tasks
+from thetaprime.training.run import run_tasks
+
+CARD_NAME: Final = "README.md"
+FIGURE_NAME: Final = "curves.png"
+EVALUATION_NAME: Final = "evaluation.json"
+_PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "onnx", "safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        maml: folder of the meta-policy's run.
+        pretrained: folder of the pretrained policy's run.
+        oracle: folder of the oracle's run.
+        output: folder of the artifact.
+        name: of the meta-policy.
+        version: counted from 1.
+        description: one line.
+        tasks: held-out tasks to evaluate on.
+        seed: of the evaluation.
+    """
+
+    maml: Path
+    pretrained: Path
+    oracle: Path
+    output: Path
+    name: str
+    version: int
+    description: str
+    tasks: int = 40
+    seed: int = 7
+
+
+def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:
+    """Writes the artifact, evaluates it, and writes it again with card and figure.
+
+    Args:
+        request: what to export.
+        on_step: called after each of the evaluation's parts.
+
+    Raises:
+        CheckpointError: a run's folder holds no checkpoint.
+        ArtifactError: a run is of another method, task distribution or network than its place asks for.
+    """
+    runs = {"maml": load_checkpoint(request.maml)}
+    runs["pretrained"] = load_checkpoint(request.pretrained)
+    runs["oracle"] = load_checkpoint(request.oracle)
+    _check(request, runs)
+    run = runs["maml"]
+    distribution = run_tasks(run.config)
+    policy = Policy(distribution.environment, run.config.policy)
+    step_sizes = run.step_sizes
+    reference, golden = describe_tasks(
+        distribution, policy, run.parameters, step_sizes, run.config.adaptation, run.config.seed
+    )
+    oracle_policy = Policy(run_tasks(runs["oracle"].config).environment, run.config.policy)
+    comparisons = Comparisons(
+        pretrained=runs["pretrained"].parameters,
+        random=policy.init(run.config.seed + 1),
+        oracle=runs["oracle"].parameters,
+        oracle_policy=oracle_policy,
+    )
+    provenance = _provenance(run)
+
+    def write(files: dict[str, bytes]) -> MetaPolicy:
+        return write_meta_policy(
+            request.output,
+            name=request.name,
+            version=request.version,
+            description=request.description,
+            environment=distribution.environment,
+            policy_spec=run.config.policy,
+            adaptation=run.config.adaptation,
+            parameters=run.parameters,
+            step_sizes=step_sizes,
+            provenance=provenance,
+            golden_observations=golden.numpy(),
+            reference=reference,
+            extra_files={**comparisons.files(), **files},
+        )
+
+    meta_policy = write({})
+    evaluation = evaluate(meta_policy, tasks=request.tasks, seed=request.seed, on_step=on_step)
+    card = model_card(meta_policy.manifest, evaluation, runs, figure=FIGURE_NAME)
+    written = write(
+        {
+            CARD_NAME: card.encode(),
+            FIGURE_NAME: curves_png(evaluation),
+            EVALUATION_NAME: (json.dumps(evaluation.to_json(), indent=2) + "\n").encode(),
+        }
+    )
+    return written, evaluation
+
+
+def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
+    folders = {"maml": request.maml, "pretrained": request.pretrained, "oracle": request.oracle}
+    first = runs["maml"].config
+    for method, run in runs.items():
+        where = str(folders[method])
+        if run.config.method != method:
+            raise ArtifactError(where, f"a run of method {run.config.method}; expected {method}")
+        if (run.config.tasks, run.config.policy) != (first.tasks, first.policy):
+            raise ArtifactError(where, f"its tasks or policy are not those of {request.maml}")
+
+
+def _provenance(run: RunState) -> Provenance:
+    return Provenance(
+        distribution=run.config.tasks,
+        config=run.config.model_dump(mode="json"),
+        seed=run.config.seed,
+        iterations=run.iteration,
+        environment_steps=run.environment_steps,
+        wall_seconds=round(run.wall_seconds, 1),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=f"{os.cpu_count()} x {platform.machine()}",
+        versions={"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+    )

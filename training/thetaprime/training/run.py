@@ -1,0 +1,178 @@
+"""A training run: iterations, logs, checkpoints."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from thetaprime.models import Policy
+from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
+from thetaprime.training.config import TrainConfig
+from thetaprime.training.maml_trpo import TaskData, outer_step, sample_iteration
+from thetaprime.training.parallel import MapTasks, task_threads
+from thetaprime.training.step_sizes import LearnedStepSizes
+from thetaprime.training.tasks import OracleTasks, TaskDistribution, resolve_tasks
+
+LOG_FOLDER: Final = "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What one iteration showed, averaged over its tasks.
+
+    Attributes:
+        iteration: counted from 1.
+        pre_return: undiscounted return of θ (of the policy itself, without inner steps).
+        post_return: undiscounted return after adaptation.
+        kl_divergence: of the outer step, in nats.
+        improvement: of the outer surrogate.
+        accepted: whether the outer step was taken.
+        environment_steps: so far.
+        sampling_share: share of the iteration's time that went into collecting.
+    """
+
+    iteration: int
+    pre_return: float
+    post_return: float
+    kl_divergence: float
+    improvement: float
+    accepted: bool
+    environment_steps: int
+    sampling_share: float
+
+
+def run_tasks(config: TrainConfig) -> TaskDistribution:
+    """The distribution that a run trains on: the oracle is told the task."""
+    distribution = resolve_tasks(config.tasks)
+    return OracleTasks(distribution) if config.method == "oracle" else distribution
+
+
+def train(
+    config: TrainConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    on_iteration: Callable[[Progress], None] = lambda progress: None,
+) -> RunState:
+    """Trains to the configured number of iterations.
+
+    Args:
+        config: what to do.
+        directory: of the run: its checkpoint and its TensorBoard logs.
+        resume: go on from the checkpoint there. A resumed run ends where an uninterrupted one does, bit for bit
+            on the same machine; only `iterations` and `checkpoint_every` may differ from the run's own configuration.
+        on_iteration: called after each iteration.
+
+    Returns:
+        The final state, which is in the checkpoint too.
+
+    Raises:
+        CheckpointError: nothing to resume, something to overwrite, or another configuration.
+    """
+    # The configuration says what was asked; a comparison is trained without inner steps whatever it says.
+    effective = config
+    if config.method != "maml":
+        effective = config.model_copy(
+            update={"adaptation": config.adaptation.model_copy(update={"inner_steps": 0}), "learn_step_sizes": False}
+        )
+    distribution = run_tasks(config)
+    policy = Policy(distribution.environment, config.policy)
+    rng = np.random.default_rng(config.seed)
+    state = _start(config, directory, policy, rng, resume=resume)
+    rng.bit_generator.state = state.generator_state
+    step_sizes = None
+    if effective.learn_step_sizes:
+        step_sizes = LearnedStepSizes(state.parameters, config.adaptation.inner_lr, config.step_size_lr)
+        if state.step_size_state:
+            step_sizes.load(state.step_size_state)
+
+    def checkpoint() -> None:
+        state.generator_state = dict(rng.bit_generator.state)
+        state.step_size_state = step_sizes.state() if step_sizes else {}
+        save_checkpoint(directory, state)
+
+    with (
+        SummaryWriter(directory / LOG_FOLDER, purge_step=state.iteration + 1) as writer,
+        task_threads(config.threads) as each_task,
+    ):
+        checkpoint()
+        while state.iteration < config.iterations:
+            progress = _iterate(state, effective, distribution, policy, step_sizes, rng, each_task)
+            _log(writer, progress)
+            if state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
+                checkpoint()
+            on_iteration(progress)
+    return state
+
+
+def _start(config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, *, resume: bool) -> RunState:
+    if not resume:
+        if (directory / CHECKPOINT_NAME).exists():
+            raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
+        return RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
+    state = load_checkpoint(directory)
+    free = {"iterations", "checkpoint_every"}
+    before, now = state.config.model_dump(exclude=free), config.model_dump(exclude=free)
+    for field in before:
+        if before[field] != now[field]:
+            raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {before[field]!r}")
+    state.config = config
+    return state
+
+
+def _iterate(
+    state: RunState,
+    config: TrainConfig,
+    distribution: TaskDistribution,
+    policy: Policy,
+    step_sizes: LearnedStepSizes | None,
+    rng: np.random.Generator,
+    each_task: MapTasks,
+) -> Progress:
+    started = time.perf_counter()
+    tasks = distribution.sample_tasks(config.meta_batch_size, rng)
+    sizes = step_sizes.values() if step_sizes else None
+    data = sample_iteration(distribution, tasks, policy, state.parameters, sizes, config, rng)
+    sampled = time.perf_counter()
+    step = outer_step(policy, state.parameters, sizes, config, data, each_task)
+    if step_sizes and step.step_size_gradient:
+        step_sizes.update(step.step_size_gradient)
+    ended = time.perf_counter()
+
+    state.parameters = step.parameters
+    state.iteration += 1
+    state.environment_steps += sum(_steps(each) for each in data)
+    state.wall_seconds += ended - started
+    first = [(each.support or [each.query])[0] for each in data]
+    return Progress(
+        iteration=state.iteration,
+        pre_return=float(np.mean([float(batch.returns.mean()) for batch in first])),
+        post_return=float(np.mean([float(each.query.returns.mean()) for each in data])),
+        kl_divergence=step.outcome.kl_divergence,
+        improvement=step.outcome.improvement,
+        accepted=step.outcome.accepted,
+        environment_steps=state.environment_steps,
+        sampling_share=(sampled - started) / (ended - started),
+    )
+
+
+def _steps(data: TaskData) -> int:
+    return sum(sum(batch.lengths) for batch in (*data.support, data.query))
+
+
+def _log(writer: SummaryWriter, progress: Progress) -> None:
+    scalars = {
+        "return/pre_adaptation": progress.pre_return,
+        "return/post_adaptation": progress.post_return,
+        "outer/kl_divergence": progress.kl_divergence,
+        "outer/improvement": progress.improvement,
+        "outer/accepted": float(progress.accepted),
+        "run/environment_steps": float(progress.environment_steps),
+        "run/sampling_share": progress.sampling_share,
+    }
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, progress.iteration)

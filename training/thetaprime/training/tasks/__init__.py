@@ -1,0 +1,21 @@
+"""Distributions of tasks: what they are, ours, and yours."""
+
+from thetaprime.training.tasks.conformance import check_task_distribution
+from thetaprime.training.tasks.oracle import OracleTasks, task_vector
+from thetaprime.training.tasks.point_navigation import PointNavigationTasks
+from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+from thetaprime.training.tasks.registry import TASKS_OF_RECORD, resolve_tasks
+from thetaprime.training.tasks.vectors import make_vector
+
+__all__ = [
+    "TASKS_OF_RECORD",
+    "BatchedTaskDistribution",
+    "OracleTasks",
+    "PointNavigationTasks",
+    "Task",
+    "TaskDistribution",
+    "check_task_distribution",
+    "make_vector",
+    "resolve_tasks",
+    "task_vector",
+]

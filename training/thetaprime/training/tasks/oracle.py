@@ -1,0 +1,61 @@
+"""The oracle's view of a task distribution: the policy is told the task (Finn et al. 2017, section 5.3)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import TransformObservation
+from gymnasium.wrappers.vector import TransformObservation as TransformVectorObservation
+
+from thetaprime.models import EnvironmentContract
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
+from thetaprime.training.tasks.vectors import make_vector
+
+
+def task_vector(task: Task) -> npt.NDArray[np.float32]:
+    """The task's parameters as one vector, in the order of their names."""
+    return np.concatenate([np.atleast_1d(np.asarray(task[name], np.float32)) for name in sorted(task)])
+
+
+class OracleTasks:
+    """The same tasks, with the task's parameters appended to each observation (flattened).
+
+    Args:
+        distribution: the distribution whose tasks are told.
+    """
+
+    def __init__(self, distribution: TaskDistribution) -> None:
+        self._distribution = distribution
+        told = len(task_vector(distribution.sample_tasks(1, np.random.default_rng(0))[0]))
+        size = distribution.environment.observation_size + told
+        self.environment: EnvironmentContract = distribution.environment.model_copy(
+            update={"observation_shape": (size,)}
+        )
+        self._space = Box(-np.inf, np.inf, (size,), np.float32)
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
+        """As the distribution draws them."""
+        return self._distribution.sample_tasks(count, rng)
+
+    def make(self, task: Task) -> gymnasium.Env[Any, Any]:
+        """The task's environment, with the task in its observation."""
+        told = task_vector(task)
+        env = self._distribution.make(task)
+        return TransformObservation(env, lambda observation: _join(np.ravel(observation), told), self._space)
+
+    def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
+        """The tasks' environments, with each task in its observation."""
+        told = np.stack([task_vector(task) for task in tasks])
+        return TransformVectorObservation(
+            make_vector(self._distribution, tasks),
+            lambda observation: _join(np.reshape(observation, (len(tasks), -1)), told),
+            single_observation_space=self._space,
+        )
+
+
+def _join(observation: npt.NDArray[Any], told: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.concatenate([observation, told], axis=-1, dtype=np.float32, casting="unsafe")
