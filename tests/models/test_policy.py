@@ -136,7 +136,7 @@ def test_onnx_template_refuses_other_parameters() -> None:
         template.write(parameters, policy_id="", parent_id="", golden={})
 
 
-def _run(policy: Policy, parameters: Parameters, observations: np.ndarray) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _run(policy: Policy, parameters: Parameters, observations: np.ndarray) -> dict[str, np.ndarray]:
     data, _ = OnnxTemplate(policy, "test@1").write(parameters, policy_id="a", parent_id="", golden={})
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

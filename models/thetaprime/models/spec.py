@@ -9,7 +9,9 @@ import pydantic
 class Spec(pydantic.BaseModel):
     """Base of every specification: frozen, closed to unknown fields."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings", use_attribute_docstrings=True
+    )
 
 
 class BoxAction(Spec):

@@ -1,0 +1,128 @@
+"""``thetaprime adapt``."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import gymnasium
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from thetaprime.cli._output import console_for, json_option, print_json
+from thetaprime.client import DEFAULT_ADDRESS, AdaptationReport, Client
+from thetaprime.client import Progress as AdaptationProgress
+
+_OUR_NAMESPACE: Final = "thetaprime/"
+_OUR_MODULE: Final = "thetaprime.training.environments"
+
+
+class KeyJson(click.ParamType[tuple[str, Any]]):
+    """``KEY=JSON``."""
+
+    name = "KEY=JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Splits and reads one argument of the environment."""
+        key, separator, text = str(value).partition("=")
+        if not separator or not key.isidentifier():
+            self.fail(f"{value!r}; expected KEY=JSON, such as goal=[0.3,-0.2]", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            self.fail(f"{key}={text}; {text!r} is not JSON (text takes double quotes)", param, ctx)
+
+
+@click.command()
+@click.argument("meta_policy")
+@click.option(
+    "--env",
+    "env_id",
+    required=True,
+    metavar="ID",
+    help="Gymnasium id of the environment to adapt to: Id, or package.module:Id.",
+)
+@click.option("--env-args", type=KeyJson(), multiple=True, help="An argument of the environment. May be repeated.")
+@click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="The server's host and port.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Adaptation steps to take.")
+@click.option(
+    "--trajectories",
+    type=click.IntRange(1),
+    help="Episodes for each step.  [default: as many as the meta-policy was trained with]",
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed of the environment and of the actions.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("policy.onnx"),
+    show_default=True,
+    help="Where to write the adapted policy.",
+)
+@json_option
+def command(
+    meta_policy: str,
+    env_id: str,
+    env_args: tuple[tuple[str, Any], ...],
+    address: str,
+    rounds: int,
+    trajectories: int | None,
+    seed: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Adapt META_POLICY (name or name@version) to an environment, and write the adapted policy as ONNX."""
+    if not output.parent.is_dir():
+        raise click.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
+    console = console_for(as_json)
+    env = _make(env_id, dict(env_args))
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} episodes"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    rows: list[TaskID] = []
+    reports: list[AdaptationReport] = []
+    session_id = ""
+
+    def show(progress: AdaptationProgress) -> None:
+        nonlocal session_id
+        session_id = progress.session_id
+        if len(rows) == progress.round:
+            rows.append(bars.add_task(f"round {progress.round + 1}", total=progress.trajectories))
+        text = f"round {progress.round + 1}"
+        if progress.report is not None:
+            reports.append(progress.report)
+            text += f"  return {progress.report.mean_return:.3g} ± {progress.report.std_return:.3g}"
+        bars.update(rows[-1], completed=progress.collected, description=text)
+
+    try:
+        with Client(address) as client, bars:
+            adapted = client.adapt(meta_policy, env, rounds=rounds, trajectories=trajectories, seed=seed, progress=show)
+    finally:
+        env.close()
+    adapted.save(output)
+    console.print(f"wrote {output} ({adapted.meta_policy}, policy {adapted.policy_id[:12]})")
+    if as_json:
+        print_json(
+            {
+                "meta_policy": adapted.meta_policy,
+                "environment": env_id,
+                "session": session_id,
+                "policy_id": adapted.policy_id,
+                "rounds": [dataclasses.asdict(report) for report in reports],
+                "onnx": str(output),
+                "sha256": adapted.sha256,
+            }
+        )
+
+
+def _make(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment, without gymnasium's checker: `collect` holds it against the policy's contract."""
+    # Gymnasium knows an environment once its module is imported, which "module:Id" asks for.
+    full_id = f"{_OUR_MODULE}:{env_id}" if env_id.startswith(_OUR_NAMESPACE) else env_id
+    try:
+        return gymnasium.make(full_id, disable_env_checker=True, **arguments)
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        raise click.BadParameter(f"{env_id}: {error}", param_hint="--env") from error

@@ -1,0 +1,90 @@
+"""``thetaprime evaluate``."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from thetaprime.cli._output import console_for, json_option, print_json
+from thetaprime.cli._progress import work_bar
+from thetaprime.models import load_meta_policy, resolve_meta_policy
+from thetaprime.training.evaluation import GRADIENT_STEPS, Evaluation, evaluate, evaluation_steps
+from thetaprime.training.figures import curves_png
+
+
+@click.command()
+@click.argument("meta_policy")
+@click.option("--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the tasks and episodes.")
+@click.option(
+    "--gradient-steps", type=click.IntRange(min=1), default=GRADIENT_STEPS, show_default=True, help="Rounds to take."
+)
+@click.option(
+    "--trajectories",
+    type=click.IntRange(min=1),
+    help="For each gradient step and each return.  [default: the meta-policy's own number]",
+)
+@click.option(
+    "--zoo",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of artifacts to find META_POLICY in.  [default: the shipped zoo]",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for evaluation.json and curves.png.  [default: runs/evaluation/<meta-policy>]",
+)
+@json_option
+def command(
+    meta_policy: str,
+    tasks: int,
+    seed: int,
+    gradient_steps: int,
+    trajectories: int | None,
+    zoo: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how well META_POLICY adapts to tasks it has not seen.
+
+    META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with
+    a pretrained policy that is fine-tuned, a random initialisation, and an oracle that is told the task.
+    """
+    artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
+    console = console_for(as_json)
+    with work_bar(console, f"evaluating {artifact.label}", evaluation_steps(gradient_steps)) as advance:
+        evaluation = evaluate(
+            artifact,
+            tasks=tasks,
+            seed=seed,
+            gradient_steps=gradient_steps,
+            trajectories=trajectories,
+            on_step=advance,
+        )
+    folder = output or Path("runs") / "evaluation" / artifact.manifest.name
+    folder.mkdir(parents=True, exist_ok=True)
+    result = evaluation.to_json()
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / "curves.png").write_bytes(curves_png(evaluation))
+    console.print(evaluation_table(evaluation))
+    console.print(f"wrote {folder / 'evaluation.json'} and {folder / 'curves.png'}")
+    if as_json:
+        print_json({**result, "figure": str(folder / "curves.png")})
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Returns, scores and negative adaptation by gradient step."""
+    steps = range(len(evaluation.returns["maml"]))
+    title = f"{evaluation.meta_policy}: {len(evaluation.tasks)} held-out tasks, {evaluation.trajectories} trajectories"
+    table = Table(
+        "gradient steps", *map(str, steps), title=title, caption="mean return ± sd over tasks; 95 % intervals"
+    )
+    for method, curve in evaluation.returns.items():
+        table.add_row(method, *(f"{row.mean():.2f} ± {row.std():.2f}" for row in curve))
+    table.add_row("oracle", f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}")
+    low, high = evaluation.interval(evaluation.scores)
+    table.add_row("S_k", *(f"{score:.3f}" for score in evaluation.scores()))
+    table.add_row("  interval", *(f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)))
+    table.add_row("R_k < R_0", "", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation()))
+    return table

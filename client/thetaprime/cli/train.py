@@ -1,0 +1,77 @@
+"""``thetaprime train``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from thetaprime.cli._options import options_from
+from thetaprime.cli._output import console_for, json_option, print_json
+from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.run import Progress as Iteration
+from thetaprime.training.run import train
+
+
+@click.command()
+@click.argument("tasks", required=False)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with any of the fields below; flags win over it.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run: checkpoint and TensorBoard logs.  [default: runs/<tasks>-<method>-<seed>]",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
+@options_from(TrainConfig, exclude=frozenset({"tasks"}))
+@json_option
+def command(
+    tasks: str | None,
+    config_file: Path | None,
+    output: Path | None,
+    resume: bool,
+    as_json: bool,
+    given: dict[str, Any],
+) -> None:
+    """Meta-train a policy over a distribution of TASKS.
+
+    TASKS is a name of ours (point-navigation), or package.module:Class for your own task distribution.
+    MAML with REINFORCE inside and TRPO outside; --method pretrained and --method oracle train the comparisons.
+    """
+    overrides = given if tasks is None else {**given, "tasks": tasks}
+    config = load_config(config_file, overrides)
+    directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"
+    console = console_for(as_json)
+    console.print(f"run folder {directory}; watch it with: tensorboard --logdir {directory}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        row = bar.add_task("starting", total=config.iterations)
+
+        def show(iteration: Iteration) -> None:
+            text = f"return {iteration.pre_return:.2f} -> {iteration.post_return:.2f}"
+            bar.update(row, completed=iteration.iteration, description=text)
+
+        state = train(config, directory, resume=resume, on_iteration=show)
+    console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
+    if as_json:
+        print_json(
+            {
+                "run": str(directory),
+                "tasks": config.tasks,
+                "method": config.method,
+                "seed": config.seed,
+                "iterations": state.iteration,
+                "environment_steps": state.environment_steps,
+                "wall_seconds": state.wall_seconds,
+            }
+        )

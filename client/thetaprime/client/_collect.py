@@ -1,0 +1,173 @@
+"""Collecting trajectories with a policy, from any Gymnasium `Env` or `VectorEnv`."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from thetaprime import wire
+from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._spaces import check_environment, is_vector
+
+# Beside the environment's seed in the policy's, so that one seed does not give both the same numbers.
+_POLICY_STREAM: Final = 0x7E7A
+# The values of gymnasium.vector.AutoresetMode.
+_NEXT_STEP: Final = "NextStep"
+_SAME_STEP: Final = "SameStep"
+_DISABLED: Final = "Disabled"
+
+
+def collect(
+    policy: AdaptedPolicy,
+    env: Any,
+    trajectories: int,
+    *,
+    seed: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[wire.Trajectory]:
+    """Runs whole episodes with stochastic actions, as the inner loop's estimator assumes.
+
+    Of a `VectorEnv` every sub-environment starts an episode, and the next ones start once all have ended:
+    which episodes are kept never depends on how long they are. (Keeping the first to finish would favour
+    short ones.) An episode still running at the policy's horizon is truncated there.
+
+    Args:
+        policy: the behaviour policy.
+        env: a Gymnasium `Env` or `VectorEnv` (any autoreset mode). It is reset, and not closed.
+        trajectories: how many episodes to collect.
+        seed: seed of the environment's first reset and of the actions; None leaves both to chance.
+        progress: called after each episode, with the number of episodes so far.
+
+    Returns:
+        The trajectories: float32 observations, unclipped float32 actions in the policy's units (or int64
+        indices counted from 0), float32 rewards.
+
+    Raises:
+        InvalidInputError: the environment does not fit the policy, or gives an observation that is not finite.
+    """
+    if trajectories < 1:
+        raise InvalidInputError.at("trajectories", f"{trajectories}; expected at least 1")
+    check_environment(env, policy.contract)
+    rng = np.random.default_rng(None if seed is None else [seed, _POLICY_STREAM])
+    wave = _VectorWave(policy, env, rng) if is_vector(env) else _SingleWave(policy, env, rng)
+    collected: list[wire.Trajectory] = []
+    while len(collected) < trajectories:
+        reset_seed = None if collected else seed
+        collected += wave.run(trajectories - len(collected), reset_seed)
+        if progress is not None:
+            progress(len(collected))
+    return collected
+
+
+class _Episode:
+    """One episode, as it grows."""
+
+    def __init__(self, contract: wire.EnvironmentContract) -> None:
+        self._horizon = contract.horizon
+        self._discrete = contract.action_kind is wire.ActionKind.DISCRETE
+        self._observations: list[npt.NDArray[Any]] = []
+        self._actions: list[Any] = []
+        self._rewards: list[float] = []
+
+    def add(self, observation: npt.NDArray[Any], action: Any, reward: float) -> None:
+        self._observations.append(observation)
+        self._actions.append(action)
+        self._rewards.append(reward)
+
+    @property
+    def at_horizon(self) -> bool:
+        return len(self._rewards) >= self._horizon > 0
+
+    def finish(
+        self, final_observation: npt.NDArray[Any], *, terminated: bool, truncated: bool, policy_id: str
+    ) -> wire.Trajectory:
+        return wire.Trajectory(
+            observations=np.asarray(self._observations, np.float32),
+            actions=np.asarray(self._actions, np.int64 if self._discrete else np.float32),
+            rewards=np.asarray(self._rewards, np.float32),
+            terminated=terminated,
+            truncated=truncated or not terminated,  # at the horizon it is we who cut
+            final_observation=np.asarray(final_observation, np.float32),
+            policy_id=policy_id,
+        )
+
+
+class _SingleWave:
+    """One episode of an `Env`."""
+
+    def __init__(self, policy: AdaptedPolicy, env: Any, rng: np.random.Generator) -> None:
+        self._policy = policy
+        self._env = env
+        self._rng = rng
+
+    def run(self, wanted: int, seed: int | None) -> list[wire.Trajectory]:
+        policy, env = self._policy, self._env
+        dtype = env.action_space.dtype
+        episode = _Episode(policy.contract)
+        observation, _ = env.reset(seed=seed)
+        while True:
+            # Copied: an environment may write its next observation into the same array.
+            observation = np.array(observation, dtype=np.float32)
+            env_action, action = policy.sample(observation, rng=self._rng)
+            next_observation, reward, terminated, truncated, _ = env.step(env_action.astype(dtype))
+            episode.add(observation, action, float(reward))
+            if terminated or truncated or episode.at_horizon:
+                return [
+                    episode.finish(
+                        next_observation,
+                        terminated=bool(terminated),
+                        truncated=bool(truncated),
+                        policy_id=policy.policy_id,
+                    )
+                ]
+            observation = next_observation
+
+
+class _VectorWave:
+    """One episode of each sub-environment of a `VectorEnv`, all started together."""
+
+    def __init__(self, policy: AdaptedPolicy, env: Any, rng: np.random.Generator) -> None:
+        self._policy = policy
+        self._env = env
+        self._rng = rng
+        mode = env.metadata.get("autoreset_mode")
+        self._mode = getattr(mode, "value", mode)
+        if self._mode not in (_NEXT_STEP, _SAME_STEP, _DISABLED):
+            raise InvalidInputError.at(
+                'env.metadata["autoreset_mode"]',
+                f"{mode!r}; expected a gymnasium.vector.AutoresetMode, which tells where the last observation "
+                "of an episode is found",
+            )
+
+    def run(self, wanted: int, seed: int | None) -> list[wire.Trajectory]:
+        policy, env = self._policy, self._env
+        dtype = env.single_action_space.dtype
+        count: int = env.num_envs
+        kept = min(wanted, count)
+        episodes = [_Episode(policy.contract) for _ in range(kept)]
+        finished: list[wire.Trajectory | None] = [None] * kept
+        observations, _ = env.reset(seed=seed)
+        while True:
+            observations = np.array(observations, dtype=np.float32)
+            env_actions, actions = policy.sample(observations, rng=self._rng)
+            next_observations, rewards, terminated, truncated, infos = env.step(env_actions.astype(dtype))
+            done = np.logical_or(terminated, truncated)
+            for i, episode in enumerate(episodes):
+                if finished[i] is not None:
+                    continue  # it waits for the others; what its sub-environment does meanwhile is not ours
+                episode.add(observations[i], actions[i], float(rewards[i]))
+                if done[i] or episode.at_horizon:
+                    moved_on = done[i] and self._mode == _SAME_STEP
+                    finished[i] = episode.finish(
+                        infos["final_obs"][i] if moved_on else next_observations[i],
+                        terminated=bool(terminated[i]),
+                        truncated=bool(truncated[i]),
+                        policy_id=policy.policy_id,
+                    )
+            if all(trajectory is not None for trajectory in finished):
+                return [trajectory for trajectory in finished if trajectory is not None]
+            if self._mode == _DISABLED and done.any():
+                next_observations, _ = env.reset(options={"reset_mask": done})
+            observations = next_observations

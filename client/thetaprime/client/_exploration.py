@@ -1,0 +1,73 @@
+"""Sampling actions from the distribution that a policy's file gives, outside of the graph.
+
+An in-graph generator would give two sessions of one process the same noise, and start anew with every session.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from thetaprime import wire
+
+# Noise is drawn this many actions at a time: one draw costs as much as the network.
+_NOISE_BLOCK: Final = 256
+
+
+class Exploration:
+    """Turns a distribution's parameters and noise into actions.
+
+    Args:
+        contract: what the environment takes.
+        log_std: [A] log standard deviations in the policy's units; empty for discrete actions.
+    """
+
+    def __init__(self, contract: wire.EnvironmentContract, log_std: npt.NDArray[np.float32]) -> None:
+        self._box = contract.action_kind is wire.ActionKind.BOX
+        self._size = contract.action_size
+        self._start = contract.action_start
+        self._std = np.exp(log_std).astype(np.float32)
+        low = np.asarray(contract.action_low, np.float32)
+        high = np.asarray(contract.action_high, np.float32)
+        self._bounded = np.isfinite(low) & np.isfinite(high)
+        self._all_bounded = bool(self._bounded.all())
+        self._low = np.where(self._bounded, low, np.float32(0))
+        self._high = np.where(self._bounded, high, np.float32(0))
+        self._half_range = (self._high - self._low) / np.float32(2)
+        self.seed(None)
+
+    def seed(self, seed: int | None) -> None:
+        """Starts the noise anew; None draws a seed from the system."""
+        self.rng = np.random.default_rng(seed)
+        self._block = self.draw(self.rng, 0)
+        self._next = 0
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[Any]:
+        """Noise for so many actions, [count, A]."""
+        shape = (count, self._size)
+        return rng.standard_normal(shape, np.float32) if self._box else rng.gumbel(size=shape)
+
+    def draw_one(self) -> npt.NDArray[Any]:
+        """Noise for one action, [A]. Not safe for several threads at once."""
+        if self._next == len(self._block):
+            self._block, self._next = self.draw(self.rng, _NOISE_BLOCK), 0
+        noise: npt.NDArray[Any] = self._block[self._next]
+        self._next += 1
+        return noise
+
+    def choose(self, parameters: npt.NDArray[np.float32], noise: npt.NDArray[Any]) -> tuple[Any, Any]:
+        """The action in the environment's units, and in the policy's.
+
+        Args:
+            parameters: [..., A] mean, or logits.
+            noise: [..., A], from `draw`.
+        """
+        if not self._box:
+            # The Gumbel-max trick: argmax(logits + Gumbel noise) is a sample of softmax(logits).
+            index = np.argmax(parameters + noise, axis=-1)
+            return index + self._start, index
+        action = parameters + self._std * noise
+        scaled = self._low + (np.minimum(np.maximum(action, -1), 1) + 1) * self._half_range
+        # Rounding may carry the upper end over the bound, which an environment may refuse.
+        scaled = np.minimum(scaled, self._high)
+        return scaled if self._all_bounded else np.where(self._bounded, scaled, action), action

@@ -1,0 +1,183 @@
+"""One adaptation of a meta-policy to one task, held by the server."""
+
+import threading
+from collections.abc import Sequence
+
+from thetaprime import wire
+from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._transport import Transport
+from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
+from thetaprime.v1 import adaptation_service_pb2 as pb
+
+# Enough of a SHA-256 to name an upload: 128 bits.
+_UPLOAD_ID_DIGITS = 32
+
+
+class Session:
+    """One adaptation of a meta-policy to one task: collect with `policy`, `upload`, `adapt`, and again.
+
+    Made by `Client.create_session` and `Client.resume`. The state is the server's; this object holds what it
+    last heard. Several threads, or several processes that resumed the same session, may upload to one round.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        info: SessionInfo,
+        policy: AdaptedPolicy,
+        reports: Sequence[AdaptationReport] = (),
+    ) -> None:
+        self._transport = transport
+        self._stub = transport.adaptation
+        self._lock = threading.Lock()
+        self._batch: UploadedBatch | None = None
+        self._set(info, policy, reports)
+
+    @property
+    def id(self) -> str:
+        """What `Client.resume` takes."""
+        return self._info.session_id
+
+    @property
+    def meta_policy(self) -> MetaPolicyInfo:
+        """The meta-policy that is being adapted."""
+        return self._info.meta_policy
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session as the server last described it."""
+        return self._info
+
+    @property
+    def round(self) -> int:
+        """Rounds taken so far: k when θ_k is the current policy."""
+        return self._info.round
+
+    @property
+    def policy(self) -> AdaptedPolicy:
+        """θ_k, the policy to collect this round's trajectories with."""
+        return self._policy
+
+    @property
+    def report(self) -> AdaptationReport | None:
+        """What the last step saw and did; None before the first."""
+        return self._reports[-1] if self._reports else None
+
+    @property
+    def reports(self) -> tuple[AdaptationReport, ...]:
+        """One report for each step taken, in order."""
+        return self._reports
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r}, {self.meta_policy.label}, round={self.round})"
+
+    def upload(self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None) -> UploadReceipt:
+        """Sends trajectories collected with `policy` to the current round.
+
+        Once this returns they are stored and count. Sending the same ones again changes nothing.
+
+        Args:
+            trajectories: whole episodes.
+            upload_id: names the upload; None makes a name of its content.
+
+        Raises:
+            InvalidInputError: a trajectory does not fit; `violations` names the step and field.
+            PreconditionError: the server doubts that `policy` produced them; `reason` says why.
+            StaleRoundError: the session has moved on to another round.
+            ThetaPrimeError: the call failed.
+        """
+        if not trajectories:
+            raise InvalidInputError.at("trajectories", "none; an upload carries at least one")
+        for index, trajectory in enumerate(trajectories):
+            try:
+                wire.validate(trajectory, self.meta_policy.environment, f"trajectories[{index}]")
+            except wire.WireError as error:
+                raise InvalidInputError.at(error.field, error.problem) from error
+        payload = wire.pack(trajectories)
+        messages = wire.iter_upload(
+            self.id,
+            upload_id or wire.sha256_hex(payload)[:_UPLOAD_ID_DIGITS],
+            self.round,
+            payload,
+            len(trajectories),
+            sum(len(trajectory) for trajectory in trajectories),
+        )
+        response = self._transport.call(self._stub.UploadTrajectories, messages)
+        receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))
+        with self._lock:
+            # Of several uploads at once, the answer heard last need not be the one given last.
+            if self._batch is None or receipt.batch.uploads >= self._batch.uploads:
+                self._batch = receipt.batch
+        return receipt
+
+    def adapt(self) -> AdaptedPolicy:
+        """Takes one step on what was uploaded in this round, and makes its policy the current one.
+
+        What the step uses is the batch of the last upload's receipt; where this object has uploaded nothing,
+        the batch that the server holds.
+
+        Returns:
+            θ_{k+1}, which is `policy` from now on.
+
+        Raises:
+            PreconditionError: nothing was uploaded, the batch has grown (`refresh`), or the step would not be
+                finite: the session stays at θ_k.
+            StaleRoundError: the session has moved on to another round (`refresh`).
+            ThetaPrimeError: the call failed; called again, it has the effect of one.
+        """
+        batch = self._batch or self._fetch().batch
+        self._batch = batch
+        request = pb.AdaptRequest(session_id=self.id, expected_round=self.round, batch_sha256=batch.sha256)
+        response = self._transport.call(self._stub.Adapt, request)
+        info = SessionInfo.from_message(response.session)
+        policy = AdaptedPolicy.from_message(response.policy)
+        self._set(info, policy, (*self._reports, AdaptationReport.from_message(response.report)))
+        return policy
+
+    def policy_at(self, round: int) -> AdaptedPolicy:  # noqa: A002 - the contract's word
+        """θ_k of an earlier round (0 is θ), or of the current one.
+
+        Raises:
+            NotFoundError: there is no such round.
+        """
+        if round == self.round:
+            return self.policy
+        return fetch_policy(self._transport, self.id, round)
+
+    def refresh(self) -> None:
+        """Asks the server where the session is, and takes over its round, batch and policy."""
+        message = self._get()
+        info = SessionInfo.from_message(message.session)
+        unchanged = info.round == self.round
+        policy = self._policy if unchanged else fetch_policy(self._transport, self.id, info.round)
+        self._set(info, policy, [AdaptationReport.from_message(report) for report in message.reports])
+        self._batch = info.batch if info.batch.uploads else None
+
+    def close(self) -> None:
+        """Ends the session. Its policies stay readable until it expires."""
+        response = self._transport.call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=self.id))
+        self._info = SessionInfo.from_message(response.session)
+
+    def _get(self) -> pb.GetSessionResponse:
+        return self._transport.call(self._stub.GetSession, pb.GetSessionRequest(session_id=self.id))
+
+    def _fetch(self) -> SessionInfo:
+        return SessionInfo.from_message(self._get().session)
+
+    def _set(self, info: SessionInfo, policy: AdaptedPolicy, reports: Sequence[AdaptationReport]) -> None:
+        self._info = info
+        self._policy = policy
+        self._reports = tuple(reports)
+        self._batch = None
+
+
+def fetch_policy(transport: Transport, session_id: str, round_index: int) -> AdaptedPolicy:
+    """θ_k of a session.
+
+    Raises:
+        NotFoundError: there is no such session or round.
+        PolicyVerificationError: what came is not what it says it is.
+    """
+    request = pb.GetPolicyRequest(session_id=session_id, round=round_index)
+    return AdaptedPolicy.from_message(transport.call(transport.adaptation.GetPolicy, request).policy)

@@ -1,0 +1,67 @@
+"""Whether an environment is one that a policy can act in."""
+
+from typing import Any
+
+import numpy as np
+
+from thetaprime import wire
+from thetaprime.client._errors import InvalidInputError
+
+
+def check_environment(env: Any, contract: wire.EnvironmentContract) -> None:
+    """Holds an environment's spaces against a policy's contract.
+
+    Args:
+        env: a Gymnasium `Env` or `VectorEnv`.
+        contract: what the policy was trained on.
+
+    Raises:
+        InvalidInputError: another observation shape, another kind, number or range of actions.
+    """
+    prefix = "single_" if is_vector(env) else ""
+    observation_space = getattr(env, f"{prefix}observation_space", None)
+    action_space = getattr(env, f"{prefix}action_space", None)
+    if observation_space is None or action_space is None:
+        raise InvalidInputError.at("env", f"{type(env).__name__} has no spaces; expected a Gymnasium Env or VectorEnv")
+    _check_observations(observation_space, contract, f"env.{prefix}observation_space")
+    if contract.action_kind is wire.ActionKind.BOX:
+        _check_box(action_space, contract, f"env.{prefix}action_space")
+    else:
+        _check_discrete(action_space, contract, f"env.{prefix}action_space")
+
+
+def is_vector(env: Any) -> bool:
+    """Whether `env` is a `VectorEnv` (or behaves as one)."""
+    return hasattr(env, "num_envs")
+
+
+def _check_observations(space: Any, contract: wire.EnvironmentContract, field: str) -> None:
+    dtype = getattr(space, "dtype", None)
+    if space.shape != contract.observation_shape or dtype is None or np.dtype(dtype).kind not in "fiub":
+        raise InvalidInputError.at(
+            field, f"{space}; the policy takes one array of shape {list(contract.observation_shape)}"
+        )
+
+
+def _check_box(space: Any, contract: wire.EnvironmentContract, field: str) -> None:
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if low is None or high is None or space.shape != (contract.action_size,):
+        raise InvalidInputError.at(field, f"{space}; the policy gives Box actions of shape [{contract.action_size}]")
+    for name, actual, expected in (("low", low, contract.action_low), ("high", high, contract.action_high)):
+        # The same bound may be written in float32 on one side.
+        same = np.isclose(actual, np.asarray(expected), rtol=1e-6, atol=1e-9)
+        if not same.all():
+            index = int(np.argmin(same))
+            raise InvalidInputError.at(
+                f"{field}.{name}[{index}]", f"{actual[index]:g}; the policy was trained with {expected[index]:g}"
+            )
+
+
+def _check_discrete(space: Any, contract: wire.EnvironmentContract, field: str) -> None:
+    count, start = getattr(space, "n", None), getattr(space, "start", 0)
+    if count is None or space.shape != ():
+        raise InvalidInputError.at(field, f"{space}; the policy chooses one of {contract.action_size} actions")
+    if count != contract.action_size:
+        raise InvalidInputError.at(f"{field}.n", f"{count}; the policy was trained with {contract.action_size}")
+    if start != contract.action_start:
+        raise InvalidInputError.at(f"{field}.start", f"{start}; the policy was trained with {contract.action_start}")

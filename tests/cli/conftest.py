@@ -1,0 +1,80 @@
+"""Running the command, and artifacts and servers for it."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from thetaprime import models
+from thetaprime.cli import cli
+from thetaprime.server import ServerConfig, running_server
+from thetaprime.training.comparisons import Comparisons
+from thetaprime.training.tasks import OracleTasks, PointNavigationTasks
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def thetaprime() -> Command:
+    """Runs the command in this process, as ``thetaprime("models", "--local")``."""
+    return lambda *args: CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="thetaprime")
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained point-navigation, with what it is compared with, and a cart-pole."""
+    root = tmp_path_factory.mktemp("zoo")
+    tasks = PointNavigationTasks()
+    spec = models.PolicySpec(hidden_sizes=(8,), init_log_std=-1.0)
+    policy = models.Policy(tasks.environment, spec)
+    oracle_policy = models.Policy(OracleTasks(tasks).environment, spec)
+    comparisons = Comparisons(policy.init(1), policy.init(2), oracle_policy.init(3), oracle_policy)
+    write = functools.partial(_write, root, spec=spec)
+    write("point-navigation", tasks.environment, extra_files=comparisons.files())
+    cart_pole = models.EnvironmentContract(
+        environment_id="CartPole-v1",
+        observation_shape=(4,),
+        action=models.DiscreteAction(count=2),
+        horizon=30,
+    )
+    write("cart-pole", cart_pole)
+    return root
+
+
+def _write(
+    root: Path, name: str, environment: models.EnvironmentContract, *, spec: models.PolicySpec, **more: Any
+) -> None:
+    models.write_meta_policy(
+        root / name / "1",
+        name=name,
+        version=1,
+        description=f"{name}, untrained",
+        environment=environment,
+        policy_spec=spec,
+        adaptation=models.AdaptationSpec(trajectories_per_round=3),
+        parameters=models.Policy(environment, spec).init(0),
+        provenance=models.Provenance(
+            distribution=name,
+            config={},
+            seed=0,
+            iterations=0,
+            environment_steps=0,
+            wall_seconds=0.0,
+            created="2026-01-01T00:00:00Z",
+            machine="none",
+            versions={},
+        ),
+        golden_observations=np.random.default_rng(0).normal(size=(3, *environment.observation_shape)),
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def address(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    config = ServerConfig(address="127.0.0.1:0", store=tmp_path_factory.mktemp("store"), zoo=(zoo,))
+    with running_server(config) as host_and_port:
+        yield host_and_port

@@ -1,0 +1,130 @@
+"""`models`, `adapt` and `inspect`, against a real server and real files."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+import thetaprime.client as tp
+
+Command = Callable[..., Result]
+
+
+def last_json(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_models_of_a_server(address: str, thetaprime: Command) -> None:
+    result = thetaprime("models", "--address", address)
+    assert result.exit_code == 0
+    assert "point-navigation@1" in result.stdout
+    assert "thetaprime/PointNavigation-v0" in result.stdout
+
+
+def test_models_of_a_server_and_of_its_folder_are_the_same(address: str, zoo: Path, thetaprime: Command) -> None:
+    served = last_json(thetaprime("models", "--address", address, "--json"))
+    local = last_json(thetaprime("models", "--zoo", zoo, "--json"))
+    assert [each["name"] for each in served["meta_policies"]] == ["cart-pole", "point-navigation"]
+    assert served["meta_policies"] == local["meta_policies"]
+    assert (served["source"], local["source"]) == (address, str(zoo))
+
+
+def test_an_empty_folder_has_no_models(tmp_path: Path, thetaprime: Command) -> None:
+    result = thetaprime("models", "--zoo", tmp_path)
+    assert result.exit_code == 0
+    assert "no meta-policies" in result.stdout
+
+
+def test_a_server_that_is_not_there_is_one_line(thetaprime: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = thetaprime("models", "--address", address)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert address in result.stderr
+
+
+def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    output = tmp_path / "policy.onnx"
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2")
+    report = last_json(thetaprime(*args, "--seed", "0", "--output", output, "--json"))
+    assert report["meta_policy"] == "cart-pole@1"
+    assert [(each["round"], each["trajectories"]) for each in report["rounds"]] == [(0, 3), (1, 3)]
+    policy = tp.AdaptedPolicy.load(output, sha256=report["sha256"])
+    assert policy.policy_id == report["policy_id"]
+    assert policy.act(np.zeros(4, np.float32)) in (0, 1)
+    with tp.Client(address) as client:
+        assert client.resume(report["session"]).policy.policy_id == policy.policy_id
+
+
+def test_adapt_passes_arguments_to_the_environment(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    args = ("adapt", "point-navigation@1", "--address", address, "--env", "thetaprime/PointNavigation-v0")
+    more = ("--rounds", "1", "--trajectories", "2", "--seed", "0", "--output", tmp_path / "p.onnx", "--json")
+    near = last_json(thetaprime(*args, "--env-args", "goal=[0.1, 0.1]", *more))
+    far = last_json(thetaprime(*args, "--env-args", "goal=[9, 9]", *more))
+    assert far["rounds"][0]["mean_return"] < near["rounds"][0]["mean_return"] - 500
+
+
+def test_adapt_to_an_environment_that_does_not_fit_is_one_line(address: str, thetaprime: Command) -> None:
+    result = thetaprime("adapt", "cart-pole", "--address", address, "--env", "Pendulum-v1")
+    assert result.exit_code == 1
+    assert [line for line in result.stderr.splitlines() if line.strip()] == [
+        "thetaprime adapt: env.observation_space: Box([-1. -1. -8.], [1. 1. 8.], (3,), float32); "
+        "the policy takes one array of shape [4]"
+    ]
+
+
+def test_adapt_a_meta_policy_that_is_not_there_is_one_line(address: str, thetaprime: Command) -> None:
+    result = thetaprime("adapt", "no-such", "--address", address, "--env", "CartPole-v1")
+    assert result.exit_code == 1
+    assert "no-such" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.strip()]) == 1
+
+
+def test_inspect_an_artifact(zoo: Path, thetaprime: Command) -> None:
+    result = thetaprime("inspect", zoo / "cart-pole" / "1", "--json")
+    facts = last_json(result)
+    assert (facts["kind"], facts["verified"], facts["meta_policy"]) == ("artifact", True, "cart-pole@1")
+    assert facts["environment"]["action_size"] == 2
+    assert facts["adaptation"]["trajectories_per_round"] == 3
+    assert facts["provenance"]["distribution"] == "cart-pole"
+    assert facts["policy_id"] in thetaprime("inspect", zoo / "cart-pole" / "1").stdout
+
+
+def test_inspect_a_policy(zoo: Path, thetaprime: Command) -> None:
+    artifact = last_json(thetaprime("inspect", zoo / "cart-pole" / "1", "--json"))
+    facts = last_json(thetaprime("inspect", zoo / "cart-pole" / "1" / "policy.onnx", "--json"))
+    assert facts["kind"] == "policy"
+    assert facts["policy_id"] == artifact["policy_id"]
+    assert facts["sha256"] == artifact["files"]["policy.onnx"]
+    assert facts["environment"] == artifact["environment"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "theta.safetensors", "policy.onnx", "reference.safetensors"])
+def test_inspect_finds_one_flipped_bit_in_any_file(name: str, zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+    artifact = tmp_path / "1"
+    shutil.copytree(zoo / "point-navigation" / "1", artifact)
+    data = bytearray((artifact / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (artifact / name).write_bytes(data)
+    result = thetaprime("inspect", artifact)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert name in result.stderr
+
+
+def test_inspect_refuses_a_cut_policy(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+    policy = tmp_path / "policy.onnx"
+    policy.write_bytes((zoo / "cart-pole" / "1" / "policy.onnx").read_bytes()[:-100])
+    result = thetaprime("inspect", policy)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1

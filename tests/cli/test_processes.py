@@ -1,0 +1,100 @@
+"""`serve` and `demo` as real processes."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+import thetaprime.client as tp
+
+Command = Callable[..., Result]
+SERVE = [sys.executable, "-m", "thetaprime.cli", "serve"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_when_it_is_ready_and_stops_when_told(stop: signal.Signals, zoo: Path, tmp_path: Path) -> None:
+    args = [*SERVE, "--address", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--zoo", str(zoo)]
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    assert ready.startswith("serving on 127.0.0.1:"), process.communicate()
+    with tp.Client(ready.removeprefix("serving on ").strip()) as client:
+        assert [each.label for each in client.meta_policies()] == ["cart-pole@1", "point-navigation@1"]
+    process.send_signal(stop)
+    rest, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert rest == ""  # stdout had exactly one line
+    assert "Traceback" not in log
+
+
+def test_an_address_in_use_is_one_line(zoo: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        args = [*SERVE, "--address", address, "--store", str(tmp_path / "store"), "--zoo", str(zoo)]
+        result = subprocess.run(args, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("thetaprime serve: ")
+    assert address in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_damaged_artifact_is_one_line(zoo: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "zoo" / "cart-pole" / "1"
+    artifact.mkdir(parents=True)
+    (artifact / "manifest.json").write_text("{}")
+    args = [*SERVE, "--store", str(tmp_path / "store"), "--zoo", str(tmp_path / "zoo")]
+    result = subprocess.run(args, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert "manifest.json" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_the_demo(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+    args = ("demo", "--zoo", zoo, "--goal", "0.3", "-0.2", "--rounds", "2", "--trajectories", "4", "--episodes", "3")
+    result = thetaprime(*args, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert (report["meta_policy"], report["task"]) == ("point-navigation@1", {"goal": [0.3, -0.2]})
+    assert [each["round"] for each in report["rounds"]] == [0, 1, 2]
+    assert [each["adapt_ms"] is None for each in report["rounds"]] == [True, False, False]
+    for each in report["rounds"]:
+        assert np.isfinite([each["mean_return"], each["std_return"]]).all()
+    assert np.isfinite(report["oracle_return"])
+    assert tp.AdaptedPolicy.load(report["onnx"]).meta_policy == "point-navigation@1"
+    assert Path(report["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_seed_draws_the_goal_and_decides_the_result(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+    def run(*goal: object) -> dict[str, object]:
+        args = ("demo", "--zoo", zoo, "--seed", 5, "--rounds", "1", "--trajectories", "2", "--episodes", "2", *goal)
+        report = json.loads(thetaprime(*args, "--output", tmp_path, "--json").stdout.splitlines()[-1])
+        return {
+            "goal": report["task"]["goal"],
+            "returns": [each["mean_return"] for each in report["rounds"]],
+            "oracle": report["oracle_return"],
+        }
+
+    drawn = run()
+    goal = drawn["goal"]
+    assert isinstance(goal, list)
+    assert all(-0.5 < float(x) < 0.5 for x in goal)
+    assert run("--goal", *goal) == drawn
+
+
+def test_a_server_that_does_not_start_is_one_line(tmp_path: Path, thetaprime: Command) -> None:
+    (tmp_path / "zoo" / "point-navigation" / "1").mkdir(parents=True)
+    (tmp_path / "zoo" / "point-navigation" / "1" / "manifest.json").write_text("{}")
+    result = thetaprime("demo", "--zoo", tmp_path / "zoo", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "manifest.json" in result.stderr

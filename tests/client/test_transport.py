@@ -1,0 +1,245 @@
+"""Errors, deadlines and retries, against real gRPC servers on loopback that misbehave on purpose."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+import thetaprime.client as tp
+from thetaprime.v1 import adaptation_service_pb2 as pb
+
+Handler = Callable[[Any, grpc.ServicerContext], Any]
+
+
+def _answering(handler: Handler) -> "grpc.GenericRpcHandler[Any, Any]":
+    """Answers GetSession and UploadTrajectories as told."""
+    methods = {
+        "GetSession": grpc.unary_unary_rpc_method_handler(
+            handler, pb.GetSessionRequest.FromString, pb.GetSessionResponse.SerializeToString
+        ),
+        "UploadTrajectories": grpc.stream_unary_rpc_method_handler(
+            handler, pb.UploadTrajectoriesRequest.FromString, pb.UploadTrajectoriesResponse.SerializeToString
+        ),
+    }
+    return grpc.method_handlers_generic_handler("thetaprime.v1.AdaptationService", methods)
+
+
+@contextlib.contextmanager
+def scripted(handler: Handler, address: str = "127.0.0.1:0") -> Iterator[str]:
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((_answering(handler),))
+        port = server.add_insecure_port(address)
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+def refuse(code: grpc.StatusCode, message: str = "no", *details: Any) -> Handler:
+    def handler(request: Any, context: grpc.ServicerContext) -> Any:
+        status = status_pb2.Status(code=code.value[0], message=message)
+        for detail in details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        context.abort_with_status(rpc_status.to_status(status))
+
+    return handler
+
+
+def error_of(handler: Handler) -> tp.ThetaPrimeError:
+    with scripted(handler) as address, tp.Client(address) as client, pytest.raises(tp.ThetaPrimeError) as caught:
+        client.resume("s")
+    return caught.value
+
+
+def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain="thetaprime", metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "standard"),
+    [
+        (grpc.StatusCode.NOT_FOUND, tp.NotFoundError, LookupError),
+        (grpc.StatusCode.INVALID_ARGUMENT, tp.InvalidInputError, ValueError),
+        (grpc.StatusCode.FAILED_PRECONDITION, tp.PreconditionError, RuntimeError),
+        (grpc.StatusCode.ALREADY_EXISTS, tp.PreconditionError, RuntimeError),
+        (grpc.StatusCode.ABORTED, tp.StaleRoundError, tp.PreconditionError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, tp.LimitError, RuntimeError),
+        (grpc.StatusCode.DATA_LOSS, tp.DataLossError, OSError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, tp.DeadlineError, TimeoutError),
+        (grpc.StatusCode.UNAVAILABLE, tp.UnreachableError, ConnectionError),
+        (grpc.StatusCode.UNAUTHENTICATED, tp.AccessError, PermissionError),
+        (grpc.StatusCode.PERMISSION_DENIED, tp.AccessError, PermissionError),
+        (grpc.StatusCode.INTERNAL, tp.ServerError, RuntimeError),
+        (grpc.StatusCode.UNKNOWN, tp.ServerError, RuntimeError),
+        (grpc.StatusCode.UNIMPLEMENTED, tp.ServerError, RuntimeError),
+    ],
+)
+def test_every_code_has_its_error(code: grpc.StatusCode, kind: type, standard: type) -> None:
+    error = error_of(refuse(code, "what the server says"))
+    assert type(error) is kind
+    assert isinstance(error, standard)
+    assert "what the server says" in str(error)
+
+
+def test_violations_name_their_fields() -> None:
+    violation = error_details_pb2.BadRequest.FieldViolation(field="a.b[3]", description="nan; expected finite")
+    error = error_of(
+        refuse(grpc.StatusCode.INVALID_ARGUMENT, "x", error_details_pb2.BadRequest(field_violations=[violation]))
+    )
+    assert isinstance(error, tp.InvalidInputError)
+    assert error.violations == (tp.Violation("a.b[3]", "nan; expected finite"),)
+    assert "a.b[3]: nan; expected finite" in str(error)
+
+
+def test_a_precondition_has_its_reason() -> None:
+    error = error_of(refuse(grpc.StatusCode.FAILED_PRECONDITION, "x", info("OFF_POLICY", trajectory="3")))
+    assert isinstance(error, tp.PreconditionError)
+    assert (error.reason, error.details) == ("OFF_POLICY", {"trajectory": "3"})
+
+
+def test_a_stale_round_has_the_current_one() -> None:
+    error = error_of(refuse(grpc.StatusCode.ABORTED, "x", info("ROUND_MISMATCH", round="4")))
+    assert isinstance(error, tp.StaleRoundError)
+    assert error.current_round == 4
+    assert "refresh()" in str(error)
+
+
+def test_a_limit_says_when_to_come_again() -> None:
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
+    error = error_of(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", retry))
+    assert isinstance(error, tp.LimitError)
+    assert error.retry_after == 1.5
+    assert "try again in 1.5 s" in str(error)
+
+
+def test_details_that_do_not_read_hide_nothing() -> None:
+    def garbled(request: Any, context: grpc.ServicerContext) -> Any:
+        context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the reason")
+
+    error = error_of(garbled)
+    assert isinstance(error, tp.PreconditionError)
+    assert "the reason" in str(error)
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with tp.Client(address) as client, pytest.raises(tp.UnreachableError, match="thetaprime serve") as caught:
+            client.meta_policies()
+    assert address in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_in_time() -> None:
+    released = threading.Event()
+
+    def hang(request: Any, context: grpc.ServicerContext) -> Any:
+        released.wait(60)
+        return pb.GetSessionResponse()
+
+    with scripted(hang) as address, tp.Client(address, timeout=0.2) as client:
+        with pytest.raises(tp.DeadlineError, match="larger timeout"):
+            client.resume("s")
+        released.set()
+
+
+def test_something_else_that_listens() -> None:
+    refused = pytest.raises(tp.ServerError, match=r"does not serve thetaprime\.v1")
+    with (
+        scripted(refuse(grpc.StatusCode.INTERNAL)) as address,
+        tp.Client(address) as client,
+        refused as caught,
+    ):
+        client.meta_policies()
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
+def failing_at_first(times: int, answer: Any, seen: list[Any]) -> Handler:
+    """Is unavailable `times` times, having read the whole request, then answers."""
+
+    def handler(request: Any, context: grpc.ServicerContext) -> Any:
+        seen.append([part.WhichOneof("part") for part in request] if hasattr(request, "__next__") else request)
+        if len(seen) <= times:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "for now")
+        return answer
+
+    return handler
+
+
+def test_a_call_is_repeated_while_the_server_is_unavailable() -> None:
+    seen: list[Any] = []
+    answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
+    with scripted(failing_at_first(3, answer, seen)) as address, tp.Client(address) as client:
+        transport = client._transport
+        response = transport.call(transport.adaptation.GetSession, pb.GetSessionRequest(session_id="s"))
+    assert response == answer
+    assert len(seen) == 4
+
+
+def test_a_large_upload_is_repeated_whole() -> None:
+    """gRPC repeats a stream only while it still holds all of it: by default 256 KiB."""
+    seen: list[Any] = []
+    parts = [pb.UploadTrajectoriesRequest(header=pb.UploadHeader(upload_id="u"))]
+    parts += [pb.UploadTrajectoriesRequest(chunk=pb.UploadChunk(data=bytes(1 << 20))) for _ in range(8)]
+    parts += [pb.UploadTrajectoriesRequest(footer=pb.UploadFooter(steps=1))]
+    answer = pb.UploadTrajectoriesResponse(upload_id="u")
+    with scripted(failing_at_first(1, answer, seen)) as address, tp.Client(address) as client:
+        transport = client._transport
+        assert transport.call(transport.adaptation.UploadTrajectories, iter(parts)) == answer
+    assert seen == [["header", *["chunk"] * 8, "footer"]] * 2
+
+
+def test_a_server_that_comes_back_is_found_again() -> None:
+    answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
+    request = pb.GetSessionRequest(session_id="s")
+    with scripted(lambda *_: answer) as address, tp.Client(address) as client:
+        transport = client._transport
+        assert transport.call(transport.adaptation.GetSession, request) == answer
+    with tp.Client(address) as client:
+        transport = client._transport
+        with pytest.raises(tp.UnreachableError):
+            transport.call(transport.adaptation.GetSession, request)
+        with scripted(lambda *_: answer, address):
+            assert transport.call(transport.adaptation.GetSession, request) == answer
+
+
+def test_nothing_connects_before_the_first_call() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0.1)
+        with tp.Client(f"127.0.0.1:{listening.getsockname()[1]}"), pytest.raises(TimeoutError):
+            listening.accept()
+
+
+def test_a_channel_from_outside_is_used_and_left_open(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        with tp.Client(channel=channel) as client:
+            first = client.meta_policies()
+        with tp.Client(channel=channel) as client:
+            assert client.meta_policies() == first
+
+
+def test_a_closed_client_says_so(address: str) -> None:
+    client = tp.Client(address)
+    client.close()
+    with pytest.raises(tp.InvalidInputError, match="closed"):
+        client.meta_policies()
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(tp.InvalidInputError, match="timeout"):
+        tp.Client(timeout=timeout)
