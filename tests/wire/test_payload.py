@@ -61,7 +61,7 @@ def test_arrays_come_back_as_they_were(array: npt.NDArray[Any]) -> None:
 )
 def test_arbitrary_array_messages_are_read_or_refused_by_name(data_type: int, shape: list[int], data: bytes) -> None:
     try:
-        array = array_from_message(pb.Array(data_type=data_type, shape=shape, data=data)  # type: ignore[arg-type], "trajectories[0].rewards")
+        array = array_from_message(pb.Array(data_type=data_type, shape=shape, data=data), "trajectories[0].rewards")  # type: ignore[arg-type]
     except WireError as error:
         assert error.field.startswith("trajectories[0].rewards.")
     else:

@@ -61,6 +61,13 @@ def discounted_sums(padded: torch.Tensor, discount: float) -> torch.Tensor:
     return padded @ _discounting(padded.shape[1], discount)
 
 
+def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> torch.Tensor:
+    """Σ_{s<t} decay^(t−s) x_s within each trajectory; [S] -> [S], differentiable."""
+    weights = (_discounting(max(batch.lengths), decay).T - torch.eye(max(batch.lengths))).to(values.dtype)
+    padded = torch.zeros(batch.mask.shape, dtype=values.dtype).masked_scatter(batch.mask, values)
+    return (padded @ weights)[batch.mask]
+
+
 def advantages(
     batch: TrajectoryBatch, *, horizon: int, discount: float, gae_lambda: float, ridge: float
 ) -> torch.Tensor:

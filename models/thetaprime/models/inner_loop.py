@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.distributions import kl_divergence
 
-from thetaprime.models.advantages import advantages
+from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
@@ -62,16 +62,27 @@ def reinforce_loss(
     batch: TrajectoryBatch,
     advantage: torch.Tensor,
     curvature: Curvature = "log_prob",
+    dice_decay: float = 1.0,
 ) -> torch.Tensor:
-    """L(θ) = −mean over steps of log π_θ(a|o) · A (Finn et al. 2017, Eq. 4), or its low-variance curvature form.
+    """L(θ), whose gradient is REINFORCE's: −mean over steps of ∇log π_θ(a|o) · A (Finn et al. 2017, Eq. 4).
 
-    With ``curvature="ratio"`` log π_θ is replaced by π_θ / stop(π_θ) (LVC; Rothfuss et al. 2019, Eq. 6). Both have the
-    same gradient, REINFORCE's, and so give the same θ′; they differ in the second derivative, through which
-    meta-training goes. The paper's leaves out how θ changes what is sampled; the ratio keeps it, step by step.
+    The forms have the same gradient and so give the same θ′. They differ in the second derivative, through which
+    meta-training goes. With l_t = log π_θ(a_t|o_t), and stop(·) a constant of the same value:
+
+    - ``log_prob``: l_t · A_t, the paper's. It leaves out how θ changes what is sampled.
+    - ``ratio``: exp(l_t − stop(l_t)) · A_t (LVC; Rothfuss et al. 2019, Eq. 6). It counts each action's own probability.
+    - ``dice``: that, times exp(p_t − stop(p_t)) with p_t = Σ_{s<t} decay^(t−s) l_s (Loaded DiCE; Farquhar et al. 2019,
+      Eq. 12). It counts the earlier actions too, which led to o_t, and so how exploring pays: unbiased at decay 1, and
+      noisier.
     """
     log_prob = policy.distribution(parameters, batch.observations).log_prob(batch.actions)
-    weight = log_prob if curvature == "log_prob" else (log_prob - log_prob.detach()).exp()
-    return -(weight * advantage).mean()
+    if curvature == "log_prob":
+        return -(log_prob * advantage).mean()
+    ratio = (log_prob - log_prob.detach()).exp()
+    if curvature == "ratio":
+        return -(ratio * advantage).mean()
+    past = decayed_past(batch, log_prob, dice_decay)
+    return -((past - past.detach()).exp() * (ratio - 1.0) * advantage).mean()
 
 
 def adapt_step(
@@ -105,7 +116,11 @@ def adapt_step(
     """
     if advantage is None:
         advantage = inner_advantages(policy, batch, adaptation)
-    gradient = torch.func.grad(reinforce_loss)(parameters, policy, batch, advantage, adaptation.curvature)
+    # Without a graph no second derivative is wanted: the plain form is the cheapest with the same first.
+    curvature: Curvature = adaptation.curvature if create_graph else "log_prob"
+    gradient = torch.func.grad(reinforce_loss)(
+        parameters, policy, batch, advantage, curvature, adaptation.dice_decay
+    )
     if not create_graph or adaptation.first_order:
         gradient = {name: value.detach() for name, value in gradient.items()}
     factor = scale * adaptation.step_scale(step)

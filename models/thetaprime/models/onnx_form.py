@@ -99,7 +99,16 @@ def _bytes(value: torch.Tensor) -> bytes:
 
 def _build(policy: Policy) -> onnx.ModelProto:
     nodes, initializers, last = [], [], len(policy.layer_sizes) - 2
-    current = "obs"
+    mean, factor = policy.normalisation
+    initializers += [
+        numpy_helper.from_array(mean.numpy(), "observation_mean"),
+        numpy_helper.from_array(factor.numpy(), "observation_factor"),
+    ]
+    nodes += [
+        helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centred"]),
+        helper.make_node("Mul", ["obs_centred", "observation_factor"], ["obs_normalised"]),
+    ]
+    current = "obs_normalised"
     for index, (fan_in, fan_out) in enumerate(zip(policy.layer_sizes, policy.layer_sizes[1:], strict=False)):
         weight, bias = f"{_PREFIX}layers.{index}.weight", f"{_PREFIX}layers.{index}.bias"
         initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]

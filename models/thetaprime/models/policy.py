@@ -30,6 +30,7 @@ class Policy:
         self.spec = spec
         self.layer_sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
         self._clip, self._half, self._middle = _scaling(environment)
+        self._observation_mean, self._observation_factor = _normalisation(environment, spec)
 
     @property
     def continuous(self) -> bool:
@@ -47,6 +48,8 @@ class Policy:
         parameters: Parameters = {}
         for index, (fan_in, fan_out) in enumerate(zip(self.layer_sizes, self.layer_sizes[1:], strict=False)):
             bound = math.sqrt(6.0 / (fan_in + fan_out))
+            if index == len(self.layer_sizes) - 2:
+                bound *= self.spec.init_output_scale
             weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
             parameters[f"layers.{index}.weight"] = weight
             parameters[f"layers.{index}.bias"] = torch.zeros(fan_out)
@@ -66,7 +69,7 @@ class Policy:
         """
         activation = _ACTIVATIONS[self.spec.activation]
         last = len(self.layer_sizes) - 2
-        hidden = observations
+        hidden = (observations - self._observation_mean) * self._observation_factor
         for index in range(last + 1):
             weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
             hidden = hidden @ weight.mT + bias.unsqueeze(-2)
@@ -131,6 +134,11 @@ class Policy:
         return actions.clamp(-self._clip, self._clip) * self._half + self._middle
 
     @property
+    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two [O]: subtract the first from the observation, then multiply by the second."""
+        return self._observation_mean, self._observation_factor
+
+    @property
     def scaling(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Three [A]: clip at ±clip, then multiply by half, then add middle."""
         return self._clip, self._half, self._middle
@@ -139,6 +147,16 @@ class Policy:
     def _start(self) -> int:
         action = self.environment.action
         return 0 if isinstance(action, BoxAction) else action.start
+
+
+def _normalisation(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """[O] to subtract and [O] to multiply by."""
+    size = environment.observation_size
+    for name, values in (("observation_mean", spec.observation_mean), ("observation_std", spec.observation_std)):
+        if len(values) not in (0, size):
+            raise ValueError(f"policy.{name} has {len(values)} numbers; the observation has {size}")
+    mean = torch.tensor(spec.observation_mean or (0.0,) * size)
+    return mean, 1.0 / torch.tensor(spec.observation_std or (1.0,) * size)
 
 
 def _scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

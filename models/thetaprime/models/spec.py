@@ -89,13 +89,19 @@ class PolicySpec(Spec):
     """Units of each hidden layer (Finn et al. 2017: two of 100)."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity between layers."""
+    observation_mean: tuple[float, ...] = ()
+    """[O] subtracted from the flattened observation, inside the policy; empty for nothing."""
+    observation_std: tuple[pydantic.PositiveFloat, ...] = ()
+    """[O] that the observation is then divided by; empty for ones."""
+    init_output_scale: float = pydantic.Field(default=1.0, gt=0.0)
+    """Factor on the output layer's initial weights; a small one starts with means or logits near 0."""
     init_log_std: float = 0.0
     """Box actions: initial log standard deviation, in the policy's units."""
     min_log_std: float = -13.8
     """Box actions: floor of the log standard deviation (rllab: std >= 1e-6)."""
 
 
-Curvature = Literal["log_prob", "ratio"]
+Curvature = Literal["log_prob", "ratio", "dice"]
 
 
 class AdaptationSpec(Spec):
@@ -119,7 +125,9 @@ class AdaptationSpec(Spec):
     """Treat the inner gradient as a constant when differentiating through the adaptation (FOMAML)."""
 
     curvature: Curvature = "log_prob"
-    """Second derivative of the inner loss, in meta-training: the paper's (log_prob) or ProMP's LVC (ratio)."""
+    """Second derivative of the inner loss, in meta-training: the paper's (log_prob), ProMP's LVC (ratio) or DiCE."""
+    dice_decay: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
+    """With dice: how much an earlier action counts for each step that lies between; 1 is unbiased."""
 
     def step_scale(self, step: int) -> float:
         """The factor on the step sizes at inner step `step`, counted from 0."""

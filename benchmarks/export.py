@@ -1,0 +1,49 @@
+"""θ′ to ONNX bytes against `torch.onnx.export` of the same policy."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Row, compare
+from benchmarks.policies import OBSERVATION, artifact
+
+
+def rows() -> list[Row]:
+    """Writing θ′ into the template, against tracing it."""
+    meta_policy = artifact()
+    parameters = {name: value + 0.01 for name, value in meta_policy.parameters.items()}
+    golden = {"observations": meta_policy.reference["golden_observations"].tolist(), "actions": []}
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = torch.nn.ParameterList(parameters.values())
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            return meta_policy.policy.act(dict(zip(parameters, self.values, strict=True)), obs)
+
+    module, example = Module().eval(), torch.zeros(1, OBSERVATION)
+    folder = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
+
+    def trace() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module, (example,), str(folder / "traced.onnx"), verbose=False)
+
+    writing = compare(
+        "θ′ written into the template / torch.onnx.export",
+        lambda: meta_policy.template.write(parameters, policy_id="", parent_id="", golden=golden),
+        trace,
+        budget=0.01,
+        rounds=5,
+    )
+    whole = compare(
+        "θ′ to ONNX with its digests and golden vectors / torch.onnx.export",
+        lambda: meta_policy.export(parameters, meta_policy.policy_id),
+        trace,
+        budget=0.01,
+        rounds=5,
+    )
+    return [writing, whole]

@@ -1,0 +1,86 @@
+"""Two ways of doing one thing, timed in turn, so that a noisy machine is as noisy for both."""
+
+import dataclasses
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the results.
+
+    Attributes:
+        name: what is compared with what.
+        ours: median of this project's way.
+        reference: median of the other.
+        unit: of both.
+        ratio: ours / reference.
+        budget: most that the ratio may be.
+        holds: whether it is at most that.
+        machine: what it was measured on.
+    """
+
+    name: str
+    ours: float
+    reference: float
+    unit: str
+    ratio: float
+    budget: float
+    holds: bool
+    machine: str
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    budget: float,
+    rounds: int,
+    repeats: int = 1,
+    unit: str = "ms",
+) -> Row:
+    """Times both in turn, A B A B …, and compares the medians.
+
+    Args:
+        name: of the row.
+        ours: does it once.
+        reference: does it once.
+        budget: most that ours / reference may be.
+        rounds: pairs of timings.
+        repeats: calls in one timing, for what takes microseconds.
+        unit: ms or µs.
+    """
+    scale = {"ms": 1e3, "µs": 1e6}[unit]
+    for function in (ours, reference):
+        function()
+    times: dict[str, list[float]] = {"ours": [], "reference": []}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for key, function in (("ours", ours), ("reference", reference)):
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    function()
+                times[key].append((time.perf_counter() - started) / repeats * scale)
+    finally:
+        if collecting:
+            gc.enable()
+    one, other = median(times["ours"]), median(times["reference"])
+    return Row(name, one, other, unit, one / other, budget, one / other <= budget, machine())
+
+
+def machine() -> str:
+    """Processor, cores, system, Python."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"

@@ -1,0 +1,55 @@
+"""Measures this project against its budgets: a table, and benchmarks/results.json.
+
+python benchmarks/run.py            every benchmark
+python benchmarks/run.py act        only those named
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from rich.console import Console  # noqa: E402
+from rich.progress import track  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from benchmarks import act, adaptation_round, export  # noqa: E402
+from benchmarks.measure import Row, machine  # noqa: E402
+
+BENCHMARKS = {"act": act.rows, "export": export.rows, "round": adaptation_round.rows}
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--output", type=Path, default=HERE / "results.json", help="default: %(default)s")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - BENCHMARKS.keys()
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; expected any of {', '.join(BENCHMARKS)}")
+    console = Console()
+    found: list[Row] = []
+    for name in track(arguments.names or list(BENCHMARKS), "measuring", console=console, transient=True):
+        found += BENCHMARKS[name]()
+    table = Table("what", "ours", "reference", "ratio", "budget", "holds", caption=machine())
+    for row in found:
+        table.add_row(
+            row.name,
+            f"{row.ours:.3g} {row.unit}",
+            f"{row.reference:.3g} {row.unit}",
+            f"{row.ratio:.3g}",
+            f"{row.budget:g}",
+            "yes" if row.holds else "NO",
+        )
+    console.print(table)
+    arguments.output.write_text(json.dumps([dataclasses.asdict(row) for row in found], indent=2) + "\n")
+    console.print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
