@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -99,14 +100,36 @@ def test_ratio_curvature_adds_the_outer_product_of_scores(policy: Policy, make_b
     torch.testing.assert_close(ratio, plain + added)
 
 
-def test_both_curvatures_take_the_same_step(policy: Policy, make_batch: MakeBatch) -> None:
+def test_dice_curvature_adds_earlier_actions(policy: Policy, make_batch: MakeBatch) -> None:
+    """Beside the ratio's terms, A_t (∇l_t ∇p_tᵀ + ∇p_t ∇l_tᵀ) with p_t the decayed sum of earlier log-probabilities."""
+    parameters = _double(policy.init(0))
+    batch = _double_batch(make_batch(policy, policy.init(0), lengths=(3, 2)))
+    advantage = torch.arange(5, dtype=torch.float64) - 2.0
+    bias, decay = "layers.2.bias", 0.7
+
+    def loss(value: torch.Tensor, curvature: Curvature) -> torch.Tensor:
+        return reinforce_loss({**parameters, bias: value}, policy, batch, advantage, curvature, decay)
+
+    def scores(value: torch.Tensor) -> torch.Tensor:
+        return policy.distribution({**parameters, bias: value}, batch.observations).log_prob(batch.actions)
+
+    now = torch.autograd.functional.jacobian(scores, parameters[bias])
+    past = torch.zeros_like(now)
+    past[1], past[2], past[4] = decay * now[0], decay * now[1] + decay**2 * now[0], decay * now[3]
+    cross = torch.einsum("s,si,sj->ij", advantage, now, past)
+    ratio, dice = (hessian(functools.partial(loss, curvature=c), parameters[bias]) for c in ("ratio", "dice"))
+    torch.testing.assert_close(dice, ratio - (cross + cross.T) / 5)
+
+
+def test_every_curvature_takes_the_same_step(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
-    steps = [
-        adapt_step(policy, parameters, batch, ADAPTATION.model_copy(update={"curvature": c}), step=0).parameters
-        for c in ("log_prob", "ratio")
-    ]
-    assert all(torch.equal(steps[0][name], steps[1][name]) for name in parameters)
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    plain = adapt_step(policy, parameters, batch, ADAPTATION, step=0).parameters
+    for curvature in ("log_prob", "ratio", "dice"):
+        spec = ADAPTATION.model_copy(update={"curvature": curvature})
+        step = adapt_step(policy, leaves, batch, spec, step=0, create_graph=True).parameters
+        assert all(torch.equal(step[name], plain[name]) for name in parameters), curvature
 
 
 def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch: MakeBatch) -> None:
@@ -143,6 +166,18 @@ def test_schedule_scale_and_learned_step_sizes(policy: Policy, make_batch: MakeB
         for name, value in parameters.items():
             torch.testing.assert_close(plain[name], value - 2.0 * factor * 0.3 * gradient[name])
             torch.testing.assert_close(learned[name], value - factor * sizes[name] * gradient[name])
+
+
+def test_step_sizes_follow_the_gap_to_the_target_return(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    mean_return = batch.returns.mean().item()
+    gradient = adapt_step(policy, parameters, batch, ADAPTATION, step=0).gradient
+    for target, factor in ((mean_return + 6.0, 1.5), (mean_return - 1.0, 0.0)):
+        spec = ADAPTATION.model_copy(update={"target_return": target, "return_gap": 4.0})
+        adapted = adapt_step(policy, parameters, batch, spec, step=0).parameters
+        for name, value in parameters.items():
+            torch.testing.assert_close(adapted[name], value - factor * 0.3 * gradient[name])
 
 
 def test_log_std_is_adapted(make_batch: MakeBatch, policy: Policy) -> None:

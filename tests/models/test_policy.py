@@ -54,6 +54,19 @@ def test_samples_follow_the_distribution() -> None:
     assert discrete.to_environment(chosen).min() >= 7
 
 
+def test_observations_are_normalised_inside() -> None:
+    action = BoxAction(low=(-1.0,), high=(1.0,))
+    plain = _policy((2,), action)
+    normalising = _policy((2,), action, observation_mean=(1.0, -1.0), observation_std=(2.0, 0.5))
+    parameters = plain.init(0)
+    raw = torch.tensor([[3.0, -1.5], [1.0, 0.0]])
+    torch.testing.assert_close(
+        normalising.head(parameters, raw), plain.head(parameters, torch.tensor([[1.0, -1.0], [0.0, 2.0]]))
+    )
+    with pytest.raises(ValueError, match=r"policy\.observation_std has 3 numbers; the observation has 2"):
+        _policy((2,), action, observation_std=(1.0, 1.0, 1.0))
+
+
 def test_log_std_has_a_floor() -> None:
     policy = _policy((2,), BoxAction(low=(-1.0,), high=(1.0,)), min_log_std=-2.0)
     parameters = policy.init(0)
@@ -77,13 +90,22 @@ def test_bounded_dimensions_are_scaled_and_clipped_and_others_pass() -> None:
     activation=st.sampled_from(["relu", "tanh"]),
     discrete=st.booleans(),
     batch=st.integers(1, 4),
+    normalised=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_onnx_equals_torch(
-    sizes: list[int], observation_shape: list[int], activation: str, discrete: bool, batch: int, seed: int
+    sizes: list[int],
+    observation_shape: list[int],
+    activation: str,
+    discrete: bool,
+    batch: int,
+    normalised: bool,
+    seed: int,
 ) -> None:
     action = DiscreteAction(count=3, start=-1) if discrete else BoxAction(low=(-0.5, -np.inf), high=(2.0, np.inf))
-    policy = _policy(tuple(observation_shape), action, hidden_sizes=tuple(sizes), activation=activation)
+    size = int(np.prod(observation_shape))
+    normaliser = {"observation_mean": (0.5,) * size, "observation_std": (3.0,) * size} if normalised else {}
+    policy = _policy(tuple(observation_shape), action, hidden_sizes=tuple(sizes), activation=activation, **normaliser)
     parameters = policy.init(seed)
     observations = np.random.default_rng(seed).normal(size=(batch, policy.layer_sizes[0]), scale=3).astype(np.float32)
     outputs = _run(policy, parameters, observations)

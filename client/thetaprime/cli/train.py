@@ -60,6 +60,9 @@ def command(
         def show(iteration: Iteration) -> None:
             text = f"return {iteration.pre_return:.2f} -> {iteration.post_return:.2f}"
             bar.update(row, completed=iteration.iteration, description=text)
+            # A bar says nothing in a file: there, a line now and then.
+            if not console.is_terminal and iteration.iteration % config.checkpoint_every == 0:
+                console.print(f"iteration {iteration.iteration} of {config.iterations}: {text}")
 
         state = train(config, directory, resume=resume, on_iteration=show)
     console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")

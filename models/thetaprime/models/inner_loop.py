@@ -118,12 +118,10 @@ def adapt_step(
         advantage = inner_advantages(policy, batch, adaptation)
     # Without a graph no second derivative is wanted: the plain form is the cheapest with the same first.
     curvature: Curvature = adaptation.curvature if create_graph else "log_prob"
-    gradient = torch.func.grad(reinforce_loss)(
-        parameters, policy, batch, advantage, curvature, adaptation.dice_decay
-    )
+    gradient = torch.func.grad(reinforce_loss)(parameters, policy, batch, advantage, curvature, adaptation.dice_decay)
     if not create_graph or adaptation.first_order:
         gradient = {name: value.detach() for name, value in gradient.items()}
-    factor = scale * adaptation.step_scale(step)
+    factor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
     adapted = {}
     for name, value in parameters.items():
         step_size = adaptation.inner_lr if step_sizes is None else step_sizes[name]

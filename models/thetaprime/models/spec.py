@@ -111,6 +111,12 @@ class AdaptationSpec(Spec):
     """α: step size of the policy-gradient update, for every parameter without one of its own."""
     inner_lr_schedule: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)
     """Factor on the step sizes at each inner step; the last one holds from there on."""
+    target_return: float | None = None
+    """R*: about the best undiscounted return that any task allows. Where it is given, step sizes are also multiplied by
+    (R* − R_k) / return_gap, R_k being the batch's mean return: long steps far from the goal, short ones near it
+    (after Polyak 1969). Advantages are normalised, and would else hide how far there is to go."""
+    return_gap: float = pydantic.Field(default=1.0, gt=0.0)
+    """The gap R* − R_k at which that factor is 1."""
     inner_steps: int = pydantic.Field(default=1, ge=0)
     """Inner steps taken in meta-training. 0 is no adaptation: the outer loop alone."""
     trajectories_per_round: pydantic.PositiveInt = 20
@@ -129,6 +135,14 @@ class AdaptationSpec(Spec):
     dice_decay: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
     """With dice: how much an earlier action counts for each step that lies between; 1 is unbiased."""
 
-    def step_scale(self, step: int) -> float:
-        """The factor on the step sizes at inner step `step`, counted from 0."""
-        return self.inner_lr_schedule[min(step, len(self.inner_lr_schedule) - 1)]
+    def step_scale(self, step: int, mean_return: float) -> float:
+        """The factor on the step sizes.
+
+        Args:
+            step: the inner step, counted from 0.
+            mean_return: undiscounted, of the trajectories that the step is taken on.
+        """
+        scheduled = self.inner_lr_schedule[min(step, len(self.inner_lr_schedule) - 1)]
+        if self.target_return is None:
+            return scheduled
+        return scheduled * max(self.target_return - mean_return, 0.0) / self.return_gap

@@ -41,6 +41,8 @@ def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, Ru
     else:
         taken = f"one of {action.count}, counted from {action.start}"
     sizes = "learned, one for each parameter" if runs["maml"].step_sizes else f"{adaptation.inner_lr:g}"
+    if adaptation.target_return is not None:
+        sizes += f", times the mean return's gap to {adaptation.target_return:g} over {adaptation.return_gap:g}"
     schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
     costs = "\n".join(
         f"| {method} | {run.iteration} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"

@@ -12,6 +12,7 @@ from thetaprime.models import (
     parameters_to_bytes,
     read_tensors,
 )
+from thetaprime.training.tasks import oracle_policy
 
 PRETRAINED_NAME: Final = "pretrained.safetensors"
 RANDOM_NAME: Final = "random.safetensors"
@@ -53,9 +54,9 @@ def load_comparisons(meta_policy: MetaPolicy, oracle_environment: EnvironmentCon
     Raises:
         ArtifactError: a file is not there, or does not fit.
     """
-    oracle_policy = Policy(oracle_environment, meta_policy.manifest.policy)
+    network = oracle_policy(oracle_environment, meta_policy.manifest.policy)
     found = {}
     for name in (PRETRAINED_NAME, RANDOM_NAME, ORACLE_NAME):
         found[name] = read_tensors(meta_policy.read_extra(name), name)
-        check_parameters(oracle_policy if name == ORACLE_NAME else meta_policy.policy, found[name], name)
-    return Comparisons(found[PRETRAINED_NAME], found[RANDOM_NAME], found[ORACLE_NAME], oracle_policy)
+        check_parameters(network if name == ORACLE_NAME else meta_policy.policy, found[name], name)
+    return Comparisons(found[PRETRAINED_NAME], found[RANDOM_NAME], found[ORACLE_NAME], network)

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import ArtifactError, MetaPolicy, Policy, Provenance, write_meta_policy
+from thetaprime.models import ArtifactError, MetaPolicy, Provenance, write_meta_policy
 from thetaprime.training.card import model_card
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.comparisons import Comparisons
 from thetaprime.training.evaluation import Evaluation, evaluate
 from thetaprime.training.figures import curves_png
 from thetaprime.training.reference import describe_tasks
-from thetaprime.training.run import run_tasks
+from thetaprime.training.run import run_policy, run_tasks
 
 CARD_NAME: Final = "README.md"
 FIGURE_NAME: Final = "curves.png"
@@ -69,17 +69,16 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
     _check(request, runs)
     run = runs["maml"]
     distribution = run_tasks(run.config)
-    policy = Policy(distribution.environment, run.config.policy)
+    policy = run_policy(run.config, distribution)
     step_sizes = run.step_sizes
     reference, golden = describe_tasks(
         distribution, policy, run.parameters, step_sizes, run.config.adaptation, run.config.seed
     )
-    oracle_policy = Policy(run_tasks(runs["oracle"].config).environment, run.config.policy)
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
         random=policy.init(run.config.seed + 1),
         oracle=runs["oracle"].parameters,
-        oracle_policy=oracle_policy,
+        oracle_policy=run_policy(runs["oracle"].config, run_tasks(runs["oracle"].config)),
     )
     provenance = _provenance(run)
 

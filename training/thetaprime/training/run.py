@@ -15,7 +15,7 @@ from thetaprime.training.config import TrainConfig
 from thetaprime.training.maml_trpo import TaskData, outer_step, sample_iteration
 from thetaprime.training.parallel import MapTasks, task_threads
 from thetaprime.training.step_sizes import LearnedStepSizes
-from thetaprime.training.tasks import OracleTasks, TaskDistribution, resolve_tasks
+from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
 
 LOG_FOLDER: Final = "tensorboard"
 
@@ -51,6 +51,12 @@ def run_tasks(config: TrainConfig) -> TaskDistribution:
     return OracleTasks(distribution) if config.method == "oracle" else distribution
 
 
+def run_policy(config: TrainConfig, distribution: TaskDistribution) -> Policy:
+    """The network that a run trains."""
+    made: Callable[..., Policy] = oracle_policy if config.method == "oracle" else Policy
+    return made(distribution.environment, config.policy)
+
+
 def train(
     config: TrainConfig,
     directory: Path,
@@ -80,7 +86,7 @@ def train(
             update={"adaptation": config.adaptation.model_copy(update={"inner_steps": 0}), "learn_step_sizes": False}
         )
     distribution = run_tasks(config)
-    policy = Policy(distribution.environment, config.policy)
+    policy = run_policy(config, distribution)
     rng = np.random.default_rng(config.seed)
     state = _start(config, directory, policy, rng, resume=resume)
     rng.bit_generator.state = state.generator_state

@@ -1,10 +1,10 @@
 """The tasks of record as Gymnasium environments; importing this package registers them.
 
-    import gymnasium
-    import thetaprime.training
+import gymnasium
+import thetaprime.training
 
-    gymnasium.register_envs(thetaprime.training)  # says what the import is for
-    env = gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.3, -0.2))
+gymnasium.register_envs(thetaprime.training)  # says what the import is for
+env = gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.3, -0.2))
 """
 
 import gymnasium

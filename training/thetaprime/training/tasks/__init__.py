@@ -1,7 +1,7 @@
 """Distributions of tasks: what they are, ours, and yours."""
 
 from thetaprime.training.tasks.conformance import check_task_distribution
-from thetaprime.training.tasks.oracle import OracleTasks, task_vector
+from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy, task_vector
 from thetaprime.training.tasks.point_navigation import PointNavigationTasks
 from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
 from thetaprime.training.tasks.registry import TASKS_OF_RECORD, resolve_tasks
@@ -16,6 +16,7 @@ __all__ = [
     "TaskDistribution",
     "check_task_distribution",
     "make_vector",
+    "oracle_policy",
     "resolve_tasks",
     "task_vector",
 ]

@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import TransformObservation as TransformVectorObservation
 
-from thetaprime.models import EnvironmentContract
+from thetaprime.models import EnvironmentContract, Policy, PolicySpec
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 from thetaprime.training.tasks.vectors import make_vector
 
@@ -19,6 +19,22 @@ from thetaprime.training.tasks.vectors import make_vector
 def task_vector(task: Task) -> npt.NDArray[np.float32]:
     """The task's parameters as one vector, in the order of their names."""
     return np.concatenate([np.atleast_1d(np.asarray(task[name], np.float32)) for name in sorted(task)])
+
+
+def oracle_policy(environment: EnvironmentContract, spec: PolicySpec) -> Policy:
+    """The network of an oracle: the same, its normalisation leaving the task's parameters as they are.
+
+    Args:
+        environment: of `OracleTasks`.
+        spec: of the policy that the oracle is compared with.
+    """
+    size = environment.observation_size
+    mean, std = spec.observation_mean, spec.observation_std
+    changes = {
+        "observation_mean": mean and (*mean, *[0.0] * (size - len(mean))),
+        "observation_std": std and (*std, *[1.0] * (size - len(std))),
+    }
+    return Policy(environment, spec.model_copy(update=changes))
 
 
 class OracleTasks:

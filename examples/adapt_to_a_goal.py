@@ -1,0 +1,50 @@
+"""Adapts the point-navigation policy to one goal through a running server, round by round.
+
+    thetaprime serve --store ./state                                  # in one terminal
+    python examples/adapt_to_a_goal.py --goal 0.4 -0.3                # in another
+
+Needs the client and Gymnasium's environment of the task: pip install 'thetaprime[training]'.
+"""
+
+import argparse
+
+import gymnasium
+import numpy as np
+
+import thetaprime.client as tp
+import thetaprime.training
+
+gymnasium.register_envs(thetaprime.training)
+
+
+def main() -> None:
+    """Collects, uploads and steps three times, and saves the policy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--address", default=tp.DEFAULT_ADDRESS, help="of the server (default: %(default)s)")
+    parser.add_argument("--goal", type=float, nargs=2, default=(0.4, -0.3), metavar=("X", "Y"))
+    parser.add_argument("--output", default="policy.onnx", help="where θ′ goes (default: %(default)s)")
+    arguments = parser.parse_args()
+
+    env = gymnasium.make("thetaprime/PointNavigation-v0", goal=tuple(arguments.goal))
+    with tp.Client(arguments.address) as client:
+        session = client.create_session("point-navigation")
+        print(f"session {session.id}: resume it with client.resume(...)")
+        while session.round < 3:
+            trajectories = tp.collect(session.policy, env, trajectories=20, seed=session.round)
+            print(f"round {session.round}: return {np.mean([each.total_reward for each in trajectories]):.2f}")
+            session.upload(trajectories)
+            session.adapt()
+        session.policy.save(arguments.output)
+
+    # From here on there is no server: the file acts by itself.
+    policy = tp.AdaptedPolicy.load(arguments.output)
+    observation, _ = env.reset(seed=0)
+    for step in range(100):
+        observation, _, terminated, truncated, _ = env.step(policy.act(observation))
+        if terminated or truncated:
+            print(f"arrived at {observation.round(3)} after {step + 1} steps" if terminated else "did not arrive")
+            break
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The shipped meta-policy, through a real server process, on goals that it has not seen."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import thetaprime.client as tp
+import thetaprime.training
+from thetaprime.models import TrajectoryBatch, adapt_step, load_meta_policy, resolve_meta_policy
+
+from .conftest import Service
+
+gymnasium.register_envs(thetaprime.training)
+
+GOALS = [(0.4, 0.35), (-0.45, 0.1), (0.1, -0.3)]
+
+
+def _environment(goal: tuple[float, float]) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("thetaprime/PointNavigation-v0", goal=goal)
+
+
+def _mean_return(policy: tp.AdaptedPolicy, goal: tuple[float, float]) -> float:
+    policy.seed(1)
+    return float(np.mean([each.total_reward for each in tp.collect(policy, _environment(goal), 20, seed=1)]))
+
+
+def _batch(trajectories: list[tp.Trajectory]) -> TrajectoryBatch:
+    return TrajectoryBatch.concatenate(
+        [each.observations for each in trajectories],
+        [each.actions for each in trajectories],
+        [each.rewards for each in trajectories],
+        [each.terminated for each in trajectories],
+        [each.final_observation for each in trajectories],
+    )
+
+
+def test_it_learns_goals_it_has_never_seen(service: Service) -> None:
+    with tp.Client(service.start()) as client:
+        for goal in GOALS:
+            before = _mean_return(client.theta("point-navigation"), goal)
+            adapted = client.adapt("point-navigation", _environment(goal), rounds=3, trajectories=20, seed=0)
+            after = _mean_return(adapted, goal)
+            assert after > 0.4 * before, f"goal {goal}: {before} before, {after} after"
+    assert service.stop() == 0
+
+
+def test_the_server_takes_the_step_that_training_takes_bit_for_bit(service: Service) -> None:
+    meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tp.Client(service.start()) as client:
+            session = client.create_session("point-navigation")
+            parameters, parent = meta_policy.parameters, meta_policy.policy_id
+            for step in range(2):
+                trajectories = tp.collect(session.policy, _environment(GOALS[0]), 20, seed=step)
+                session.upload(trajectories)
+                served = session.adapt()
+                parameters = adapt_step(
+                    meta_policy.policy,
+                    parameters,
+                    _batch(trajectories),
+                    meta_policy.manifest.adaptation,
+                    step=step,
+                    step_sizes=meta_policy.step_sizes,
+                ).parameters
+                ours = meta_policy.export(parameters, parent)
+                assert served.policy_id == ours.policy_id
+                assert served.onnx == ours.onnx
+                parent = ours.policy_id
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("killed_after", ["create", "upload", "adapt"])
+def test_a_killed_server_loses_nothing_and_the_client_carries_on(service: Service, killed_after: str) -> None:
+    with tp.Client(service.start()) as client:
+        undisturbed = client.create_session("point-navigation")
+        session = client.create_session("point-navigation")
+        trajectories = tp.collect(session.policy, _environment(GOALS[1]), 20, seed=3)
+        undisturbed.upload(trajectories)
+        expected = undisturbed.adapt()
+
+        if killed_after == "create":
+            service.kill()
+            service.start()
+        session.upload(trajectories)
+        if killed_after == "upload":
+            service.kill()
+            service.start()
+        adapted = session.adapt()
+        if killed_after == "adapt":
+            service.kill()
+            service.start()
+            adapted = client.resume(session.id).policy
+        assert adapted.onnx == expected.onnx
+        assert client.resume(session.id).round == 1
+
+
+def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(service: Service) -> None:
+    """Over whole episodes: the file's actions are those of the parameters that the server keeps."""
+    meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
+    with tp.Client(service.start()) as client:
+        session = client.create_session("point-navigation")
+        trajectories = tp.collect(session.policy, _environment(GOALS[2]), 20, seed=5)
+        session.upload(trajectories)
+        onnx = session.adapt().onnx
+    parameters = adapt_step(
+        meta_policy.policy,
+        meta_policy.parameters,
+        _batch(trajectories),
+        meta_policy.manifest.adaptation,
+        step=0,
+        step_sizes=meta_policy.step_sizes,
+    ).parameters
+    bare = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    env = _environment(GOALS[2])
+    observation, _ = env.reset(seed=0)
+    over = False
+    while not over:
+        action = bare.run(["actions"], {"obs": observation[None]})[0][0]
+        expected = meta_policy.policy.act(parameters, torch.from_numpy(observation[None]))[0].numpy()
+        np.testing.assert_allclose(action, expected, atol=1e-5)
+        observation, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+
+
+def test_the_example_program_runs_against_a_server_started_by_hand(service: Service, tmp_path: Path) -> None:
+    program = Path(__file__).parents[2] / "examples" / "adapt_to_a_goal.py"
+    command = [sys.executable, str(program), "--address", service.start(), "--output", str(tmp_path / "policy.onnx")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "round 2: return" in run.stdout and "arrived at" in run.stdout
+    assert tp.AdaptedPolicy.load(tmp_path / "policy.onnx").metadata["thetaprime.meta_policy"] == "point-navigation@1"
