@@ -76,9 +76,9 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 
 zoo: $(VENV)/.ready-to-run ## Train the shipped meta-policies again, from their configurations.
 	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --output runs/point-navigation/maml
-	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method pretrained --iterations 300 \
+	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method pretrained --iterations 150 \
 		--output runs/point-navigation/pretrained
-	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method oracle --iterations 600 \
+	$(BIN)/thetaprime train --config training/configs/point-navigation.toml --method oracle --iterations 400 \
 		--output runs/point-navigation/oracle
 	$(BIN)/thetaprime export runs/point-navigation/maml \
 		--pretrained runs/point-navigation/pretrained --oracle runs/point-navigation/oracle \
