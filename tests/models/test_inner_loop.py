@@ -11,7 +11,7 @@ from thetaprime.models import (
     Parameters,
     Policy,
     TrajectoryBatch,
-    adapt,
+    adapt_path,
     adapt_step,
     check_finite,
     inner_advantages,
@@ -62,7 +62,7 @@ def test_derivative_through_two_steps_agrees_with_finite_differences(
     parameters = _double(parameters)
 
     def outcome(current: Parameters, *, create_graph: bool) -> torch.Tensor:
-        adapted = adapt(policy, current, batches, spec, create_graph=create_graph, inner_advantage=advantage)
+        adapted = adapt_path(policy, current, batches, spec, create_graph=create_graph, inner_advantage=advantage)[-1]
         return torch.stack([value.square().sum() for value in adapted.values()]).sum()
 
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
@@ -137,8 +137,8 @@ def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch
     parameters = policy.init(0)
     batches = [make_batch(policy, parameters, seed) for seed in range(3)]
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-    trained = adapt(policy, leaves, batches, ADAPTATION, create_graph=True)
-    served = adapt(policy, parameters, batches, ADAPTATION)
+    trained = adapt_path(policy, leaves, batches, ADAPTATION, create_graph=True)[-1]
+    served = adapt_path(policy, parameters, batches, ADAPTATION)[-1]
     assert all(torch.equal(trained[name], served[name]) for name in parameters)
     assert all(value.requires_grad for value in trained.values())
     assert not any(value.requires_grad for value in served.values())
@@ -149,7 +149,7 @@ def test_first_order_treats_the_gradient_as_a_constant(policy: Policy, make_batc
     batch = make_batch(policy, parameters)
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
     spec = ADAPTATION.model_copy(update={"first_order": True})
-    adapted = adapt(policy, leaves, [batch], spec, create_graph=True)
+    adapted = adapt_path(policy, leaves, [batch], spec, create_graph=True)[-1]
     total = torch.stack([value.sum() for value in adapted.values()]).sum()
     for slope in torch.autograd.grad(total, list(leaves.values())):
         torch.testing.assert_close(slope, torch.ones_like(slope))

@@ -44,9 +44,10 @@ def _in_double(policy: Policy, parameters: Parameters, data: list[TaskData]) -> 
         TaskData(
             support=[double(batch) for batch in each.support],
             support_advantages=[advantage.double() for advantage in each.support_advantages],
-            query=double(each.query),
-            query_advantages=each.query_advantages.double(),
-            behaviour=each.behaviour,
+            judged=[
+                dataclasses.replace(judged, batch=double(judged.batch), advantages=judged.advantages.double())
+                for judged in each.judged
+            ],
         )
         for each in data
     ]
@@ -69,11 +70,11 @@ def test_before_the_first_step_nothing_has_diverged(
     assert loss == pytest.approx(0.0, abs=1e-4)  # ratios of 1 weigh advantages whose mean is 0
 
 
-@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+@pytest.mark.parametrize(("inner_steps", "multi_step_loss"), [(0, False), (1, False), (2, False), (2, True)])
 def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
-    distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int
+    distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int, multi_step_loss: bool
 ) -> None:
-    config = _steps(tiny, inner_steps)
+    config = _steps(tiny, inner_steps).model_copy(update={"multi_step_loss": multi_step_loss})
     policy, parameters, data = _data(distribution, config)
     parameters, data = _in_double(policy, parameters, data)
     objective = MetaObjective(policy, parameters, None, config, data, in_turn)
@@ -85,14 +86,15 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
     assert gradient.dot(direction).item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-8)
 
     # The Fisher product is the derivative of the KL's gradient, both taken at θ.
-    here = [objective._behaviour(theta, task, create_graph=False) for task in data]
+    here = [objective._adapted(theta, task, create_graph=False) for task in data]
 
     def slope(position: torch.Tensor) -> torch.Tensor:
         point = position.detach().requires_grad_()
         total = torch.stack(
             [
-                kl_divergence(old, objective._behaviour(point, task, create_graph=True)).mean()
-                for old, task in zip(here, data, strict=True)
+                kl_divergence(old, new).mean()
+                for before, task in zip(here, data, strict=True)
+                for old, new in zip(before, objective._adapted(point, task, create_graph=True), strict=True)
             ]
         ).mean()
         return torch.autograd.grad(total, point)[0]

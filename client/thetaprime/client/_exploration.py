@@ -29,11 +29,13 @@ class Exploration:
         self._std = np.exp(log_std).astype(np.float32)
         low = np.asarray(contract.action_low, np.float32)
         high = np.asarray(contract.action_high, np.float32)
-        self._bounded = np.isfinite(low) & np.isfinite(high)
-        self._all_bounded = bool(self._bounded.all())
-        self._low = np.where(self._bounded, low, np.float32(0))
-        self._high = np.where(self._bounded, high, np.float32(0))
-        self._half_range = (self._high - self._low) / np.float32(2)
+        # A dimension without both bounds passes as it is: scaled by 1, clipped at infinity.
+        bounded = np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore"):
+            self._half = np.where(bounded, (high - low) / 2, 1).astype(np.float32)
+            self._middle = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
+        self._low = np.where(bounded, low, -np.inf).astype(np.float32)
+        self._high = np.where(bounded, high, np.inf).astype(np.float32)
         self.seed(None)
 
     def seed(self, seed: int | None) -> None:
@@ -43,9 +45,9 @@ class Exploration:
         self._next = 0
 
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[Any]:
-        """Noise for so many actions, [count, A]."""
+        """Noise for so many actions, [count, A], with the policy's standard deviation."""
         shape = (count, self._size)
-        return rng.standard_normal(shape, np.float32) if self._box else rng.gumbel(size=shape)
+        return rng.standard_normal(shape, np.float32) * self._std if self._box else rng.gumbel(size=shape)
 
     def draw_one(self) -> npt.NDArray[Any]:
         """Noise for one action, [A]. Not safe for several threads at once."""
@@ -66,8 +68,6 @@ class Exploration:
             # The Gumbel-max trick: argmax(logits + Gumbel noise) is a sample of softmax(logits).
             index = np.argmax(parameters + noise, axis=-1)
             return index + self._start, index
-        action = parameters + self._std * noise
-        scaled = self._low + (np.minimum(np.maximum(action, -1), 1) + 1) * self._half_range
-        # Rounding may carry the upper end over the bound, which an environment may refuse.
-        scaled = np.minimum(scaled, self._high)
-        return scaled if self._all_bounded else np.where(self._bounded, scaled, action), action
+        action = parameters + noise
+        # Clipped last: rounding must not carry an action over the bound, which an environment may refuse.
+        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high), action

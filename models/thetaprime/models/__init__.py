@@ -22,7 +22,7 @@ from thetaprime.models.errors import ArtifactError
 from thetaprime.models.inner_loop import (
     InnerStep,
     StepSummary,
-    adapt,
+    adapt_path,
     adapt_step,
     inner_advantages,
     reinforce_loss,
@@ -61,7 +61,7 @@ __all__ = [
     "Provenance",
     "StepSummary",
     "TrajectoryBatch",
-    "adapt",
+    "adapt_path",
     "adapt_step",
     "advantages",
     "behaviour_evidence",

@@ -131,7 +131,7 @@ def adapt_step(
     return InnerStep(parameters=adapted, gradient=gradient)
 
 
-def adapt(
+def adapt_path(
     policy: Policy,
     parameters: Parameters,
     batches: Sequence[TrajectoryBatch],
@@ -140,8 +140,8 @@ def adapt(
     step_sizes: Parameters | None = None,
     create_graph: bool = False,
     inner_advantage: Sequence[torch.Tensor] | None = None,
-) -> Parameters:
-    """θ -> θ′ through one step for each batch.
+) -> list[Parameters]:
+    """θ, θ_1, …, θ′: through one step for each batch.
 
     Args:
         policy: the network.
@@ -153,20 +153,22 @@ def adapt(
         inner_advantage: the advantages of each batch, where they are known already.
 
     Returns:
-        θ′.
+        The parameters before the first step and after each.
     """
+    path = [parameters]
     for step, batch in enumerate(batches):
-        parameters = adapt_step(
+        taken = adapt_step(
             policy,
-            parameters,
+            path[-1],
             batch,
             adaptation,
             step=step,
             step_sizes=step_sizes,
             create_graph=create_graph,
             advantage=None if inner_advantage is None else inner_advantage[step],
-        ).parameters
-    return parameters
+        )
+        path.append(taken.parameters)
+    return path
 
 
 @torch.no_grad()

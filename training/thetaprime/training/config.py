@@ -31,6 +31,8 @@ class TrainConfig(Spec):
     """γ of the outer loop's advantages."""
     outer_gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
     """λ of the outer loop's advantages."""
+    multi_step_loss: bool = False
+    """Judge the policy after every inner step, not only after the last (MAML++, Antoniou et al. 2019, section 4)."""
     learn_step_sizes: bool = False
     """Learn a step size for each parameter (Meta-SGD, Li et al. 2017), beside θ and by Adam."""
     step_size_lr: pydantic.PositiveFloat = 0.01

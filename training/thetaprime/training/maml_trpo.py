@@ -7,8 +7,9 @@ One iteration, for T tasks drawn from the distribution:
     minimise over θ   mean over tasks of  −E_D′[ π_θ′(a|o) / π_old(a|o) · A ]
              subject to   mean KL(π_old ‖ π_θ′) ≤ δ   over D′
 
-θ′ is a function of θ throughout: both the objective's gradient and the Fisher-vector product go through the
-adaptation. Without inner steps θ′ = θ, and this is TRPO over all tasks: what the comparisons are trained with.
+θ′ is a function of θ throughout: both the objective's gradient and the Fisher-vector product go through the adaptation.
+Without inner steps θ′ = θ, and this is TRPO over all tasks: what the comparisons are trained with. With
+`multi_step_loss` the policies after earlier steps are judged too, by the trajectories that the next step learns from.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution, kl_divergence
 
-from thetaprime.models import Parameters, Policy, TrajectoryBatch, adapt, adapt_step, advantages, inner_advantages
+from thetaprime.models import Parameters, Policy, TrajectoryBatch, adapt_path, adapt_step, advantages, inner_advantages
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.fisher import FisherProduct
 from thetaprime.training.flat import flatten, unflatten
@@ -30,22 +31,41 @@ from thetaprime.training.trust_region import StepOutcome, trust_region_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """Trajectories that the policy after some inner steps is judged by.
+
+    Attributes:
+        steps: k: they were collected with θ_k.
+        batch: the trajectories.
+        advantages: [S], of the outer loop.
+        behaviour: π_old, the distribution that their actions were drawn from.
+    """
+
+    steps: int
+    batch: TrajectoryBatch
+    advantages: torch.Tensor
+    behaviour: Distribution
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TaskData:
     """What one task contributes to an iteration.
 
     Attributes:
         support: the batches D_k of each inner step.
         support_advantages: [S] of each.
-        query: the batch D′.
-        query_advantages: [S].
-        behaviour: π_old, the distribution that the query actions were drawn from.
+        judged: what the outer loop looks at: the query batch D′, after those of earlier steps where
+            `multi_step_loss` asks for them.
     """
 
     support: list[TrajectoryBatch]
     support_advantages: list[torch.Tensor]
-    query: TrajectoryBatch
-    query_advantages: torch.Tensor
-    behaviour: Distribution
+    judged: list[Judged]
+
+    @property
+    def query(self) -> TrajectoryBatch:
+        """D′, collected after the last inner step."""
+        return self.judged[-1].batch
 
 
 def sample_iteration(
@@ -58,30 +78,35 @@ def sample_iteration(
     rng: np.random.Generator,
 ) -> list[TaskData]:
     """Adapts to each task, resampling at every inner step, and collects the query trajectories."""
-    adaptation, N = config.adaptation, config.adaptation.trajectories_per_round
+    adaptation = config.adaptation
     current = [parameters] * len(tasks)
-    support: list[list[TrajectoryBatch]] = [[] for _ in tasks]
-    weights: list[list[torch.Tensor]] = [[] for _ in tasks]
-    for step in range(adaptation.inner_steps):
-        for i, batch in enumerate(collect(distribution, tasks, policy, current, N, rng=rng)):
-            support[i].append(batch)
-            weights[i].append(inner_advantages(policy, batch, adaptation))
-            current[i] = adapt_step(
-                policy, current[i], batch, adaptation, step=step, step_sizes=step_sizes, advantage=weights[i][-1]
-            ).parameters
-    data = []
-    for i, query in enumerate(collect(distribution, tasks, policy, current, N, rng=rng)):
-        query_advantages = advantages(
-            query,
-            horizon=policy.environment.horizon,
-            discount=config.outer_discount,
-            gae_lambda=config.outer_gae_lambda,
-            ridge=adaptation.baseline_ridge,
-        )
-        with torch.no_grad():
-            behaviour = policy.distribution(current[i], query.observations)
-        data.append(TaskData(support[i], weights[i], query, query_advantages, behaviour))
+    data = [TaskData([], [], []) for _ in tasks]
+    for step in range(adaptation.inner_steps + 1):
+        last = step == adaptation.inner_steps
+        batches = collect(distribution, tasks, policy, current, adaptation.trajectories_per_round, rng=rng)
+        for i, batch in enumerate(batches):
+            if last or (config.multi_step_loss and step > 0):
+                data[i].judged.append(_judge(policy, current[i], batch, step, config))
+            if not last:
+                weights = inner_advantages(policy, batch, adaptation)
+                data[i].support.append(batch)
+                data[i].support_advantages.append(weights)
+                current[i] = adapt_step(
+                    policy, current[i], batch, adaptation, step=step, step_sizes=step_sizes, advantage=weights
+                ).parameters
     return data
+
+
+@torch.no_grad()
+def _judge(policy: Policy, parameters: Parameters, batch: TrajectoryBatch, steps: int, config: TrainConfig) -> Judged:
+    outer_advantages = advantages(
+        batch,
+        horizon=policy.environment.horizon,
+        discount=config.outer_discount,
+        gae_lambda=config.outer_gae_lambda,
+        ridge=config.adaptation.baseline_ridge,
+    )
+    return Judged(steps, batch, outer_advantages, policy.distribution(parameters, batch.observations))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,8 +149,8 @@ class MetaObjective:
         self._policy, self._like, self._step_sizes = policy, parameters, step_sizes
         self._config, self._data = config, data
 
-    def _adapted(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> Parameters:
-        return adapt(
+    def _path(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> list[Parameters]:
+        return adapt_path(
             self._policy,
             unflatten(theta, self._like),
             task.support,
@@ -135,15 +160,17 @@ class MetaObjective:
             inner_advantage=task.support_advantages,
         )
 
-    def _behaviour(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> Distribution:
-        """π_θ′ at the task's query observations."""
-        adapted = self._adapted(theta, task, create_graph=create_graph)
-        return self._policy.distribution(adapted, task.query.observations)
+    def _adapted(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> list[Distribution]:
+        """The adapted policies at the observations that each is judged by."""
+        path = self._path(theta, task, create_graph=create_graph)
+        return [self._policy.distribution(path[each.steps], each.batch.observations) for each in task.judged]
 
-    def _loss(self, adapted: Distribution, task: TaskData) -> torch.Tensor:
-        actions = task.query.actions
-        log_ratio = adapted.log_prob(actions) - task.behaviour.log_prob(actions)
-        return -(log_ratio.exp() * task.query_advantages).mean()
+    def _loss(self, adapted: Sequence[Distribution], task: TaskData) -> torch.Tensor:
+        losses = []
+        for policy, each in zip(adapted, task.judged, strict=True):
+            log_ratio = policy.log_prob(each.batch.actions) - each.behaviour.log_prob(each.batch.actions)
+            losses.append(-(log_ratio.exp() * each.advantages).mean())
+        return torch.stack(losses).mean()
 
     def evaluate(self, theta: torch.Tensor) -> tuple[float, float]:
         """The loss and the mean KL from π_old, over all tasks."""
@@ -153,8 +180,11 @@ class MetaObjective:
 
     @torch.no_grad()
     def _evaluate_task(self, theta: torch.Tensor, task: TaskData) -> tuple[float, float]:
-        adapted = self._behaviour(theta, task, create_graph=False)
-        return float(self._loss(adapted, task)), float(kl_divergence(task.behaviour, adapted).mean())
+        adapted = self._adapted(theta, task, create_graph=False)
+        divergences = [
+            kl_divergence(each.behaviour, policy).mean() for policy, each in zip(adapted, task.judged, strict=True)
+        ]
+        return float(self._loss(adapted, task)), float(torch.stack(divergences).mean())
 
     def gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, Parameters | None]:
         """∂loss/∂θ [P], and ∂loss/∂step sizes where they are learned."""
@@ -162,7 +192,7 @@ class MetaObjective:
         sizes = list((self._step_sizes or {}).values())
 
         def of_task(task: TaskData) -> tuple[torch.Tensor, ...]:
-            loss = self._loss(self._behaviour(point, task, create_graph=True), task) / len(self._data)
+            loss = self._loss(self._adapted(point, task, create_graph=True), task) / len(self._data)
             return torch.autograd.grad(loss, (point, *sizes))
 
         total, *by_size = (sum(parts) for parts in zip(*self._each_task(of_task, self._data), strict=True))
@@ -172,10 +202,11 @@ class MetaObjective:
         """V [P] -> F v [P], the Hessian of the mean KL at θ, over a part of the tasks."""
         count = max(1, round(len(self._data) * self._config.fisher_fraction))
 
-        def outputs(task: TaskData, point: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return self._policy.outputs(self._adapted(point, task, create_graph=True), task.query.observations)
+        def outputs(task: TaskData, each: Judged, point: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            path = self._path(point, task, create_graph=True)
+            return self._policy.outputs(path[each.steps], each.batch.observations)
 
-        parts = [functools.partial(outputs, task) for task in self._data[:count]]
+        parts = [functools.partial(outputs, task, each) for task in self._data[:count] for each in task.judged]
         return FisherProduct(self._policy, parts, theta, self._each_task)
 
 
