@@ -39,17 +39,7 @@ def artifact(root: Path | None = None) -> MetaPolicy:
         policy_spec=PolicySpec(),
         adaptation=AdaptationSpec(),
         parameters=Policy(environment, PolicySpec()).init(0),
-        provenance=Provenance(
-            distribution="",
-            config={},
-            seed=0,
-            iterations=0,
-            environment_steps=0,
-            wall_seconds=0.0,
-            created="",
-            machine="",
-            versions={},
-        ),
+        provenance=Provenance.untrained(),
         golden_observations=np.random.default_rng(0).normal(size=(8, OBSERVATION)),
     )
 

@@ -36,17 +36,7 @@ def point_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         policy_spec=spec,
         adaptation=AdaptationSpec(inner_lr=0.5),
         parameters=Policy(environment, spec).init(0),
-        provenance=Provenance(
-            distribution="point-navigation",
-            config={},
-            seed=0,
-            iterations=0,
-            environment_steps=0,
-            wall_seconds=0.0,
-            created="2026-01-01T00:00:00+00:00",
-            machine="test",
-            versions={},
-        ),
+        provenance=Provenance.untrained("point-navigation"),
         golden_observations=np.random.default_rng(0).normal(size=(8, 2)),
     )
     return root

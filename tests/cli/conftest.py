@@ -57,17 +57,7 @@ def _write(
         policy_spec=spec,
         adaptation=models.AdaptationSpec(trajectories_per_round=3),
         parameters=models.Policy(environment, spec).init(0),
-        provenance=models.Provenance(
-            distribution=name,
-            config={},
-            seed=0,
-            iterations=0,
-            environment_steps=0,
-            wall_seconds=0.0,
-            created="2026-01-01T00:00:00Z",
-            machine="none",
-            versions={},
-        ),
+        provenance=models.Provenance.untrained(name),
         golden_observations=np.random.default_rng(0).normal(size=(3, *environment.observation_shape)),
         **more,
     )

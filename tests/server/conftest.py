@@ -156,17 +156,7 @@ def write_point_artifact(root: Path, version: int = 1, seed: int = 0) -> models.
         policy_spec=policy_spec,
         adaptation=models.AdaptationSpec(inner_lr=0.1),
         parameters=models.Policy(environment, policy_spec).init(seed),
-        provenance=models.Provenance(
-            distribution="point-navigation",
-            config={},
-            seed=seed,
-            iterations=0,
-            environment_steps=0,
-            wall_seconds=0.0,
-            created="2025-01-01T00:00:00Z",
-            machine="",
-            versions={},
-        ),
+        provenance=models.Provenance.untrained("point-navigation"),
         golden_observations=np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32),
     )
 

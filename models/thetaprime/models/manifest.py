@@ -36,6 +36,21 @@ class Provenance(Spec):
     versions: dict[str, str]
     """Versions of python and the packages that computed it."""
 
+    @classmethod
+    def untrained(cls, distribution: str = "") -> "Provenance":
+        """Of parameters that no run made: fresh ones, for trying things out."""
+        return cls(
+            distribution=distribution,
+            config={},
+            seed=0,
+            iterations=0,
+            environment_steps=0,
+            wall_seconds=0.0,
+            created="",
+            machine="",
+            versions={},
+        )
+
 
 class Manifest(Spec):
     """``manifest.json``."""
