@@ -1,7 +1,10 @@
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
 
+from thetaprime.models import BoxAction, EnvironmentContract
 from thetaprime.training.tasks import (
     BatchedTaskDistribution,
     OracleTasks,
@@ -18,6 +21,24 @@ from .conftest import CorridorTasks
 @pytest.mark.parametrize("distribution", [PointNavigationTasks(), CorridorTasks()], ids=["ours", "a user's"])
 def test_distributions_meet_the_contract(distribution: PointNavigationTasks | CorridorTasks) -> None:
     check_task_distribution(distribution)
+
+
+class _Pendulum:
+    """Gymnasium's own, whose checker advises against actions in ±2."""
+
+    environment = EnvironmentContract(
+        environment_id="Pendulum-v1", observation_shape=(3,), action=BoxAction(low=(-2.0,), high=(2.0,)), horizon=200
+    )
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
+        return [{"gravity": float(gravity)} for gravity in rng.uniform(4.0, 16.0, size=count)]
+
+    def make(self, task: Task) -> gymnasium.Env[Any, Any]:
+        return gymnasium.make("Pendulum-v1", g=task["gravity"])
+
+
+def test_advice_of_gymnasium_is_no_breach_of_the_contract() -> None:
+    check_task_distribution(_Pendulum())
 
 
 def test_batched_form_is_recognised() -> None:
