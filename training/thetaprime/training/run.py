@@ -70,7 +70,8 @@ def train(
         config: what to do.
         directory: of the run: its checkpoint and its TensorBoard logs.
         resume: go on from the checkpoint there. A resumed run ends where an uninterrupted one does, bit for bit
-            on the same machine; only `iterations` and `checkpoint_every` may differ from the run's own configuration.
+            on the same machine; only `iterations`, `checkpoint_every` and `threads` may differ from the run's own
+            configuration.
         on_iteration: called after each iteration.
 
     Returns:
@@ -121,7 +122,7 @@ def _start(config: TrainConfig, directory: Path, policy: Policy, rng: np.random.
             raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
         return RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
     state = load_checkpoint(directory)
-    free = {"iterations", "checkpoint_every"}
+    free = {"iterations", "checkpoint_every", "threads"}
     before, now = state.config.model_dump(exclude=free), config.model_dump(exclude=free)
     for field in before:
         if before[field] != now[field]:
