@@ -18,6 +18,7 @@ from thetaprime.models import (
     load_meta_policy,
     parameters_digest,
     resolve_meta_policy,
+    write_meta_policy,
     zoo_directory,
 )
 
@@ -66,6 +67,37 @@ def test_a_newer_schema_is_refused_with_the_mend(artifact: Path) -> None:
     (artifact / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match=r"manifest\.json: schema_version 2; this thetaprime reads 1; .* upgrade"):
         load_meta_policy(artifact)
+
+
+def test_fields_that_came_later_take_their_defaults(artifact: Path) -> None:
+    """An artifact of an earlier version lacks them, and is still what it was, to the byte."""
+    raw = json.loads((artifact / "manifest.json").read_bytes())
+    del raw["policy"]["context_size"], raw["adaptation"]["context_lr"]
+    earlier = Manifest.model_validate(raw).sealed()
+    (artifact / "manifest.json").write_bytes(earlier.to_bytes())
+    assert b"context" not in earlier.to_bytes()
+    assert load_meta_policy(artifact).manifest.policy.context_size == 0
+
+
+def test_learned_step_sizes_may_leave_parameters_out(artifact: Path, tmp_path: Path) -> None:
+    found = load_meta_policy(artifact)
+    manifest = found.manifest
+    sizes = {"log_std": torch.ones_like(found.parameters["log_std"])}
+    written = write_meta_policy(
+        tmp_path / "again",
+        name=manifest.name,
+        version=manifest.version,
+        description=manifest.description,
+        environment=manifest.environment,
+        policy_spec=manifest.policy,
+        adaptation=manifest.adaptation,
+        parameters=found.parameters,
+        provenance=manifest.provenance,
+        golden_observations=np.zeros((1, *manifest.environment.observation_shape)),
+        step_sizes=sizes,
+    )
+    assert written.step_sizes is not None
+    assert written.step_sizes.keys() == {"log_std"}
 
 
 def test_manifest_files_must_be_plain_names(artifact: Path) -> None:

@@ -180,6 +180,24 @@ def test_step_sizes_follow_the_gap_to_the_target_return(policy: Policy, make_bat
             torch.testing.assert_close(adapted[name], value - factor * 0.3 * gradient[name])
 
 
+def test_parameters_without_a_step_size_rest(make_batch: MakeBatch, policy: Policy) -> None:
+    contextual = Policy(policy.environment, policy.spec.model_copy(update={"context_size": 3}))
+    parameters = contextual.init(0)
+    batch = make_batch(contextual, parameters)
+    whole = adapt_step(contextual, parameters, batch, ADAPTATION, step=0)
+    sizes = {"context": torch.full((3,), 2.0)}
+    alone = ADAPTATION.model_copy(update={"inner_lr": 0.0, "context_lr": 2.0})
+    for taken in (
+        adapt_step(contextual, parameters, batch, alone, step=0),
+        adapt_step(contextual, parameters, batch, ADAPTATION, step=0, step_sizes=sizes),
+    ):
+        assert taken.gradient.keys() == {"context"}
+        torch.testing.assert_close(taken.gradient["context"], whole.gradient["context"])
+        torch.testing.assert_close(taken.parameters["context"], parameters["context"] - 2.0 * whole.gradient["context"])
+        others = parameters.keys() - {"context"}
+        assert all(torch.equal(taken.parameters[name], parameters[name]) for name in others)
+
+
 def test_log_std_is_adapted(make_batch: MakeBatch, policy: Policy) -> None:
     parameters = policy.init(0)
     adapted = adapt_step(policy, parameters, make_batch(policy, parameters), ADAPTATION, step=0).parameters

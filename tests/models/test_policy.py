@@ -91,6 +91,7 @@ def test_bounded_dimensions_are_scaled_and_clipped_and_others_pass() -> None:
     discrete=st.booleans(),
     batch=st.integers(1, 4),
     normalised=st.booleans(),
+    context_size=st.integers(0, 3),
     seed=st.integers(0, 2**16),
 )
 def test_onnx_equals_torch(
@@ -100,13 +101,23 @@ def test_onnx_equals_torch(
     discrete: bool,
     batch: int,
     normalised: bool,
+    context_size: int,
     seed: int,
 ) -> None:
     action = DiscreteAction(count=3, start=-1) if discrete else BoxAction(low=(-0.5, -np.inf), high=(2.0, np.inf))
     size = int(np.prod(observation_shape))
     normaliser = {"observation_mean": (0.5,) * size, "observation_std": (3.0,) * size} if normalised else {}
-    policy = _policy(tuple(observation_shape), action, hidden_sizes=tuple(sizes), activation=activation, **normaliser)
+    policy = _policy(
+        tuple(observation_shape),
+        action,
+        hidden_sizes=tuple(sizes),
+        activation=activation,
+        context_size=context_size,
+        **normaliser,
+    )
     parameters = policy.init(seed)
+    if context_size:
+        parameters["context"] = torch.linspace(-1, 1, context_size)
     observations = np.random.default_rng(seed).normal(size=(batch, policy.layer_sizes[0]), scale=3).astype(np.float32)
     outputs = _run(policy, parameters, observations)
     with torch.no_grad():
@@ -170,3 +181,36 @@ def _policy(observation_shape: tuple[int, ...], action: BoxAction | DiscreteActi
         environment_id="test", observation_shape=observation_shape, action=action, horizon=10
     )
     return Policy(environment, PolicySpec.model_validate({"hidden_sizes": (8,), **spec}))
+
+
+def test_a_context_is_the_same_as_more_observations() -> None:
+    contextual = _policy((3,), BoxAction(low=(-1.0,), high=(1.0,)), context_size=2, observation_std=(1.0, 2.0, 3.0))
+    wider = _policy((5,), BoxAction(low=(-1.0,), high=(1.0,)), observation_std=(1.0, 2.0, 3.0, 1.0, 1.0))
+    parameters = _with_context(contextual.init(0), torch.tensor([0.7, -1.3]))
+    joined = dict(parameters)
+    context, weight = joined.pop("context"), joined.pop("context.weight")
+    joined["layers.0.weight"] = torch.cat([parameters["layers.0.weight"], weight], dim=1)
+    observations = torch.randn(6, 3)
+    extended = torch.cat([observations, context.expand(6, 2)], dim=1)
+    torch.testing.assert_close(contextual.head(parameters, observations), wider.head(joined, extended))
+
+
+def test_a_fresh_context_says_nothing_and_leaves_the_other_parameters_as_they_were() -> None:
+    action = BoxAction(low=(-1.0,), high=(1.0,))
+    plain, contextual = _policy((3,), action).init(5), _policy((3,), action, context_size=4).init(5)
+    assert all(torch.equal(value, contextual[name]) for name, value in plain.items())
+    assert set(contextual) - set(plain) == {"context", "context.weight"}
+    assert not contextual["context"].any()
+
+
+def test_context_takes_a_task_axis() -> None:
+    policy = _policy((4,), DiscreteAction(count=3), context_size=2)
+    each = [_with_context(policy.init(seed), torch.randn(2)) for seed in range(3)]
+    stacked = {name: torch.stack([p[name] for p in each]) for name in each[0]}
+    observations = torch.randn(3, 7, 4)
+    expected = torch.stack([policy.head(p, o) for p, o in zip(each, observations, strict=True)])
+    torch.testing.assert_close(policy.head(stacked, observations), expected)
+
+
+def _with_context(parameters: Parameters, context: torch.Tensor) -> Parameters:
+    return {**parameters, "context": context}

@@ -69,7 +69,7 @@ def _of_folder(zoo: Path | None) -> tuple[str, list[MetaPolicyInfo]]:
                 version=manifest.version,
                 description=manifest.description,
                 environment=contract_of(manifest.environment),
-                inner_lr=0.0 if meta_policy.step_sizes else adaptation.inner_lr,
+                inner_lr=0.0 if meta_policy.step_sizes else adaptation.inner_lr or adaptation.context_lr,
                 trajectories_per_round=adaptation.trajectories_per_round,
                 inner_steps=adaptation.inner_steps,
                 discount=adaptation.discount,

@@ -64,7 +64,7 @@ class MetaPolicy:
         manifest: what it is.
         policy: its network.
         parameters: θ.
-        step_sizes: a step size for each parameter where they were learned, else None.
+        step_sizes: a step size for each parameter that moves, where they were learned, else None.
         reference: what the meta-training tasks looked like, by name.
         policy_id: id of θ.
     """
@@ -134,7 +134,7 @@ def write_meta_policy(
         parameters: θ.
         provenance: how θ came about.
         golden_observations: [K, *observation_shape]; every export carries the actions at these.
-        step_sizes: a learned step size for each parameter, or None.
+        step_sizes: a learned step size for each parameter that moves, or None.
         reference: more about the meta-training tasks.
         extra_files: other files by plain name: the model card, figures, comparisons.
     """
@@ -159,12 +159,13 @@ def write_meta_policy(
         adaptation=adaptation,
         provenance=provenance,
         files={file: digest_bytes(data) for file, data in sorted(files.items())},
-    ).sealed()
+    )
+    sealed = manifest.complete().sealed()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST_NAME).unlink(missing_ok=True)
     for file, data in files.items():
         (directory / file).write_bytes(data)
-    (directory / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    (directory / MANIFEST_NAME).write_bytes(sealed.to_bytes())
     return load_meta_policy(directory)
 
 
@@ -199,7 +200,8 @@ def _load(directory: Path) -> MetaPolicy:
     }
     check_parameters(policy, parameters, THETA_NAME)
     if step_sizes:
-        check_parameters(policy, step_sizes, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
+        # Parameters without one do not move.
+        check_parameters(policy, {**parameters, **step_sizes}, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
     return MetaPolicy(
         directory=directory,
         manifest=manifest,

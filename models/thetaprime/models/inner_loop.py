@@ -23,7 +23,7 @@ class InnerStep:
 
     Attributes:
         parameters: θ_{k+1}.
-        gradient: ∇L(θ_k), by parameter.
+        gradient: ∇L(θ_k), by parameter; without those whose step size is 0.
     """
 
     parameters: Parameters
@@ -105,7 +105,7 @@ def adapt_step(
         batch: trajectories of one task, collected with θ_k.
         adaptation: step size, schedule, discount, order.
         step: k, counted from 0: which of the schedule's factors applies.
-        step_sizes: a step size for each parameter, of its shape; None for `adaptation.inner_lr`.
+        step_sizes: a step size for each parameter that moves, of its shape; None for those of `adaptation`.
         scale: another factor on every step size.
         create_graph: keep θ_{k+1} differentiable in θ_k and the step sizes: to second order, or with the gradient
             as a constant where `adaptation.first_order` says so.
@@ -118,14 +118,19 @@ def adapt_step(
         advantage = inner_advantages(policy, batch, adaptation)
     # Without a graph no second derivative is wanted: the plain form is the cheapest with the same first.
     curvature: Curvature = adaptation.curvature if create_graph else "log_prob"
-    gradient = torch.func.grad(reinforce_loss)(parameters, policy, batch, advantage, curvature, adaptation.dice_decay)
+    alike = {name: torch.tensor(adaptation.step_size(name)) for name in parameters if adaptation.step_size(name)}
+    sizes = step_sizes or alike
+    moving = {name: value for name, value in parameters.items() if name in sizes}
+    resting = {name: value for name, value in parameters.items() if name not in sizes}
+    gradient = torch.func.grad(
+        lambda point: reinforce_loss({**resting, **point}, policy, batch, advantage, curvature, adaptation.dice_decay)
+    )(moving)
     if not create_graph or adaptation.first_order:
         gradient = {name: value.detach() for name, value in gradient.items()}
     factor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
-    adapted = {}
-    for name, value in parameters.items():
-        step_size = adaptation.inner_lr if step_sizes is None else step_sizes[name]
-        adapted[name] = value - factor * step_size * gradient[name]
+    adapted = dict(parameters)
+    for name, value in moving.items():
+        adapted[name] = value - factor * sizes[name] * gradient[name]
     if not create_graph:
         adapted = {name: value.detach() for name, value in adapted.items()}
     return InnerStep(parameters=adapted, gradient=gradient)

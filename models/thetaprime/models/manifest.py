@@ -84,14 +84,21 @@ class Manifest(Spec):
                 raise ValueError(f"{name!r} is not the plain name of a file beside the manifest")
         return files
 
+    def complete(self) -> "Manifest":
+        """This manifest with every default written down, so that a later default cannot change what it says."""
+        return Manifest.model_validate_json(self.model_dump_json())
+
     def sealed(self) -> "Manifest":
         """This manifest with its digest filled in."""
         blank = self.model_copy(update={"digest": ""})
         return self.model_copy(update={"digest": digest_bytes(blank.to_bytes())})
 
     def to_bytes(self) -> bytes:
-        """The one byte form: JSON, indented, fields in order."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        """The one byte form: JSON, indented, fields in order.
+
+        Fields that were never set stay out: what an earlier version wrote has the bytes and digest it had then.
+        """
+        return (self.model_dump_json(indent=2, exclude_unset=True) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":

@@ -22,8 +22,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import Policy
-from thetaprime.models.spec import BoxAction
+from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
+from thetaprime.models.spec import CONTEXT, BoxAction
 
 CONTRACT_VERSION: Final = "1"
 # Both set explicitly: onnxruntime from 1.10 on, and the engines that embed it, read these.
@@ -109,13 +109,24 @@ def _build(policy: Policy) -> onnx.ModelProto:
         helper.make_node("Mul", ["obs_centred", "observation_factor"], ["obs_normalised"]),
     ]
     current = "obs_normalised"
+    if policy.spec.context_size:
+        size, units = policy.spec.context_size, policy.layer_sizes[1]
+        initializers += [
+            _placeholder(f"{_PREFIX}{CONTEXT}", (size,)),
+            _placeholder(f"{_PREFIX}{CONTEXT_WEIGHT}", (units, size)),
+        ]
+        nodes += [
+            helper.make_node("MatMul", [f"{_PREFIX}{CONTEXT_WEIGHT}", f"{_PREFIX}{CONTEXT}"], ["context.bias"]),
+            helper.make_node("Add", [f"{_PREFIX}layers.0.bias", "context.bias"], ["layers.0.bias"]),
+        ]
     for index, (fan_in, fan_out) in enumerate(zip(policy.layer_sizes, policy.layer_sizes[1:], strict=False)):
         weight, bias = f"{_PREFIX}layers.{index}.weight", f"{_PREFIX}layers.{index}.bias"
         initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]
         result = f"layers.{index}.linear"
         if index == last:
             result = "mean" if policy.continuous else "logits"
-        nodes.append(helper.make_node("Gemm", [current, weight, bias], [result], transB=1))
+        added = "layers.0.bias" if index == 0 and policy.spec.context_size else bias
+        nodes.append(helper.make_node("Gemm", [current, weight, added], [result], transB=1))
         if index < last:
             current = f"layers.{index}.output"
             nodes.append(helper.make_node(_ACTIVATION_OPS[policy.spec.activation], [result], [current]))

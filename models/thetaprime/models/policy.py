@@ -11,8 +11,9 @@ import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.spec import BoxAction, EnvironmentContract, PolicySpec
+from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 
+CONTEXT_WEIGHT: Final = "context.weight"
 _ACTIVATIONS: Final = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -41,8 +42,8 @@ class Policy:
         """Fresh parameters: Glorot-uniform weights, zero biases (as in Finn et al. 2017).
 
         Returns:
-            ``layers.<i>.weight`` [out, in] and ``layers.<i>.bias`` [out] for each layer, and for box actions
-            ``log_std`` [A].
+            ``layers.<i>.weight`` [out, in] and ``layers.<i>.bias`` [out] for each layer; for box actions
+            ``log_std`` [A]; with a context ``context`` [C], zeros, and ``context.weight`` [units of layer 0, C].
         """
         generator = torch.Generator().manual_seed(seed)
         parameters: Parameters = {}
@@ -55,6 +56,12 @@ class Policy:
             parameters[f"layers.{index}.bias"] = torch.zeros(fan_out)
         if self.continuous:
             parameters["log_std"] = torch.full((self.environment.action.size,), self.spec.init_log_std)
+        if self.spec.context_size:
+            fan_out = self.layer_sizes[1]
+            bound = math.sqrt(6.0 / (self.layer_sizes[0] + self.spec.context_size + fan_out))
+            weight = torch.empty(fan_out, self.spec.context_size).uniform_(-bound, bound, generator=generator)
+            parameters[CONTEXT] = torch.zeros(self.spec.context_size)
+            parameters[CONTEXT_WEIGHT] = weight
         return parameters
 
     def head(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
@@ -72,6 +79,9 @@ class Policy:
         hidden = (observations - self._observation_mean) * self._observation_factor
         for index in range(last + 1):
             weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
+            if index == 0 and self.spec.context_size:
+                # The same as appending the context to each observation, and cheaper.
+                bias = bias + (parameters[CONTEXT_WEIGHT] @ parameters[CONTEXT].unsqueeze(-1)).squeeze(-1)
             hidden = hidden @ weight.mT + bias.unsqueeze(-2)
             if index < last:
                 hidden = activation(hidden)

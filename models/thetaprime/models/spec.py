@@ -1,7 +1,7 @@
 """What a policy is, what its environment sends and takes, and how it adapts: plain, frozen data."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import pydantic
 
@@ -12,6 +12,10 @@ class Spec(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings", use_attribute_docstrings=True
     )
+
+
+CONTEXT: Final = "context"
+"""Name of the parameter that holds the context."""
 
 
 class BoxAction(Spec):
@@ -93,6 +97,9 @@ class PolicySpec(Spec):
     """[O] subtracted from the flattened observation, inside the policy; empty for nothing."""
     observation_std: tuple[pydantic.PositiveFloat, ...] = ()
     """[O] that the observation is then divided by; empty for ones."""
+    context_size: pydantic.NonNegativeInt = 0
+    """C: numbers, parameters like any other, that every observation is extended by (Finn et al. 2017b, "bias
+    transformation"; Zintgraf et al. 2019, CAVIA): a place for adaptation to say which task it is."""
     init_output_scale: float = pydantic.Field(default=1.0, gt=0.0)
     """Factor on the output layer's initial weights; a small one starts with means or logits near 0."""
     init_log_std: float = 0.0
@@ -107,8 +114,11 @@ Curvature = Literal["log_prob", "ratio", "dice"]
 class AdaptationSpec(Spec):
     """The inner loop: REINFORCE with a linear feature baseline (Finn et al. 2017, Algorithm 3)."""
 
-    inner_lr: float = pydantic.Field(default=0.1, gt=0.0)
-    """α: step size of the policy-gradient update, for every parameter without one of its own."""
+    inner_lr: float = pydantic.Field(default=0.1, ge=0.0)
+    """α: step size of the policy-gradient update, for every parameter without one of its own. 0 leaves all but the
+    context as it is."""
+    context_lr: pydantic.PositiveFloat = 0.1
+    """α of the context, where the policy has one."""
     inner_lr_schedule: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)
     """Factor on the step sizes at each inner step; the last one holds from there on."""
     target_return: float | None = None
@@ -134,6 +144,10 @@ class AdaptationSpec(Spec):
     """Second derivative of the inner loss, in meta-training: the paper's (log_prob), ProMP's LVC (ratio) or DiCE."""
     dice_decay: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
     """With dice: how much an earlier action counts for each step that lies between; 1 is unbiased."""
+
+    def step_size(self, name: str) -> float:
+        """α of a parameter, where none is learned."""
+        return self.context_lr if name == CONTEXT else self.inner_lr
 
     def step_scale(self, step: int, mean_return: float) -> float:
         """The factor on the step sizes.

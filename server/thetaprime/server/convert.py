@@ -50,7 +50,7 @@ def meta_policy_message(meta_policy: MetaPolicy) -> policy_pb2.MetaPolicy:
         description=manifest.description,
         environment=wire.contract_to_message(wire_contract(manifest.environment)),
         adaptation=policy_pb2.AdaptationSpec(
-            inner_lr=adaptation.inner_lr if meta_policy.step_sizes is None else 0.0,
+            inner_lr=0.0 if meta_policy.step_sizes else adaptation.inner_lr or adaptation.context_lr,
             trajectories_per_round=adaptation.trajectories_per_round,
             inner_steps=adaptation.inner_steps,
             discount=adaptation.discount,

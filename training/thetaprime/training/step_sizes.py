@@ -1,5 +1,6 @@
-"""A step size for each parameter of the policy, learned beside θ (Meta-SGD, Li et al. 2017)."""
+"""A step size for each parameter that adapts, learned beside θ (Meta-SGD, Li et al. 2017)."""
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -18,13 +19,17 @@ class LearnedStepSizes:
 
     Args:
         like: parameters, for names and shapes.
-        initial: every step size at first.
+        initial: name -> the parameter's step size at first; 0 for one that stays as it is.
         learning_rate: Adam's.
     """
 
-    def __init__(self, like: Parameters, initial: float, learning_rate: float) -> None:
-        start = torch.tensor(initial).log()
-        self._logs = {name: torch.full_like(value, float(start)).requires_grad_() for name, value in like.items()}
+    def __init__(self, like: Parameters, initial: Callable[[str], float], learning_rate: float) -> None:
+        first = {name: initial(name) for name in like}
+        self._logs = {
+            name: torch.full_like(value, first[name]).log().requires_grad_()
+            for name, value in like.items()
+            if first[name]
+        }
         self._optimizer = torch.optim.Adam(self._logs.values(), lr=learning_rate)
 
     def values(self) -> Parameters:
