@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from thetaprime.models import Parameters, Policy, TrajectoryBatch
-from thetaprime.training.tasks import Task, TaskDistribution, make_vector
+from thetaprime.training.tasks import Park, Task, TaskDistribution, make_vector
 
 
 def stack(parameters: Sequence[Parameters]) -> Parameters:
@@ -27,7 +27,8 @@ def collect(
 ) -> list[TrajectoryBatch]:
     """Runs N whole episodes of each of T tasks, all T·N side by side.
 
-    Every episode is run to its end in an environment of its own, so that short ones are not favoured.
+    Every episode is run to its end in an environment of its own, so that short ones are not favoured. An environment
+    whose episode has ended is parked, where the vector environment knows how: it costs nothing while the others go on.
 
     Args:
         distribution: where the tasks come from.
@@ -44,6 +45,7 @@ def collect(
     stacked = stack([{name: value.detach() for name, value in each.items()} for each in parameters])
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     env = make_vector(distribution, [task for task in tasks for _ in range(N)])
+    park: Park | None = getattr(env, "park", None)
     try:
         raw, _ = env.reset(seed=int(rng.integers(2**31)))
         observation = _flat(raw, T * N)
@@ -65,6 +67,8 @@ def collect(
             lengths[over] = step + 1
             terminated[over] = ends[over]
             running &= ~over
+            if park is not None:
+                park(over)
             if not running.any():
                 break
     finally:

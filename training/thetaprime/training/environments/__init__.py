@@ -5,17 +5,27 @@ import thetaprime.training
 
 gymnasium.register_envs(thetaprime.training)  # says what the import is for
 env = gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.3, -0.2))
+env = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.3)
 """
 
 import gymnasium
 
-from thetaprime.training.environments import point_navigation
-
-_MODULE = "thetaprime.training.environments.point_navigation"
+from thetaprime.training.environments import locomotion, point_navigation
 
 gymnasium.register(
     id=point_navigation.ENVIRONMENT_ID,
-    entry_point=f"{_MODULE}:PointNavigation",
-    vector_entry_point=f"{_MODULE}:PointNavigationVector",
+    entry_point=f"{point_navigation.__name__}:PointNavigation",
+    vector_entry_point=f"{point_navigation.__name__}:PointNavigationVector",
     max_episode_steps=point_navigation.HORIZON,
 )
+for _name, _body, _kind in (
+    ("HalfCheetahVelocity", locomotion.HALF_CHEETAH, locomotion.VELOCITY),
+    ("HalfCheetahDirection", locomotion.HALF_CHEETAH, locomotion.DIRECTION),
+    ("AntVelocity", locomotion.ANT, locomotion.VELOCITY),
+    ("AntDirection", locomotion.ANT, locomotion.DIRECTION),
+):
+    gymnasium.register(
+        id=f"thetaprime/{_name}-v0",
+        entry_point=f"{locomotion.__name__}:{_name}",
+        max_episode_steps=locomotion.HORIZON,
+    )

@@ -12,7 +12,7 @@ from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import TransformObservation as TransformVectorObservation
 
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
-from thetaprime.training.tasks.protocol import Task, TaskDistribution
+from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
 from thetaprime.training.tasks.vectors import make_vector
 
 
@@ -66,11 +66,20 @@ class OracleTasks:
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
         """The tasks' environments, with each task in its observation."""
         told = np.stack([task_vector(task) for task in tasks])
-        return TransformVectorObservation(
+        return _Told(
             make_vector(self._distribution, tasks),
             lambda observation: _join(np.reshape(observation, (len(tasks), -1)), told),
             single_observation_space=self._space,
         )
+
+
+class _Told(TransformVectorObservation[Any, Any, Any]):
+    """Observations with the task in them, from an environment that may know how to park."""
+
+    @property
+    def park(self) -> Park | None:
+        """That of the environment inside, if it has one."""
+        return getattr(self.env, "park", None)
 
 
 def _join(observation: npt.NDArray[Any], told: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

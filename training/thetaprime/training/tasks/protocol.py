@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from thetaprime.models import EnvironmentContract
@@ -30,6 +31,16 @@ class TaskDistribution(Protocol):
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
         """The environment of a task."""
+
+
+class Park(Protocol):
+    """The method ``park`` of a vector environment that can leave environments out.
+
+    The sampler calls it, where there is one, for environments whose episode is over while those of others go on.
+    """
+
+    def __call__(self, environments: npt.NDArray[np.bool_]) -> None:
+        """Leaves environments [B] as they are until the next reset; their observations are not looked at."""
 
 
 @runtime_checkable

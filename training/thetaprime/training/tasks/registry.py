@@ -1,13 +1,25 @@
 """Task distributions by name."""
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Final
 
+from thetaprime.training.tasks.locomotion import (
+    AntDirectionTasks,
+    AntVelocityTasks,
+    HalfCheetahDirectionTasks,
+    HalfCheetahVelocityTasks,
+)
 from thetaprime.training.tasks.point_navigation import PointNavigationTasks
 from thetaprime.training.tasks.protocol import TaskDistribution
 
 TASKS_OF_RECORD: Final[dict[str, type[TaskDistribution]]] = {
     "point-navigation": PointNavigationTasks,
+    "half-cheetah-velocity": HalfCheetahVelocityTasks,
+    "half-cheetah-direction": HalfCheetahDirectionTasks,
+    "ant-velocity": AntVelocityTasks,
+    "ant-direction": AntDirectionTasks,
 }
 
 
@@ -28,6 +40,9 @@ def resolve_tasks(reference: str) -> TaskDistribution:
         raise ValueError(
             f"tasks: {reference!r} is unknown; expected one of {', '.join(TASKS_OF_RECORD)}, or package.module:Class"
         )
+    # A console script does not look there by itself, and it is where a person's own module is.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module_name), class_name)()
     except (ImportError, AttributeError, TypeError) as error:

@@ -1,0 +1,348 @@
+"""Environments without a batched form, shared out over worker processes.
+
+Each worker steps its share of the environments in one message; observations, rewards, flags and actions lie in memory
+that all of them see. Processes start slowly, so one pool of them outlives the many vector environments that sampling
+makes. They are spawned, never forked: the parent has torch's and gRPC's threads, which a fork would leave in an
+undefined state. A worker ends when its pipe is closed, so none outlives the parent, however that one ends.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Final
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import VectorEnv
+
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
+
+Array = npt.NDArray[Any]
+_EXIT_SECONDS: Final = 5.0
+_ALIGNMENT: Final = 64  # bytes: a cache line
+
+
+class WorkerError(RuntimeError):
+    """An environment failed in a worker process, or the process died."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """What one environment sends and takes. Equal ones can share a vector."""
+
+    observation: Box
+    action: Box | Discrete
+
+    @classmethod
+    def of(cls, env: gymnasium.Env[Any, Any]) -> "Spaces":
+        """Those of an environment; TypeError where they cannot be carried."""
+        observation, action = env.observation_space, env.action_space
+        if not isinstance(observation, Box) or not isinstance(action, Box | Discrete):
+            raise TypeError(f"observations {observation}, actions {action}; expected a Box, and a Box or Discrete")
+        return cls(observation, action)
+
+
+class Arrays:
+    """What B environments send and take, as views of one buffer; without a buffer, only its `size` in bytes."""
+
+    def __init__(self, buffer: Any, spaces: Spaces, environments: int, workers: int) -> None:
+        self._buffer, self.size, B = buffer, 0, environments
+        self._action_shape = (B, *(spaces.action.shape or ()))
+        self.observations = self._view((B, *spaces.observation.shape), spaces.observation.dtype)
+        self.rewards = self._view((B,), np.float64)
+        self.terminated = self._view((B,), np.bool_)
+        self.truncated = self._view((B,), np.bool_)
+        self.parked = self._view((B,), np.bool_)
+        self.current = self._view((workers,), np.int64)  # the environment that each worker is busy with
+        self._actions_at = self.size
+        self.size += 8 * math.prod(self._action_shape)  # no type of actions has wider numbers
+        self._actions: Array = np.empty(0)
+
+    def actions(self, dtype: str) -> Array:
+        """[B, ...], of the type that the caller happens to use: a single environment would see that type too."""
+        if self._actions.dtype.str != dtype or not self._actions.size:
+            self._actions = np.ndarray(self._action_shape, dtype, self._buffer, self._actions_at)
+        return self._actions
+
+    def _view(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        start = self.size
+        self.size += -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+        return np.empty(0) if self._buffer is None else np.ndarray(shape, dtype, self._buffer, start)
+
+
+class Share:
+    """The environments of a vector that one process steps: one worker's, or all of them in the caller's own."""
+
+    def __init__(self, worker: int) -> None:
+        self.busy: int | None = None  # the environment whose turn it is, counted within the share
+        self._worker = worker
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._spaces: Spaces | None = None
+        self._arrays: Arrays | None = None
+        self._memory: SharedMemory | None = None
+
+    def make(self, distribution: TaskDistribution, tasks: Sequence[Task], rows: range) -> Spaces:
+        """Makes the environments: those of the vector's rows."""
+        self._rows, self._over = rows, np.zeros(len(tasks), np.bool_)
+        for self.busy, task in enumerate(tasks):
+            self._envs.append(distribution.make(task))
+            spaces = Spaces.of(self._envs[-1])
+            if self._spaces is not None and spaces != self._spaces:
+                raise ValueError(f"its spaces are {spaces}; those of task {tasks[0]} are {self._spaces}")
+            self._spaces = spaces
+        return spaces
+
+    def attach(self, memory: str | bytearray, spaces: Spaces, environments: int, workers: int) -> None:
+        """Takes the memory that the vector's environments share: its name, or itself."""
+        if isinstance(memory, str):
+            # The parent alone looks after the memory. Before Python 3.13 that cannot be said; but workers share the
+            # parent's resource tracker, where a name counts once however often it is registered.
+            untracked: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
+            self._memory = SharedMemory(memory, **untracked)
+        self._arrays = Arrays(self._memory.buf if self._memory else memory, spaces, environments, workers)
+
+    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> None:
+        """Starts an episode in each of the environments."""
+        arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
+        for k, seed in enumerate(seeds):
+            self._turn(arrays, k)
+            observation, _ = self._envs[k].reset(seed=seed, options=options)
+            self._observe(arrays, k, observation)
+        self._over[:] = arrays.terminated[share] = arrays.truncated[share] = False
+        arrays.rewards[share] = 0.0
+
+    def step(self, dtype: str) -> None:
+        """Steps those of the environments that are not parked, with actions of a type; resets those that are over."""
+        arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
+        # Copied: an environment may keep its action, and the memory is written again for the next step.
+        actions = arrays.actions(dtype)[share].copy()
+        running = np.flatnonzero(~arrays.parked[share])
+        over = self._over.tolist()
+        outcomes: list[tuple[Any, Any, Any]] = []
+        for k in running.tolist():
+            self._turn(arrays, k)
+            if over[k]:
+                observation, _ = self._envs[k].reset()
+                outcomes.append((0.0, False, False))
+            else:
+                observation, *outcome, _ = self._envs[k].step(actions[k])
+                outcomes.append((outcome[0], outcome[1], outcome[2]))
+            self._observe(arrays, k, observation)
+        rows = self._rows.start + running * self._rows.step
+        arrays.rewards[rows], arrays.terminated[rows], arrays.truncated[rows] = zip(*outcomes, strict=True)
+        self._over[running] = arrays.terminated[rows] | arrays.truncated[rows]
+
+    def close(self) -> None:
+        """Closes the environments and lets go of the memory."""
+        self._arrays = None  # its views would keep the memory from being closed
+        if self._memory is not None:
+            self._memory.close()
+        for k, env in enumerate(self._envs):
+            self.busy = k
+            env.close()
+
+    def _begin(self) -> Arrays:
+        if self._arrays is None:
+            raise RuntimeError("the environments are closed")
+        return self._arrays
+
+    def _turn(self, arrays: Arrays, k: int) -> None:
+        self.busy = k
+        arrays.current[self._worker] = self._rows[k]
+
+    def _observe(self, arrays: Arrays, k: int, observation: Any) -> None:
+        shape = arrays.observations.shape[1:]
+        if np.shape(observation) != shape:
+            raise ValueError(f"an observation of shape {np.shape(observation)}; its space says {shape}")
+        arrays.observations[self._rows[k]] = observation
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """What a worker answers when an environment raised."""
+
+    busy: int | None
+    summary: str
+    traceback: str
+
+
+def _work(pipe: Connection, worker: int) -> None:
+    """The life of a worker: it answers each message until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of us; the parent decides what becomes of it
+    distribution: Any = None
+    shares: dict[int, Share] = {}
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            vector, verb, arguments = pipe.recv()
+            share = shares.get(vector) or Share(worker)
+            try:
+                answer: Any = None
+                if verb == "distribution":
+                    distribution = pickle.loads(*arguments)  # noqa: S301  # from our own parent
+                elif verb == "make":
+                    shares[vector] = share
+                    answer = share.make(distribution, *arguments)
+                elif verb == "close":
+                    shares.pop(vector, share).close()
+                else:
+                    answer = getattr(share, verb)(*arguments)
+            except Exception as error:
+                answer = _Failure(share.busy, "".join(traceback.format_exception_only(error)), traceback.format_exc())
+            pipe.send(answer)
+
+
+class WorkerPool:
+    """Processes that step environments, started when they are first needed and ended with this process."""
+
+    def __init__(self) -> None:
+        self.pid, self.closed = os.getpid(), False
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+        self._known: list[bytes] = []  # the distribution that each worker has
+        self._served = False
+        self._lock = threading.Lock()
+        self._vectors: weakref.WeakSet[VectorEnv[Any, Any, Any]] = weakref.WeakSet()
+        self.forgotten: list[int] = []  # vectors that were dropped without being closed
+        # Before multiprocessing's own handler, which was registered earlier and would wait for the workers for ever.
+        atexit.register(self.close)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked: open, all workers running, and of this process rather than of one it forked from."""
+        return not self.closed and self.pid == os.getpid() and all(each.is_alive() for each in self._processes)
+
+    def grow(self, workers: int) -> None:
+        """Starts as many workers as are missing."""
+        context = multiprocessing.get_context("spawn")
+        while len(self._processes) < workers:
+            pipe, theirs = context.Pipe()
+            name = f"thetaprime-worker-{len(self._processes)}"
+            process = context.Process(target=_work, args=(theirs, len(self._processes)), name=name)
+            process.start()
+            theirs.close()  # else its end would never be seen
+            self._processes.append(process)
+            self._pipes.append(pipe)
+            self._known.append(b"")
+
+    def enrol(self, vector: VectorEnv[Any, Any, Any]) -> None:
+        """Remembers a vector environment, to close it with the pool, and lets workers drop those that are gone."""
+        self._vectors.add(vector)
+        while self.forgotten:
+            gone = self.forgotten.pop()
+            self.ask(gone, "close", [()] * len(self._pipes), lambda worker, busy: "closing environments")
+
+    def introduce(self, distribution: TaskDistribution, workers: int) -> None:
+        """Sends a distribution to those workers that have another one.
+
+        Raises:
+            TypeError: it cannot be pickled.
+        """
+        try:
+            pickled = pickle.dumps(distribution)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise TypeError(
+                f"{type(distribution).__name__} cannot be sent to worker processes: {error}. Task distributions are "
+                "pickled: let it be a class at the top level of a module, without lambdas or open resources in it; or "
+                "set THETAPRIME_TRAINING_WORKERS=1 to stay in one process"
+            ) from error
+        arguments = [None if known == pickled else (pickled,) for known in self._known[:workers]]
+        self._known[:workers] = [b""] * workers  # until it has arrived
+        self.ask(0, "distribution", arguments, lambda worker, busy: f"receiving {type(distribution).__name__}")
+        self._known[:workers] = [pickled] * workers
+
+    def ask(
+        self,
+        vector: int,
+        verb: str,
+        arguments: Sequence[tuple[Any, ...] | None],
+        doing: Callable[[int, int | None], str],
+    ) -> list[Any]:
+        """Sends each of the first workers a message and waits for their answers.
+
+        Args:
+            vector: whose environments are meant.
+            verb: what to do with them.
+            arguments: for each worker; None asks nothing of it.
+            doing: what a worker does, with which of its environments where that is known, for an error's message.
+
+        Raises:
+            WorkerError: an environment raised, or a worker died, and with it the pool.
+        """
+        asked = [worker for worker, each in enumerate(arguments) if each is not None]
+        answers: list[Any] = []
+        with self._lock:
+            try:
+                for worker in asked:
+                    self._pipes[worker].send((vector, verb, arguments[worker]))
+                for worker in asked:
+                    answers.append(self._pipes[worker].recv())
+            except (EOFError, ConnectionError) as error:
+                self._processes[worker].join(_EXIT_SECONDS)
+                died = f"a worker process died (exit status {self._processes[worker].exitcode})"
+                where = doing(worker, None)  # before closing takes away where it is written
+                self.close(at_once=True)
+                hint = "" if self._served else ': does the script lack an if __name__ == "__main__"? Workers import it'
+                raise WorkerError(f"{died} while {where}{hint}") from error
+            except BaseException:  # Ctrl-C: answers that nobody waits for would be taken for those to the next question
+                self.close(at_once=True)
+                raise
+        self._served = True
+        for worker, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, _Failure):
+                raise WorkerError(
+                    f"{answer.summary.strip()}, while {doing(worker, answer.busy)}\n\nin a worker process:\n"
+                    f"{answer.traceback}"
+                )
+        return answers
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Ends the workers, and closes what they were stepping.
+
+        Args:
+            at_once: without waiting for what they are at.
+        """
+        if self.closed or self.pid != os.getpid():
+            return
+        self.closed = True
+        atexit.unregister(self.close)
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            if at_once:
+                process.terminate()
+        for process in self._processes:
+            process.join(_EXIT_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        for vector in list(self._vectors):
+            vector.close()
+
+
+_pool: WorkerPool | None = None
+
+
+def worker_pool(workers: int) -> WorkerPool:
+    """This process's pool, with so many workers at least. One in which a worker has died is replaced."""
+    global _pool
+    if _pool is None or not _pool.alive:
+        if _pool is not None:
+            _pool.close(at_once=True)
+        _pool = WorkerPool()
+    _pool.grow(workers)
+    return _pool
