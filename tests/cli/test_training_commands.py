@@ -42,7 +42,7 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
         *("--output", tmp_path / "evaluation", "--json"),
     )
     found = last_json(result)
-    assert (found["meta_policy"], found["tasks"], found["seed"]) == ("tiny@1", 3, 7)
+    assert (found["meta_policy"], found["tasks"], found["seeds"]) == ("tiny@1", 3, [7])
     assert {method: len(found["returns"][method]) for method in ("maml", "pretrained", "random")} == {
         "maml": 3,
         "pretrained": 3,

@@ -8,9 +8,10 @@ import pytest
 from thetaprime.models import Policy, load_meta_policy
 from thetaprime.training.checkpoint import RunState
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation import Returns, adaptation_curve, evaluate
-from thetaprime.training.export import ExportRequest, export
+from thetaprime.training.evaluation import adaptation_curve, evaluate
+from thetaprime.training.export import ExportRequest, export, more_evaluation_name
 from thetaprime.training.run import run_tasks, train
+from thetaprime.training.scores import Returns
 
 SMALL = {
     "tasks": "point-navigation",
@@ -62,20 +63,32 @@ def test_meta_training_improves_what_one_gradient_step_reaches(tmp_path: Path, c
 
 
 def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
-    runs = {}
     for method, iterations in (("maml", 6), ("pretrained", 6), ("oracle", 60)):
         train(_config(method=method, iterations=iterations), tmp_path / method)
-        runs[method] = tmp_path / method
     request = ExportRequest(
-        **runs, output=tmp_path / "zoo" / "tiny" / "3", name="tiny", version=3, description="Tiny.", tasks=8, seed=5
+        maml=tmp_path / "maml",
+        pretrained=tmp_path / "pretrained",
+        oracle=tmp_path / "oracle",
+        output=tmp_path / "zoo" / "tiny" / "3",
+        name="tiny",
+        version=3,
+        description="Tiny.",
+        tasks=8,
+        seeds=(5, 6),
+        more_trajectories=(8,),
     )
     meta_policy, exported = export(request)
-    again = evaluate(load_meta_policy(request.output), tasks=8, seed=5)
+    again = evaluate(load_meta_policy(request.output), tasks=8, seeds=[5, 6])
     for method in ("maml", "pretrained", "random"):
         np.testing.assert_array_equal(again.returns[method], exported.returns[method])
     card = (request.output / "README.md").read_text()
     assert "# tiny, version 3" in card and f"{exported.returns['maml'][1].mean():.2f}" in card
-    assert (request.output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "With 8 trajectories for each gradient step" in card
+    assert more_evaluation_name(8) in meta_policy.manifest.files
+    for figure in ("curves.png", "learning.png"):
+        assert (request.output / figure).read_bytes().startswith(b"\x89PNG")
+    oracle_run = meta_policy.manifest.provenance.comparisons["oracle"]
+    assert (oracle_run.iterations, oracle_run.config["method"]) == (60, "oracle")
     assert meta_policy.manifest.provenance.iterations == 6
     # The oracle is told the goal: it must do better than any policy that has not adapted.
     assert exported.oracle.mean() > max(curve[0].mean() for curve in exported.returns.values()) + 5.0

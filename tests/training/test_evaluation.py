@@ -1,11 +1,13 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from thetaprime.models import AdaptationSpec, Policy, PolicySpec
-from thetaprime.training.evaluation import Evaluation, adaptation_curve
+from thetaprime.training.evaluation import adaptation_curve
 from thetaprime.training.figures import curves_png
+from thetaprime.training.scores import Evaluation
 from thetaprime.training.tasks import PointNavigationTasks
 
 
@@ -13,7 +15,7 @@ def _evaluation() -> Evaluation:
     """Two tasks, two gradient steps, by hand."""
     return Evaluation(
         meta_policy="hand@1",
-        seed=0,
+        seeds=(0,),
         trajectories=20,
         tasks=[{"goal": [0.1, 0.1]}, {"goal": [0.2, 0.2]}],
         returns={
@@ -33,9 +35,23 @@ def test_scores_and_negative_adaptation_follow_their_definitions() -> None:
     np.testing.assert_allclose(evaluation.negative_adaptation(), [0.5, 0.0])
 
 
+def test_several_seeds_are_pooled_and_told_apart() -> None:
+    one = _evaluation()
+    both = dataclasses.replace(
+        one,
+        seeds=(0, 1),
+        tasks=[*one.tasks, *one.tasks],
+        returns={method: np.concatenate([curve, curve + 1.0], axis=1) for method, curve in one.returns.items()},
+        oracle=np.array([-1.0, -1.0, -2.0, -2.0]),
+    )
+    # of the second seed: floor −5, oracle −2, meta-policy −5, −3, −1
+    np.testing.assert_allclose(both.scores_by_seed(), [[0.0, 2 / 5, 4 / 5], [0.0, 2 / 3, 4 / 3]])
+    np.testing.assert_allclose(both.scores(), [0.0, 0.5, 1.0])
+
+
 def test_the_json_object_has_what_is_promised() -> None:
     result = json.loads(json.dumps(_evaluation().to_json()))
-    assert result["meta_policy"] == "hand@1" and result["tasks"] == 2 and result["seed"] == 0
+    assert result["meta_policy"] == "hand@1" and result["tasks"] == 2 and result["seeds"] == [0]
     assert result["returns"]["maml"] == [-6.0, -4.0, -2.0] and result["returns"]["oracle"] == -1.0
     assert len(result["scores"]) == 3 and len(result["negative_adaptation"]) == 2
     low, high = result["returns_interval_95"]["maml"]
@@ -47,7 +63,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     covered = 0
     for seed in range(200):
         sample = rng.normal(size=(1, 40))
-        evaluation = Evaluation("x@1", seed, 1, [{"a": 0.0}] * 40, {"maml": sample}, np.zeros(40))
+        evaluation = Evaluation("x@1", (seed,), 1, [{"a": 0.0}] * 40, {"maml": sample}, np.zeros(40))
         low, high = evaluation.interval(lambda indices, s=sample: s[0, indices].mean(), resamples=400)  # type: ignore[misc]
         covered += bool(low <= 0.0 <= high)
     assert 178 <= covered <= 199

@@ -1,57 +1,25 @@
-import dataclasses
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
-from thetaprime.models import Parameters, Policy, TrajectoryBatch
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.flat import flatten, unflatten
-from thetaprime.training.maml_trpo import MetaObjective, TaskData, outer_step, sample_iteration
-from thetaprime.training.parallel import in_turn, task_threads
+from thetaprime.training.outer import make_outer_loop
+from thetaprime.training.outer.maml_trpo import SurrogateObjective
+from thetaprime.training.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 from thetaprime.training.trust_region import conjugate_gradient, trust_region_step
 
-from .conftest import CorridorTasks
+from .conftest import CorridorTasks, in_double, sampled
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=["box", "discrete"])
 def distribution(request: pytest.FixtureRequest) -> TaskDistribution:
     return resolve_tasks("point-navigation") if request.param == "box" else CorridorTasks()
-
-
-def _data(
-    distribution: TaskDistribution, config: TrainConfig, step_sizes: Parameters | None = None
-) -> tuple[Policy, Parameters, list[TaskData]]:
-    policy = Policy(distribution.environment, config.policy)
-    parameters = policy.init(0)
-    rng = np.random.default_rng(0)
-    tasks = distribution.sample_tasks(config.meta_batch_size, rng)
-    return policy, parameters, sample_iteration(distribution, tasks, policy, parameters, step_sizes, config, rng)
-
-
-def _in_double(policy: Policy, parameters: Parameters, data: list[TaskData]) -> tuple[Parameters, list[TaskData]]:
-    """The same data in float64, with the behaviour policy taken anew there."""
-
-    def double(batch: TrajectoryBatch) -> TrajectoryBatch:
-        actions = batch.actions if batch.actions.dtype == torch.int64 else batch.actions.double()
-        return dataclasses.replace(batch, observations=batch.observations.double(), actions=actions)
-
-    converted = [
-        TaskData(
-            support=[double(batch) for batch in each.support],
-            support_advantages=[advantage.double() for advantage in each.support_advantages],
-            judged=[
-                dataclasses.replace(judged, batch=double(judged.batch), advantages=judged.advantages.double())
-                for judged in each.judged
-            ],
-        )
-        for each in data
-    ]
-    return {name: value.double() for name, value in parameters.items()}, converted
 
 
 def _steps(config: TrainConfig, count: int) -> TrainConfig:
@@ -64,8 +32,8 @@ def test_before_the_first_step_nothing_has_diverged(
 ) -> None:
     """The ratios are against the policy that collected the query trajectories: the adapted one."""
     config = _steps(tiny, inner_steps)
-    policy, parameters, data = _data(distribution, config)
-    loss, divergence = MetaObjective(policy, parameters, None, config, data, in_turn).evaluate(flatten(parameters))
+    policy, parameters, data = sampled(distribution, config)
+    loss, divergence = SurrogateObjective(policy, parameters, None, config, data, in_turn).evaluate(flatten(parameters))
     assert divergence == pytest.approx(0.0, abs=1e-6)
     assert loss == pytest.approx(0.0, abs=1e-4)  # ratios of 1 weigh advantages whose mean is 0
 
@@ -75,9 +43,9 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
     distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int, multi_step_loss: bool
 ) -> None:
     config = _steps(tiny, inner_steps).model_copy(update={"multi_step_loss": multi_step_loss})
-    policy, parameters, data = _data(distribution, config)
-    parameters, data = _in_double(policy, parameters, data)
-    objective = MetaObjective(policy, parameters, None, config, data, in_turn)
+    policy, parameters, data = sampled(distribution, config)
+    parameters, data = in_double(parameters, data)
+    objective = SurrogateObjective(policy, parameters, None, config, data, in_turn)
     theta = flatten(parameters)
     direction = torch.randn(theta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -86,7 +54,7 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
     assert gradient.dot(direction).item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-8)
 
     # The Fisher product is the derivative of the KL's gradient, both taken at θ.
-    here = [objective._adapted(theta, task, create_graph=False) for task in data]
+    here = [objective.adapted(objective.path(theta, task, create_graph=False), task) for task in data]
 
     def slope(position: torch.Tensor) -> torch.Tensor:
         point = position.detach().requires_grad_()
@@ -94,7 +62,9 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
             [
                 kl_divergence(old, new).mean()
                 for before, task in zip(here, data, strict=True)
-                for old, new in zip(before, objective._adapted(point, task, create_graph=True), strict=True)
+                for old, new in zip(
+                    before, objective.adapted(objective.path(point, task, create_graph=True), task), strict=True
+                )
             ]
         ).mean()
         return torch.autograd.grad(total, point)[0]
@@ -105,36 +75,29 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
 
 def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) -> None:
     distribution = resolve_tasks("point-navigation")
-    policy, parameters, data = _data(distribution, tiny)
-    parameters, data = _in_double(policy, parameters, data)
+    policy, parameters, data = sampled(distribution, tiny)
+    parameters, data = in_double(parameters, data)
     sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
     theta = flatten(parameters)
-    _, found = MetaObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta)
+    _, found = SurrogateObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta)
     assert found is not None
     for name, size in sizes.items():
         losses = []
         for sign in (1, -1):
             moved = {**sizes, name: (size + sign * 1e-5).detach()}
-            losses.append(MetaObjective(policy, parameters, moved, tiny, data, in_turn).evaluate(theta)[0])
+            losses.append(SurrogateObjective(policy, parameters, moved, tiny, data, in_turn).evaluate(theta)[0])
         assert found[name].sum().item() == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-8)
 
 
 def test_an_outer_step_improves_within_the_trust_region(distribution: TaskDistribution, tiny: TrainConfig) -> None:
-    policy, parameters, data = _data(distribution, tiny)
-    step = outer_step(policy, parameters, None, tiny, data, in_turn)
-    assert step.outcome.accepted
-    loss, divergence = MetaObjective(policy, parameters, None, tiny, data, in_turn).evaluate(flatten(step.parameters))
+    policy, parameters, data = sampled(distribution, tiny)
+    step = make_outer_loop(policy, tiny).step(parameters, None, data, in_turn)
+    assert step.accepted
+    loss, divergence = SurrogateObjective(policy, parameters, None, tiny, data, in_turn).evaluate(
+        flatten(step.parameters)
+    )
     assert loss < 0.0
     assert 0.0 < divergence <= tiny.max_kl
-
-
-def test_threads_do_not_change_a_bit(tiny: TrainConfig) -> None:
-    policy, parameters, data = _data(resolve_tasks("point-navigation"), tiny)
-    with task_threads(1) as one:
-        alone = outer_step(policy, parameters, None, tiny, data, one).parameters
-    with task_threads(3) as three:
-        together = outer_step(policy, parameters, None, tiny, data, three).parameters
-    assert all(torch.equal(alone[name], together[name]) for name in parameters)
 
 
 @settings(max_examples=30, deadline=None)

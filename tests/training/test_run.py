@@ -1,17 +1,26 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.run import LOG_FOLDER, Progress, train
+from thetaprime.training.history import LOG_FOLDER, read_history
+from thetaprime.training.run import Progress, train
+
+from .conftest import tiny_config
 
 
-@pytest.mark.parametrize("method", ["maml", "oracle"])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, tiny: TrainConfig, method: str) -> None:
-    config = tiny.model_copy(update={"method": method, "learn_step_sizes": True})
+@pytest.mark.parametrize(
+    ("method", "outer_loop"),
+    [("maml", "maml_trpo"), ("oracle", "maml_trpo"), ("maml", "promp"), ("maml", "dice"), ("pretrained", "promp")],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, method: str, outer_loop: str) -> None:
+    config = tiny_config({"method": method, "outer_loop": outer_loop, "learn_step_sizes": True})
     whole = train(config, tmp_path / "whole")
 
     class InterruptedRunError(Exception):
@@ -33,6 +42,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, t
         assert torch.equal(resumed.parameters[name], value)
     for name, value in whole.step_size_state.items():
         assert torch.equal(resumed.step_size_state[name], value)
+    assert set(whole.optimizer_state) == (set() if outer_loop == "maml_trpo" else {"count", "moment", "square"})
+    for name, value in whole.optimizer_state.items():
+        assert torch.equal(resumed.optimizer_state[name], value)
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_of_outer_loops_can_be_resumed(
+    tmp_path: Path, tiny: TrainConfig
+) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    train(tiny.model_copy(update={"iterations": 2}), tmp_path / "old")
+    file = tmp_path / "old" / CHECKPOINT_NAME
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    config = json.loads(metadata["config"])
+    for field in ("outer_loop", "outer_lr", "outer_epochs", "clip_range", "inner_kl_penalty", "exploration_credit"):
+        del config[field]
+    save_file(load_file(file), file, {**metadata, "config": json.dumps(config)})
+    resumed = train(tiny, tmp_path / "old", resume=True)
+    assert all(torch.equal(resumed.parameters[name], value) for name, value in whole.parameters.items())
 
 
 def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path: Path, tiny: TrainConfig) -> None:
@@ -59,6 +87,11 @@ def test_tensorboard_shows_every_iteration_once_after_a_resume(tmp_path: Path, t
     events = EventAccumulator(str(tmp_path / LOG_FOLDER))
     events.Reload()
     assert [event.step for event in events.Scalars("return/post_adaptation")] == [1, 2, 3, 4]
+    history = read_history(tmp_path)
+    assert history is not None
+    assert history.environment_steps[-1] == load_checkpoint(tmp_path).environment_steps
+    assert len(history.pre_return) == len(history.post_return) == 4
+    assert read_history(tmp_path / "elsewhere") is None
 
 
 def test_checkpoints_that_are_missing_or_damaged_are_refused(tmp_path: Path, tiny: TrainConfig) -> None:
@@ -74,7 +107,7 @@ def test_configuration_from_file_and_flags(tmp_path: Path) -> None:
     file.write_text('tasks = "point-navigation"\nseed = 3\n[adaptation]\ninner_lr = 0.2\n')
     config = load_config(file, {"adaptation.inner_lr": 0.7, "policy.activation": "tanh"})
     assert (config.seed, config.adaptation.inner_lr, config.policy.activation) == (3, 0.7, "tanh")
-    with pytest.raises(ValueError, match=r"adaptation\.inner_lr: Input should be greater than 0 \(got -1\)"):
+    with pytest.raises(ValueError, match=r"adaptation\.inner_lr: Input should be .* equal to 0 \(got -1\)"):
         load_config(file, {"adaptation.inner_lr": -1})
     with pytest.raises(ValueError, match="iteration: Extra inputs are not permitted"):
         load_config(file, {"iteration": 5})

@@ -9,14 +9,23 @@ from rich.table import Table
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
 from thetaprime.models import load_meta_policy, resolve_meta_policy
-from thetaprime.training.evaluation import GRADIENT_STEPS, Evaluation, evaluate, evaluation_steps
+from thetaprime.training.evaluation import GRADIENT_STEPS, evaluate, evaluation_steps
 from thetaprime.training.figures import curves_png
+from thetaprime.training.scores import Evaluation
 
 
 @click.command()
 @click.argument("meta_policy")
 @click.option("--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the tasks and episodes.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    default=[0],
+    show_default=True,
+    multiple=True,
+    help="Of the tasks and episodes; give it again for more seeds, each with so many tasks of its own.",
+)
 @click.option(
     "--gradient-steps", type=click.IntRange(min=1), default=GRADIENT_STEPS, show_default=True, help="Rounds to take."
 )
@@ -39,7 +48,7 @@ from thetaprime.training.figures import curves_png
 def command(
     meta_policy: str,
     tasks: int,
-    seed: int,
+    seeds: tuple[int, ...],
     gradient_steps: int,
     trajectories: int | None,
     zoo: Path | None,
@@ -53,11 +62,11 @@ def command(
     """
     artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
     console = console_for(as_json)
-    with work_bar(console, f"evaluating {artifact.label}", evaluation_steps(gradient_steps)) as advance:
+    with work_bar(console, f"evaluating {artifact.label}", evaluation_steps(gradient_steps, len(seeds))) as advance:
         evaluation = evaluate(
             artifact,
             tasks=tasks,
-            seed=seed,
+            seeds=seeds,
             gradient_steps=gradient_steps,
             trajectories=trajectories,
             on_step=advance,
@@ -86,5 +95,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     low, high = evaluation.interval(evaluation.scores)
     table.add_row("S_k", *(f"{score:.3f}" for score in evaluation.scores()))
     table.add_row("  interval", *(f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)))
+    if len(evaluation.seeds) > 1:
+        by_seed = evaluation.scores_by_seed()
+        table.add_row(
+            "  over seeds", *(f"{a:.3f}..{b:.3f}" for a, b in zip(by_seed.min(0), by_seed.max(0), strict=True))
+        )
     table.add_row("R_k < R_0", "", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation()))
     return table

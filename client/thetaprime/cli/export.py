@@ -7,7 +7,6 @@ import click
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
 from thetaprime.cli.evaluate import evaluation_table
-from thetaprime.training.evaluation import evaluation_steps
 from thetaprime.training.export import ExportRequest, export
 
 _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -28,7 +27,21 @@ _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks to measure on."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the measurement.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    default=[7],
+    show_default=True,
+    multiple=True,
+    help="Of the measurement; give it again for more seeds, each with so many tasks of its own.",
+)
+@click.option(
+    "--more-trajectories",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Measure with this number of trajectories for each gradient step as well; may be given again.",
+)
 @json_option
 def command(
     run: Path,
@@ -39,7 +52,8 @@ def command(
     description: str,
     output: Path | None,
     tasks: int,
-    seed: int,
+    seeds: tuple[int, ...],
+    more_trajectories: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Write the meta-policy of RUN as an artifact: θ, its comparisons, its ONNX form, its card.
@@ -56,10 +70,11 @@ def command(
         version=version,
         description=description,
         tasks=tasks,
-        seed=seed,
+        seeds=seeds,
+        more_trajectories=more_trajectories,
     )
     console = console_for(as_json)
-    with work_bar(console, f"measuring {name}@{version}", evaluation_steps()) as advance:
+    with work_bar(console, f"measuring {name}@{version}", request.evaluation_steps) as advance:
         written, evaluation = export(request, on_step=advance)
     console.print(evaluation_table(evaluation))
     console.print(f"wrote {written.directory}")

@@ -28,7 +28,7 @@ from thetaprime.models.inner_loop import (
     reinforce_loss,
     summarize_step,
 )
-from thetaprime.models.manifest import Manifest, Provenance
+from thetaprime.models.manifest import ComparisonRun, Manifest, Provenance
 from thetaprime.models.onnx_form import OnnxTemplate
 from thetaprime.models.parameters import (
     NonFiniteStepError,
@@ -47,6 +47,7 @@ __all__ = [
     "ArtifactError",
     "BehaviourDoubt",
     "BoxAction",
+    "ComparisonRun",
     "DiscreteAction",
     "EnvironmentContract",
     "ExportedPolicy",

@@ -14,6 +14,19 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 
 
+class ComparisonRun(Spec):
+    """The training of a policy that the meta-policy is compared with."""
+
+    iterations: int
+    """Outer-loop iterations taken."""
+    environment_steps: int
+    """Environment steps taken."""
+    wall_seconds: float
+    """Time spent training, resumed runs added up."""
+    config: dict[str, Any]
+    """The whole training configuration."""
+
+
 class Provenance(Spec):
     """How the parameters came about."""
 
@@ -35,6 +48,8 @@ class Provenance(Spec):
     """Processor count and architecture."""
     versions: dict[str, str]
     """Versions of python and the packages that computed it."""
+    comparisons: dict[str, ComparisonRun] = pydantic.Field(default_factory=dict)
+    """How the policies beside it came about, by method."""
 
     @classmethod
     def untrained(cls, distribution: str = "") -> "Provenance":

@@ -1,10 +1,10 @@
 """The model card of a meta-policy: what it is, how well it adapts, how it came about."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from thetaprime.models import BoxAction, Manifest
 from thetaprime.training.checkpoint import RunState
-from thetaprime.training.evaluation import Evaluation
+from thetaprime.training.scores import Evaluation
 
 
 def returns_table(evaluation: Evaluation) -> str:
@@ -22,17 +22,39 @@ def returns_table(evaluation: Evaluation) -> str:
     rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")
     fallen = ["–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation())]
     rows.append("| tasks with R_k < R_0 | " + " | ".join(fallen) + " |")
+    if len(evaluation.seeds) > 1:
+        ends = zip(evaluation.scores_by_seed().min(0), evaluation.scores_by_seed().max(0), strict=True)
+        rows.insert(-1, "| S_k, lowest and highest seed | " + " | ".join(f"{a:.3f}, {b:.3f}" for a, b in ends) + " |")
     return "\n".join(rows)
 
 
-def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, RunState], *, figure: str) -> str:
+def _seeds(evaluation: Evaluation) -> str:
+    return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
+
+
+def _rates(evaluation: Evaluation) -> str:
+    rates = ", ".join(f"{rate:g} ({method})" for method, rate in evaluation.fine_tuning_rates.items())
+    return rates and f": {rates}"
+
+
+def model_card(
+    manifest: Manifest,
+    evaluation: Evaluation,
+    more: Sequence[Evaluation],
+    runs: Mapping[str, RunState],
+    *,
+    figure: str,
+    learning: str,
+) -> str:
     """The card in Markdown.
 
     Args:
         manifest: of the artifact.
         evaluation: its measured curves.
+        more: curves with other numbers of trajectories for each gradient step.
         runs: what was trained, by method.
-        figure: file name of the curves.
+        figure: file name of the curves over gradient steps.
+        learning: file name of the curves over environment steps.
     """
     environment, adaptation = manifest.environment, manifest.adaptation
     action = environment.action
@@ -40,7 +62,11 @@ def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, Ru
         taken = f"{action.size} numbers in [{min(action.low):g}, {max(action.high):g}]"
     else:
         taken = f"one of {action.count}, counted from {action.start}"
-    sizes = "learned, one for each parameter" if runs["maml"].step_sizes else f"{adaptation.inner_lr:g}"
+    parameters = manifest.policy.context_size and not adaptation.inner_lr
+    moving = f"the context, {manifest.policy.context_size} numbers" if parameters else "all parameters"
+    sizes = "learned, one for each parameter"
+    if not runs["maml"].step_sizes:
+        sizes = f"{adaptation.inner_lr or adaptation.context_lr:g}"
     if adaptation.target_return is not None:
         sizes += f", times the mean return's gap to {adaptation.target_return:g} over {adaptation.return_gap:g}"
     schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
@@ -48,6 +74,11 @@ def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, Ru
         f"| {method} | {run.iteration} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
         for method, run in runs.items()
     )
+    tasks = len(evaluation.tasks) // len(evaluation.seeds)
+    others = "".join(
+        f"\nWith {each.trajectories} trajectories for each gradient step:\n\n{returns_table(each)}\n" for each in more
+    )
+    flags = " ".join(f"--seed {seed}" for seed in evaluation.seeds)
     network = " × ".join(str(size) for size in manifest.policy.hidden_sizes)
     return f"""# {manifest.name}, version {manifest.version}
 
@@ -59,6 +90,7 @@ def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, Ru
 | observation | {environment.observation_size} numbers, raw |
 | action | {taken} |
 | network | MLP {network}, {manifest.policy.activation} |
+| what adapts | {moving} |
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
 | step size | {sizes}; factor by round: {schedule}, the last one from there on |
 | inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
@@ -66,14 +98,15 @@ def model_card(manifest: Manifest, evaluation: Evaluation, runs: Mapping[str, Ru
 ## How well it adapts
 
 Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
-{evaluation.trajectories} trajectories for each gradient step (seed {evaluation.seed}). S_k is 0 at the pretrained
-policy before adaptation and 1 at the oracle, which is told the task.
+{evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
+policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn
+with all parameters, by the step size that serves each best on tasks apart{_rates(evaluation)}.
 
 {returns_table(evaluation)}
 
 ![Return over gradient steps]({figure})
-
-Measure it again with `thetaprime evaluate {manifest.name} --tasks {len(evaluation.tasks)} --seed {evaluation.seed}`.
+{others}
+Measure it again with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
 
 ## How it was trained
 
@@ -83,6 +116,8 @@ Measure it again with `thetaprime evaluate {manifest.name} --tasks {len(evaluati
 
 On {manifest.provenance.machine} cores with torch {manifest.provenance.versions["torch"]}, seed
 {manifest.provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
+
+![Return over environment steps]({learning})
 
 ## What it is for
 

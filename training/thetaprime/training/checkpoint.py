@@ -13,7 +13,7 @@ from thetaprime.models import Parameters
 from thetaprime.training.config import TrainConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
-_THETA, _STEP_SIZES = "theta/", "step_sizes/"
+_THETA, _STEP_SIZES, _OPTIMIZER = "theta/", "step_sizes/", "optimizer/"
 
 
 class CheckpointError(ValueError):
@@ -29,6 +29,7 @@ class RunState:
         parameters: θ.
         step_size_state: of `LearnedStepSizes`, empty where they are not learned.
         generator_state: of the numpy generator that everything is drawn from.
+        optimizer_state: of the outer loop, empty where it has none.
         iteration: outer iterations taken.
         environment_steps: taken so far.
         wall_seconds: spent so far, over all resumed parts.
@@ -38,6 +39,7 @@ class RunState:
     parameters: Parameters
     step_size_state: Parameters
     generator_state: dict[str, Any]
+    optimizer_state: Parameters = dataclasses.field(default_factory=dict)
     iteration: int = 0
     environment_steps: int = 0
     wall_seconds: float = 0.0
@@ -53,6 +55,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     """Writes the checkpoint of a run; the previous one is there until the new one is whole."""
     tensors = {_THETA + name: value.contiguous() for name, value in state.parameters.items()}
     tensors |= {_STEP_SIZES + name: value for name, value in state.step_size_state.items()}
+    tensors |= {_OPTIMIZER + name: value for name, value in state.optimizer_state.items()}
     metadata = {
         "config": state.config.model_dump_json(),
         "generator_state": json.dumps(state.generator_state),
@@ -83,6 +86,7 @@ def load_checkpoint(directory: Path) -> RunState:
             parameters=_with_prefix(tensors, _THETA),
             step_size_state=_with_prefix(tensors, _STEP_SIZES),
             generator_state=json.loads(metadata["generator_state"]),
+            optimizer_state=_with_prefix(tensors, _OPTIMIZER),
             iteration=iteration,
             environment_steps=environment_steps,
             wall_seconds=wall_seconds,

@@ -1,13 +1,18 @@
 """The configuration of a training run: one frozen model, from a TOML file and flags."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pydantic
 
 from thetaprime.models import AdaptationSpec, PolicySpec
-from thetaprime.models.spec import Spec
+from thetaprime.models.spec import Curvature, Spec
+
+OuterLoopName = Literal["maml_trpo", "promp", "e_maml", "dice"]
+IMPLIED_CURVATURE: Final[Mapping[OuterLoopName, Curvature]] = {"promp": "ratio", "e_maml": "log_prob", "dice": "dice"}
+"""The inner loss that an outer loop is defined with. Under MAML's it is free."""
 
 
 class TrainConfig(Spec):
@@ -17,6 +22,9 @@ class TrainConfig(Spec):
     """Task distribution: a name (point-navigation), or package.module:Class for your own."""
     method: Literal["maml", "pretrained", "oracle"] = "maml"
     """maml; or a comparison: one policy for all tasks (pretrained), or one that is told the task (oracle)."""
+    outer_loop: OuterLoopName = "maml_trpo"
+    """What improves θ: MAML under TRPO (Finn et al. 2017), ProMP (Rothfuss et al. 2019), E-MAML under TRPO (Stadie et
+    al. 2018), or DiCE (Foerster et al. 2018). All but the first imply `adaptation.curvature`."""
     seed: int = pydantic.Field(default=0, ge=0)
     """Seeds everything that is drawn."""
     iterations: pydantic.PositiveInt = 500
@@ -24,9 +32,20 @@ class TrainConfig(Spec):
     meta_batch_size: pydantic.PositiveInt = 20
     """T: tasks in each iteration."""
     max_kl: pydantic.PositiveFloat = 0.01
-    """δ: trust region of the outer loop, in nats at the adapted policy."""
+    """δ: how far an iteration may move the adapted policies, in nats: the trust region, and what ends Adam's epochs."""
     fisher_fraction: float = pydantic.Field(default=0.2, gt=0.0, le=1.0)
-    """Share of the tasks that Fisher-vector products go over."""
+    """maml_trpo, e_maml: share of the tasks that Fisher-vector products go over."""
+    outer_lr: pydantic.PositiveFloat = 1e-3
+    """promp, dice: Adam's learning rate on θ."""
+    outer_epochs: pydantic.PositiveInt = 5
+    """promp, dice: most steps of Adam on one iteration's trajectories; they end early where `max_kl` is reached."""
+    clip_range: float = pydantic.Field(default=0.3, gt=0.0, lt=1.0)
+    """promp: ε: probability ratios count between 1 − ε and 1 + ε."""
+    inner_kl_penalty: pydantic.NonNegativeFloat = 5e-4
+    """promp: η, on the KL between the policies that collected the support trajectories and those they are used for."""
+    exploration_credit: pydantic.NonNegativeFloat = 0.01
+    """e_maml: factor on the credit of the support's actions. 1 is unbiased, and drowns the rest in noise unless tasks
+    are many and trajectories few; 0 is maml_trpo."""
     outer_discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
     """γ of the outer loop's advantages."""
     outer_gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
@@ -43,8 +62,21 @@ class TrainConfig(Spec):
     """Threads that share the tasks of an iteration; they change the speed and not the result."""
     policy: PolicySpec = PolicySpec()
     """The network."""
-    adaptation: AdaptationSpec = AdaptationSpec()
+    adaptation: AdaptationSpec = pydantic.Field(default=AdaptationSpec(), validate_default=True)
     """The inner loop."""
+
+    @pydantic.field_validator("adaptation")
+    @classmethod
+    def _imply_curvature(cls, adaptation: AdaptationSpec, info: pydantic.ValidationInfo) -> AdaptationSpec:
+        outer_loop = info.data.get("outer_loop")  # missing where it did not fit
+        implied = IMPLIED_CURVATURE.get(outer_loop) if outer_loop else None
+        if implied is None:
+            return adaptation
+        if "curvature" in adaptation.model_fields_set and adaptation.curvature != implied:
+            raise ValueError(f"curvature is {adaptation.curvature!r}; outer_loop {outer_loop!r} needs {implied!r}")
+        if outer_loop == "dice" and adaptation.first_order:
+            raise ValueError("first_order is true; outer_loop 'dice' is about the derivative that it leaves out")
+        return adaptation.model_copy(update={"curvature": implied})
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:

@@ -1,121 +1,39 @@
 """How well a meta-policy adapts: the four-way curve over gradient steps, on tasks it has not seen.
 
-The three comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned
-with the same inner loop, a randomly initialised one, and an oracle that is told the task and does not adapt.
+The three comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned,
+a randomly initialised one, and an oracle that is told the task and does not adapt. The first two learn with all their
+parameters, by the step size, of `FINE_TUNING_RATES`, that serves them best on tasks apart.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from thetaprime.models import AdaptationSpec, MetaPolicy, Parameters, Policy, adapt_step
+from thetaprime.models import AdaptationSpec, MetaPolicy, Parameters, Policy, TrajectoryBatch, adapt_step
 from thetaprime.training.comparisons import Comparisons, load_comparisons
+from thetaprime.training.cores import available_cores
+from thetaprime.training.parallel import MapTasks, in_turn, task_threads
 from thetaprime.training.sampler import collect
+from thetaprime.training.scores import Evaluation, Returns
 from thetaprime.training.tasks import OracleTasks, Task, TaskDistribution, resolve_tasks
 
 GRADIENT_STEPS: Final = 4
 METHODS: Final = ("maml", "pretrained", "random")
+FINE_TUNING_RATES: Final = (0.03, 0.1, 0.3, 1.0)
+"""Step sizes that the comparisons may choose from; the paper's is 0.1."""
+_FINE_TUNING_STEPS: Final = 3
+_FINE_TUNING_TASKS: Final = 8
 # Streams of the evaluation's seed: what is drawn for one never shifts what is drawn for another.
-_TASKS, _EPISODES, _ORACLE = range(3)
-
-Returns = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Returns of each method on each test task.
-
-    Attributes:
-        meta_policy: ``name@version``.
-        seed: of the tasks and episodes.
-        trajectories: collected for each gradient step and each return.
-        tasks: the test tasks, T of them.
-        returns: by method, [K + 1, T] mean undiscounted return after 0..K gradient steps.
-        oracle: [T] the oracle's.
-    """
-
-    meta_policy: str
-    seed: int
-    trajectories: int
-    tasks: list[Task]
-    returns: dict[str, Returns]
-    oracle: Returns
-
-    def scores(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
-        """S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0), of means over tasks.
-
-        Args:
-            indices: the tasks to take the means over.
-
-        Returns:
-            [K + 1]; 0 is the pretrained policy before adaptation, 1 the oracle.
-        """
-        floor = self.returns["pretrained"][0, indices].mean()
-        scores: Returns = (self.returns["maml"][:, indices].mean(1) - floor) / (self.oracle[indices].mean() - floor)
-        return scores
-
-    def negative_adaptation(self) -> Returns:
-        """[K]: for each k ≥ 1, the share of tasks whose return fell, R_k < R_0."""
-        maml = self.returns["maml"]
-        share: Returns = (maml[1:] < maml[0]).mean(1)
-        return share
-
-    def interval(
-        self, statistic: Callable[[npt.NDArray[np.int64]], Returns], *, level: float = 0.95, resamples: int = 2000
-    ) -> tuple[Returns, Returns]:
-        """Percentile bootstrap over tasks (Efron 1979).
-
-        Args:
-            statistic: indices of tasks [T] -> [...].
-            level: of confidence.
-            resamples: of the tasks, with replacement.
-
-        Returns:
-            Lower and upper bounds [...].
-        """
-        rng = np.random.default_rng(self.seed)
-        draws = rng.integers(len(self.tasks), size=(resamples, len(self.tasks)))
-        values = np.stack([statistic(draw) for draw in draws])
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
-
-    def return_interval(self, method: str) -> tuple[Returns, Returns]:
-        """95 % interval of a method's mean return, [K + 1] each."""
-        return self.interval(functools.partial(_mean_over, self.returns[method]))
-
-    def to_json(self) -> dict[str, object]:
-        """The evaluation as one JSON object; lists run over gradient steps."""
-        bounds = {method: self.return_interval(method) for method in self.returns}
-        score_bounds = self.interval(self.scores)
-        return {
-            "meta_policy": self.meta_policy,
-            "tasks": len(self.tasks),
-            "seed": self.seed,
-            "trajectories": self.trajectories,
-            "returns": {
-                **{method: curve.mean(1).tolist() for method, curve in self.returns.items()},
-                "oracle": float(self.oracle.mean()),
-            },
-            "std_over_tasks": {
-                **{method: curve.std(1).tolist() for method, curve in self.returns.items()},
-                "oracle": float(self.oracle.std()),
-            },
-            "returns_interval_95": {method: [low.tolist(), high.tolist()] for method, (low, high) in bounds.items()},
-            "scores": self.scores().tolist(),
-            "scores_interval_95": [bound.tolist() for bound in score_bounds],
-            "negative_adaptation": self.negative_adaptation().tolist(),
-        }
+_TASKS, _EPISODES, _ORACLE, _FINE_TUNING = range(4)
 
 
 def evaluate(
     meta_policy: MetaPolicy,
     *,
     tasks: int = 40,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     gradient_steps: int = GRADIENT_STEPS,
     trajectories: int | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -127,8 +45,8 @@ def evaluate(
 
     Args:
         meta_policy: with its comparisons beside it.
-        tasks: T, the number of test tasks.
-        seed: of the tasks and episodes.
+        tasks: test tasks of each seed.
+        seeds: each draws its own tasks and episodes.
         gradient_steps: K.
         trajectories: N for each step; None for the meta-policy's own number.
         on_step: called after each of the `evaluation_steps` parts of the work.
@@ -136,39 +54,93 @@ def evaluate(
     Raises:
         ArtifactError: the comparisons are missing.
     """
+    with task_threads(available_cores()) as each_task:
+        return _evaluate(meta_policy, tasks, seeds, gradient_steps, trajectories, on_step, each_task)
+
+
+def _evaluate(
+    meta_policy: MetaPolicy,
+    tasks: int,
+    seeds: Sequence[int],
+    gradient_steps: int,
+    trajectories: int | None,
+    on_step: Callable[[], None],
+    each_task: MapTasks,
+) -> Evaluation:
     manifest = meta_policy.manifest
     distribution = resolve_tasks(manifest.provenance.distribution)
     comparisons = load_comparisons(meta_policy, OracleTasks(distribution).environment)
     N = trajectories or manifest.adaptation.trajectories_per_round
-    drawn = list(distribution.sample_tasks(tasks, _stream(seed, _TASKS)))
-    starts = {
-        "maml": (meta_policy.parameters, meta_policy.step_sizes),
-        "pretrained": (comparisons.pretrained, None),
-        "random": (comparisons.random, None),
-    }
-    returns = {
-        method: adaptation_curve(
-            distribution,
-            drawn,
-            meta_policy.policy,
-            parameters,
-            step_sizes,
-            manifest.adaptation,
-            gradient_steps=gradient_steps,
-            trajectories=N,
+    curve = functools.partial(
+        adaptation_curve, distribution, policy=meta_policy.policy, trajectories=N, each_task=each_task
+    )
+    starts = {"pretrained": comparisons.pretrained, "random": comparisons.random}
+    rates, chosen = {}, {}
+    for method, start in starts.items():
+        chosen[method] = _fine_tuning(curve, distribution, start, manifest.adaptation, seeds[0], on_step)
+        rates[method] = chosen[method].inner_lr
+    drawn: list[Task] = []
+    returns: dict[str, list[Returns]] = {method: [] for method in METHODS}
+    oracle: list[Returns] = []
+    for seed in seeds:
+        of_seed = list(distribution.sample_tasks(tasks, _stream(seed, _TASKS)))
+        drawn += of_seed
+        for method in METHODS:
+            own = method == "maml"
+            returns[method].append(
+                curve(
+                    tasks=of_seed,
+                    parameters=meta_policy.parameters if own else starts[method],
+                    step_sizes=meta_policy.step_sizes if own else None,
+                    adaptation=manifest.adaptation if own else chosen[method],
+                    gradient_steps=gradient_steps,
+                    seed=seed,
+                    on_step=on_step,
+                )
+            )
+        oracle.append(_oracle_returns(comparisons, distribution, of_seed, N, seed))
+        on_step()
+    return Evaluation(
+        meta_policy=meta_policy.label,
+        seeds=tuple(seeds),
+        trajectories=N,
+        tasks=drawn,
+        returns={method: np.concatenate(parts, axis=1) for method, parts in returns.items()},
+        oracle=np.concatenate(oracle),
+        fine_tuning_rates=rates,
+    )
+
+
+def _fine_tuning(
+    curve: Callable[..., Returns],
+    distribution: TaskDistribution,
+    parameters: Parameters,
+    adaptation: AdaptationSpec,
+    seed: int,
+    on_step: Callable[[], None],
+) -> AdaptationSpec:
+    """How a comparison learns: as the paper's do, halving after the first step, by the best of the step sizes."""
+    tasks = distribution.sample_tasks(_FINE_TUNING_TASKS, _stream(seed, _FINE_TUNING))
+    reached = {}
+    for rate in FINE_TUNING_RATES:
+        changes = {"inner_lr": rate, "context_lr": rate, "inner_lr_schedule": (1.0, 0.5), "target_return": None}
+        spec = adaptation.model_copy(update=changes)
+        returns = curve(
+            tasks=tasks,
+            parameters=parameters,
+            step_sizes=None,
+            adaptation=spec,
+            gradient_steps=_FINE_TUNING_STEPS,
             seed=seed,
-            on_step=on_step,
         )
-        for method, (parameters, step_sizes) in starts.items()
-    }
-    oracle = _oracle_returns(comparisons, distribution, drawn, N, seed)
-    on_step()
-    return Evaluation(meta_policy.label, seed, N, drawn, returns, oracle)
+        reached[float(returns[-1].mean())] = spec
+        on_step()
+    return reached[max(reached)]
 
 
-def evaluation_steps(gradient_steps: int = GRADIENT_STEPS) -> int:
+def evaluation_steps(gradient_steps: int = GRADIENT_STEPS, seeds: int = 1) -> int:
     """How often `evaluate` calls `on_step`."""
-    return len(METHODS) * (gradient_steps + 1) + 1
+    return (len(METHODS) - 1) * len(FINE_TUNING_RATES) + seeds * (len(METHODS) * (gradient_steps + 1) + 1)
 
 
 def adaptation_curve(
@@ -183,6 +155,7 @@ def adaptation_curve(
     trajectories: int,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
+    each_task: MapTasks = in_turn,
 ) -> Returns:
     """[K + 1, T]: the mean undiscounted return on each task after 0..K gradient steps."""
     current = [parameters] * len(tasks)
@@ -192,12 +165,20 @@ def adaptation_curve(
         batches = collect(distribution, tasks, policy, current, trajectories, rng=rng)
         curve[step] = [float(batch.returns.mean()) for batch in batches]
         if step < gradient_steps:
-            current = [
-                adapt_step(policy, each, batch, adaptation, step=step, step_sizes=step_sizes).parameters
-                for each, batch in zip(current, batches, strict=True)
-            ]
+            take = functools.partial(_adapted, policy, adaptation, step, step_sizes)
+            current = each_task(take, list(zip(current, batches, strict=True)))
         on_step()
     return curve
+
+
+def _adapted(
+    policy: Policy,
+    adaptation: AdaptationSpec,
+    step: int,
+    step_sizes: Parameters | None,
+    start: tuple[Parameters, TrajectoryBatch],
+) -> Parameters:
+    return adapt_step(policy, *start, adaptation, step=step, step_sizes=step_sizes).parameters
 
 
 def oracle_return(meta_policy: MetaPolicy, task: Task, episodes: int, seed: int) -> float:
@@ -219,11 +200,6 @@ def _oracle_returns(
         rng=_stream(seed, _ORACLE),
     )
     return np.array([float(batch.returns.mean()) for batch in batches])
-
-
-def _mean_over(curve: Returns, indices: npt.NDArray[np.int64]) -> Returns:
-    mean: Returns = curve[:, indices].mean(1)
-    return mean
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:

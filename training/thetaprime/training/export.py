@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -10,19 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import ArtifactError, MetaPolicy, Provenance, write_meta_policy
+from thetaprime.models import ArtifactError, ComparisonRun, MetaPolicy, Provenance, write_meta_policy
 from thetaprime.training.card import model_card
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.comparisons import Comparisons
-from thetaprime.training.evaluation import Evaluation, evaluate
-from thetaprime.training.figures import curves_png
+from thetaprime.training.evaluation import evaluate, evaluation_steps
+from thetaprime.training.figures import curves_png, learning_png
+from thetaprime.training.history import read_history
+from thetaprime.training.parallel import task_threads
 from thetaprime.training.reference import describe_tasks
 from thetaprime.training.run import run_policy, run_tasks
+from thetaprime.training.scores import Evaluation
 
 CARD_NAME: Final = "README.md"
 FIGURE_NAME: Final = "curves.png"
+LEARNING_NAME: Final = "learning.png"
 EVALUATION_NAME: Final = "evaluation.json"
-_PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "onnx", "safetensors")
+_PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,8 @@ class ExportRequest:
         version: counted from 1.
         description: one line.
         tasks: held-out tasks to evaluate on.
-        seed: of the evaluation.
+        seeds: of the evaluation.
+        more_trajectories: other numbers of trajectories to evaluate with, beside the meta-policy's own.
     """
 
     maml: Path
@@ -49,7 +55,13 @@ class ExportRequest:
     version: int
     description: str
     tasks: int = 40
-    seed: int = 7
+    seeds: tuple[int, ...] = (7,)
+    more_trajectories: tuple[int, ...] = ()
+
+    @property
+    def evaluation_steps(self) -> int:
+        """How often `export` calls `on_step`."""
+        return evaluation_steps(seeds=len(self.seeds)) * (1 + len(self.more_trajectories))
 
 
 def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:
@@ -63,24 +75,24 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
         CheckpointError: a run's folder holds no checkpoint.
         ArtifactError: a run is of another method, task distribution or network than its place asks for.
     """
-    runs = {"maml": load_checkpoint(request.maml)}
-    runs["pretrained"] = load_checkpoint(request.pretrained)
-    runs["oracle"] = load_checkpoint(request.oracle)
+    runs = {method: load_checkpoint(folder) for method, folder in _folders(request).items()}
     _check(request, runs)
     run = runs["maml"]
     distribution = run_tasks(run.config)
     policy = run_policy(run.config, distribution)
     step_sizes = run.step_sizes
-    reference, golden = describe_tasks(
-        distribution, policy, run.parameters, step_sizes, run.config.adaptation, run.config.seed
-    )
+    with task_threads(1):  # each of torch's operations on its own, as in training
+        reference, golden = describe_tasks(
+            distribution, policy, run.parameters, step_sizes, run.config.adaptation, run.config.seed
+        )
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
         random=policy.init(run.config.seed + 1),
         oracle=runs["oracle"].parameters,
         oracle_policy=run_policy(runs["oracle"].config, run_tasks(runs["oracle"].config)),
     )
-    provenance = _provenance(run)
+    provenance = _provenance(run, runs)
+    histories = {method: read_history(folder) for method, folder in _folders(request).items()}
 
     def write(files: dict[str, bytes]) -> MetaPolicy:
         return write_meta_policy(
@@ -100,20 +112,36 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
         )
 
     meta_policy = write({})
-    evaluation = evaluate(meta_policy, tasks=request.tasks, seed=request.seed, on_step=on_step)
-    card = model_card(meta_policy.manifest, evaluation, runs, figure=FIGURE_NAME)
+    measure = functools.partial(evaluate, meta_policy, tasks=request.tasks, seeds=request.seeds, on_step=on_step)
+    evaluation, *more = (measure(trajectories=count) for count in (None, *request.more_trajectories))
+    card = model_card(meta_policy.manifest, evaluation, more, runs, figure=FIGURE_NAME, learning=LEARNING_NAME)
     written = write(
         {
             CARD_NAME: card.encode(),
             FIGURE_NAME: curves_png(evaluation),
-            EVALUATION_NAME: (json.dumps(evaluation.to_json(), indent=2) + "\n").encode(),
+            LEARNING_NAME: learning_png(request.name, histories),
+            EVALUATION_NAME: _json(evaluation),
+            **{more_evaluation_name(each.trajectories): _json(each) for each in more},
         }
     )
     return written, evaluation
 
 
+def more_evaluation_name(trajectories: int) -> str:
+    """File of an evaluation with another number of trajectories than the meta-policy's own."""
+    return f"evaluation-{trajectories}-trajectories.json"
+
+
+def _json(evaluation: Evaluation) -> bytes:
+    return (json.dumps(evaluation.to_json(), indent=2) + "\n").encode()
+
+
+def _folders(request: ExportRequest) -> dict[str, Path]:
+    return {"maml": request.maml, "pretrained": request.pretrained, "oracle": request.oracle}
+
+
 def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
-    folders = {"maml": request.maml, "pretrained": request.pretrained, "oracle": request.oracle}
+    folders = _folders(request)
     first = runs["maml"].config
     for method, run in runs.items():
         where = str(folders[method])
@@ -123,7 +151,7 @@ def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
             raise ArtifactError(where, f"its tasks or policy are not those of {request.maml}")
 
 
-def _provenance(run: RunState) -> Provenance:
+def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
     return Provenance(
         distribution=run.config.tasks,
         config=run.config.model_dump(mode="json"),
@@ -135,4 +163,14 @@ def _provenance(run: RunState) -> Provenance:
         machine=f"{os.cpu_count()} x {platform.machine()}",
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        comparisons={
+            method: ComparisonRun(
+                iterations=each.iteration,
+                environment_steps=each.environment_steps,
+                wall_seconds=round(each.wall_seconds, 1),
+                config=each.config.model_dump(mode="json"),
+            )
+            for method, each in runs.items()
+            if method != run.config.method
+        },
     )

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -12,12 +11,11 @@ from torch.utils.tensorboard import SummaryWriter
 from thetaprime.models import Policy
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.maml_trpo import TaskData, outer_step, sample_iteration
+from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
+from thetaprime.training.outer import OuterLoop, TaskData, make_outer_loop, sample_iteration
 from thetaprime.training.parallel import MapTasks, task_threads
 from thetaprime.training.step_sizes import LearnedStepSizes
 from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
-
-LOG_FOLDER: Final = "tensorboard"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +27,8 @@ class Progress:
         pre_return: undiscounted return of θ (of the policy itself, without inner steps).
         post_return: undiscounted return after adaptation.
         kl_divergence: of the outer step, in nats.
-        improvement: of the outer surrogate.
-        accepted: whether the outer step was taken.
+        improvement: decrease of the outer loss.
+        accepted: whether θ moved.
         environment_steps: so far.
         sampling_share: share of the iteration's time that went into collecting.
     """
@@ -93,13 +91,16 @@ def train(
     rng.bit_generator.state = state.generator_state
     step_sizes = None
     if effective.learn_step_sizes:
-        step_sizes = LearnedStepSizes(state.parameters, config.adaptation.inner_lr, config.step_size_lr)
+        step_sizes = LearnedStepSizes(state.parameters, config.adaptation.step_size, config.step_size_lr)
         if state.step_size_state:
             step_sizes.load(state.step_size_state)
+    outer = make_outer_loop(policy, effective)
+    outer.load(state.optimizer_state)
 
     def checkpoint() -> None:
         state.generator_state = dict(rng.bit_generator.state)
         state.step_size_state = step_sizes.state() if step_sizes else {}
+        state.optimizer_state = outer.state()
         save_checkpoint(directory, state)
 
     with (
@@ -108,7 +109,7 @@ def train(
     ):
         checkpoint()
         while state.iteration < config.iterations:
-            progress = _iterate(state, effective, distribution, policy, step_sizes, rng, each_task)
+            progress = _iterate(state, effective, distribution, policy, outer, step_sizes, rng, each_task)
             _log(writer, progress)
             if state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
                 checkpoint()
@@ -136,6 +137,7 @@ def _iterate(
     config: TrainConfig,
     distribution: TaskDistribution,
     policy: Policy,
+    outer: OuterLoop,
     step_sizes: LearnedStepSizes | None,
     rng: np.random.Generator,
     each_task: MapTasks,
@@ -145,7 +147,7 @@ def _iterate(
     sizes = step_sizes.values() if step_sizes else None
     data = sample_iteration(distribution, tasks, policy, state.parameters, sizes, config, rng)
     sampled = time.perf_counter()
-    step = outer_step(policy, state.parameters, sizes, config, data, each_task)
+    step = outer.step(state.parameters, sizes, data, each_task)
     if step_sizes and step.step_size_gradient:
         step_sizes.update(step.step_size_gradient)
     ended = time.perf_counter()
@@ -154,31 +156,31 @@ def _iterate(
     state.iteration += 1
     state.environment_steps += sum(_steps(each) for each in data)
     state.wall_seconds += ended - started
-    first = [(each.support or [each.query])[0] for each in data]
+    first = [(each.support or each.judged)[0].batch for each in data]
     return Progress(
         iteration=state.iteration,
         pre_return=float(np.mean([float(batch.returns.mean()) for batch in first])),
         post_return=float(np.mean([float(each.query.returns.mean()) for each in data])),
-        kl_divergence=step.outcome.kl_divergence,
-        improvement=step.outcome.improvement,
-        accepted=step.outcome.accepted,
+        kl_divergence=step.kl_divergence,
+        improvement=step.improvement,
+        accepted=step.accepted,
         environment_steps=state.environment_steps,
         sampling_share=(sampled - started) / (ended - started),
     )
 
 
 def _steps(data: TaskData) -> int:
-    return sum(sum(batch.lengths) for batch in (*data.support, data.query))
+    return sum(sum(batch.lengths) for batch in (*(each.batch for each in data.support), data.query))
 
 
 def _log(writer: SummaryWriter, progress: Progress) -> None:
     scalars = {
-        "return/pre_adaptation": progress.pre_return,
-        "return/post_adaptation": progress.post_return,
+        PRE: progress.pre_return,
+        POST: progress.post_return,
         "outer/kl_divergence": progress.kl_divergence,
         "outer/improvement": progress.improvement,
         "outer/accepted": float(progress.accepted),
-        "run/environment_steps": float(progress.environment_steps),
+        STEPS: float(progress.environment_steps),
         "run/sampling_share": progress.sampling_share,
     }
     for name, value in scalars.items():
