@@ -1,4 +1,4 @@
-"""Writes docs/results.md: the shipped meta-policies' measured numbers beside the paper's. Run it by `make results`."""
+"""Writes docs/results.md, and the summary in README.md: what the shipped meta-policies reach, beside the paper's."""
 
 import csv
 import json
@@ -14,6 +14,8 @@ from thetaprime.training.tasks import TASKS_OF_RECORD
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAPER: Final = Path(__file__).with_name("maml-2017-results.csv")
 PAGE: Final = ROOT / "docs" / "results.md"
+README: Final = ROOT / "README.md"
+_OPEN, _CLOSE = "<!-- summary -->", "<!-- /summary -->"
 
 _HEAD: Final = """# Results
 
@@ -34,32 +36,54 @@ R_0 is that of *negative adaptation*: where one step made it worse.
 
 How ours differ from the paper's, beyond the physics: in half-cheetah and ant a context of a few numbers adapts and
 no other parameter; step sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to
-it; the inner loop discounts more. The configurations in `training/configs/` say all of it. The pretrained policy
-and the random one learn with all their parameters, by the step size out of 0.03, 0.1, 0.3 and 1 that serves each
-best on tasks apart. Test tasks are drawn apart from those of training. The direction tasks have two tasks only:
-their test tasks are so many seeds of two.
+it; the inner loop discounts more; the outer loop is TRPO or ProMP. The configurations in `training/configs/` say
+all of it. The pretrained policy and the random one learn in the way that serves each best on tasks apart: as the
+meta-policy does, or with all parameters by one of four step sizes and two discounts. Test tasks are drawn apart
+from those of training. The direction tasks have two tasks only: their test tasks are so many seeds of two.
 """
 
 
 def main() -> None:
-    """Writes the page, or checks that it is what the measurements say."""
-    if sys.argv[1:] == ["--check"]:
-        if PAGE.read_text() != page():
-            raise SystemExit("docs/results.md is out of date: run make results")
-        print("docs/results.md is up to date")
-        return
-    PAGE.write_text(page())
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    """Writes the pages, or checks that they are what the measurements say."""
+    written = {PAGE: page(), README: readme()}
+    for path, text in written.items():
+        name = path.relative_to(ROOT)
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text)
+            print(f"wrote {name}")
+        elif not path.exists() or path.read_text() != text:
+            raise SystemExit(f"{name} is out of date: run make results")
+        else:
+            print(f"{name} is up to date")
 
 
 def page() -> str:
     """The page, in Markdown."""
-    shipped = {path.parent.name: load_meta_policy(path) for path in find_meta_policies(zoo_directory())}
-    paper = paper_results()
-    found = {name: json.loads(shipped[name].read_extra(EVALUATION_NAME)) for name in TASKS_OF_RECORD if name in shipped}
-    sections = [_HEAD, _summary(found, paper)]
-    sections += [_section(shipped[name], measured, paper[name]) for name, measured in found.items()]
-    return "\n".join(sections)
+    shipped, paper = _shipped(), paper_results()
+    found = {name: _measured(each) for name, each in shipped.items()}
+    head = ["## At a glance\n", _summary(found, paper, "")]
+    head.append("\nIn brackets: 95 % bootstrap intervals over tasks, those of all seeds together.\n")
+    sections = [_section(shipped[name], measured, paper[name]) for name, measured in found.items()]
+    return "\n".join([_HEAD, *head, *sections])
+
+
+def readme() -> str:
+    """The README, with the summary of today."""
+    before, _, rest = README.read_text().partition(_OPEN)
+    _, _, after = rest.partition(_CLOSE)
+    found = {name: _measured(each) for name, each in _shipped().items()}
+    return f"{before}{_OPEN}\n{_summary(found, paper_results(), 'docs/results.md')}\n{_CLOSE}{after}"
+
+
+def _shipped() -> dict[str, MetaPolicy]:
+    """The newest version of each, in the order of the tasks of record."""
+    newest = {path.parent.name: load_meta_policy(path) for path in find_meta_policies(zoo_directory())}
+    return {name: newest[name] for name in TASKS_OF_RECORD if name in newest}
+
+
+def _measured(meta_policy: MetaPolicy) -> dict[str, Any]:
+    measured: dict[str, Any] = json.loads(meta_policy.read_extra(EVALUATION_NAME))
+    return measured
 
 
 Paper = dict[str, dict[int | None, tuple[float, float]]]
@@ -96,9 +120,8 @@ _PAPER_FELL: Final = {
 }
 
 
-def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper]) -> str:
+def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper], page: str) -> str:
     rows = [
-        "## At a glance\n",
         "| task | S_1 | paper | S_3 | paper | R_1 < R_0 | paper | 1 step against 3 of the pretrained |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -108,10 +131,10 @@ def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper]) -> str:
         fell = f"{100 * measured['negative_adaptation'][0]:.1f} %"
         one, three = measured["returns"]["maml"][1], measured["returns"]["pretrained"][3]
         rows.append(
-            f"| [{name}](#{name}) | {ours[0]} | {theirs[1]:.2f} | {ours[1]} | {theirs[3]:.2f} | {fell} "
+            f"| [{name}]({page}#{name}) | {ours[0]} | {theirs[1]:.2f} | {ours[1]} | {theirs[3]:.2f} | {fell} "
             f"| {_PAPER_FELL[name]} % | {one:.1f} against {three:.1f} |"
         )
-    return "\n".join(rows) + "\n\nIn brackets: 95 % bootstrap intervals over tasks, those of all seeds together.\n"
+    return "\n".join(rows)
 
 
 def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper) -> str:

@@ -1,5 +1,6 @@
 """The shipped meta-policy, through a real server process, on goals that it has not seen."""
 
+import json
 import re
 import subprocess
 import sys
@@ -141,3 +142,20 @@ def test_the_example_program_runs_against_a_server_started_by_hand(service: Serv
     distance = re.search(r"(\S+) from the goal", run.stdout)
     assert distance is not None and float(distance[1]) < 0.05, run.stdout
     assert tp.AdaptedPolicy.load(tmp_path / "policy.onnx").metadata["thetaprime.meta_policy"] == "point-navigation@1"
+
+
+@pytest.mark.parametrize("goal", [1.0, -1.0], ids=["forward", "backward"])
+def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(service: Service, goal: float) -> None:
+    meta_policy = load_meta_policy(resolve_meta_policy("half-cheetah-direction"))
+    promised = json.loads(meta_policy.read_extra("evaluation.json"))["returns"]["maml"]
+    env = gymnasium.make("thetaprime/HalfCheetahDirection-v0", goal=goal)
+    with tp.Client(service.start()) as client:
+        session = client.create_session("half-cheetah-direction")
+        trajectories = tp.collect(session.policy, env, 20, seed=1)
+        before = float(np.mean([each.total_reward for each in trajectories]))
+        session.upload(trajectories)
+        session.adapt()
+        after = float(np.mean([each.total_reward for each in tp.collect(session.policy, env, 20, seed=2)]))
+    # One direction pays better than the other; the evaluation's mean is over both.
+    assert before < 0.2 * promised[1], f"{before} before adapting; the evaluation found {promised[0]}"
+    assert after > 0.75 * promised[1], f"{after} after one round; the evaluation found {promised[1]}"

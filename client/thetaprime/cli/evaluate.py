@@ -62,7 +62,8 @@ def command(
     """
     artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
     console = console_for(as_json)
-    with work_bar(console, f"evaluating {artifact.label}", evaluation_steps(gradient_steps, len(seeds))) as advance:
+    steps = evaluation_steps(artifact.manifest.adaptation, gradient_steps, len(seeds))
+    with work_bar(console, f"evaluating {artifact.label}", steps) as advance:
         evaluation = evaluate(
             artifact,
             tasks=tasks,

@@ -7,7 +7,7 @@ import click
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
 from thetaprime.cli.evaluate import evaluation_table
-from thetaprime.training.export import ExportRequest, export
+from thetaprime.training.export import ExportRequest, export, export_steps
 
 _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -74,7 +74,7 @@ def command(
         more_trajectories=more_trajectories,
     )
     console = console_for(as_json)
-    with work_bar(console, f"measuring {name}@{version}", request.evaluation_steps) as advance:
+    with work_bar(console, f"measuring {name}@{version}", export_steps(request)) as advance:
         written, evaluation = export(request, on_step=advance)
     console.print(evaluation_table(evaluation))
     console.print(f"wrote {written.directory}")

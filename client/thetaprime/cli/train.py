@@ -39,8 +39,9 @@ def command(
 ) -> None:
     """Meta-train a policy over a distribution of TASKS.
 
-    TASKS is a name of ours (point-navigation), or package.module:Class for your own task distribution.
-    MAML with REINFORCE inside and TRPO outside; --method pretrained and --method oracle train the comparisons.
+    TASKS is a name of ours (point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity,
+    ant-direction), or package.module:Class for your own task distribution. REINFORCE inside; outside TRPO, or what
+    --outer-loop says. --method pretrained and --method oracle train the comparisons.
     """
     overrides = given if tasks is None else {**given, "tasks": tasks}
     config = load_config(config_file, overrides)

@@ -6,6 +6,7 @@ same θ and trajectories both arrive at the same θ′, bit for bit.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch.distributions import kl_divergence
@@ -15,6 +16,9 @@ from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature
+
+# A gradient below this is none: where all advantages are alike, dividing by its norm must not make one.
+_SMALLEST_NORM: Final = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +131,19 @@ def adapt_step(
     )(moving)
     if not create_graph or adaptation.first_order:
         gradient = {name: value.detach() for name, value in gradient.items()}
-    factor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
+    factor: float | torch.Tensor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
+    if adaptation.normalize_gradient:
+        factor = factor / _norm(gradient)
     adapted = dict(parameters)
     for name, value in moving.items():
         adapted[name] = value - factor * sizes[name] * gradient[name]
     if not create_graph:
         adapted = {name: value.detach() for name, value in adapted.items()}
     return InnerStep(parameters=adapted, gradient=gradient)
+
+
+def _norm(gradient: Parameters) -> torch.Tensor:
+    return torch.stack([value.square().sum() for value in gradient.values()]).sum().clamp_min(_SMALLEST_NORM**2).sqrt()
 
 
 def adapt_path(

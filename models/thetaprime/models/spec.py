@@ -127,6 +127,9 @@ class AdaptationSpec(Spec):
     (after Polyak 1969). Advantages are normalised, and would else hide how far there is to go."""
     return_gap: float = pydantic.Field(default=1.0, gt=0.0)
     """The gap R* − R_k at which that factor is 1."""
+    normalize_gradient: bool = False
+    """Divide the gradient by its norm over all that adapts (Shor 1962): how long a step is, is then for the step sizes,
+    the schedule and the gap to say, and the gradient's noise only turns it."""
     inner_steps: int = pydantic.Field(default=1, ge=0)
     """Inner steps taken in meta-training. 0 is no adaptation: the outer loop alone."""
     trajectories_per_round: pydantic.PositiveInt = 20

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from thetaprime.models import BoxAction, Manifest
+from thetaprime.models import AdaptationSpec, BoxAction, Manifest
 from thetaprime.training.checkpoint import RunState
 from thetaprime.training.scores import Evaluation
 
@@ -32,9 +32,13 @@ def _seeds(evaluation: Evaluation) -> str:
     return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
 
 
-def _rates(evaluation: Evaluation) -> str:
-    rates = ", ".join(f"{rate:g} ({method})" for method, rate in evaluation.fine_tuning_rates.items())
-    return rates and f": {rates}"
+def _ways(evaluation: Evaluation, own: AdaptationSpec) -> str:
+    ways = [
+        f"the {method} one "
+        + ("as the meta-policy does" if spec == own else f"with α {spec.inner_lr:g} and discount {spec.discount:g}")
+        for method, spec in evaluation.fine_tuning.items()
+    ]
+    return ", ".join(ways)
 
 
 def model_card(
@@ -99,8 +103,8 @@ def model_card(
 
 Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
 {evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
-policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn
-with all parameters, by the step size that serves each best on tasks apart{_rates(evaluation)}.
+policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn in
+the way, out of several, that serves each best on tasks apart: {_ways(evaluation, adaptation)}.
 
 {returns_table(evaluation)}
 

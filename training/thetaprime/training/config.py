@@ -19,7 +19,7 @@ class TrainConfig(Spec):
     """What a run depends on. Two runs with the same configuration on the same machine give the same bits."""
 
     tasks: str
-    """Task distribution: a name (point-navigation), or package.module:Class for your own."""
+    """Task distribution: a name (half-cheetah-velocity), or package.module:Class for your own."""
     method: Literal["maml", "pretrained", "oracle"] = "maml"
     """maml; or a comparison: one policy for all tasks (pretrained), or one that is told the task (oracle)."""
     outer_loop: OuterLoopName = "maml_trpo"

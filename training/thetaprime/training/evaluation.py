@@ -1,8 +1,8 @@
 """How well a meta-policy adapts: the four-way curve over gradient steps, on tasks it has not seen.
 
 The three comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned,
-a randomly initialised one, and an oracle that is told the task and does not adapt. The first two learn with all their
-parameters, by the step size, of `FINE_TUNING_RATES`, that serves them best on tasks apart.
+a randomly initialised one, and an oracle that is told the task and does not adapt. The first two learn in the way,
+out of `fine_tuning_candidates`, that serves each best on tasks apart.
 """
 
 import functools
@@ -22,9 +22,9 @@ from thetaprime.training.tasks import OracleTasks, Task, TaskDistribution, resol
 GRADIENT_STEPS: Final = 4
 METHODS: Final = ("maml", "pretrained", "random")
 FINE_TUNING_RATES: Final = (0.03, 0.1, 0.3, 1.0)
-"""Step sizes that the comparisons may choose from; the paper's is 0.1."""
+"""Step sizes that the comparisons may choose from; the paper's is 0.1, in navigation 0.5."""
 _FINE_TUNING_STEPS: Final = 3
-_FINE_TUNING_TASKS: Final = 8
+_FINE_TUNING_TASKS: Final = 6
 # Streams of the evaluation's seed: what is drawn for one never shifts what is drawn for another.
 _TASKS, _EPISODES, _ORACLE, _FINE_TUNING = range(4)
 
@@ -75,10 +75,9 @@ def _evaluate(
         adaptation_curve, distribution, policy=meta_policy.policy, trajectories=N, each_task=each_task
     )
     starts = {"pretrained": comparisons.pretrained, "random": comparisons.random}
-    rates, chosen = {}, {}
+    chosen = {}
     for method, start in starts.items():
         chosen[method] = _fine_tuning(curve, distribution, start, manifest.adaptation, seeds[0], on_step)
-        rates[method] = chosen[method].inner_lr
     drawn: list[Task] = []
     returns: dict[str, list[Returns]] = {method: [] for method in METHODS}
     oracle: list[Returns] = []
@@ -107,8 +106,24 @@ def _evaluate(
         tasks=drawn,
         returns={method: np.concatenate(parts, axis=1) for method, parts in returns.items()},
         oracle=np.concatenate(oracle),
-        fine_tuning_rates=rates,
+        fine_tuning=chosen,
     )
+
+
+def fine_tuning_candidates(adaptation: AdaptationSpec) -> list[AdaptationSpec]:
+    """How a comparison may learn: as the meta-policy does, or as the paper's comparisons do, by several step sizes.
+
+    The latter move all parameters, halve the step after the first, and discount as the meta-policy does or by 0.99.
+    """
+    plain = {"inner_lr_schedule": (1.0, 0.5), "target_return": None, "normalize_gradient": False}
+    return [
+        adaptation,
+        *(
+            adaptation.model_copy(update={**plain, "inner_lr": rate, "context_lr": rate, "discount": discount})
+            for discount in sorted({adaptation.discount, 0.99})
+            for rate in FINE_TUNING_RATES
+        ),
+    ]
 
 
 def _fine_tuning(
@@ -119,12 +134,10 @@ def _fine_tuning(
     seed: int,
     on_step: Callable[[], None],
 ) -> AdaptationSpec:
-    """How a comparison learns: as the paper's do, halving after the first step, by the best of the step sizes."""
+    """The candidate that returns most after a few steps, on tasks apart."""
     tasks = distribution.sample_tasks(_FINE_TUNING_TASKS, _stream(seed, _FINE_TUNING))
     reached = {}
-    for rate in FINE_TUNING_RATES:
-        changes = {"inner_lr": rate, "context_lr": rate, "inner_lr_schedule": (1.0, 0.5), "target_return": None}
-        spec = adaptation.model_copy(update=changes)
+    for spec in fine_tuning_candidates(adaptation):
         returns = curve(
             tasks=tasks,
             parameters=parameters,
@@ -138,9 +151,11 @@ def _fine_tuning(
     return reached[max(reached)]
 
 
-def evaluation_steps(gradient_steps: int = GRADIENT_STEPS, seeds: int = 1) -> int:
+def evaluation_steps(adaptation: AdaptationSpec, gradient_steps: int = GRADIENT_STEPS, seeds: int = 1) -> int:
     """How often `evaluate` calls `on_step`."""
-    return (len(METHODS) - 1) * len(FINE_TUNING_RATES) + seeds * (len(METHODS) * (gradient_steps + 1) + 1)
+    return (len(METHODS) - 1) * len(fine_tuning_candidates(adaptation)) + seeds * (
+        len(METHODS) * (gradient_steps + 1) + 1
+    )
 
 
 def adaptation_curve(

@@ -58,10 +58,11 @@ class ExportRequest:
     seeds: tuple[int, ...] = (7,)
     more_trajectories: tuple[int, ...] = ()
 
-    @property
-    def evaluation_steps(self) -> int:
-        """How often `export` calls `on_step`."""
-        return evaluation_steps(seeds=len(self.seeds)) * (1 + len(self.more_trajectories))
+
+def export_steps(request: ExportRequest) -> int:
+    """How often `export` calls `on_step`."""
+    adaptation = load_checkpoint(request.maml).config.adaptation
+    return evaluation_steps(adaptation, seeds=len(request.seeds)) * (1 + len(request.more_trajectories))
 
 
 def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:

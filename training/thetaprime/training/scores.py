@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from thetaprime.models import AdaptationSpec
 from thetaprime.training.tasks import Task
 
 Returns = npt.NDArray[np.float64]
@@ -21,7 +22,7 @@ class Evaluation:
         seeds: S of them, of the tasks and episodes.
         trajectories: collected for each gradient step and each return.
         tasks: the test tasks, T of them: equally many of each seed, one seed's after another's.
-        fine_tuning_rates: the step size of each comparison that adapts, by method.
+        fine_tuning: how each comparison that adapts does, by method.
         returns: by method, [K + 1, T] mean undiscounted return after 0..K gradient steps.
         oracle: [T] the oracle's.
     """
@@ -32,7 +33,7 @@ class Evaluation:
     tasks: list[Task]
     returns: dict[str, Returns]
     oracle: Returns
-    fine_tuning_rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    fine_tuning: dict[str, AdaptationSpec] = dataclasses.field(default_factory=dict)
 
     def scores(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
         """S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0), of means over tasks.
@@ -89,7 +90,7 @@ class Evaluation:
             "tasks": len(self.tasks),
             "seeds": list(self.seeds),
             "trajectories": self.trajectories,
-            "fine_tuning_rates": self.fine_tuning_rates,
+            "fine_tuning": {method: spec.model_dump(mode="json") for method, spec in self.fine_tuning.items()},
             "returns": {
                 **{method: curve.mean(1).tolist() for method, curve in self.returns.items()},
                 "oracle": float(self.oracle.mean()),
