@@ -82,9 +82,9 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 
 # The shipped meta-policies: iterations of the pretrained policy and of the oracle, and what the card says first.
 ZOO := point-navigation half-cheetah-direction half-cheetah-velocity
-point-navigation := 150 400
+point-navigation := 100 2500
 half-cheetah-direction := 100 600
-half-cheetah-velocity := 80 350
+half-cheetah-velocity := 80 400
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.
