@@ -108,7 +108,7 @@ def rows() -> list[Row]:
     torch.set_num_threads(1)  # as meta-training does
     try:
         return [
-            *_robot_rows("half-cheetah", "HalfCheetah-v4", HalfCheetahDirectionTasks(), 100, PolicySpec()),
+            *_robot_rows("half-cheetah", "HalfCheetah-v4", HalfCheetahDirectionTasks(), 200, PolicySpec()),
             *_robot_rows(
                 "ant", "Ant-v4", AntDirectionTasks(), 50, PolicySpec(init_output_scale=0.01, init_log_std=-2.0)
             ),
@@ -293,7 +293,7 @@ def _share_row() -> Row:
         seconds.append(time.perf_counter())
         train(config, Path(folder), on_iteration=ended)
     # The first iteration warms up.
-    whole = statistics.median(np.diff(seconds)[1:])
+    whole = float(statistics.median(np.diff(seconds)[1:]))
     return _row(
         "half-cheetah-direction: what meta-training does beside sampling / a whole iteration",
         statistics.median(shares[1:]) * whole,
