@@ -34,12 +34,14 @@ carry over from one to the other. What does is the normalised score after k grad
 weak oracle would make scores cheap: its return and its training stand beside them. The share of tasks with R_1 <
 R_0 is that of *negative adaptation*: where one step made it worse.
 
-How ours differ from the paper's, beyond the physics: in half-cheetah and ant a context of a few numbers adapts and
-no other parameter; step sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to
-it; the inner loop discounts more; the outer loop is TRPO or ProMP. The configurations in `training/configs/` say
-all of it. The pretrained policy and the random one learn in the way that serves each best on tasks apart: as the
-meta-policy does, or with all parameters by one of four step sizes and two discounts. Test tasks are drawn apart
-from those of training. The direction tasks have two tasks only: their test tasks are so many seeds of two.
+How ours differ from the paper's, beyond the physics: a context of a few numbers adapts and no other parameter; step
+sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalised
+gradient; the inner loop discounts more; the outer loop is TRPO (half-cheetah-direction) or ProMP. Navigation takes
+20 trajectories for each step, where the paper took 40. The configurations in `training/configs/` say all of it. The
+pretrained policy and the random one learn in the way that served each best on six tasks apart: as the meta-policy
+does, or with all parameters by one of four step sizes and two discounts; what serves best there may still diverge
+elsewhere. Test tasks are drawn apart from those of training. The direction tasks have two tasks only: their test
+tasks are so many seeds of two.
 """
 
 
