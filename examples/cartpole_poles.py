@@ -3,7 +3,7 @@
 Half of the motors are wired the wrong way round. Nothing that is observed says so: a policy that has not adapted
 drops the pole of one half or the other, and adaptation finds out which half it is.
 
-    python examples/cartpole_poles.py                # a minute or two on two cores
+    python examples/cartpole_poles.py
 
 Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows them as commands:
 the class alone is enough for them.

@@ -1,6 +1,6 @@
 """Meta-trains pendulums whose gravity and mass nobody tells the policy, serves the result, and adapts it to new ones.
 
-    python examples/pendulum_gravity.py                # a minute or two on two cores
+    python examples/pendulum_gravity.py
 
 Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows them as commands:
 the class alone is enough for them.

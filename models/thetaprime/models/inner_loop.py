@@ -122,8 +122,7 @@ def adapt_step(
         advantage = inner_advantages(policy, batch, adaptation)
     # Without a graph no second derivative is wanted: the plain form is the cheapest with the same first.
     curvature: Curvature = adaptation.curvature if create_graph else "log_prob"
-    alike = {name: torch.tensor(adaptation.step_size(name)) for name in parameters if adaptation.step_size(name)}
-    sizes = step_sizes or alike
+    sizes = step_sizes or {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
     moving = {name: value for name, value in parameters.items() if name in sizes}
     resting = {name: value for name, value in parameters.items() if name not in sizes}
     gradient = torch.func.grad(

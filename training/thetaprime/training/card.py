@@ -66,8 +66,7 @@ def model_card(
         taken = f"{action.size} numbers in [{min(action.low):g}, {max(action.high):g}]"
     else:
         taken = f"one of {action.count}, counted from {action.start}"
-    parameters = manifest.policy.context_size and not adaptation.inner_lr
-    moving = f"the context, {manifest.policy.context_size} numbers" if parameters else "all parameters"
+    moving = "all parameters" if adaptation.inner_lr else f"the context, {manifest.policy.context_size} numbers"
     sizes = "learned, one for each parameter"
     if not runs["maml"].step_sizes:
         sizes = f"{adaptation.inner_lr or adaptation.context_lr:g}"
