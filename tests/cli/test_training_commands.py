@@ -1,11 +1,16 @@
 """``thetaprime train``, ``evaluate`` and ``export``, from flags to files."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from thetaprime.models import load_meta_policy
+from thetaprime.training.checkpoint import load_checkpoint
 
 from .conftest import Command
 from .test_commands import last_json
@@ -54,6 +59,36 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
     assert written["scores"] == found["scores"]
     assert (tmp_path / "evaluation" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "R_k < R_0" in result.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_says_how_to_go_on(stop: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thetaprime.cli", "train", "point-navigation", *TINY, "--output", str(tmp_path)]
+    endless = [*command, "--iterations=100000", "--checkpoint-every=3"]
+    shown = []
+    with subprocess.Popen(endless, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            shown.append(line)
+            if line.startswith("iteration 3 of"):
+                process.send_signal(stop)
+    assert process.returncode == 130, shown
+    said = re.search(r"saved after iteration (\d+): go on with the same command and --resume", "".join(shown))
+    assert said is not None, shown
+    saved = int(said[1])
+    assert load_checkpoint(tmp_path).iteration == saved >= 3
+    again = [*command, "--resume", "--json", f"--iterations={saved + 1}"]
+    resumed = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert json.loads(resumed.stdout.splitlines()[-1])["iterations"] == saved + 1
+
+
+def test_an_amended_run_says_so(tmp_path: Path, thetaprime: Command) -> None:
+    run = ["train", "point-navigation", *TINY, "--output", tmp_path / "run", "--iterations"]
+    assert thetaprime(*run, 1).exit_code == 0
+    refused = thetaprime(*run, 2, "--resume", "--max-kl", 0.5)
+    assert refused.exit_code == 1 and "the run began with 0.01 (amend the run" in refused.stderr
+    assert thetaprime(*run, 2, "--amend", "--max-kl", 0.5).exit_code == 0
+    assert load_checkpoint(tmp_path / "run").amendments[0].before == {"max_kl": 0.01}
 
 
 @pytest.mark.parametrize(

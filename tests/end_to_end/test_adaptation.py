@@ -144,18 +144,37 @@ def test_the_example_program_runs_against_a_server_started_by_hand(service: Serv
     assert tp.AdaptedPolicy.load(tmp_path / "policy.onnx").metadata["thetaprime.meta_policy"] == "point-navigation@1"
 
 
-@pytest.mark.parametrize("goal", [1.0, -1.0], ids=["forward", "backward"])
-def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(service: Service, goal: float) -> None:
-    meta_policy = load_meta_policy(resolve_meta_policy("half-cheetah-direction"))
-    promised = json.loads(meta_policy.read_extra("evaluation.json"))["returns"]["maml"]
-    env = gymnasium.make("thetaprime/HalfCheetahDirection-v0", goal=goal)
+def _before_and_after(service: Service, name: str, env: gymnasium.Env[Any, Any]) -> tuple[float, float]:
+    """Mean return in a user's own environment, before and after one round through the client."""
     with tp.Client(service.start()) as client:
-        session = client.create_session("half-cheetah-direction")
+        session = client.create_session(name)
         trajectories = tp.collect(session.policy, env, 20, seed=1)
-        before = float(np.mean([each.total_reward for each in trajectories]))
         session.upload(trajectories)
         session.adapt()
-        after = float(np.mean([each.total_reward for each in tp.collect(session.policy, env, 20, seed=2)]))
+        adapted = tp.collect(session.policy, env, 20, seed=2)
+    first, last = (float(np.mean([each.total_reward for each in part])) for part in (trajectories, adapted))
+    return first, last
+
+
+def _promised(name: str) -> dict[str, Any]:
+    promised: dict[str, Any] = json.loads(load_meta_policy(resolve_meta_policy(name)).read_extra("evaluation.json"))
+    return promised
+
+
+@pytest.mark.parametrize("goal", [1.0, -1.0], ids=["forward", "backward"])
+def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(service: Service, goal: float) -> None:
+    promised = _promised("half-cheetah-direction")["returns"]["maml"]
+    env = gymnasium.make("thetaprime/HalfCheetahDirection-v0", goal=goal)
+    before, after = _before_and_after(service, "half-cheetah-direction", env)
     # One direction pays better than the other; the evaluation's mean is over both.
     assert before < 0.2 * promised[1], f"{before} before adapting; the evaluation found {promised[0]}"
     assert after > 0.75 * promised[1], f"{after} after one round; the evaluation found {promised[1]}"
+
+
+def test_a_half_cheetah_learns_its_velocity_from_a_plain_environment(service: Service) -> None:
+    promised = _promised("half-cheetah-velocity")
+    env = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.7)
+    before, after = _before_and_after(service, "half-cheetah-velocity", env)
+    mean, spread = (promised[key]["maml"] for key in ("returns", "std_over_tasks"))
+    assert before < mean[1] - 50.0, f"{before} before adapting; the evaluation found {mean[0]}"
+    assert after > mean[1] - 2 * spread[1], f"{after} after one round; the evaluation found {mean[1]} ± {spread[1]}"

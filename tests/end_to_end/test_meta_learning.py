@@ -76,11 +76,15 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         tasks=8,
         seeds=(5, 6),
         more_trajectories=(8,),
+        adapted_std_factor=0.5,
     )
     meta_policy, exported = export(request)
     again = evaluate(load_meta_policy(request.output), tasks=8, seeds=[5, 6])
     for method in ("maml", "pretrained", "random"):
         np.testing.assert_array_equal(again.returns[method], exported.returns[method])
+    assert again.by_budget.shape == (6, 16) and again.budgets == (1, 2, 5, 10, 20, 40)
+    np.testing.assert_array_equal(again.by_budget, exported.by_budget)
+    assert meta_policy.manifest.adaptation.adapted_std_factor == 0.5
     card = (request.output / "README.md").read_text()
     assert "# tiny, version 3" in card and f"{exported.returns['maml'][1].mean():.2f}" in card
     assert "With 8 trajectories for each gradient step" in card

@@ -213,6 +213,32 @@ def test_a_normalised_gradient_leaves_its_length_to_the_step_size(policy: Policy
     assert all(torch.equal(resting[name], parameters[name]) for name in parameters)
 
 
+def test_the_first_step_lessens_the_noise_where_asked(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    spec = ADAPTATION.model_copy(update={"adapted_std_factor": 0.25})
+    for step, factor in ((0, 0.25), (1, 1.0), (2, 1.0)):
+        as_noisy = adapt_step(policy, parameters, batch, ADAPTATION, step=step)
+        taken = adapt_step(policy, parameters, batch, spec, step=step)
+        if policy.continuous:
+            ratio = (policy.log_std(taken.parameters) - policy.log_std(as_noisy.parameters)).exp()
+            torch.testing.assert_close(ratio, torch.full_like(ratio, factor))
+        others = parameters.keys() - {"log_std"}
+        assert all(torch.equal(taken.parameters[name], as_noisy.parameters[name]) for name in others)
+
+
+def test_a_step_on_the_first_trajectories_is_a_step_on_these(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    whole, part = make_batch(policy, parameters), make_batch(policy, parameters, lengths=(12, 5))
+    # Drawn one after another, actions of the first trajectories do not depend on how many follow; rewards do.
+    part = dataclasses.replace(part, observations=whole.observations[:17], actions=whole.actions[:17])
+    part = dataclasses.replace(part, rewards=whole.rewards[:17], final_observations=whole.final_observations[:2])
+    ours = adapt_step(policy, parameters, whole.first(2), ADAPTATION, step=0).parameters
+    theirs = adapt_step(policy, parameters, part, ADAPTATION, step=0).parameters
+    assert all(torch.equal(ours[name], theirs[name]) for name in parameters)
+    assert whole.first(9).lengths == whole.lengths
+
+
 def test_log_std_is_adapted(make_batch: MakeBatch, policy: Policy) -> None:
     parameters = policy.init(0)
     adapted = adapt_step(policy, parameters, make_batch(policy, parameters), ADAPTATION, step=0).parameters

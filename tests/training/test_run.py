@@ -72,6 +72,23 @@ def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path: Path, tiny: T
     assert train(tiny, tmp_path, resume=True).iteration == 4
 
 
+def test_a_run_can_be_amended_and_says_so(tmp_path: Path, tiny: TrainConfig) -> None:
+    train(tiny.model_copy(update={"iterations": 2}), tmp_path)
+    other = tiny.model_copy(update={"max_kl": 0.5, "support_trajectories": 1})
+    fewer: list[int] = []
+    amended = train(other, tmp_path, resume=True, amend=True, on_iteration=lambda p: fewer.append(p.environment_steps))
+    assert amended.iteration == 4
+    assert amended.amendments == load_checkpoint(tmp_path).amendments
+    assert [(each.iteration, each.before) for each in amended.amendments] == [
+        (2, {"max_kl": 0.01, "support_trajectories": None})
+    ]
+    whole = train(tiny, tmp_path / "whole")
+    assert fewer[-1] < whole.environment_steps
+    for field, value in (("seed", 9), ("method", "oracle")):
+        with pytest.raises(CheckpointError, match=f"{field} is .*and keeps it"):
+            train(other.model_copy(update={field: value}), tmp_path, resume=True, amend=True)
+
+
 def test_the_seed_decides(tmp_path: Path, tiny: TrainConfig) -> None:
     runs = [
         train(tiny.model_copy(update={"seed": seed, "iterations": 1}), tmp_path / str(number)).parameters

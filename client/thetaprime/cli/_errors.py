@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import click
 
-_INTERRUPTED: Final = 130  # what shells report for a program that Ctrl-C ended
+INTERRUPTED: Final = 130
+"""What shells report for a program that Ctrl-C ended."""
 
 
 def describe(error: Exception, program: str, extra: str) -> str:
@@ -36,7 +37,7 @@ def message_of(error: Exception) -> str:
 
 def exit_code(error: click.ClickException | click.Abort) -> int:
     """The status that the command ends with."""
-    return _INTERRUPTED if isinstance(error, click.Abort) else error.exit_code
+    return INTERRUPTED if isinstance(error, click.Abort) else error.exit_code
 
 
 def _field_errors(error: Exception) -> str | None:

@@ -78,6 +78,7 @@ def command(
     (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     (folder / "curves.png").write_bytes(curves_png(evaluation))
     console.print(evaluation_table(evaluation))
+    console.print(budgets_table(evaluation))
     console.print(f"wrote {folder / 'evaluation.json'} and {folder / 'curves.png'}")
     if as_json:
         print_json({**result, "figure": str(folder / "curves.png")})
@@ -101,5 +102,16 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row(
             "  over seeds", *(f"{a:.3f}..{b:.3f}" for a, b in zip(by_seed.min(0), by_seed.max(0), strict=True))
         )
-    table.add_row("R_k < R_0", "", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation()))
+    table.add_row("R_k < R_0", "–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation()))
+    return table
+
+
+def budgets_table(evaluation: Evaluation) -> Table:
+    """S_1 by the number of trajectories that the one gradient step was taken on."""
+    table = Table(
+        "trajectories", *map(str, evaluation.budgets), title="one gradient step on fewer or more trajectories"
+    )
+    low, high = evaluation.interval(evaluation.scores_by_budget)
+    table.add_row("S_1", *(f"{score:.3f}" for score in evaluation.scores_by_budget()))
+    table.add_row("  interval", *(f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)))
     return table

@@ -42,6 +42,12 @@ _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
     multiple=True,
     help="Measure with this number of trajectories for each gradient step as well; may be given again.",
 )
+@click.option(
+    "--adapted-std-factor",
+    type=click.FloatRange(min=0.0, min_open=True, max=1.0),
+    help="What the first gradient step multiplies the policy's noise by. θ explores; θ′ need not, and returns more "
+    "without.  [default: as in training]",
+)
 @json_option
 def command(
     run: Path,
@@ -54,6 +60,7 @@ def command(
     tasks: int,
     seeds: tuple[int, ...],
     more_trajectories: tuple[int, ...],
+    adapted_std_factor: float | None,
     as_json: bool,
 ) -> None:
     """Write the meta-policy of RUN as an artifact: θ, its comparisons, its ONNX form, its card.
@@ -72,6 +79,7 @@ def command(
         tasks=tasks,
         seeds=seeds,
         more_trajectories=more_trajectories,
+        adapted_std_factor=adapted_std_factor,
     )
     console = console_for(as_json)
     with work_bar(console, f"measuring {name}@{version}", export_steps(request)) as advance:

@@ -1,11 +1,18 @@
 """``thetaprime train``."""
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from thetaprime.cli._errors import INTERRUPTED
 from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.training.config import TrainConfig, load_config
@@ -27,6 +34,11 @@ from thetaprime.training.run import train
     help="Folder of the run: checkpoint and TensorBoard logs.  [default: runs/<tasks>-<method>-<seed>]",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
+@click.option(
+    "--amend",
+    is_flag=True,
+    help="Go on from the checkpoint with other settings than the run began with; it keeps a record of both.",
+)
 @options_from(TrainConfig, exclude=frozenset({"tasks"}))
 @json_option
 def command(
@@ -34,6 +46,7 @@ def command(
     config_file: Path | None,
     output: Path | None,
     resume: bool,
+    amend: bool,
     as_json: bool,
     given: dict[str, Any],
 ) -> None:
@@ -65,7 +78,13 @@ def command(
             if not console.is_terminal and iteration.iteration % config.checkpoint_every == 0:
                 console.print(f"iteration {iteration.iteration} of {config.iterations}: {text}")
 
-        state = train(config, directory, resume=resume, on_iteration=show)
+        with _interruptible() as interrupted:
+            state = train(
+                config, directory, resume=resume or amend, amend=amend, on_iteration=show, stop=interrupted.is_set
+            )
+    if state.iteration < config.iterations:
+        console.print(f"stopped and saved after iteration {state.iteration}: go on with the same command and --resume")
+        click.get_current_context().exit(INTERRUPTED)
     console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
     if as_json:
         print_json(
@@ -79,3 +98,27 @@ def command(
                 "wall_seconds": state.wall_seconds,
             }
         )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C, or being told to end, sets the event, so that the iteration can end and be saved."""
+    interrupted = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        # Past the console and its locks, which the signal may have come in the middle of.
+        os.write(2, b"stopping after this iteration; again to stop at once, back to the last checkpoint\n")
+        interrupted.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield interrupted
+    finally:
+        restore()

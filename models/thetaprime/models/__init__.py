@@ -27,8 +27,9 @@ from thetaprime.models.inner_loop import (
     inner_advantages,
     reinforce_loss,
     summarize_step,
+    with_std_factor,
 )
-from thetaprime.models.manifest import ComparisonRun, Manifest, Provenance
+from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
 from thetaprime.models.onnx_form import OnnxTemplate
 from thetaprime.models.parameters import (
     NonFiniteStepError,
@@ -44,6 +45,7 @@ from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, En
 
 __all__ = [
     "AdaptationSpec",
+    "Amendment",
     "ArtifactError",
     "BehaviourDoubt",
     "BoxAction",
@@ -79,6 +81,7 @@ __all__ = [
     "reinforce_loss",
     "resolve_meta_policy",
     "summarize_step",
+    "with_std_factor",
     "write_meta_policy",
     "zoo_directory",
 ]

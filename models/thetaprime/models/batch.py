@@ -64,6 +64,19 @@ class TrajectoryBatch:
             ),
         )
 
+    def first(self, trajectories: int) -> Self:
+        """The first so many trajectories; all where there are no more."""
+        kept = slice(None, sum(self.lengths[:trajectories]))
+        return dataclasses.replace(
+            self,
+            observations=self.observations[kept],
+            actions=self.actions[kept],
+            rewards=self.rewards[kept],
+            lengths=self.lengths[:trajectories],
+            terminated=self.terminated[:trajectories],
+            final_observations=self.final_observations[:trajectories],
+        )
+
     @functools.cached_property
     def mask(self) -> torch.Tensor:
         """[N, max H_n] bool: where a padded layout holds a step."""

@@ -5,6 +5,7 @@ same θ and trajectories both arrive at the same θ′, bit for bit.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,7 +15,7 @@ from torch.distributions import kl_divergence
 from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import Policy
+from thetaprime.models.policy import LOG_STD, Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature
 
 # A gradient below this is none: where all advantages are alike, dividing by its norm must not make one.
@@ -101,7 +102,7 @@ def adapt_step(
     create_graph: bool = False,
     advantage: torch.Tensor | None = None,
 ) -> InnerStep:
-    """θ_{k+1} = θ_k − α_k ∇L(θ_k) (Finn et al. 2017, Algorithm 3, line 7).
+    """θ_{k+1} = θ_k − α_k ∇L(θ_k) (Finn et al. 2017, Algorithm 3, line 7), the first with less noise where asked.
 
     Args:
         policy: the network.
@@ -136,9 +137,18 @@ def adapt_step(
     adapted = dict(parameters)
     for name, value in moving.items():
         adapted[name] = value - factor * sizes[name] * gradient[name]
+    if step == 0:
+        adapted = with_std_factor(adapted, adaptation.adapted_std_factor)
     if not create_graph:
         adapted = {name: value.detach() for name, value in adapted.items()}
     return InnerStep(parameters=adapted, gradient=gradient)
+
+
+def with_std_factor(parameters: Parameters, factor: float) -> Parameters:
+    """The same policy with its noise times `factor`, where it has a log standard deviation and the factor is not 1."""
+    if factor == 1.0 or LOG_STD not in parameters:
+        return parameters
+    return {**parameters, LOG_STD: parameters[LOG_STD] + math.log(factor)}
 
 
 def _norm(gradient: Parameters) -> torch.Tensor:

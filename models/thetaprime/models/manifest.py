@@ -14,6 +14,15 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 
 
+class Amendment(Spec):
+    """A change of settings in the middle of a run."""
+
+    iteration: int
+    """The last iteration under the earlier settings."""
+    before: dict[str, Any]
+    """What the settings that changed were until then."""
+
+
 class ComparisonRun(Spec):
     """The training of a policy that the meta-policy is compared with."""
 
@@ -25,6 +34,8 @@ class ComparisonRun(Spec):
     """Time spent training, resumed runs added up."""
     config: dict[str, Any]
     """The whole training configuration."""
+    amendments: list[Amendment] = pydantic.Field(default_factory=list)
+    """What was different earlier in the run, oldest first."""
 
 
 class Provenance(Spec):
@@ -34,6 +45,8 @@ class Provenance(Spec):
     """The task distribution, as given to ``thetaprime train``."""
     config: dict[str, Any]
     """The whole training configuration."""
+    amendments: list[Amendment] = pydantic.Field(default_factory=list)
+    """What was different earlier in the run, oldest first."""
     seed: int
     """Seed of the run."""
     iterations: int

@@ -14,6 +14,8 @@ from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 
 CONTEXT_WEIGHT: Final = "context.weight"
+LOG_STD: Final = "log_std"
+"""Name of the parameter [A] that a Gaussian policy's noise is set by."""
 _ACTIVATIONS: Final = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -55,7 +57,7 @@ class Policy:
             parameters[f"layers.{index}.weight"] = weight
             parameters[f"layers.{index}.bias"] = torch.zeros(fan_out)
         if self.continuous:
-            parameters["log_std"] = torch.full((self.environment.action.size,), self.spec.init_log_std)
+            parameters[LOG_STD] = torch.full((self.environment.action.size,), self.spec.init_log_std)
         if self.spec.context_size:
             fan_out = self.layer_sizes[1]
             bound = math.sqrt(6.0 / (self.layer_sizes[0] + self.spec.context_size + fan_out))
@@ -89,7 +91,7 @@ class Policy:
 
     def log_std(self, parameters: Parameters) -> torch.Tensor:
         """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
-        return parameters["log_std"].clamp_min(self.spec.min_log_std)
+        return parameters[LOG_STD].clamp_min(self.spec.min_log_std)
 
     def outputs(self, parameters: Parameters, observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All that the action distribution depends on: the head, and for box actions the log standard deviation."""

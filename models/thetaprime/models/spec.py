@@ -130,6 +130,9 @@ class AdaptationSpec(Spec):
     normalize_gradient: bool = False
     """Divide the gradient by its norm over all that adapts (Shor 1962): how long a step is, is then for the step sizes,
     the schedule and the gap to say, and the gradient's noise only turns it."""
+    adapted_std_factor: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
+    """Box actions: factor on the standard deviation, at the first inner step. θ must explore to learn which task it is;
+    from then on most of its noise only costs return. What remains is what later steps learn from."""
     inner_steps: int = pydantic.Field(default=1, ge=0)
     """Inner steps taken in meta-training. 0 is no adaptation: the outer loop alone."""
     trajectories_per_round: pydantic.PositiveInt = 20

@@ -28,16 +28,31 @@ def returns_table(evaluation: Evaluation) -> str:
     return "\n".join(rows)
 
 
+def budgets_table(evaluation: Evaluation) -> str:
+    """S_1 by the number of trajectories that the step was taken on, as a Markdown table."""
+    low, high = evaluation.interval(evaluation.scores_by_budget)
+    scores = zip(evaluation.scores_by_budget(), low, high, strict=True)
+    return "\n".join(
+        (
+            "| trajectories | " + " | ".join(map(str, evaluation.budgets)) + " |",
+            "|---" * (len(evaluation.budgets) + 1) + "|",
+            "| S_1, 95 % interval | " + " | ".join(f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in scores) + " |",
+        )
+    )
+
+
 def _seeds(evaluation: Evaluation) -> str:
     return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
 
 
 def _ways(evaluation: Evaluation, own: AdaptationSpec) -> str:
-    ways = [
-        f"the {method} one "
-        + ("as the meta-policy does" if spec == own else f"with α {spec.inner_lr:g} and discount {spec.discount:g}")
-        for method, spec in evaluation.fine_tuning.items()
-    ]
+    ways = []
+    for method, spec in evaluation.fine_tuning.items():
+        same = spec.model_copy(update={"adapted_std_factor": own.adapted_std_factor}) == own
+        way = "as the meta-policy does" if same else f"with α {spec.inner_lr:g} and discount {spec.discount:g}"
+        if spec.adapted_std_factor != own.adapted_std_factor:
+            way += ", its noise as it was"
+        ways.append(f"the {method} one {way}")
     return ", ".join(ways)
 
 
@@ -78,6 +93,9 @@ def model_card(
         for method, run in runs.items()
     )
     tasks = len(evaluation.tasks) // len(evaluation.seeds)
+    noise = "θ′ acts with that of θ"
+    if adaptation.adapted_std_factor != 1.0:
+        noise = f"the first step multiplies its standard deviation by {adaptation.adapted_std_factor:g}"
     others = "".join(
         f"\nWith {each.trajectories} trajectories for each gradient step:\n\n{returns_table(each)}\n" for each in more
     )
@@ -96,6 +114,7 @@ def model_card(
 | what adapts | {moving} |
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
 | step size | {sizes}; factor by round: {schedule}, the last one from there on |
+| action noise | {noise} |
 | inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
 
 ## How well it adapts
@@ -103,11 +122,16 @@ def model_card(
 Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
 {evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
 policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn in
-the way, out of several, that serves each best on tasks apart: {_ways(evaluation, adaptation)}.
+the way, out of several, that serves each best on tasks apart: {_ways(evaluation, adaptation)}. The oracle acts with the
+noise that it learned or, where that returns more, with as much less of it as θ′.
 
 {returns_table(evaluation)}
 
 ![Return over gradient steps]({figure})
+
+One gradient step on fewer or more trajectories:
+
+{budgets_table(evaluation)}
 {others}
 Measure it again with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
 

@@ -9,10 +9,11 @@ import pydantic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from thetaprime.models import Parameters
+from thetaprime.models import Amendment, Parameters
 from thetaprime.training.config import TrainConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
+_Amendments: Final = pydantic.TypeAdapter(list[Amendment])
 _THETA, _STEP_SIZES, _OPTIMIZER = "theta/", "step_sizes/", "optimizer/"
 
 
@@ -33,6 +34,7 @@ class RunState:
         iteration: outer iterations taken.
         environment_steps: taken so far.
         wall_seconds: spent so far, over all resumed parts.
+        amendments: with which settings the run began that were changed on the way.
     """
 
     config: TrainConfig
@@ -43,6 +45,7 @@ class RunState:
     iteration: int = 0
     environment_steps: int = 0
     wall_seconds: float = 0.0
+    amendments: list[Amendment] = dataclasses.field(default_factory=list)
 
     @property
     def step_sizes(self) -> Parameters | None:
@@ -59,6 +62,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     metadata = {
         "config": state.config.model_dump_json(),
         "generator_state": json.dumps(state.generator_state),
+        "amendments": _Amendments.dump_json(state.amendments).decode(),
         "progress": json.dumps([state.iteration, state.environment_steps, state.wall_seconds]),
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,7 @@ def load_checkpoint(directory: Path) -> RunState:
             iteration=iteration,
             environment_steps=environment_steps,
             wall_seconds=wall_seconds,
+            amendments=_Amendments.validate_json(metadata.get("amendments", "[]")),
         )
     except (SafetensorError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error}") from error

@@ -31,6 +31,9 @@ class TrainConfig(Spec):
     """Outer-loop iterations."""
     meta_batch_size: pydantic.PositiveInt = 20
     """T: tasks in each iteration."""
+    support_trajectories: pydantic.PositiveInt | None = None
+    """Trajectories of each task that an inner step learns from in meta-training, where fewer tell it enough than
+    `adaptation.trajectories_per_round`: the simulator's time goes to those that judge the adapted policy."""
     max_kl: pydantic.PositiveFloat = 0.01
     """δ: how far an iteration may move the adapted policies, in nats: the trust region, and what ends Adam's epochs."""
     fisher_fraction: float = pydantic.Field(default=0.2, gt=0.0, le=1.0)

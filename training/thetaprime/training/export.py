@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import ArtifactError, ComparisonRun, MetaPolicy, Provenance, write_meta_policy
+from thetaprime.models import AdaptationSpec, ArtifactError, ComparisonRun, MetaPolicy, Provenance, write_meta_policy
 from thetaprime.training.card import model_card
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.comparisons import Comparisons
-from thetaprime.training.evaluation import evaluate, evaluation_steps
+from thetaprime.training.evaluation import BUDGETS, evaluate, evaluation_steps
 from thetaprime.training.figures import curves_png, learning_png
 from thetaprime.training.history import read_history
 from thetaprime.training.parallel import task_threads
@@ -45,6 +45,8 @@ class ExportRequest:
         tasks: held-out tasks to evaluate on.
         seeds: of the evaluation.
         more_trajectories: other numbers of trajectories to evaluate with, beside the meta-policy's own.
+        adapted_std_factor: of the artifact's `AdaptationSpec`, in place of the run's. Outer loops that bound a KL learn
+            faster where θ′ is as noisy as θ; served without its noise, the same θ′ returns more.
     """
 
     maml: Path
@@ -57,12 +59,14 @@ class ExportRequest:
     tasks: int = 40
     seeds: tuple[int, ...] = (7,)
     more_trajectories: tuple[int, ...] = ()
+    adapted_std_factor: float | None = None
 
 
 def export_steps(request: ExportRequest) -> int:
     """How often `export` calls `on_step`."""
-    adaptation = load_checkpoint(request.maml).config.adaptation
-    return evaluation_steps(adaptation, seeds=len(request.seeds)) * (1 + len(request.more_trajectories))
+    adaptation = _adaptation(request, load_checkpoint(request.maml))
+    whole, more = (evaluation_steps(adaptation, seeds=len(request.seeds), budgets=each) for each in (BUDGETS, ()))
+    return whole + more * len(request.more_trajectories)
 
 
 def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:
@@ -82,9 +86,10 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
     distribution = run_tasks(run.config)
     policy = run_policy(run.config, distribution)
     step_sizes = run.step_sizes
+    adaptation = _adaptation(request, run)
     with task_threads(1):  # each of torch's operations on its own, as in training
         reference, golden = describe_tasks(
-            distribution, policy, run.parameters, step_sizes, run.config.adaptation, run.config.seed
+            distribution, policy, run.parameters, step_sizes, adaptation, run.config.seed
         )
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
@@ -103,7 +108,7 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
             description=request.description,
             environment=distribution.environment,
             policy_spec=run.config.policy,
-            adaptation=run.config.adaptation,
+            adaptation=adaptation,
             parameters=run.parameters,
             step_sizes=step_sizes,
             provenance=provenance,
@@ -114,7 +119,8 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
 
     meta_policy = write({})
     measure = functools.partial(evaluate, meta_policy, tasks=request.tasks, seeds=request.seeds, on_step=on_step)
-    evaluation, *more = (measure(trajectories=count) for count in (None, *request.more_trajectories))
+    evaluation = measure()
+    more = [measure(trajectories=count, budgets=()) for count in request.more_trajectories]
     card = model_card(meta_policy.manifest, evaluation, more, runs, figure=FIGURE_NAME, learning=LEARNING_NAME)
     written = write(
         {
@@ -126,6 +132,14 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
         }
     )
     return written, evaluation
+
+
+def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
+    """How the artifact adapts."""
+    served = run.config.adaptation.model_dump(exclude_unset=True)
+    if request.adapted_std_factor is not None:
+        served["adapted_std_factor"] = request.adapted_std_factor
+    return AdaptationSpec.model_validate(served)
 
 
 def more_evaluation_name(trajectories: int) -> str:
@@ -156,6 +170,7 @@ def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
     return Provenance(
         distribution=run.config.tasks,
         config=run.config.model_dump(mode="json"),
+        amendments=run.amendments,
         seed=run.config.seed,
         iterations=run.iteration,
         environment_steps=run.environment_steps,
@@ -170,6 +185,7 @@ def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
                 environment_steps=each.environment_steps,
                 wall_seconds=round(each.wall_seconds, 1),
                 config=each.config.model_dump(mode="json"),
+                amendments=each.amendments,
             )
             for method, each in runs.items()
             if method != run.config.method

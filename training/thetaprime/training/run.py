@@ -4,11 +4,12 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from thetaprime.models import Policy
+from thetaprime.models import Amendment, Policy
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
@@ -16,6 +17,11 @@ from thetaprime.training.outer import OuterLoop, TaskData, make_outer_loop, samp
 from thetaprime.training.parallel import MapTasks, task_threads
 from thetaprime.training.step_sizes import LearnedStepSizes
 from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
+
+# What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
+# the parameters, the optimiser's state or the meaning of the run hang on it.
+_FREE: Final = {"iterations", "checkpoint_every", "threads"}
+_FIXED: Final = {"tasks", "method", "outer_loop", "seed", "learn_step_sizes", "policy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +66,11 @@ def train(
     directory: Path,
     *,
     resume: bool = False,
+    amend: bool = False,
     on_iteration: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> RunState:
-    """Trains to the configured number of iterations.
+    """Trains to the configured number of iterations, or until it is told to stop.
 
     Args:
         config: what to do.
@@ -70,7 +78,9 @@ def train(
         resume: go on from the checkpoint there. A resumed run ends where an uninterrupted one does, bit for bit
             on the same machine; only `iterations`, `checkpoint_every` and `threads` may differ from the run's own
             configuration.
+        amend: resume with other settings, all but `_FIXED`; the state keeps what they were, and until when.
         on_iteration: called after each iteration.
+        stop: asked after each iteration; where it says so, the run is saved as it stands and can be resumed.
 
     Returns:
         The final state, which is in the checkpoint too.
@@ -87,7 +97,7 @@ def train(
     distribution = run_tasks(config)
     policy = run_policy(config, distribution)
     rng = np.random.default_rng(config.seed)
-    state = _start(config, directory, policy, rng, resume=resume)
+    state = _start(config, directory, policy, rng, resume=resume, amend=amend)
     rng.bit_generator.state = state.generator_state
     step_sizes = None
     if effective.learn_step_sizes:
@@ -111,23 +121,33 @@ def train(
         while state.iteration < config.iterations:
             progress = _iterate(state, effective, distribution, policy, outer, step_sizes, rng, each_task)
             _log(writer, progress)
-            if state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
+            stopped = stop()
+            if stopped or state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
                 checkpoint()
             on_iteration(progress)
+            if stopped:
+                break
     return state
 
 
-def _start(config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, *, resume: bool) -> RunState:
+def _start(
+    config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, *, resume: bool, amend: bool
+) -> RunState:
     if not resume:
         if (directory / CHECKPOINT_NAME).exists():
             raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
         return RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
     state = load_checkpoint(directory)
-    free = {"iterations", "checkpoint_every", "threads"}
-    before, now = state.config.model_dump(exclude=free), config.model_dump(exclude=free)
-    for field in before:
-        if before[field] != now[field]:
-            raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {before[field]!r}")
+    before, now = (each.model_dump(mode="json", exclude=_FREE) for each in (state.config, config))
+    changed = {field: value for field, value in before.items() if value != now[field]}
+    for field, value in changed.items():
+        if not amend:
+            hint = "" if field in _FIXED else " (amend the run to go on with it all the same)"
+            raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {value!r}{hint}")
+        if field in _FIXED:
+            raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {value!r} and keeps it")
+    if changed:
+        state.amendments.append(Amendment(iteration=state.iteration, before=changed))
     state.config = config
     return state
 

@@ -25,6 +25,8 @@ class Evaluation:
         fine_tuning: how each comparison that adapts does, by method.
         returns: by method, [K + 1, T] mean undiscounted return after 0..K gradient steps.
         oracle: [T] the oracle's.
+        budgets: numbers of trajectories, B of them.
+        by_budget: [B, T] the meta-policy's after one gradient step on so many trajectories.
     """
 
     meta_policy: str
@@ -34,6 +36,8 @@ class Evaluation:
     returns: dict[str, Returns]
     oracle: Returns
     fine_tuning: dict[str, AdaptationSpec] = dataclasses.field(default_factory=dict)
+    budgets: tuple[int, ...] = ()
+    by_budget: Returns = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
 
     def scores(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
         """S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0), of means over tasks.
@@ -44,8 +48,15 @@ class Evaluation:
         Returns:
             [K + 1]; 0 is the pretrained policy before adaptation, 1 the oracle.
         """
+        return self._normalised(self.returns["maml"], indices)
+
+    def scores_by_budget(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
+        """[B]: S_1 by the number of trajectories that the step was taken on."""
+        return self._normalised(self.by_budget, indices)
+
+    def _normalised(self, returns: Returns, indices: npt.NDArray[np.int64] | slice) -> Returns:
         floor = self.returns["pretrained"][0, indices].mean()
-        scores: Returns = (self.returns["maml"][:, indices].mean(1) - floor) / (self.oracle[indices].mean() - floor)
+        scores: Returns = (returns[:, indices].mean(1) - floor) / (self.oracle[indices].mean() - floor)
         return scores
 
     def scores_by_seed(self) -> Returns:
@@ -104,6 +115,14 @@ class Evaluation:
             "scores_interval_95": [bound.tolist() for bound in score_bounds],
             "scores_by_seed": self.scores_by_seed().tolist(),
             "negative_adaptation": self.negative_adaptation().tolist(),
+            "budgets": list(self.budgets),
+            **(self._budgets_json() if self.budgets else {}),
+        }
+
+    def _budgets_json(self) -> dict[str, object]:
+        return {
+            "scores_by_budget": self.scores_by_budget().tolist(),
+            "scores_by_budget_interval_95": [bound.tolist() for bound in self.interval(self.scores_by_budget)],
         }
 
 

@@ -64,7 +64,10 @@ def sample_iteration(
     data = [TaskData([], []) for _ in tasks]
     for step in range(adaptation.inner_steps + 1):
         last = step == adaptation.inner_steps
-        batches = collect(distribution, tasks, policy, current, adaptation.trajectories_per_round, rng=rng)
+        trajectories = adaptation.trajectories_per_round
+        if not last:
+            trajectories = config.support_trajectories or trajectories
+        batches = collect(distribution, tasks, policy, current, trajectories, rng=rng)
         for i, batch in enumerate(batches):
             with torch.no_grad():
                 behaviour = policy.distribution(current[i], batch.observations)
