@@ -12,6 +12,7 @@
     ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: sending it again does not help
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
+    ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: nothing was stored, nothing was lost
     └── UnavailableError       UNAVAILABLE          RetryInfo
 
 `WireError` stands for INVALID_ARGUMENT and its `DigestMismatchError` for DATA_LOSS. Whatever else is raised is a
@@ -127,6 +128,13 @@ class StalledUploadError(ServiceError):
         super().__init__(f"no message of the upload came for {idle:g} s", _error_info("UPLOAD_STALLED", {}))
 
 
+class StoreFailedError(ServiceError):
+    """The disk does not take what has to be durable before the call may succeed."""
+
+    def __init__(self, reason: str, problem: str) -> None:
+        super().__init__(f"the store failed: {problem}", _error_info(reason, {}), _retry_info(1.0))
+
+
 class UnavailableError(ServiceError):
     """The server takes no calls at the moment; another one, or this one later, may."""
 
@@ -144,6 +152,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    StoreFailedError: grpc.StatusCode.UNAVAILABLE,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from thetaprime import wire
 from thetaprime.models import behaviour_evidence
-from thetaprime.server import convert
+from thetaprime.server import convert, failpoints
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -59,6 +59,7 @@ def accept_upload(
         PreconditionError: the session is closed, or the data is not the current policy's.
         RoundMismatchError: the session is at another round.
     """
+    failpoints.reach("upload.received")
     digest = wire.sha256_hex(payload)
     if footer.sha256 != digest:
         raise wire.DigestMismatchError(
@@ -73,6 +74,7 @@ def accept_upload(
         _extended(uploaded_batch(connection, session), digest, footer, config)
         record = find_policy(connection, session.session_id, session.round)
     _verify(store, session_entry(catalog, session), session, record, config, payload, footer)
+    failpoints.reach("upload.verified")
 
     store.blobs.put(payload)
     with store.writing() as connection:
@@ -96,6 +98,8 @@ def accept_upload(
         }
         connection.execute(uploads.insert().values(row))
         store.keep({digest: payload})
+        failpoints.reach("upload.row")
+    failpoints.reach("upload.committed")
     return response
 
 
