@@ -171,7 +171,7 @@ def list_sessions(
     size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
     query = sa.select(sessions).where(sessions.c.expire_time > store.now())
     if page_token:
-        before = sa.tuple_(*(sa.literal(value) for value in _read_token(page_token)))
+        before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
         query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
     query = query.order_by(sessions.c.create_time.desc(), sessions.c.session_id.desc()).limit(size + 1)
     with store.reading() as connection:
@@ -200,7 +200,12 @@ def _write_token(last: SessionRecord) -> str:
     return base64.urlsafe_b64encode(f"{last.create_time}.{last.session_id}".encode()).decode()
 
 
-def _read_token(token: str) -> tuple[int, str]:
+def read_token(token: str) -> tuple[int, str]:
+    """Time and id of the session that the page before ended with.
+
+    Raises:
+        InvalidRequestError: this server gave no such token.
+    """
     try:
         time, _, session_id = base64.urlsafe_b64decode(token).decode().partition(".")
         # Packing refuses a time that no row can have.

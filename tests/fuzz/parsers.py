@@ -1,0 +1,108 @@
+"""Everything that reads bytes of a client, behind one function from bytes to nothing or a declared refusal."""
+
+import asyncio
+import contextlib
+import io
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+import numpy as np
+from google.protobuf import proto
+from google.protobuf.message import DecodeError
+
+from thetaprime import wire
+from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behaviour_evidence
+from thetaprime.server import ServerConfig, convert, sessions
+from thetaprime.server.errors import ServiceError
+from thetaprime.server.reassembly import PayloadAssembly, receive_header, receive_payload
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import trajectory_pb2
+
+_ENVIRONMENT: Final = EnvironmentContract(
+    environment_id="fuzz",
+    observation_shape=(2,),
+    action=BoxAction(low=(-0.1, -0.1), high=(0.1, 0.1)),
+    horizon=16,
+)
+_CONTRACT: Final = convert.wire_contract(_ENVIRONMENT)
+_POLICY: Final = Policy(_ENVIRONMENT, PolicySpec(hidden_sizes=(4,)))
+_PARAMETERS: Final = _POLICY.init(0)
+_CONFIG: Final = ServerConfig(max_upload_bytes=1 << 20, max_inflight_bytes=1 << 20)
+_LOOP: Final = asyncio.new_event_loop()
+
+
+def payload(data: bytes) -> None:
+    """The payload of an upload: its trajectories against the contract, and against the policy."""
+    trajectories = []
+    for index, trajectory in enumerate(wire.unpack(data)):
+        wire.validate(trajectory, _CONTRACT, f"trajectories[{index}]")
+        trajectories.append(trajectory)
+    if trajectories:
+        behaviour_evidence(_POLICY, _PARAMETERS, convert.trajectory_batch(trajectories))
+
+
+def upload(data: bytes) -> None:
+    """The messages of an upload, each behind its length, as its stream brings them."""
+
+    async def receive() -> None:
+        async with contextlib.aclosing(_messages(data)) as messages:
+            header = await receive_header(messages, 1.0)
+            sessions.check_id(header.upload_id, "header.upload_id")
+            received, _ = await receive_payload(messages, PayloadAssembly(header.payload_bytes, _CONFIG), 1.0)
+        payload(received)
+
+    _LOOP.run_until_complete(receive())
+
+
+async def _messages(data: bytes) -> AsyncGenerator[service_pb.UploadTrajectoriesRequest, None]:
+    buffer = io.BytesIO(data)
+    while buffer.tell() < len(data):
+        try:
+            message = proto.parse_length_prefixed(service_pb.UploadTrajectoriesRequest, buffer)
+        except (DecodeError, EOFError, ValueError, IndexError, OverflowError):
+            return  # gRPC ends a stream at what is no message
+        if message is None:
+            return
+        yield message
+
+
+def array(data: bytes) -> None:
+    """One array."""
+    wire.array_from_message(trajectory_pb2.Array.FromString(data), "array")
+
+
+def creation(data: bytes) -> None:
+    """The arguments of a session."""
+    request = service_pb.CreateSessionRequest.FromString(data)
+    sessions.check_id(request.request_id, "request_id")
+    arguments = sessions.CreateArguments(
+        meta_policy=request.meta_policy,
+        meta_policy_version=request.meta_policy_version,
+        step_size_scale=request.options.step_size_scale,
+        ttl=request.ttl.ToMicroseconds(),
+    )
+    arguments.check(_CONFIG)
+
+
+def page_token(data: bytes) -> None:
+    """Where a page begins."""
+    sessions.read_token(data.decode(errors="replace"))
+
+
+PARSERS: Final[tuple[Callable[[bytes], None], ...]] = (payload, upload, array, creation, page_token)
+
+
+def parse(data: bytes) -> bool:
+    """Hands all but the first byte to the parser that it picks; whether they were taken.
+
+    Raises:
+        Exception: anything that a parser is not meant to refuse with.
+    """
+    if not data:
+        return False
+    try:
+        with np.errstate(all="ignore"):
+            PARSERS[data[0] % len(PARSERS)](data[1:])
+    except (wire.WireError, ServiceError, DecodeError):
+        return False
+    return True
