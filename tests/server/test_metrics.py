@@ -1,10 +1,11 @@
 """What a scrape gives, and that the operators' page and the dashboard speak of nothing else."""
 
+import contextlib
+import http.client
 import json
 import re
 import socket
 import threading
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,9 @@ def free_address() -> str:
 
 def scrape(address: str) -> dict[str, Metric]:
     """The metrics under the names that a query uses."""
-    request = urllib.request.Request(f"http://{address}/metrics", headers={"Accept": "application/openmetrics-text"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        text = reply.read().decode()
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+        text = connection.getresponse().read().decode()
     return {family.name + SUFFIXES.get(family.type, ""): family for family in text_string_to_metric_families(text)}
 
 
@@ -147,7 +148,7 @@ def test_a_cancelled_call_is_counted_and_is_no_refusal(start: "Start", collect: 
         cancelled = {"method": "UploadTrajectories", "code": "CANCELLED"}
         while not value(found := scrape(address), "thetaprime_calls_total", **cancelled):
             pass
-    assert not [each for each in found["thetaprime_refusals_total"].samples]
+    assert not found["thetaprime_refusals_total"].samples
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -163,10 +164,16 @@ def test_a_metrics_address_that_cannot_be_had_is_refused(configure: "Configure",
             pass
 
 
-def test_the_documented_metrics_are_those_that_there_are(start: "Start") -> None:
+def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect: Collect) -> None:
     address = free_address()
-    with start(metrics_address=address):
+    with start(metrics_address=address) as service:
+        created = service.create()
+        batch = service.upload(created.session.session_id, collect(created.policy)).batch
+        service.adapt(created.session.session_id, 0, batch.sha256)
+        with service.refuses():
+            service.get("nobody's")
         metrics = scrape(address)
+    assert all(metric.samples for metric in metrics.values())
     page = (DOCS / "operating.md").read_text()
     listed = re.findall(r"^\| `((?:thetaprime|process)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
     assert {name: kind for name, kind, _ in listed} == {name: metric.type for name, metric in metrics.items()}
