@@ -48,22 +48,26 @@ class CatalogWatch:
 
     def _scan(self, folder: Path) -> None:
         there = find_meta_policies(folder)
-        for directory in [each for each in self._served if each.parent.parent == folder and each not in there]:
-            entry = self._served.pop(directory)
-            self._catalog.withdraw(entry)
-            _log.info("meta-policy withdrawn", meta_policy=entry.label)
-            # One that was refused for having the same name and version may now come in.
-            for refused in self._refused:
-                self._seen.pop(refused, None)
-        for directory in [each for each in self._seen if each.parent.parent == folder and each not in there]:
-            del self._seen[directory]
-            self._refused.discard(directory)
+        for directory in sorted({*self._seen, *self._refused} - {*there}):
+            if directory.parent.parent == folder:
+                self._forget(directory)
         for directory in there:
             # Taken before the files are read: what changes meanwhile is seen to differ the next time.
             fingerprint = _fingerprint(directory)
             if self._seen.get(directory) != fingerprint:
                 self._seen[directory] = fingerprint
                 self._try(directory)
+
+    def _forget(self, directory: Path) -> None:
+        self._seen.pop(directory, None)
+        self._refused.discard(directory)
+        entry = self._served.pop(directory, None)
+        if entry is not None:
+            self._catalog.withdraw(entry)
+            _log.info("meta-policy withdrawn", meta_policy=entry.label)
+            # One that was refused for having the same name and version may now come in.
+            for refused in self._refused:
+                self._seen.pop(refused, None)
 
     def _try(self, directory: Path) -> None:
         try:
