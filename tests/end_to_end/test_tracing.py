@@ -72,7 +72,7 @@ def test_one_trace_spans_client_server_store_and_gradient(
 ) -> None:
     with running_server(served(point_artifact, tmp_path, tracing=True)) as address:
         adapt(address, tracing=True)
-    finished = [span for span in spans.get_finished_spans()]
+    finished = list(spans.get_finished_spans())
     (root,) = [span for span in finished if span.name == "adapt"]
     by_id = {span.get_span_context().span_id: span for span in finished}  # type: ignore[union-attr]
 

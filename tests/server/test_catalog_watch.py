@@ -104,8 +104,12 @@ def test_a_damaged_version_is_not_read_again_until_its_files_change(
     (watched.folder(3) / "policy.onnx").write_bytes(b"")
     assert watched.scan() == ["meta-policy refused"]
     read: list[Path] = []
-    load = models.load_meta_policy
-    monkeypatch.setattr("thetaprime.server.catalog.load_meta_policy", lambda path: (read.append(path), load(path))[1])
+
+    def load(directory: Path) -> models.MetaPolicy:
+        read.append(directory)
+        return models.load_meta_policy(directory)
+
+    monkeypatch.setattr("thetaprime.server.catalog.load_meta_policy", load)
     assert (watched.scan(), read) == ([], [])
     shutil.copy(third / "policy.onnx", watched.folder(3))
     assert (watched.scan(), read) == (["meta-policy added"], [watched.folder(3)])

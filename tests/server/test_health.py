@@ -30,7 +30,7 @@ SERVICES = ("", "thetaprime.v1.AdaptationService", "thetaprime.v1.MetaPolicyServ
 def status(channel: grpc.Channel, name: str = "") -> "health_pb2.HealthCheckResponse.ServingStatus":
     request = health_pb2.HealthCheckRequest(service=name)
     reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)
-    return reply.status  # type: ignore[no-any-return]
+    return reply.status
 
 
 def wait_for(channel: grpc.Channel, wanted: "health_pb2.HealthCheckResponse.ServingStatus") -> None:

@@ -46,9 +46,6 @@ def test_concurrent_calls_log_under_their_own_session(
 
         return tell
 
-    monkeypatch.setattr(adaptation, "adapt_step", telling("on a worker", models.adapt_step))
-    monkeypatch.setattr(uploads, "behaviour_evidence", telling("on a thread", models.behaviour_evidence))
-
     def use(service: "Service") -> str:
         created = service.create()
         session_id = created.session.session_id
@@ -57,6 +54,8 @@ def test_concurrent_calls_log_under_their_own_session(
         return session_id
 
     with start(workers=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
+        monkeypatch.setattr(adaptation, "adapt_step", telling("on a worker", models.adapt_step))
+        monkeypatch.setattr(uploads, "behaviour_evidence", telling("on a thread", models.behaviour_evidence))
         named = list(threads.map(use, [service] * SESSIONS))
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]
     service_name = "/thetaprime.v1.AdaptationService"
@@ -64,10 +63,9 @@ def test_concurrent_calls_log_under_their_own_session(
         found = [entry for entry in entries if entry["event"] == event]
         assert sorted(entry["session_id"] for entry in found) == sorted(named)
         assert {entry["method"] for entry in found} == {f"{service_name}/{method}"}
+    ended = [entry for entry in entries if entry["event"] == "call"]
     for method in ("CreateSession", "UploadTrajectories", "Adapt"):
-        found = [
-            entry for entry in entries if (entry["event"], entry.get("method")) == ("call", f"{service_name}/{method}")
-        ]
+        found = [entry for entry in ended if entry["method"] == f"{service_name}/{method}"]
         assert sorted(entry["session_id"] for entry in found) == sorted(named)
         assert all(entry["code"] == "OK" and entry["seconds"] > 0 for entry in found)
 

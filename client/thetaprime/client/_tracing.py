@@ -54,11 +54,13 @@ class Tracing:
 
 
 class _Transport(Protocol):
-    tracing: Tracing
+    @property
+    def tracing(self) -> Tracing: ...
 
 
 class _Traced(Protocol):
-    _transport: _Transport
+    @property
+    def _transport(self) -> _Transport: ...
 
 
 S = TypeVar("S", bound=_Traced)
