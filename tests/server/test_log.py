@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import structlog
 
 from thetaprime import models, wire
 from thetaprime.server import adaptation, sessions, uploads
-from thetaprime.server.log import configure_logging
+from thetaprime.server.log import adopt_library_logs, configure_logging
 
 if TYPE_CHECKING:
     from tests.server.conftest import Service, Start
@@ -97,3 +98,25 @@ def test_an_internal_error_is_logged_under_its_session(
     assert entry["session_id"] == session_id
     assert entry["error_id"] in refusal.message
     assert "at fault" in entry["exception"]
+
+
+def test_what_libraries_log_is_json_as_well(capsys: pytest.CaptureFixture[str], lines: io.StringIO) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        root.handlers.clear()
+        configure_logging()
+        adopt_library_logs()
+        logging.getLogger("a.library").warning("%d spans were lost", 3)
+        logging.getLogger("a.library").info("chatter")
+        try:
+            raise OSError("at fault")
+        except OSError:
+            logging.getLogger("a.library").exception("it failed")
+    finally:
+        root.handlers[:], root.level = before
+    warned, failed = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (warned["event"], warned["level"]) == ("3 spans were lost", "warning")
+    assert (failed["event"], failed["level"]) == ("it failed", "error")
+    assert "OSError: at fault" in failed["exception"]
+    assert warned["timestamp"]

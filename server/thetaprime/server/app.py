@@ -21,7 +21,7 @@ from thetaprime.server.catalog_watch import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import StartupError
-from thetaprime.server.log import configure_logging
+from thetaprime.server.log import adopt_library_logs, configure_logging
 from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.exposition import exposed
@@ -125,6 +125,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         StartupError: the server cannot start.
     """
     configure_logging()
+    adopt_library_logs()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

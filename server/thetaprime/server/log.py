@@ -22,3 +22,12 @@ def configure_logging(level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def adopt_library_logs() -> None:
+    """Has what libraries log in Python's own way, warnings and worse, written as our own lines. For entry points."""
+    handler = logging.StreamHandler(sys.stderr)
+    # After `configure_logging`, whose processors end with what makes a line of an event.
+    *processors, renderer = structlog.get_config()["processors"]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=processors))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -19,6 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NAME: Final = "thetaprime.server"
+_EXPORT_SECONDS: Final = 2.0
 _OFF: Final = contextlib.nullcontext()
 _tracer: "contextvars.ContextVar[Tracer | None]" = contextvars.ContextVar("tracer", default=None)
 
@@ -107,7 +108,9 @@ def exported_spans() -> Iterator[None]:
         raise StartupError("tracing needs the tracing extra: pip install 'thetaprime[tracing]'") from error
     name = os.environ.get("OTEL_SERVICE_NAME", "thetaprime")
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    # A collector that does not answer must not keep a server from stopping, as ten seconds at each attempt would.
+    timeout = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_SECONDS))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout)))
     trace.set_tracer_provider(provider)
     try:
         yield
