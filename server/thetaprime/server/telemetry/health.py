@@ -67,6 +67,7 @@ class Health:
         # A thread of its own: the others may all be stuck in the store that is being tried.
         with ThreadPoolExecutor(1, thread_name_prefix="probe") as thread:
             while True:
+                await asyncio.sleep(seconds)
                 trial = loop.run_in_executor(thread, probe, store)
                 ended, _ = await asyncio.wait([trial], timeout=_HUNG_SECONDS)
                 problem = _problem(trial) if ended else f"a write has not ended after {_HUNG_SECONDS:g} s"
@@ -77,7 +78,6 @@ class Health:
                 healthy = not problem
                 await self._set(_SERVING if healthy else _NOT_SERVING)
                 await asyncio.wait([trial])
-                await asyncio.sleep(seconds)
 
     async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         if self._draining:
