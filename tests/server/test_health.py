@@ -6,7 +6,6 @@ import errno
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from thetaprime.server import listening, running_server
+from thetaprime.server import running_server
 from thetaprime.server.errors import UnavailableError
 from thetaprime.server.store import BlobStore, Store
 from thetaprime.server.telemetry import health
@@ -108,35 +107,25 @@ def test_the_probe_writes_and_leaves_nothing(tmp_path: Path) -> None:
         assert not list(store.blobs.digests())
 
 
-def test_not_serving_is_said_before_calls_are_refused(configure: "Configure", connect: Any) -> None:
-    notice = 3.0
+def test_not_serving_is_said_before_calls_are_refused(
+    configure: "Configure", connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready: list[str] = []
+    noticed: list[float] = []
 
-    async def run() -> float:
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(2) as threads:
-            async with listening(configure(drain_notice=notice)) as address:
-                watching = loop.run_in_executor(threads, use_until_refused, address, connect)
-                await asyncio.wait([loop.run_in_executor(threads, see_serving, address, connect)])
-                started = time.monotonic()
-            await watching
-            return time.monotonic() - started
+    def use_the_notice() -> None:
+        with connect(ready[0]) as service:
+            assert {status(service.channel, name) for name in SERVICES} == {NOT_SERVING}
+            service.create()
 
-    assert asyncio.run(run()) >= notice
+    async def notice(seconds: float) -> None:
+        await asyncio.to_thread(use_the_notice)
+        noticed.append(seconds)
 
-
-def see_serving(address: str, connect: Any) -> None:
-    with connect(address) as service:
-        wait_for(service.channel, SERVING)
-
-
-def use_until_refused(address: str, connect: Any) -> None:
-    with connect(address) as service:
-        wait_for(service.channel, NOT_SERVING)
-        service.create()  # still taken
-        with service.refuses() as refusal:
-            while True:
-                service.create()
-        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    monkeypatch.setattr("thetaprime.server.app._notice", notice)
+    with running_server(configure(drain_notice=7.0)) as address:
+        ready.append(address)
+    assert noticed == [7.0]
 
 
 def test_a_store_that_recovers_while_draining_stays_not_serving(start: "Start") -> None:

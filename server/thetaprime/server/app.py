@@ -106,7 +106,7 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
             yield f"{config.address.rpartition(':')[0]}:{port}"
         finally:
             await health_report.drain()
-            await asyncio.sleep(config.drain_notice)
+            await _notice(config.drain_notice)
             calls.drain()
             for task in tasks:
                 task.cancel()
@@ -179,6 +179,11 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise StartupError(f"address {address}: cannot listen there; is it in use?") from error
+
+
+async def _notice(seconds: float) -> None:
+    """Takes calls a little longer, for load balancers to see that they should send no more."""
+    await asyncio.sleep(seconds)
 
 
 async def _finish(calls: CallInterceptor, engine: AdaptationEngine, grace: float) -> None:

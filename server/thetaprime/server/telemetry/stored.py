@@ -15,7 +15,7 @@ from thetaprime.server.store import Store
 from thetaprime.server.store.tables import sessions
 
 _SESSIONS_SEEN: Final = 100_000
-_BLOB_SECONDS: Final = 0.05
+_BLOB_SECONDS: Final = 0.1
 
 
 class StoredState(Collector):
