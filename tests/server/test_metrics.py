@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from thetaprime import models, wire
-from thetaprime.server import StartupError, running_server, uploads
+from thetaprime.server import StartupError, running_server
 from thetaprime.server.records import SessionRecord
 from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.stored import BlobSizes, count_open_sessions
@@ -141,35 +141,6 @@ def test_servers_of_one_process_count_apart(start: "Start") -> None:
         service.create()
         assert value(scrape(first), "thetaprime_calls_total", method="CreateSession", code="OK") == 1
         assert value(scrape(second), "thetaprime_calls_total", method="CreateSession", code="OK") == 0
-
-
-def test_a_cancelled_call_is_counted_and_is_no_refusal(
-    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    header_is_in = threading.Event()
-
-    def admit(*args: Any) -> None:
-        uploads.admit_upload(*args)
-        header_is_in.set()
-
-    monkeypatch.setattr("thetaprime.server.servicers.admit_upload", admit)
-    address, go_on, deadline = free_address(), threading.Event(), time.monotonic() + 60
-    with start(metrics_address=address) as service:
-        created = service.create()
-        header, *_ = wire.iter_upload(created.session.session_id, "u", 0, wire.pack(collect(created.policy)), 4, 32)
-
-        def messages() -> Any:
-            yield header
-            go_on.wait(60)
-
-        call: Any = service.stub.UploadTrajectories.future(messages(), timeout=60)
-        assert header_is_in.wait(60)
-        call.cancel()
-        go_on.set()
-        cancelled = {"method": "UploadTrajectories", "code": "CANCELLED"}
-        while not value(found := scrape(address), "thetaprime_calls_total", **cancelled):
-            assert time.monotonic() < deadline
-    assert not found["thetaprime_refusals_total"].samples
 
 
 @pytest.mark.parametrize("taken", [True, False])
