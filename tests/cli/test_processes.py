@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def test_serve_says_when_it_is_ready_and_stops_when_told(stop: signal.Signals, z
     assert process.returncode == 0, log
     assert rest == ""  # stdout had exactly one line
     assert "Traceback" not in log
+
+
+def test_the_configuration_is_printed_and_nothing_is_started(tmp_path: Path, thetaprime: Command) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("workers = 3\nqueue = 7\n")
+    result = thetaprime("serve", "--config", file, "--queue", 9, "--store", tmp_path / "store", "--show-config")
+    assert result.exit_code == 0, result.output
+    printed = tomllib.loads(result.stdout)
+    assert (printed["workers"], printed["queue"], printed["store"]) == (3, 9, str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+    missing = thetaprime("serve", "--config", tmp_path / "nowhere.toml", "--show-config")
+    assert missing.exit_code == 1
+    assert missing.stderr == f"thetaprime serve: config {tmp_path / 'nowhere.toml'}: there is no such file\n"
 
 
 def test_an_address_in_use_is_one_line(zoo: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class Victim:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.store, self.log = folder / "store", folder / "server.log"
         self._command = [sys.executable, "-m", "thetaprime.cli", "serve", "--address", self.address]
-        self._command += ["--store", str(self.store), "--zoo", str(zoo), *options]
+        # The health probe writes blobs of its own, which are not to be counted.
+        self._command += ["--store", str(self.store), "--zoo", str(zoo), "--probe-seconds", "86400", *options]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

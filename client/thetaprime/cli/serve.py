@@ -6,15 +6,21 @@ from typing import Any
 import click
 
 from thetaprime.cli._options import options_from
-from thetaprime.server import ServerConfig, serve
+from thetaprime.server import ServerConfig, as_toml, serve
 
 
 @click.command()
 @options_from(ServerConfig)
-def command(given: dict[str, Any]) -> None:
+@click.option("--show-config", is_flag=True, help="Print every setting as it would be used, as TOML, and exit.")
+def command(given: dict[str, Any], show_config: bool) -> None:
     """Serve meta-policies for adaptation, over gRPC.
 
     Prints `serving on HOST:PORT` on stdout when it takes calls, and logs on stderr. SIGTERM and Ctrl-C let running
-    calls finish. Every option can also be an environment variable: --max-sessions is THETAPRIME_SERVER_MAX_SESSIONS.
+    calls finish. Every option can also be an environment variable, --max-sessions as THETAPRIME_SERVER_MAX_SESSIONS,
+    or stand in the file that --config names, as max_sessions. Options override the environment, and that the file.
     """
-    asyncio.run(serve(ServerConfig(**given), lambda address: click.echo(f"serving on {address}")))
+    config = ServerConfig(**given)
+    if show_config:
+        click.echo(as_toml(config), nl=False)
+        return
+    asyncio.run(serve(config, lambda address: click.echo(f"serving on {address}")))

@@ -14,6 +14,7 @@ from thetaprime.client._collect import collect
 from thetaprime.client._errors import InvalidInputError, ThetaPrimeError
 from thetaprime.client._policy import AdaptedPolicy
 from thetaprime.client._session import Session, fetch_policy
+from thetaprime.client._tracing import traced
 from thetaprime.client._transport import Transport
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, Progress, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
@@ -32,6 +33,7 @@ class Client:
         timeout: seconds until a call is given up.
         credentials: of a TLS connection; None connects in the clear.
         channel: brought from outside instead of `address` and `credentials`; it is not closed.
+        tracing: record OpenTelemetry spans, and pass the trace on to the server.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.Channel | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._transport = Transport(address, timeout=timeout, credentials=credentials, channel=channel)
+        self._transport = Transport(address, timeout=timeout, credentials=credentials, channel=channel, tracing=tracing)
         self._stub = self._transport.adaptation
 
     def __enter__(self) -> Self:
@@ -95,6 +98,7 @@ class Client:
         """
         return AdaptedPolicy.from_message(self._get_meta_policy(name, version).policy)
 
+    @traced("create_session")
     def create_session(
         self,
         meta_policy: str,
@@ -134,6 +138,7 @@ class Client:
             return Session(self._transport, info, policy)
         return self.resume(info.session_id)  # an old request, repeated: the session has moved on
 
+    @traced("resume")
     def resume(self, session_id: str) -> Session:
         """Goes on with a session, wherever it was left.
 
@@ -160,6 +165,7 @@ class Client:
             if not token:
                 return
 
+    @traced("adapt")
     def adapt(
         self,
         meta_policy: str,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._tracing import traced
 from thetaprime.client._transport import Transport
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
 from thetaprime.v1 import adaptation_service_pb2 as pb
@@ -72,6 +73,7 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self.id!r}, {self.meta_policy.label}, round={self.round})"
 
+    @traced("session.upload")
     def upload(self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None) -> UploadReceipt:
         """Sends trajectories collected with `policy` to the current round.
 
@@ -111,6 +113,7 @@ class Session:
                 self._batch = receipt.batch
         return receipt
 
+    @traced("session.adapt")
     def adapt(self) -> AdaptedPolicy:
         """Takes one step on what was uploaded in this round, and makes its policy the current one.
 
@@ -154,6 +157,7 @@ class Session:
         self._set(info, policy, [AdaptationReport.from_message(report) for report in message.reports])
         self._batch = info.batch if info.batch.uploads else None
 
+    @traced("session.close")
     def close(self) -> None:
         """Ends the session. Its policies stay readable until it expires."""
         response = self._transport.call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=self.id))

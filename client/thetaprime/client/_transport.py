@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from thetaprime.client._errors import InvalidInputError, from_rpc_error
+from thetaprime.client._tracing import Tracing
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 _MESSAGE_BYTES: Final = 64 << 20
@@ -50,11 +51,13 @@ class Transport:
         timeout: float,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.Channel | None = None,
+        tracing: bool = False,
     ) -> None:
         if not timeout > 0:
             raise InvalidInputError.at("timeout", f"{timeout!r}; expected a positive number of seconds")
         self.address = address
         self.timeout = timeout
+        self.tracing = Tracing(tracing)
         self._owned = channel is None
         if channel is None:
             channel = (
@@ -73,7 +76,7 @@ class Transport:
             ThetaPrimeError: the call failed.
         """
         try:
-            return method(request, timeout=self.timeout)
+            return method(request, timeout=self.timeout, metadata=self.tracing.headers())
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
         except ValueError as error:  # gRPC's word for a channel that was closed

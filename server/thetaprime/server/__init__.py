@@ -6,6 +6,15 @@ thread; `listening` is the server itself, for an event loop.
 
 from thetaprime.server.app import listening, running_server, serve
 from thetaprime.server.config import ServerConfig
+from thetaprime.server.config_file import ConfigFileError, as_toml
 from thetaprime.server.errors import StartupError
 
-__all__ = ["ServerConfig", "StartupError", "listening", "running_server", "serve"]
+__all__ = [
+    "ConfigFileError",
+    "ServerConfig",
+    "StartupError",
+    "as_toml",
+    "listening",
+    "running_server",
+    "serve",
+]

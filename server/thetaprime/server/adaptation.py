@@ -5,6 +5,7 @@ still so when it is recorded, in one transaction with θ_{k+1}: several processe
 again gets what the first one recorded.
 """
 
+import contextvars
 import dataclasses
 import math
 import time
@@ -35,6 +36,7 @@ from thetaprime.server.policies import (
 from thetaprime.server.records import SessionRecord, UploadedBatch, find_session, uploaded_batch
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
+from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
@@ -47,11 +49,17 @@ class AdaptCall:
         session_id: the session.
         expected_round: k, the round to take.
         batch_sha256: digest of the batch to take it on.
+        context: what its logs and spans are bound to.
+        began: when it came, by `time.perf_counter`.
     """
 
     session_id: str
     expected_round: int
     batch_sha256: str
+    context: contextvars.Context = dataclasses.field(
+        default_factory=contextvars.copy_context, compare=False, repr=False
+    )
+    began: float = dataclasses.field(default_factory=time.perf_counter, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +183,7 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | t
     return _Round(session, batch, find_policy(connection, call.session_id, session.round))
 
 
+@traced("gradient")
 def _step(store: Store, entry: CatalogEntry, taken: _Round) -> tuple[PolicyRecord, dict[str, bytes], str]:
     """Computes θ_{k+1}: its record, the blobs that the record names, and its policy id."""
     started = time.perf_counter()

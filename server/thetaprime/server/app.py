@@ -11,19 +11,27 @@ from typing import Any, Final
 import grpc
 import structlog
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from thetaprime.server import failpoints
-from thetaprime.server.adaptation import take_round, warm_up
+from thetaprime.server.adaptation import warm_up
 from thetaprime.server.calls import CallInterceptor
 from thetaprime.server.catalog import Catalog
+from thetaprime.server.catalog_watch import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import StartupError
-from thetaprime.server.log import configure_logging
+from thetaprime.server.log import adopt_library_logs, configure_logging
 from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
 from thetaprime.server.store import Store
+from thetaprime.server.telemetry.exposition import exposed
+from thetaprime.server.telemetry.health import Health
+from thetaprime.server.telemetry.metrics import Metrics
+from thetaprime.server.telemetry.observed_store import ObservedStore
+from thetaprime.server.telemetry.steps import take_observed_round
+from thetaprime.server.telemetry.stored import StoredState
+from thetaprime.server.telemetry.tracing import CallTracer, exported_spans
 from thetaprime.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -55,18 +63,26 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
     """
     # Each adaptation step has one thread: several steps at once beat several threads for one.
     torch.set_num_threads(1)
+    metrics, tracer = Metrics(config), CallTracer(config.tracing)
     catalog = await asyncio.to_thread(Catalog.load, config.zoo)
-    store = await asyncio.to_thread(Store, config.store)
+    watch = CatalogWatch(catalog, config.zoo)
+    store = await asyncio.to_thread(ObservedStore, config.store, metrics)
     await asyncio.to_thread(warm_up, catalog)
     with (
         contextlib.closing(store),
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store") as threads,
         contextlib.closing(
-            AdaptationEngine(lambda call: take_round(store, catalog, call), config.workers, config.queue)
+            AdaptationEngine(
+                lambda call: take_observed_round(metrics, store, catalog, call), config.workers, config.queue
+            )
         ) as engine,
+        exposed(metrics.registry, config.metrics_address) as metrics_address,
     ):
-        calls = CallInterceptor()
-        checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        metrics.registry.register(StoredState(store, config.store))
+        metrics.meta_policies.set_function(lambda: len(catalog))
+        metrics.count_waiting(lambda: max(0, engine.pending - config.workers))
+        calls = CallInterceptor(metrics, tracer)
+        health_report = Health(_SERVICES, metrics)
         server = grpc.aio.server(
             interceptors=[calls],
             options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
@@ -75,20 +91,27 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
             AdaptationServicer(config, store, catalog, engine, threads), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health_report.servicer, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = _bind(server, config.address)
-        for service in ("", *_SERVICES):
-            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await health_report.serve()
         failpoints.reach("start.serving")
         await server.start()
-        sweeping = asyncio.create_task(_sweep(store, threads))
+        if metrics_address:
+            _log.info("metrics", address=metrics_address)
+        tasks = (
+            asyncio.create_task(_sweep(store, threads)),
+            asyncio.create_task(_scan(watch, threads, config.catalog_seconds)),
+            asyncio.create_task(health_report.watch(store, config.probe_seconds)),
+        )
         try:
             yield f"{config.address.rpartition(':')[0]}:{port}"
         finally:
+            await health_report.drain()
+            await _notice(config.drain_notice)
             calls.drain()
-            await checks.enter_graceful_shutdown()
-            sweeping.cancel()
+            for task in tasks:
+                task.cancel()
             await _finish(calls, engine, config.grace)
             await server.stop(_LAST_REPLIES_SECONDS)
 
@@ -104,11 +127,17 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         StartupError: the server cannot start.
     """
     configure_logging()
+    adopt_library_logs()
     failpoints.arm_from_environment()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    with exported_spans() if config.tracing else contextlib.nullcontext():
+        await _serve_until(told, config, on_ready)
+
+
+async def _serve_until(told: asyncio.Event, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     async with listening(config) as address:
         _log.info("listening", address=address, store=str(config.store), zoo=[str(folder) for folder in config.zoo])
         on_ready(address)
@@ -155,6 +184,11 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
         raise StartupError(f"address {address}: cannot listen there; is it in use?") from error
 
 
+async def _notice(seconds: float) -> None:
+    """Takes calls a little longer, for load balancers to see that they should send no more."""
+    await asyncio.sleep(seconds)
+
+
 async def _finish(calls: CallInterceptor, engine: AdaptationEngine, grace: float) -> None:
     try:
         async with asyncio.timeout(grace):
@@ -177,3 +211,14 @@ async def _sweep(store: Store, threads: ThreadPoolExecutor) -> None:
             _log.exception("sweep failed")
         sweeps = (store.sweep,)
         await asyncio.sleep(_SWEEP_SECONDS)
+
+
+async def _scan(watch: CatalogWatch, threads: ThreadPoolExecutor, seconds: float) -> None:
+    """Looks for meta-policies that came or went."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, watch.scan)
+        # What is served does not depend on what could be.
+        except Exception:
+            _log.exception("catalog scan failed")

@@ -10,6 +10,8 @@ import grpc
 import structlog
 
 from thetaprime.server.errors import UnavailableError, error_status
+from thetaprime.server.telemetry.metrics import Metrics
+from thetaprime.server.telemetry.tracing import CallTracer
 
 _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -18,9 +20,16 @@ _log = structlog.get_logger()
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Wraps the calls of this package's services; health checks and reflection pass as they are."""
+    """Wraps the calls of this package's services; health checks and reflection pass as they are.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: counts each call.
+        tracer: continues each call's trace.
+    """
+
+    def __init__(self, metrics: Metrics, tracer: CallTracer) -> None:
+        self._metrics = metrics
+        self._tracer = tracer
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -50,10 +59,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         )
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
         return make(
-            self._wrapped(method, behaviour),
+            self._named(method, self._wrapped(method, behaviour)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+    def _named(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        """Puts the method, and the trace if there is one, on every line and span that the call leaves behind."""
+
+        async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+            # gRPC gives each call a task of its own, so nothing of this is seen by others.
+            with self._tracer.call(method, context.invocation_metadata) as trace_id:
+                structlog.contextvars.bind_contextvars(method=method, **({"trace_id": trace_id} if trace_id else {}))
+                return await behaviour(request, context)
+
+        return call
 
     def _wrapped(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
@@ -71,10 +91,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 error_id = uuid.uuid4().hex
                 code, status = error_status(error, error_id)
                 if code is grpc.StatusCode.INTERNAL:
-                    _log.exception("internal error", method=method, error_id=error_id)
+                    _log.exception("internal error", error_id=error_id)
+                self._metrics.call_refused(method, code, status)
                 await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
             finally:
-                _log.info("call", method=method, code=code.name, seconds=round(time.perf_counter() - started, 6))
+                seconds = time.perf_counter() - started
+                self._metrics.call_ended(method, code, seconds)
+                _log.info("call", code=code.name, seconds=round(seconds, 6))
                 self._running -= 1
                 if not self._running:
                     self._idle.set()

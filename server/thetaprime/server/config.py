@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Self
 
 import pydantic
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from thetaprime.models import zoo_directory
+from thetaprime.server.config_file import ConfigFile
 
 _MIB = 1 << 20
 
@@ -15,19 +16,34 @@ _MIB = 1 << 20
 class ServerConfig(BaseSettings):
     """The settings of one server process.
 
-    Each can be given as an argument, or as an environment variable under the prefix ``THETAPRIME_SERVER_``.
+    Each can be given as an argument, as an environment variable under the prefix ``THETAPRIME_SERVER_``, or in a
+    TOML file; the first of these that names it decides. A secret is a `pydantic.SecretStr`: it is never printed.
+
+    Raises:
+        pydantic.ValidationError: a setting that is out of range, or unknown.
+        ConfigFileError: the file cannot be read.
     """
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="THETAPRIME_SERVER_", use_attribute_docstrings=True
     )
 
+    config: Path | None = None
+    """TOML file of these settings. The environment overrides it; options override both."""
     address: str = "127.0.0.1:50051"
     """Host and port to listen on; port 0 takes any free one."""
     store: Path = Path("thetaprime-store")
     """Folder of everything the server remembers. Made if it does not exist."""
     zoo: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (zoo_directory(),))
     """Folders of meta-policies, each laid out as <name>/<version>/manifest.json."""
+    catalog_seconds: pydantic.PositiveFloat = 10.0
+    """Seconds between two looks into the zoo folders for meta-policies that came or went."""
+    metrics_address: str = ""
+    """Host and port of the Prometheus metrics; none are served where this is empty."""
+    probe_seconds: pydantic.PositiveFloat = 5.0
+    """Seconds between two test writes to the store; while one fails, the health service says NOT_SERVING."""
+    tracing: bool = False
+    """Record OpenTelemetry spans; OTEL_EXPORTER_OTLP_ENDPOINT says where to send them."""
     workers: pydantic.PositiveInt = pydantic.Field(default_factory=lambda: os.cpu_count() or 1)
     """Adaptation steps taken at once, each on one thread."""
     queue: pydantic.NonNegativeInt = 64
@@ -54,8 +70,24 @@ class ServerConfig(BaseSettings):
     """Seconds until a session expires, where its creator names no time."""
     max_ttl: pydantic.PositiveFloat = 30 * 24 * 3600.0
     """Longest time to live, in seconds, that a session may ask for."""
+    drain_notice: pydantic.NonNegativeFloat = 0.0
+    """Seconds from saying NOT_SERVING to refusing calls, for load balancers to notice."""
     grace: pydantic.NonNegativeFloat = 30.0
     """Seconds that running calls are given to finish when the server is told to stop."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file that either of them names."""
+        file = {**env_settings(), **init_settings()}.get("config")
+        sources = (init_settings, env_settings)
+        return sources if file is None else (*sources, ConfigFile(settings_cls, Path(file)))
 
     @pydantic.model_validator(mode="after")
     def _one_upload_fits(self) -> Self:

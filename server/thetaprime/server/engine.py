@@ -49,6 +49,11 @@ class AdaptationEngine:
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
 
+    @property
+    def pending(self) -> int:
+        """The steps that have begun or wait."""
+        return len(self._running)
+
     async def finish(self) -> None:
         """Waits for the steps that have begun or wait."""
         while self._running:

@@ -41,3 +41,12 @@ class _Lossy(io.TextIOBase):
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             self._stream.flush()
+
+
+def adopt_library_logs() -> None:
+    """Has what libraries log in Python's own way, warnings and worse, written as our own lines. For entry points."""
+    handler = logging.StreamHandler(cast("TextIO", _Lossy(sys.stderr)))
+    # After `configure_logging`, whose processors end with what makes a line of an event.
+    *processors, renderer = structlog.get_config()["processors"]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=processors))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -62,7 +62,7 @@ def session_entry(catalog: Catalog, session: SessionRecord) -> CatalogEntry:
     """
     name, version = session.meta_policy, session.meta_policy_version
     try:
-        entry = catalog.find(name, version)
+        entry = catalog.recall(name, version)
     except NotFoundError as error:
         raise PreconditionError("META_POLICY_GONE", f"meta-policy {name}@{version} has left the catalog") from error
     if entry.message.policy_id != session.theta_id:

@@ -1,6 +1,7 @@
 """The two services: messages in, plain functions on a thread, messages out."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -161,7 +162,9 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
 
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what blocks on a thread. A call whose client goes away ends when its thread has."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        # What the thread logs and traces names the call.
+        run = contextvars.copy_context().run
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: run(function, *args, **kwargs))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -1,0 +1,111 @@
+"""What a server counts and measures, under the names that docs/operating.md explains."""
+
+import contextlib
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from thetaprime.server.config import ServerConfig
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LIMITS: Final = ("max_inflight_bytes", "max_sessions", "queue", "workers")
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own: one process may hold several servers.
+
+    Args:
+        config: its limits are metrics too, to be drawn beside what they limit.
+
+    Attributes:
+        registry: all of them.
+        serving: 1 while the health service says SERVING.
+        meta_policies: versions in the catalog.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.serving = Gauge("thetaprime_serving", "1 while health says SERVING, 0 otherwise.", registry=registry)
+        self.meta_policies = Gauge("thetaprime_meta_policies", "Versions in the catalog.", registry=registry)
+        self._calls = Counter(
+            "thetaprime_calls", "Calls that ended, by status code.", ["method", "code"], registry=registry
+        )
+        self._refusals = Counter(
+            "thetaprime_refusals", "Calls refused, by reason.", ["method", "code", "reason"], registry=registry
+        )
+        self._call_seconds = Histogram(
+            "thetaprime_call_seconds", "From a call to its end.", ["method"], buckets=_SECONDS, registry=registry
+        )
+        self._rounds = Counter("thetaprime_rounds", "Rounds taken.", ["meta_policy"], registry=registry)
+        self._round_seconds = Histogram(
+            "thetaprime_round_seconds", "From Adapt to its θ′, waiting included.", buckets=_SECONDS, registry=registry
+        )
+        self._step_seconds = Histogram(
+            "thetaprime_step_seconds", "A step on its worker: gradient and store.", buckets=_SECONDS, registry=registry
+        )
+        self._store_seconds = Histogram(
+            "thetaprime_store_seconds", "Store operations.", ["operation"], buckets=_SECONDS, registry=registry
+        )
+        self._steps_running = Gauge("thetaprime_steps_running", "Steps that a worker is taking.", registry=registry)
+        self._steps_waiting = Gauge("thetaprime_steps_waiting", "Steps in the queue.", registry=registry)
+        ProcessCollector(registry=registry)
+        build = Info("thetaprime_build", "What is running.", registry=registry)
+        build.info({"version": importlib.metadata.version("thetaprime")})
+        limits = Gauge("thetaprime_limit", "Settings that bound the others.", ["setting"], registry=registry)
+        for setting in _LIMITS:
+            limits.labels(setting).set(getattr(config, setting))
+
+    def call_ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts a call.
+
+        Args:
+            method: as gRPC names it, ``/package.Service/Method``.
+            code: how it ended.
+            seconds: how long it took.
+        """
+        name = method.rpartition("/")[2]
+        self._calls.labels(name, code.name).inc()
+        self._call_seconds.labels(name).observe(seconds)
+
+    def call_refused(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> None:
+        """Counts a refusal under the reason that the client is given, or the code's name where it is given none."""
+        reason = code.name
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                reason = info.reason
+        self._refusals.labels(method.rpartition("/")[2], code.name, reason).inc()
+
+    def count_waiting(self, waiting: Callable[[], float]) -> None:
+        """Says where the length of the queue is to be asked for, at each scrape."""
+        self._steps_waiting.set_function(waiting)
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step on its worker."""
+        with self._steps_running.track_inprogress(), self._step_seconds.time():
+            yield
+
+    def round_taken(self, meta_policy: str, seconds: float) -> None:
+        """Counts a round.
+
+        Args:
+            meta_policy: its name.
+            seconds: since `Adapt` came.
+        """
+        self._rounds.labels(meta_policy).inc()
+        self._round_seconds.observe(seconds)
+
+    @contextlib.contextmanager
+    def store_operation(self, operation: str) -> Iterator[None]:
+        """Around an operation of the store, whether it succeeds or not."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._store_seconds.labels(operation).observe(time.perf_counter() - started)

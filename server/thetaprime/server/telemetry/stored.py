@@ -1,0 +1,124 @@
+"""How much the store holds, asked at each scrape at a bounded cost."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from thetaprime.server.errors import ServiceError
+from thetaprime.server.store import Store
+from thetaprime.server.store.tables import sessions
+
+_SESSIONS_SEEN: Final = 100_000
+_BLOB_SECONDS: Final = 0.1
+
+
+class StoredState(Collector):
+    """Open sessions and stored bytes. What cannot be read is left out of the scrape.
+
+    Args:
+        store: the store.
+        folder: where it lives.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._blobs = BlobSizes(folder / "blobs")
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """The metrics without their values: registering asks for nothing but names."""
+        yield _sessions()
+        yield _bytes()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The metrics."""
+        try:
+            open_sessions = count_open_sessions(self._store)
+        except (sa.exc.SQLAlchemyError, ServiceError):
+            pass
+        else:
+            yield _sessions(open_sessions)
+        found = _bytes()
+        for kind, measure in (("blobs", self._blobs.total), ("database", self._database)):
+            try:
+                found.add_metric([kind], measure())
+            except OSError:
+                continue
+        yield found
+
+    def _database(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.glob("*.sqlite3*"))
+
+
+class BlobSizes:
+    """The bytes in a folder of blobs.
+
+    Each call looks into as many of the subfolders as its time allows, those seen longest ago first. Digests spread
+    evenly over the subfolders, so what has not been seen yet is taken to hold as much as what has.
+
+    Args:
+        folder: of subfolders of blobs.
+        seconds: most time for each call; one subfolder is always seen.
+        now: a clock.
+    """
+
+    def __init__(
+        self, folder: Path, seconds: float = _BLOB_SECONDS, now: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._now = now
+        self._sizes: dict[Path, int] = {}
+
+    def total(self) -> int:
+        """Bytes of all blobs.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        started = self._now()
+        subfolders = [Path(entry.path) for entry in os.scandir(self._folder) if len(entry.name) == 2]
+        sizes = {path: size for path, size in self._sizes.items() if path in set(subfolders)}
+        unseen = [path for path in subfolders if path not in sizes]
+        for path in [*unseen, *sizes]:
+            # To the end of the order: the next call sees the others first.
+            sizes.pop(path, None)
+            sizes[path] = _size(path)
+            if self._now() - started >= self._seconds:
+                break
+        self._sizes = sizes
+        return round(sum(sizes.values()) * len(subfolders) / len(sizes)) if sizes else 0
+
+
+def count_open_sessions(store: Store, seen: int = _SESSIONS_SEEN) -> int:
+    """Sessions that are neither closed nor expired, of the first `seen` that have not expired."""
+    unexpired = sa.select(sessions.c.closed).where(sessions.c.expire_time > store.now()).limit(seen).subquery()
+    query = sa.select(sa.func.count()).select_from(unexpired).where(unexpired.c.closed.is_(False))
+    with store.reading() as connection:
+        return connection.scalar(query) or 0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat().st_size
+            # A sweep may have taken it since.
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _sessions(value: float | None = None) -> GaugeMetricFamily:
+    return GaugeMetricFamily("thetaprime_sessions_open", "Sessions neither closed nor expired.", value=value)
+
+
+def _bytes() -> GaugeMetricFamily:
+    return GaugeMetricFamily("thetaprime_stored_bytes", "Bytes of the store, by kind.", labels=["kind"])

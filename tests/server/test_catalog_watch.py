@@ -1,0 +1,219 @@
+"""Meta-policies come to a running server's folders and leave them, and nothing that is served changes."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import structlog
+
+from thetaprime import models, wire
+from thetaprime.server.catalog import Catalog
+from thetaprime.server.catalog_watch import CatalogWatch
+from thetaprime.server.errors import NotFoundError
+from thetaprime.server.log import configure_logging
+from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Service, Start
+
+Collect = Callable[..., list[wire.Trajectory]]
+Write = Callable[..., models.MetaPolicy]
+NAME = "point-navigation"
+
+
+class Watched:
+    """A zoo, its catalog, and what a scan logs."""
+
+    def __init__(self, zoo: Path) -> None:
+        self.zoo = zoo
+        self.catalog = Catalog.load([zoo])
+        self.watch = CatalogWatch(self.catalog, [zoo])
+
+    def scan(self) -> list[str]:
+        with structlog.testing.capture_logs() as logs:
+            self.watch.scan()
+        return [entry["event"] for entry in logs]
+
+    @property
+    def versions(self) -> list[int]:
+        return [entry.message.version for entry in self.catalog]
+
+    def folder(self, version: int) -> Path:
+        return self.zoo / NAME / str(version)
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_logged() -> Iterator[None]:
+    configure_logging()
+    yield
+    configure_logging(logging.WARNING)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, write_point_artifact: Write) -> Watched:
+    for version in (1, 2):
+        write_point_artifact(tmp_path / "zoo", version, seed=version)
+    return Watched(tmp_path / "zoo")
+
+
+@pytest.fixture
+def third(tmp_path: Path, write_point_artifact: Write) -> Path:
+    """A version that is not in the zoo yet."""
+    write_point_artifact(tmp_path / "new", 3, seed=3)
+    return tmp_path / "new" / NAME / "3"
+
+
+def test_nothing_happens_where_nothing_changed(watched: Watched) -> None:
+    entries = list(watched.catalog)
+    assert watched.scan() == []
+    assert all(now is then for now, then in zip(watched.catalog, entries, strict=True))
+
+
+def test_a_version_that_is_copied_in_is_served(watched: Watched, third: Path) -> None:
+    shutil.copytree(third, watched.folder(3))
+    assert watched.scan() == ["meta-policy added"]
+    assert watched.versions == [1, 2, 3]
+    assert watched.catalog.find(NAME, 0).message.version == 3
+    assert watched.scan() == []
+
+
+def test_a_half_copied_version_is_logged_once_and_served_when_it_is_whole(watched: Watched, third: Path) -> None:
+    folder = watched.folder(3)
+    folder.mkdir()
+    files = sorted(third.iterdir(), key=lambda path: path.name != "manifest.json")
+    logged = []
+    for file in files:
+        data = file.read_bytes()
+        for part in (data[: len(data) // 2], data):
+            assert watched.versions == [1, 2]
+            (folder / file.name).write_bytes(part)
+            logged += watched.scan()
+    assert watched.versions == [1, 2, 3]
+    assert logged == ["meta-policy refused", "meta-policy added"]
+
+
+def test_a_damaged_version_is_not_read_again_until_its_files_change(
+    watched: Watched, third: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(third, watched.folder(3))
+    (watched.folder(3) / "policy.onnx").write_bytes(b"")
+    assert watched.scan() == ["meta-policy refused"]
+    read: list[Path] = []
+
+    def load(directory: Path) -> models.MetaPolicy:
+        read.append(directory)
+        return models.load_meta_policy(directory)
+
+    monkeypatch.setattr("thetaprime.server.catalog.load_meta_policy", load)
+    assert (watched.scan(), read) == ([], [])
+    shutil.copy(third / "policy.onnx", watched.folder(3))
+    assert (watched.scan(), read) == (["meta-policy added"], [watched.folder(3)])
+
+
+def test_whatever_is_wrong_with_a_folder_the_next_one_is_served(watched: Watched, third: Path) -> None:
+    (watched.zoo / "a-loop" / "1").mkdir(parents=True)
+    (watched.zoo / "a-loop" / "1" / "manifest.json").symlink_to("manifest.json")
+    (watched.zoo / "a-folder" / "1" / "manifest.json").mkdir(parents=True)
+    shutil.copytree(third, watched.folder(3))
+    assert watched.scan().count("meta-policy added") == 1
+    assert watched.versions == [1, 2, 3]
+    assert watched.scan() == []
+
+
+def test_a_version_that_is_removed_is_withdrawn_and_may_come_back(watched: Watched, tmp_path: Path) -> None:
+    entry = watched.catalog.find(NAME, 2)
+    shutil.move(watched.folder(2), tmp_path / "away")
+    assert watched.scan() == ["meta-policy withdrawn"]
+    assert watched.versions == [1]
+    with pytest.raises(NotFoundError):
+        watched.catalog.find(NAME, 2)
+    assert watched.catalog.recall(NAME, 2) is entry
+    assert watched.catalog.describe(NAME, 2) == entry.message
+    shutil.move(tmp_path / "away", watched.folder(2))
+    assert watched.scan() == ["meta-policy added"]
+    assert watched.catalog.find(NAME, 2) is entry
+
+
+def test_a_version_never_comes_to_mean_something_else(watched: Watched, write_point_artifact: Write) -> None:
+    entry = watched.catalog.find(NAME, 2)
+    shutil.rmtree(watched.folder(2))
+    write_point_artifact(watched.zoo, 2, seed=7)
+    assert watched.scan() == ["meta-policy refused"]  # overwritten in its place
+    assert watched.catalog.find(NAME, 2) is entry
+    shutil.rmtree(watched.folder(2))
+    assert watched.scan() == ["meta-policy withdrawn"]
+    write_point_artifact(watched.zoo, 2, seed=7)
+    assert watched.scan() == ["meta-policy refused"]  # come back as another
+    assert watched.versions == [1]
+    assert watched.catalog.recall(NAME, 2) is entry
+
+
+def test_a_served_version_that_is_damaged_in_its_place_is_served_on(watched: Watched) -> None:
+    entry = watched.catalog.find(NAME, 2)
+    (watched.folder(2) / "theta.safetensors").write_bytes(b"")
+    assert watched.scan() == ["meta-policy refused"]
+    assert watched.scan() == []
+    assert watched.catalog.find(NAME, 2) is entry
+
+
+def test_one_of_two_folders_for_one_version_is_refused_until_the_other_goes(watched: Watched) -> None:
+    again = watched.zoo / "copy" / "2"
+    shutil.copytree(watched.folder(2), again)
+    assert watched.scan() == ["meta-policy refused"]
+    shutil.rmtree(watched.folder(2))
+    assert watched.scan() == ["meta-policy withdrawn", "meta-policy added"]
+    assert watched.versions == [1, 2]
+
+
+def test_a_zoo_that_vanishes_changes_nothing(watched: Watched, tmp_path: Path) -> None:
+    watched.zoo.rename(tmp_path / "away")
+    assert watched.scan() == ["zoo folder is gone"]
+    assert watched.scan() == []
+    assert watched.versions == [1, 2]
+    (tmp_path / "away").rename(watched.zoo)
+    assert watched.scan() == []
+
+
+def labels(service: "Service") -> list[int]:
+    listed = service.meta_stub.ListMetaPolicies(meta_pb.ListMetaPoliciesRequest(), timeout=60)
+    return [each.version for each in listed.meta_policies]
+
+
+def wait_for(service: "Service", versions: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while labels(service) != versions:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_sessions_keep_their_version_whatever_comes_and_goes(
+    start: "Start", collect: Collect, zoo: Path, third: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(zoo, tmp_path / "zoo")
+    with start(zoo=(copy,), catalog_seconds=0.02) as service:
+        begun = service.create()
+        session_id = begun.session.session_id
+        (copy / NAME / "3").mkdir()
+        shutil.copy(third / "manifest.json", copy / NAME / "3")
+        assert labels(service) == [1, 2]
+        shutil.copytree(third, copy / NAME / "3", dirs_exist_ok=True)
+        wait_for(service, [1, 2, 3])
+        assert service.create().session.meta_policy.version == 3
+        assert service.get(session_id).session.meta_policy.version == 2
+        shutil.rmtree(copy / NAME / "2")
+        wait_for(service, [1, 3])
+        with service.refuses() as refusal:
+            service.create(meta_policy_version=2)
+        assert refusal.code is grpc.StatusCode.NOT_FOUND
+        batch = service.upload(session_id, collect(begun.policy)).batch
+        adapted = service.adapt(session_id, 0, batch.sha256)
+        assert adapted.session.meta_policy == begun.session.meta_policy
+    with start() as undisturbed:
+        again = undisturbed.create(meta_policy_version=2).session.session_id
+        batch = undisturbed.upload(again, collect(begun.policy)).batch
+        assert undisturbed.adapt(again, 0, batch.sha256).policy == adapted.policy

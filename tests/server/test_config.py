@@ -1,0 +1,88 @@
+"""Settings: options before the environment before the file before the defaults, and all of it printed."""
+
+import tomllib
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from thetaprime.server import ConfigFileError, ServerConfig, as_toml
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "server.toml"
+    path.write_text('workers = 2\nqueue = 2\nmax_sessions = 2\nzoo = ["a", "b"]\n')
+    return path
+
+
+def test_options_come_before_the_environment_and_that_before_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THETAPRIME_SERVER_WORKERS", "3")
+    monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "3")
+    config = ServerConfig(config=file, workers=4)
+    assert (config.workers, config.queue, config.max_sessions, config.grace) == (4, 3, 2, 30.0)
+    assert config.zoo == (Path("a"), Path("b"))
+
+
+def test_the_environment_may_name_the_file_and_an_option_another(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THETAPRIME_SERVER_CONFIG", str(file))
+    assert ServerConfig().queue == 2
+    other = tmp_path / "other.toml"
+    other.write_text("queue = 5")
+    assert ServerConfig(config=other).queue == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("workers = ", "server.toml"),
+        ("\udcff", "server.toml"),
+        ('config = "other.toml"', "cannot be set in the file"),
+        ("wrokers = 1", "wrokers"),
+        ("[limits]\nworkers = 1", "limits"),
+        ("workers = 0", "workers"),
+        ('workers = "many"', "workers"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_the_name_of_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "server.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises((ConfigFileError, pydantic.ValidationError), match=says):
+        ServerConfig(config=path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFileError, match=r"nowhere\.toml: there is no such file"):
+        ServerConfig(config=tmp_path / "nowhere.toml")
+    with pytest.raises(ConfigFileError, match="there is no such file"):
+        ServerConfig(config=tmp_path)
+
+
+def test_what_is_printed_is_everything_and_can_be_read_back(tmp_path: Path) -> None:
+    config = ServerConfig(address="[::1]:1", zoo=(Path('a "quoted" \\ folder'), Path("ü")), grace=0.5, tracing=True)
+    text = as_toml(config)
+    assert set(tomllib.loads(text)) == set(ServerConfig.model_fields) - {"config"}
+    for field in ServerConfig.model_fields.values():
+        assert field.description
+    (tmp_path / "printed.toml").write_text(text)
+    again = ServerConfig(config=tmp_path / "printed.toml")
+    assert again.model_dump(exclude={"config"}) == config.model_dump(exclude={"config"})
+
+
+class WithSecret(ServerConfig):
+    password: pydantic.SecretStr = pydantic.SecretStr("")
+    """What nobody may see."""
+    certificate: Path | None = None
+    """What is not there."""
+
+
+def test_secrets_are_masked_and_what_has_no_value_is_a_comment() -> None:
+    text = as_toml(WithSecret(password=pydantic.SecretStr("hunter2")))
+    assert "hunter2" not in text
+    assert tomllib.loads(text)["password"] == "**********"  # noqa: S105 - a mask
+    assert "certificate" not in tomllib.loads(text)
+    assert "# What is not there.\n# certificate =\n" in text

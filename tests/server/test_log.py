@@ -1,0 +1,122 @@
+"""Every line that a call leaves behind names its session, whatever thread wrote it and whatever ran beside it."""
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from thetaprime import models, wire
+from thetaprime.server import adaptation, sessions, uploads
+from thetaprime.server.log import adopt_library_logs, configure_logging
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Service, Start
+
+Collect = Callable[..., list[wire.Trajectory]]
+SESSIONS = 6
+_log = structlog.get_logger()
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What a server writes, as it writes it."""
+    before = structlog.get_config()
+    written = io.StringIO()
+    configure_logging()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(written))
+    yield written
+    structlog.configure(**before)
+
+
+def test_concurrent_calls_log_under_their_own_session(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO
+) -> None:
+    together = threading.Barrier(SESSIONS)
+
+    def telling(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(*args: Any, **kwargs: Any) -> Any:
+            together.wait(60)  # all of them are in the midst of it
+            _log.info(event)
+            return function(*args, **kwargs)
+
+        return tell
+
+    def use(service: "Service") -> str:
+        created = service.create()
+        session_id = created.session.session_id
+        batch = service.upload(session_id, collect(created.policy)).batch
+        service.adapt(session_id, 0, batch.sha256)
+        return session_id
+
+    with start(workers=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
+        monkeypatch.setattr(adaptation, "adapt_step", telling("on a worker", models.adapt_step))
+        monkeypatch.setattr(uploads, "behaviour_evidence", telling("on a thread", models.behaviour_evidence))
+        named = list(threads.map(use, [service] * SESSIONS))
+    entries = [json.loads(line) for line in lines.getvalue().splitlines()]
+    service_name = "/thetaprime.v1.AdaptationService"
+    for event, method in (("on a worker", "Adapt"), ("on a thread", "UploadTrajectories")):
+        found = [entry for entry in entries if entry["event"] == event]
+        assert sorted(entry["session_id"] for entry in found) == sorted(named)
+        assert {entry["method"] for entry in found} == {f"{service_name}/{method}"}
+    ended = [entry for entry in entries if entry["event"] == "call"]
+    for method in ("CreateSession", "UploadTrajectories", "Adapt"):
+        found = [entry for entry in ended if entry["method"] == f"{service_name}/{method}"]
+        assert sorted(entry["session_id"] for entry in found) == sorted(named)
+        assert all(entry["code"] == "OK" and entry["seconds"] > 0 for entry in found)
+
+
+def test_a_call_without_a_session_names_none(start: "Start", lines: io.StringIO) -> None:
+    with start() as service:
+        session_id = service.create().session.session_id
+        service.get(session_id)
+        with service.refuses():
+            service.create(request_id="")
+    entries = [json.loads(line) for line in lines.getvalue().splitlines()]
+    calls = [entry for entry in entries if entry["event"] == "call"]
+    assert [entry.get("session_id") for entry in calls] == [session_id, session_id, None]
+    assert calls[-1]["code"] == "INVALID_ARGUMENT"
+
+
+def test_an_internal_error_is_logged_under_its_session(
+    start: "Start", monkeypatch: pytest.MonkeyPatch, lines: io.StringIO
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("at fault")
+
+    with start() as service:
+        session_id = service.create().session.session_id
+        monkeypatch.setattr(sessions, "get_session", fail)
+        with service.refuses() as refusal:
+            service.get(session_id)
+    (entry,) = [each for each in map(json.loads, lines.getvalue().splitlines()) if each["event"] == "internal error"]
+    assert entry["session_id"] == session_id
+    assert entry["error_id"] in refusal.message
+    assert "at fault" in entry["exception"]
+
+
+def test_what_libraries_log_is_json_as_well(capsys: pytest.CaptureFixture[str], lines: io.StringIO) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        root.handlers.clear()
+        configure_logging()
+        adopt_library_logs()
+        logging.getLogger("a.library").warning("%d spans were lost", 3)
+        logging.getLogger("a.library").info("chatter")
+        try:
+            raise OSError("at fault")
+        except OSError:
+            logging.getLogger("a.library").exception("it failed")
+    finally:
+        root.handlers[:], root.level = before
+    warned, failed = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (warned["event"], warned["level"]) == ("3 spans were lost", "warning")
+    assert (failed["event"], failed["level"]) == ("it failed", "error")
+    assert "OSError: at fault" in failed["exception"]
+    assert warned["timestamp"]

@@ -1,0 +1,256 @@
+"""What a scrape gives, and that the operators' page and the dashboard speak of nothing else."""
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from thetaprime import models, wire
+from thetaprime.server import StartupError, running_server
+from thetaprime.server.records import SessionRecord
+from thetaprime.server.store import Store, tables
+from thetaprime.server.telemetry.stored import BlobSizes, count_open_sessions
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Configure, Start
+
+Collect = Callable[..., list[wire.Trajectory]]
+DOCS = Path(__file__).parents[2] / "docs"
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def scrape(address: str) -> dict[str, Metric]:
+    """The metrics under the names that a query uses."""
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+        text = connection.getresponse().read().decode()
+    return {family.name + SUFFIXES.get(family.type, ""): family for family in text_string_to_metric_families(text)}
+
+
+def value(metrics: dict[str, Metric], sample: str, **labels: str) -> float:
+    """One sample; a histogram's are named ``<metric>_count`` and ``<metric>_sum``."""
+    found = [each for metric in metrics.values() for each in metric.samples if each.name == sample]
+    return next((each.value for each in found if each.labels == labels), 0.0)
+
+
+def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> None:
+    address = free_address()
+    with start(metrics_address=address) as service:
+        before = scrape(address)
+        assert value(before, "thetaprime_sessions_open") == 0
+        assert value(before, "thetaprime_serving") == 1
+        assert value(before, "thetaprime_meta_policies") == 2
+        assert value(before, "thetaprime_limit", setting="workers") == 2
+        created = service.create()
+        session_id = created.session.session_id
+        batch = service.upload(session_id, collect(created.policy)).batch
+        service.adapt(session_id, 0, batch.sha256)
+        with service.refuses():
+            service.adapt(session_id, 7, batch.sha256)
+        with service.refuses():
+            service.get("nobody's")
+        after = scrape(address)
+        closed = service.create()
+        service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=closed.session.session_id))
+        assert value(scrape(address), "thetaprime_sessions_open") == 1
+    assert value(after, "thetaprime_sessions_open") == 1
+    assert value(after, "thetaprime_rounds_total", meta_policy="point-navigation") == 1
+    assert value(after, "thetaprime_calls_total", method="Adapt", code="OK") == 1
+    assert value(after, "thetaprime_calls_total", method="Adapt", code="ABORTED") == 1
+    refused = "thetaprime_refusals_total"
+    assert value(after, refused, method="Adapt", code="ABORTED", reason="ROUND_MISMATCH") == 1
+    assert value(after, refused, method="GetSession", code="NOT_FOUND", reason="NOT_FOUND") == 1
+    assert value(after, "thetaprime_call_seconds_count", method="Adapt") == 2
+    assert value(after, "thetaprime_step_seconds_count") == 1
+    assert value(after, "thetaprime_round_seconds_count") == 1
+    assert value(after, "thetaprime_round_seconds_sum") >= value(after, "thetaprime_step_seconds_sum") > 0
+    for operation in ("read", "write", "put", "get"):
+        assert value(after, "thetaprime_store_seconds_count", operation=operation) > 0, operation
+
+
+def test_stored_bytes_grow(start: "Start", collect: Collect) -> None:
+    address = free_address()
+    with start(metrics_address=address) as service:
+        before = scrape(address)
+        created = service.create()
+        service.upload(created.session.session_id, collect(created.policy))
+        deadline = time.monotonic() + 60
+        for kind in ("blobs", "database"):
+            # Each scrape sees a part of the blobs; on a busy machine it takes some to see them all.
+            while not value(scrape(address), "thetaprime_stored_bytes", kind=kind) > value(
+                before, "thetaprime_stored_bytes", kind=kind
+            ):
+                assert time.monotonic() < deadline, kind
+
+
+def test_running_and_waiting_steps_are_told_apart(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> models.InnerStep:
+        begun.set()
+        assert go_on.wait(60)
+        return models.adapt_step(*args, **kwargs)
+
+    address = free_address()
+    with start(workers=1, metrics_address=address) as service:
+        monkeypatch.setattr("thetaprime.server.adaptation.adapt_step", slow)
+        calls: list[Any] = []
+        for _ in range(3):
+            created = service.create()
+            session_id = created.session.session_id
+            digest = service.upload(session_id, collect(created.policy)).batch.sha256
+            calls.append(
+                service.stub.Adapt.future(
+                    service_pb.AdaptRequest(session_id=session_id, batch_sha256=digest), timeout=60
+                )
+            )
+        assert begun.wait(60)
+        while value(busy := scrape(address), "thetaprime_steps_waiting") < 2:
+            assert not any(call.done() for call in calls)
+        assert value(busy, "thetaprime_steps_running") == 1
+        go_on.set()
+        for call in calls:
+            call.result()
+        idle = scrape(address)
+    assert (value(idle, "thetaprime_steps_running"), value(idle, "thetaprime_steps_waiting")) == (0, 0)
+
+
+def test_servers_of_one_process_count_apart(start: "Start") -> None:
+    first, second = free_address(), free_address()
+    with start(metrics_address=first) as service, start(metrics_address=second):
+        service.create()
+        assert value(scrape(first), "thetaprime_calls_total", method="CreateSession", code="OK") == 1
+        assert value(scrape(second), "thetaprime_calls_total", method="CreateSession", code="OK") == 0
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_metrics_address_that_cannot_be_had_is_refused(configure: "Configure", taken: bool) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}" if taken else "127.0.0.1:not-a-port"
+        with (
+            pytest.raises(StartupError, match=f"metrics address {address}"),
+            running_server(configure(metrics_address=address)),
+        ):
+            pass
+
+
+def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect: Collect) -> None:
+    address = free_address()
+    with start(metrics_address=address) as service:
+        created = service.create()
+        batch = service.upload(created.session.session_id, collect(created.policy)).batch
+        service.adapt(created.session.session_id, 0, batch.sha256)
+        with service.refuses():
+            service.get("nobody's")
+        metrics = scrape(address)
+    assert all(metric.samples for metric in metrics.values())
+    page = (DOCS / "operating.md").read_text()
+    listed = re.findall(r"^\| `((?:thetaprime|process)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    assert {name: kind for name, kind, _ in listed} == {name: metric.type for name, metric in metrics.items()}
+    labels = {name: set(re.findall(r"`(\w+)`", words)) for name, _, words in listed}
+    for name, metric in metrics.items():
+        for sample in metric.samples:
+            assert set(sample.labels) - {"le"} == labels[name], name
+
+
+def test_the_dashboard_asks_for_nothing_else(start: "Start") -> None:
+    address = free_address()
+    with start(metrics_address=address):
+        metrics = scrape(address)
+    known = set(metrics)
+    for name, metric in metrics.items():
+        if metric.type == "histogram":
+            known |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"}
+    dashboard = json.loads((DOCS / "grafana-dashboard.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in panels:
+        for target in panel["targets"]:
+            asked = set(re.findall(r"\b(?:thetaprime|process)_\w+", target["expr"]))
+            assert asked and asked <= known, (panel["title"], asked - known)
+
+
+def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> dict[str, object]:
+    return {
+        "session_id": session_id,
+        "request_id": session_id,
+        "request_sha256": "",
+        "meta_policy": "m",
+        "meta_policy_version": 1,
+        "theta_id": "",
+        "step_size_scale": None,
+        "closed": closed,
+        "round": 0,
+        "policy_id": "",
+        "create_time": 0,
+        "expire_time": expire_time,
+    }
+
+
+def test_counting_sessions_stops_at_a_bound(tmp_path: Path) -> None:
+    store = Store(tmp_path, now=lambda: 5)
+    rows = [record(f"open-{index}") for index in range(6)]
+    rows += [record("closed", closed=True), record("expired", expire_time=5)]
+    assert {*rows[0]} == {*SessionRecord.__dataclass_fields__}
+    with store.writing() as connection:
+        connection.execute(tables.sessions.insert(), rows)
+    assert count_open_sessions(store) == 6
+    assert count_open_sessions(store, seen=3) <= 3
+    store.close()
+
+
+def test_measuring_blobs_takes_no_longer_than_it_may_and_comes_to_the_truth(tmp_path: Path) -> None:
+    for index in range(8):
+        (tmp_path / f"{index:02x}").mkdir()
+        (tmp_path / f"{index:02x}" / "blob").write_bytes(bytes(100))
+    ticks = iter(range(1000))
+    sizes = BlobSizes(tmp_path, seconds=2, now=lambda: next(ticks))
+    assert sizes.total() == 800  # two of eight seen, the others taken to be like them
+    assert next(ticks) == 3
+    (tmp_path / "00" / "blob").write_bytes(bytes(900))
+    seen = [sizes.total() for _ in range(4)]
+    assert seen[-1] == 1600
+    assert seen[0] != 1600
+
+
+def test_metrics_are_scraped_while_the_store_is_gone(configure: "Configure") -> None:
+    config = configure(metrics_address=free_address())
+    with running_server(config):
+        for path in (config.store / "blobs").iterdir():
+            path.rmdir()
+        (config.store / "blobs").rmdir()
+        metrics = scrape(config.metrics_address)
+        assert [each.labels for each in metrics["thetaprime_stored_bytes"].samples] == [{"kind": "database"}]
+
+
+def test_no_metrics_are_served_unless_they_are_asked_for(
+    configure: "Configure", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a port was opened")
+
+    monkeypatch.setattr("thetaprime.server.telemetry.exposition.start_http_server", refuse)
+    with running_server(configure()) as address, grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(60)
