@@ -23,6 +23,7 @@ from thetaprime.server.errors import StartupError
 from thetaprime.server.log import configure_logging
 from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
 from thetaprime.server.store import Store
+from thetaprime.server.trust import Gate, Pace, Quotas, server_credentials
 from thetaprime.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -50,10 +51,13 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
     """A server that takes calls within the context, and drains when it ends; yields its ``host:port``.
 
     Raises:
-        StartupError: the catalog, the store or the address cannot be used.
+        StartupError: the catalog, the store, the address, a TLS file or the tokens file cannot be used.
     """
     # Each adaptation step has one thread: several steps at once beat several threads for one.
     torch.set_num_threads(1)
+    credentials = server_credentials(config)
+    gate = Gate(config.tokens, Quotas.defaults(config))
+    pace = Pace(gate.quotas_of)
     catalog = await asyncio.to_thread(Catalog.load, config.zoo)
     store = await asyncio.to_thread(Store, config.store)
     await asyncio.to_thread(warm_up, catalog)
@@ -61,22 +65,22 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
         contextlib.closing(store),
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store") as threads,
         contextlib.closing(
-            AdaptationEngine(lambda call: take_round(store, catalog, call), config.workers, config.queue)
+            AdaptationEngine(lambda call: take_round(store, catalog, call), config.workers, config.queue, pace.take)
         ) as engine,
     ):
-        calls = CallInterceptor()
+        calls = CallInterceptor(gate)
         checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
         server = grpc.aio.server(
             interceptors=[calls],
             options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
         )
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, store, catalog, engine, threads), server
+            AdaptationServicer(config, store, catalog, engine, threads, gate), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = _bind(server, config.address)
+        port = _bind(server, config.address, credentials)
         for service in ("", *_SERVICES):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
@@ -144,10 +148,12 @@ def running_server(config: ServerConfig) -> Iterator[str]:
         ended.result()
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     """The port that the server is going to listen on."""
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise StartupError(f"address {address}: cannot listen there; is it in use?") from error
 

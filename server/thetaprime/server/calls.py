@@ -9,7 +9,9 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from thetaprime.server.errors import UnavailableError, error_status
+from thetaprime.server.errors import UnauthenticatedError, UnavailableError, error_status
+from thetaprime.server.trust import Gate, audit
+from thetaprime.server.trust.caller import Caller, set_caller
 
 _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -18,9 +20,14 @@ _log = structlog.get_logger()
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Wraps the calls of this package's services; health checks and reflection pass as they are."""
+    """Wraps the calls of this package's services; health checks and reflection pass as they are.
 
-    def __init__(self) -> None:
+    Args:
+        gate: finds out whose a call is.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -63,6 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             try:
                 if self._draining:
                     raise UnavailableError("the server is shutting down", retry_after=1.0)
+                self._let_in(method, context)
                 reply = await behaviour(request, context)
                 code = grpc.StatusCode.OK
                 return reply
@@ -80,3 +88,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     self._idle.set()
 
         return call
+
+    def _let_in(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        """Finds out who calls, for the call itself and for all that it logs."""
+        try:
+            tenant = self._gate.tenant_of(context.invocation_metadata() or ())
+        except UnauthenticatedError as error:
+            audit.record_refusal(context.peer(), method, error.reason)
+            raise
+        set_caller(Caller(tenant, context.peer()))
+        structlog.contextvars.bind_contextvars(tenant=tenant)

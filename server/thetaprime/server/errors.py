@@ -12,6 +12,7 @@
     ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: sending it again does not help
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
+    ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: who calls is not known
     └── UnavailableError       UNAVAILABLE          RetryInfo
 
 `WireError` stands for INVALID_ARGUMENT and its `DigestMismatchError` for DATA_LOSS. Whatever else is raised is a
@@ -127,6 +128,14 @@ class StalledUploadError(ServiceError):
         super().__init__(f"no message of the upload came for {idle:g} s", _error_info("UPLOAD_STALLED", {}))
 
 
+class UnauthenticatedError(ServiceError):
+    """Nobody knows whose call it is."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message, _error_info(reason, {}))
+        self.reason = reason
+
+
 class UnavailableError(ServiceError):
     """The server takes no calls at the moment; another one, or this one later, may."""
 
@@ -144,6 +153,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 

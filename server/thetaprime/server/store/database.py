@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from thetaprime.server.errors import StartupError, UnavailableError
-from thetaprime.server.store import tables
+from thetaprime.server.store import migrations, tables
 from thetaprime.server.store.blobs import BlobStore
 
 _BUSY_SECONDS: Final = 10.0
@@ -137,6 +137,7 @@ class Store:
 
     def _ensure_schema(self, folder: Path) -> None:
         with self.writing() as connection:
+            migrations.migrate(connection, self.blobs)
             tables.metadata.create_all(connection)
             version = connection.scalar(sa.select(tables.schema_info.c.version))
             if version is None:
