@@ -1,12 +1,15 @@
 """The channel to the server: its options, its deadline and its retries."""
 
 import json
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import grpc
 
-from thetaprime.client._errors import InvalidInputError, from_rpc_error
+from thetaprime.client._credentials import token_metadata
+from thetaprime.client._errors import InvalidInputError, LimitError, UnreachableError, from_rpc_error
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 _MESSAGE_BYTES: Final = 64 << 20
@@ -37,6 +40,10 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 )
 """Options of a channel to a ThetaPrime server, for those who bring their own channel."""
 
+_BACKOFF_SECONDS: Final = 0.1
+_BACKOFF_GROWTH: Final = 2.0
+_JITTER: Final = 0.25
+
 _Response = TypeVar("_Response")
 
 
@@ -50,11 +57,16 @@ class Transport:
         timeout: float,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.Channel | None = None,
+        token: str | None = None,
+        allow_plaintext: bool = False,
     ) -> None:
         if not timeout > 0:
             raise InvalidInputError.at("timeout", f"{timeout!r}; expected a positive number of seconds")
         self.address = address
         self.timeout = timeout
+        # Whether a channel that was brought from outside is secure is its owner's to know.
+        readable = credentials is None and channel is None and not allow_plaintext
+        self._metadata = token_metadata(token, address, readable=readable)
         self._owned = channel is None
         if channel is None:
             channel = (
@@ -67,13 +79,47 @@ class Transport:
         self.meta_policies = meta_policy_service_pb2_grpc.MetaPolicyServiceStub(channel)
 
     def call(self, method: Callable[..., _Response], request: object) -> _Response:
-        """Sends one message, or an iterator of them, and waits for the answer.
+        """Sends one message and waits for the answer.
 
         Raises:
             ThetaPrimeError: the call failed.
         """
+        return self._repeat(method, lambda: request)
+
+    def stream(self, method: Callable[..., _Response], messages: Callable[[], Iterator[object]]) -> _Response:
+        """Sends several messages and waits for the answer.
+
+        Args:
+            method: what to call.
+            messages: gives all of them anew each time that they are to be sent.
+
+        Raises:
+            ThetaPrimeError: the call failed.
+        """
+        return self._repeat(method, messages)
+
+    def _repeat(self, method: Callable[..., _Response], request: Callable[[], object]) -> _Response:
+        """Sends a request, and again where the server says when, as long as the one deadline allows.
+
+        What gRPC itself repeats (`_SERVICE_CONFIG`) counts as one attempt.
+        """
+        deadline, pause = time.monotonic() + self.timeout, _BACKOFF_SECONDS
+        while True:
+            try:
+                return self._send(method, request(), deadline - time.monotonic())
+            except (LimitError, UnreachableError) as error:
+                if error.retry_after is None:
+                    raise
+                # Never before the server's time, and not all the clients that it told the same at the same moment.
+                wait = max(error.retry_after, pause) * (1.0 + _JITTER * random.random())  # noqa: S311
+                if time.monotonic() + wait >= deadline:
+                    raise
+            time.sleep(wait)
+            pause *= _BACKOFF_GROWTH
+
+    def _send(self, method: Callable[..., _Response], request: object, timeout: float) -> _Response:
         try:
-            return method(request, timeout=self.timeout)
+            return method(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
         except ValueError as error:  # gRPC's word for a channel that was closed
