@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from thetaprime.server.adaptation import AdaptCall
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import BusyError
+from thetaprime.server.reassembly import InflightBudget
 from thetaprime.server.turns import Turns
 
 
@@ -141,3 +143,28 @@ def test_no_tenant_is_served_twice_while_another_waits_and_each_in_its_order(arr
         for earlier, later in zip([-1, *mine], mine, strict=False):
             between = [name for name, _ in served[earlier + 1 : later]]
             assert len(between) == len(set(between))
+
+
+def test_uploads_that_one_tenant_sends_at_once_leave_room_for_another_s() -> None:
+    budget = InflightBudget(1000)
+    with ExitStack() as arriving:
+        taken = 0
+        with pytest.raises(BusyError):
+            for _ in range(1000):
+                arriving.enter_context(budget.reserve("a", 10))
+                taken += 10
+        assert taken == 500
+        arriving.enter_context(budget.reserve("b", 300))
+        with pytest.raises(BusyError):
+            arriving.enter_context(budget.reserve("b", 10))
+        arriving.enter_context(budget.reserve("c", 200))
+        with pytest.raises(BusyError):
+            arriving.enter_context(budget.reserve("d", 1))
+    with budget.reserve("a", 1000):
+        pass
+
+
+def test_the_one_tenant_of_a_server_without_tokens_may_take_all() -> None:
+    budget = InflightBudget(1000)
+    with budget.reserve("", 600), budget.reserve("", 400), pytest.raises(BusyError), budget.reserve("", 1):
+        pass

@@ -14,12 +14,14 @@ from thetaprime.server import running_server
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
+from . import rpc
+
 if TYPE_CHECKING:
     from .conftest import Configure, Connect, Service
 
 Collect = Callable[..., list[wire.Trajectory]]
 MARK: Final = "hostile"
-# What Python tells its audit hooks of the file system; a hook cannot be taken back, so there is one, and it is let rest.
+# What Python tells its audit hooks of the file system. A hook cannot be taken back, so there is one, that can rest.
 _EVENTS: Final = ("open", "os.", "pathlib.", "glob.", "shutil.", "sqlite3.connect", "import")
 _seen: list[str] = []
 _watching = False
@@ -90,7 +92,8 @@ def test_no_name_becomes_a_path(configure: "Configure", connect: "Connect", coll
     config = configure()
     with running_server(config) as address, connect(address) as service:
         payload = wire.pack(collect(service.create().policy))
-        accepted, refused = 0, set()
+        accepted = 0
+        refused: set[grpc.StatusCode] = set()
         with watched() as seen:
             for call in calls(service, name, payload):
                 try:
@@ -113,25 +116,21 @@ def test_no_name_becomes_a_path(configure: "Configure", connect: "Connect", coll
     assert named == [config.store / "blobs" / digest[:2] / digest]
 
 
-LARGE: Final = "x" * 100_000_000
-TOO_LARGE: Final[dict[str, Callable[["Service"], object]]] = {
-    "CreateSession": lambda service: service.create(request_id=LARGE),
-    "UploadTrajectories": lambda service: service.send(
-        iter([service_pb.UploadTrajectoriesRequest(chunk=service_pb.UploadChunk(data=LARGE.encode()))])
+IN_ONE_FIELD: Final[dict[str, Callable[["Service", str], object]]] = {
+    **{name: call for name, call in rpc.ABOUT_A_SESSION.items() if name != "UploadTrajectories"},
+    "CreateSession": lambda service, text: service.create(request_id=text),
+    "UploadTrajectories": lambda service, text: service.send(
+        iter([service_pb.UploadTrajectoriesRequest(chunk=service_pb.UploadChunk(data=text.encode()))])
     ),
-    "Adapt": lambda service: service.adapt("s", 0, LARGE),
-    "GetSession": lambda service: service.get(LARGE),
-    "GetPolicy": lambda service: service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=LARGE)),
-    "CloseSession": lambda service: service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=LARGE)),
-    "ListSessions": lambda service: service.stub.ListSessions(service_pb.ListSessionsRequest(page_token=LARGE)),
-    "GetMetaPolicy": lambda service: service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name=LARGE)),
+    "ListSessions": lambda service, text: service.stub.ListSessions(service_pb.ListSessionsRequest(page_token=text)),
+    "GetMetaPolicy": lambda service, text: service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name=text)),
 }
 
 
-@pytest.mark.parametrize("name", TOO_LARGE)
+@pytest.mark.parametrize("name", IN_ONE_FIELD)
 def test_a_hundred_megabytes_in_one_field_are_refused(service: "Service", name: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        TOO_LARGE[name](service)
+        IN_ONE_FIELD[name](service, "x" * 100_000_000)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert service.create().session.session_id

@@ -64,15 +64,17 @@ def test_steps_of_a_tenant_over_all_its_sessions_and_rounds(tenants: Tenants, co
     for service in (alice, bob):
         first, second = service.create(), service.create()
         batch = service.upload(first.session.session_id, collect(first.policy, steps=8)).batch
-        policy = service.adapt(first.session.session_id, 0, batch.sha256).policy
+        service.adapt(first.session.session_id, 0, batch.sha256)
         service.upload(second.session.session_id, collect(second.policy, steps=8))
-    with alice.refuses(first := alice.create().session.session_id) as refusal:
-        alice.upload(first, collect(alice.create().policy, trajectories=1, steps=7))
+    third = alice.create()
+    session_id = third.session.session_id
+    with alice.refuses(session_id) as refusal:
+        alice.upload(session_id, collect(third.policy, trajectories=1, steps=7))
     assert_no_use_to_wait(refusal, "TENANT_STEPS", 70)
     assert refusal.metadata["came"] == "71"
-    alice.upload(first, collect(alice.create().policy, trajectories=1, steps=6))
-    bob.upload(bob.create().session.session_id, collect(bob.create().policy, steps=8))
-    assert policy.policy_id
+    alice.upload(session_id, collect(third.policy, trajectories=1, steps=6))
+    bobs = bob.create()
+    bob.upload(bobs.session.session_id, collect(bobs.policy, steps=8))
 
 
 def test_bytes_of_a_tenant_are_those_that_it_sent_whoever_else_sent_them(tenants: Tenants, collect: Collect) -> None:
@@ -83,7 +85,8 @@ def test_bytes_of_a_tenant_are_those_that_it_sent_whoever_else_sent_them(tenants
     bob.upload(bob.create().session.session_id, trajectories)
     alice.upload(alice.create().session.session_id, trajectories, upload_id="u")
     for _ in range(2):
-        with alice.refuses(session_id := alice.create().session.session_id) as refusal:
+        session_id = alice.create().session.session_id
+        with alice.refuses(session_id) as refusal:
             alice.upload(session_id, trajectories)
         assert_no_use_to_wait(refusal, "TENANT_BYTES", 2000)
         assert refusal.metadata["came"] == str(2 * size)

@@ -72,5 +72,5 @@ def test_the_budget_is_never_overdrawn_and_comes_back_whole(sizes: list[int]) ->
             hold(rest[1:], held + rest[0])
 
     hold(sizes, 0)
-    with budget.reserve(100):
+    with budget.reserve("", 100):
         pass

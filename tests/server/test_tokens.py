@@ -42,7 +42,7 @@ def refusal_of(service: "Service", name: str) -> bytes:
     error = caught.value
     assert isinstance(error, grpc.Call)
     assert error.code() is UNAUTHENTICATED
-    return dict(error.trailing_metadata())["grpc-status-details-bin"]  # type: ignore[return-value]
+    return dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
 
 
 @pytest.mark.parametrize("name", rpc.ALL)

@@ -30,7 +30,8 @@ def command(tenant: str, days: int | None, as_json: bool) -> None:
     lines = ["[[tokens]]", f'tenant = "{entry.tenant}"', f'sha256 = "{entry.sha256}"']
     if entry.expires is not None:
         lines.append(f"expires = {entry.expires.isoformat()}")
-    click.echo(f"for {tenant}, shown this once:\n\n{token}\n\nfor the tokens file:\n", err=as_json)
-    click.echo("\n".join(lines), err=as_json)
     if as_json:
         print_json({"tenant": tenant, "token": token, "lines": "\n".join(lines)})
+    else:
+        click.echo(f"for {tenant}, shown this once:\n\n{token}\n\nfor the tokens file:\n")
+        click.echo("\n".join(lines))

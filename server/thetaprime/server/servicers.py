@@ -124,7 +124,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         _log_session(header.session_id)
         await self._run(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
-        with self._budget.reserve(header.payload_bytes):
+        with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle)
             response = await self._run(
                 accept_upload,
