@@ -41,15 +41,15 @@ def test_each_deed_is_written_down_with_who_did_it(
     assert all(entry["tenant"] == "alice" for entry in deeds[:-1])
 
     def told(**more: Any) -> dict[str, Any]:
-        return {"session": session_id, "meta_policy": "point-navigation@1", **more}
+        return {"session_id": session_id, "meta_policy": "point-navigation@1", **more}
 
     known = {"audit", "event", "log_level", "peer", "tenant"}
     assert [{key: value for key, value in entry.items() if key not in known} for entry in deeds] == [
         {"action": "fetched", "meta_policy": "point-navigation@2", "policy_id": theta.policy_id},
         told(action="created", policy_id=created.policy.policy_id),
-        {"action": "uploaded", "session": session_id, "upload": "u", "sha256": deeds[2]["sha256"]},
+        {"action": "uploaded", "session_id": session_id, "sha256": deeds[2]["sha256"]},
         told(action="adapted", policy_id=adapted.policy_id),
-        {"action": "fetched", "session": session_id, "policy_id": created.policy.policy_id},
+        {"action": "fetched", "session_id": session_id, "policy_id": created.policy.policy_id},
         told(action="closed", policy_id=adapted.policy_id),
         {"action": "refused", "method": "/thetaprime.v1.AdaptationService/CreateSession", "reason": "TOKEN_REFUSED"},
     ]

@@ -137,7 +137,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
                 payload,
                 footer,
             )
-        audit.record("uploaded", caller, session=header.session_id, upload=header.upload_id, sha256=response.sha256)
+        audit.record("uploaded", caller, session_id=header.session_id, sha256=response.sha256)
         return response
 
     async def Adapt(  # noqa: N802
@@ -184,7 +184,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         policy, report = await self._run(
             get_policy, self._store, self._catalog, caller.tenant, request.session_id, index
         )
-        audit.record("fetched", caller, session=request.session_id, policy_id=policy.policy_id)
+        audit.record("fetched", caller, session_id=request.session_id, policy_id=policy.policy_id)
         return service_pb.GetPolicyResponse(policy=policy, report=report)
 
     async def CloseSession(  # noqa: N802
@@ -213,7 +213,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
 
 def _audited(session: SessionRecord) -> dict[str, str]:
     return {
-        "session": session.session_id,
+        "session_id": session.session_id,
         "meta_policy": f"{session.meta_policy}@{session.meta_policy_version}",
         "policy_id": session.policy_id,
     }

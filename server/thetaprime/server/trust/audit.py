@@ -15,7 +15,8 @@ def record(action: str, caller: Caller, **what: object) -> None:
     Args:
         action: created, uploaded, adapted, fetched, closed.
         caller: who did it.
-        what: to what: session, meta_policy, policy_id.
+        what: to what: session_id, meta_policy, policy_id. Nothing that a client words as it likes: logs are read on
+            terminals.
     """
     _log.info("audit", action=action, tenant=caller.tenant, peer=caller.peer, **what)
 
