@@ -136,11 +136,20 @@ def test_a_hundred_megabytes_in_one_field_are_refused(service: "Service", name: 
     assert service.create().session.session_id
 
 
-@pytest.mark.parametrize("method", ["AdaptationService/GetSession", "AdaptationService/CreateSession"])
-@pytest.mark.parametrize("data", [b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f", b"\xff" * 64], ids=repr)
-def test_bytes_that_are_no_message_cost_their_own_call_alone(service: "Service", method: str, data: bytes) -> None:
+NO_MESSAGES: Final = [b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f", b"\xff" * 64]
+
+
+@pytest.mark.parametrize("data", NO_MESSAGES, ids=repr)
+@pytest.mark.parametrize("method", ["GetSession", "CreateSession", "UploadTrajectories"])
+def test_bytes_that_are_no_message_are_refused_and_cost_their_own_call_alone(
+    service: "Service", method: str, data: bytes
+) -> None:
     channel: Any = service.channel
-    with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(f"/thetaprime.v1.{method}")(data)
-    assert "Traceback" not in str(caught.value)
+    path = f"/thetaprime.v1.AdaptationService/{method}"
+    with service.refuses() as refusal:
+        if method == "UploadTrajectories":
+            channel.stream_unary(path)(iter([data]), timeout=60)
+        else:
+            channel.unary_unary(path)(data, timeout=60)
+    assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
     assert service.create().session.session_id

@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from thetaprime.server.decoding import decoding
 from thetaprime.server.errors import UnauthenticatedError, UnavailableError, error_status
 from thetaprime.server.trust import Gate, audit
 from thetaprime.server.trust.caller import Caller, set_caller
@@ -55,10 +56,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
         return make(
-            self._wrapped(method, behaviour),
-            request_deserializer=handler.request_deserializer,
+            self._wrapped(method, decoding(handler)),
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
