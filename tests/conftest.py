@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -14,6 +15,10 @@ from thetaprime.models import (
     Provenance,
     write_meta_policy,
 )
+
+# How long an example takes says more about what else the machine is doing.
+hypothesis.settings.register_profile("thetaprime", deadline=None)
+hypothesis.settings.load_profile("thetaprime")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from thetaprime.client._credentials import token_metadata
-from thetaprime.client._errors import InvalidInputError, LimitError, UnreachableError, from_rpc_error
+from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 _MESSAGE_BYTES: Final = 64 << 20
@@ -101,13 +101,13 @@ class Transport:
     def _repeat(self, method: Callable[..., _Response], request: Callable[[], object]) -> _Response:
         """Sends a request, and again where the server says when, as long as the one deadline allows.
 
-        What gRPC itself repeats (`_SERVICE_CONFIG`) counts as one attempt.
+        A server that is unavailable is gRPC's to call again (`_SERVICE_CONFIG`); all that it does is one attempt.
         """
         deadline, pause = time.monotonic() + self.timeout, _BACKOFF_SECONDS
         while True:
             try:
                 return self._send(method, request(), deadline - time.monotonic())
-            except (LimitError, UnreachableError) as error:
+            except LimitError as error:
                 if error.retry_after is None:
                     raise
                 # Never before the server's time, and not all the clients that it told the same at the same moment.

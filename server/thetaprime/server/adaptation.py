@@ -23,7 +23,7 @@ from thetaprime.models import (
     parameters_to_bytes,
     summarize_step,
 )
-from thetaprime.server import convert
+from thetaprime.server import convert, failpoints
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
 from thetaprime.server.policies import (
@@ -132,10 +132,13 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
         found = _compare(connection, call, store.now())
     if not isinstance(found, _Round):
         return _outcome(store, *found)
+    failpoints.reach("adapt.begun")
     record, blobs, policy_id = _step(store, session_entry(catalog, found.session), found)
+    failpoints.reach("adapt.computed")
 
     for data in blobs.values():
         store.blobs.put(data)
+    failpoints.reach("adapt.blobs")
     with store.writing() as connection:
         found = _compare(connection, call, store.now())
         if not isinstance(found, _Round):
@@ -149,6 +152,8 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
         # Counted, and never refused: a step adds little, and what was uploaded for it was let in.
         count_as_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
         store.keep(blobs)
+        failpoints.reach("adapt.rows")
+    failpoints.reach("adapt.committed")
     return _outcome(store, found.session, record)
 
 

@@ -14,6 +14,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from thetaprime.server import failpoints
 from thetaprime.server.adaptation import take_round, warm_up
 from thetaprime.server.calls import CallInterceptor
 from thetaprime.server.catalog import Catalog
@@ -83,6 +84,7 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
         port = _bind(server, config.address, credentials)
         for service in ("", *_SERVICES):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+        failpoints.reach("start.serving")
         await server.start()
         sweeping = asyncio.create_task(_sweep(store, threads))
         try:
@@ -106,6 +108,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         StartupError: the server cannot start.
     """
     configure_logging()
+    failpoints.arm_from_environment()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

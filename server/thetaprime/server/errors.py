@@ -13,6 +13,7 @@
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
     ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: who calls is not known
+    ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: nothing was stored, nothing was lost
     └── UnavailableError       UNAVAILABLE          RetryInfo
 
 `WireError` stands for INVALID_ARGUMENT and its `DigestMismatchError` for DATA_LOSS. Whatever else is raised is a
@@ -136,6 +137,13 @@ class UnauthenticatedError(ServiceError):
         self.reason = reason
 
 
+class StoreFailedError(ServiceError):
+    """The disk does not take what has to be durable before the call may succeed."""
+
+    def __init__(self, reason: str, problem: str) -> None:
+        super().__init__(f"the store failed: {problem}", _error_info(reason, {}), _retry_info(1.0))
+
+
 class UnavailableError(ServiceError):
     """The server takes no calls at the moment; another one, or this one later, may."""
 
@@ -154,6 +162,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    StoreFailedError: grpc.StatusCode.UNAVAILABLE,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 

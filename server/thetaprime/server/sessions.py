@@ -11,6 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from thetaprime.server import failpoints
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -137,6 +138,8 @@ def create_session(
             expire_time=now + ttl,
         )
         connection.execute(sessions.insert().values(dataclasses.asdict(session)))
+        failpoints.reach("create.row")
+    failpoints.reach("create.committed")
     return session, UploadedBatch()
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from thetaprime import wire
 from thetaprime.models import behaviour_evidence
-from thetaprime.server import convert
+from thetaprime.server import convert, failpoints
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -62,6 +62,7 @@ def accept_upload(
         PreconditionError: the session is closed, or the data is not the current policy's.
         RoundMismatchError: the session is at another round.
     """
+    failpoints.reach("upload.received")
     digest = wire.sha256_hex(payload)
     if footer.sha256 != digest:
         raise wire.DigestMismatchError(
@@ -78,6 +79,7 @@ def accept_upload(
         _extended(uploaded_batch(connection, session), digest, footer, config)
         record = find_policy(connection, session.session_id, session.round)
     _verify(store, session_entry(catalog, session), session, record, config, payload, footer)
+    failpoints.reach("upload.verified")
 
     # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
     # was there already can be told by its speed alone, and only by who holds its every byte, noise of actions included.
@@ -106,6 +108,8 @@ def accept_upload(
         connection.execute(uploads.insert().values(row))
         count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep({digest: payload})
+        failpoints.reach("upload.row")
+    failpoints.reach("upload.committed")
     return response
 
 

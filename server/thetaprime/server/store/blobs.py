@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from thetaprime.server import failpoints
 from thetaprime.server.errors import CorruptDataError
+from thetaprime.server.store.failures import disk_failures
 from thetaprime.wire import sha256_hex
 
 
@@ -29,22 +31,36 @@ class BlobStore:
 
         Returns:
             Their SHA-256 (hex).
+
+        Raises:
+            StoreFailedError: the disk is full, read-only or broken; nothing was stored.
         """
         digest = sha256_hex(data)
+        with disk_failures():
+            self._put(digest, data)
+        return digest
+
+    def _put(self, digest: str, data: bytes) -> None:
         place = self._place(digest)
         if digest not in self:
             arriving = self._arriving / f"{digest}.{os.urandom(8).hex()}"
             try:
                 with arriving.open("xb") as file:
-                    file.write(data)
+                    failpoints.reach("blob.opened")
+                    file.write(data[: len(data) // 2])
+                    file.flush()
+                    failpoints.reach("blob.half")
+                    file.write(data[len(data) // 2 :])
                     file.flush()
                     os.fsync(file.fileno())
+                failpoints.reach("blob.synced")
                 arriving.replace(place)
+                failpoints.reach("blob.renamed")
             finally:
                 arriving.unlink(missing_ok=True)
         # Also for a blob that was there: whoever is writing it may not have come this far yet.
         _sync_directory(place.parent)
-        return digest
+        failpoints.reach("blob.durable")
 
     def __contains__(self, digest: str) -> bool:
         return self._place(digest).exists()
@@ -54,21 +70,28 @@ class BlobStore:
 
         Raises:
             CorruptDataError: the file is gone, or is not what was stored.
+            StoreFailedError: the disk is broken.
         """
-        try:
-            data = self._place(digest).read_bytes()
-        except FileNotFoundError as error:
-            raise CorruptDataError("STORE_CORRUPTED", f"the server has lost blob {digest}") from error
+        with disk_failures():
+            try:
+                data = self._place(digest).read_bytes()
+            except FileNotFoundError as error:
+                raise CorruptDataError("STORE_CORRUPTED", f"the server has lost blob {digest}") from error
         if sha256_hex(data) != digest:
             raise CorruptDataError("STORE_CORRUPTED", f"the server's blob {digest} is damaged")
         return data
 
     def size(self, digest: str) -> int:
-        """The length of a blob in bytes; 0 where there is none."""
-        try:
-            return self._place(digest).stat().st_size
-        except FileNotFoundError:
-            return 0
+        """The length of a blob in bytes; 0 where there is none.
+
+        Raises:
+            StoreFailedError: the disk is broken.
+        """
+        with disk_failures():
+            try:
+                return self._place(digest).stat().st_size
+            except FileNotFoundError:
+                return 0
 
     def delete(self, digest: str) -> None:
         """Forgets bytes; no error where there are none."""

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from thetaprime.server.errors import StartupError, UnavailableError
+from thetaprime.server import failpoints
+from thetaprime.server.errors import ServiceError, StartupError
 from thetaprime.server.store import migrations, tables
 from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.failures import database_failures, disk_failures
 
 _BUSY_SECONDS: Final = 10.0
-_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 # A process that writes a blob or its row now must not have it swept away by another one that starts.
 _SETTLED_SECONDS: Final = 3600.0
 _SWEEP_SESSIONS: Final = 200
@@ -57,9 +58,9 @@ class Store:
         sa.event.listen(self._engine, "begin", _begin)
         try:
             self._ensure_schema(folder)
-        except sa.exc.DatabaseError as error:
+        except (sa.exc.DatabaseError, ServiceError) as error:
             self.close()
-            raise StartupError(f"store {folder}: {error.orig}") from error
+            raise StartupError(f"store {folder}: {getattr(error, 'orig', error)}") from error
 
     def close(self) -> None:
         """Closes the database's connections."""
@@ -68,7 +69,7 @@ class Store:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state throughout and changes nothing."""
-        with self._engine.connect() as connection:
+        with database_failures(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -77,14 +78,16 @@ class Store:
 
         Raises:
             UnavailableError: other processes kept the database locked for too long.
+            StoreFailedError: the disk is full, read-only or broken; nothing was changed.
         """
-        try:
-            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
-                yield connection
-        except sa.exc.OperationalError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) not in _BUSY_CODES:
-                raise
-            raise UnavailableError("the store is busy", retry_after=1.0) from error
+        # Blobs are deleted, and sometimes written again, beside the rows.
+        with (
+            database_failures(),
+            disk_failures(),
+            self._engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     def keep(self, blobs: Mapping[str, bytes]) -> None:
         """Within `writing`, beside the rows that name these blobs: a sweep may just have taken one.
@@ -125,7 +128,9 @@ class Store:
             for column in tables.BLOB_COLUMNS:
                 digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(ids))))
             connection.execute(tables.sessions.delete().where(tables.sessions.c.session_id.in_(ids)))
+            failpoints.reach("sweep.rows")
             self._release(connection, digests)
+        failpoints.reach("sweep.committed")
         return len(ids)
 
     def _release(self, connection: sa.Connection, digests: set[str]) -> None:
@@ -134,11 +139,13 @@ class Store:
             named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
             if not connection.scalar(sa.select(sa.or_(*named))):
                 self.blobs.delete(digest)
+                failpoints.reach("sweep.blob")
 
     def _ensure_schema(self, folder: Path) -> None:
         with self.writing() as connection:
             migrations.migrate(connection, self.blobs)
             tables.metadata.create_all(connection)
+            failpoints.reach("start.schema")
             version = connection.scalar(sa.select(tables.schema_info.c.version))
             if version is None:
                 connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))

@@ -1,0 +1,132 @@
+"""Kills a server again and again under its clients, then lets it work undisturbed and watches what it takes.
+
+    KILLS=1000 MINUTES=60 make soak
+
+Half of the kills are at a failpoint, half at any moment. Every client must end with the θ′ that an undisturbed server
+gives it, and everything acknowledged must be there afterwards. For what remains of the minutes, and a quarter of them
+at least, the server's memory and open files are sampled. The last line is one JSON object.
+"""
+
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import thetaprime.client as tp
+from tests.durability.victim import Victim
+from tests.durability.workload import Customers, Outcome, adapt_once
+from tests.server.conftest import write_point_artifact
+from thetaprime.server import ServerConfig, failpoints, running_server
+
+CLIENTS: Final = 4
+_SAMPLE_SECONDS: Final = 1.0
+_WARM_UP: Final = 0.25
+_KIB_PAGES: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def main() -> None:
+    """Runs the soak; exits with 1 if anything was lost or differs."""
+    kills, minutes = int(os.environ.get("KILLS", "1000")), float(os.environ.get("MINUTES", "60"))
+    seed = int(os.environ.get("SEED", "0"))
+    console = Console(stderr=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="thetaprime-soak-") as name, Progress(console=console) as bar:
+        folder = Path(name)
+        write_point_artifact(folder / "zoo")
+        with (
+            Victim(folder, folder / "zoo") as victim,
+            Customers(victim.address, CLIENTS, expiring=True) as customers,
+        ):
+            killed = _disturb(victim, customers, kills, random.Random(seed), bar)
+            left = max(minutes * 60 - (time.monotonic() - began), minutes * 15)
+            memory, files = _watch(victim, left, bar)
+            customers.finish()
+            status = victim.stop()
+        if customers.failures:
+            raise customers.failures[0]
+        outcomes = {outcome.seed: outcome for outcome in customers.outcomes}
+        differing = _differing(folder, outcomes, bar)
+        lost = [line for outcome in outcomes.values() for line in outcome.lost]
+    for line in lost:
+        console.print(line)
+    result = {
+        "kills": killed,
+        "lost": len(lost),
+        "differing": differing,
+        "rss_slope_kib_per_hour": round(memory, 1),
+        "descriptor_slope_per_hour": round(files, 2),
+        "adaptations": len(outcomes),
+        "exit_status": status,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.exit(bool(lost or differing or status))
+
+
+def _disturb(victim: Victim, customers: Customers, kills: int, rng: random.Random, bar: Progress) -> int:
+    """Starts and kills the server so many times, and leaves it running."""
+    points = sorted(failpoints.POINTS)
+    row = bar.add_task("killing", total=kills)
+    killed = 0
+    victim.start()
+    while killed < kills and not customers.failures:
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0.0, 1.0))
+        victim.kill()
+        armed = ""
+        if rng.random() < 0.5:
+            point = rng.choice(points)
+            once = point.startswith(("start.", "sweep."))
+            armed = f"{point}=kill@{1 if once else rng.randint(1, 5)}"
+        # Not every point is reached in the time, and then the kill comes from outside.
+        if victim.start(armed) and armed:
+            victim.wait_killed(5.0)
+        killed += 1
+        bar.update(row, completed=killed)
+    victim.kill()
+    victim.start()
+    return killed
+
+
+def _watch(victim: Victim, seconds: float, bar: Progress) -> tuple[float, float]:
+    """Growth of resident memory (KiB an hour) and of open files (an hour), after a warm-up."""
+    row = bar.add_task("watching", total=seconds)
+    started, samples = time.monotonic(), []
+    while (passed := time.monotonic() - started) < seconds:
+        if passed > _WARM_UP * seconds:
+            samples.append((passed / 3600, *_usage(victim.pid)))
+        bar.update(row, completed=passed)
+        time.sleep(_SAMPLE_SECONDS)
+    if len(samples) < 2:
+        return 0.0, 0.0
+    hours, memory, files = np.array(samples).T
+    return float(np.polyfit(hours, memory, 1)[0]), float(np.polyfit(hours, files, 1)[0])
+
+
+def _usage(pid: int) -> tuple[int, int]:
+    """Resident KiB and open files of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * _KIB_PAGES, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _differing(folder: Path, outcomes: Mapping[int, Outcome], bar: Progress) -> int:
+    """How many of the clients would have ended otherwise with a server that nobody disturbs."""
+    config = ServerConfig(address="127.0.0.1:0", store=folder / "undisturbed", zoo=(folder / "zoo",))
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(tp.Client(stack.enter_context(running_server(config))))
+        seeds = bar.track(sorted(outcomes), description="comparing")
+        return sum(adapt_once(client, seed) != outcomes[seed] for seed in seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Killed at any point of any call, the server keeps what it acknowledged, and every client ends where it would have."""
+
+import ast
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import thetaprime.client as tp
+import thetaprime.server
+from thetaprime.server import ServerConfig, failpoints, running_server
+from thetaprime.server.store import Store, tables
+
+from .victim import Victim
+from .workload import Customers, Outcome, adapt_once
+
+REACHED_WITHIN = 60.0
+
+
+def _replay(zoo: Path, store: Path, seeds: list[int]) -> list[Outcome]:
+    """The same customers with a server that nobody disturbs."""
+    config = ServerConfig(address="127.0.0.1:0", store=store, zoo=(zoo,))
+    with running_server(config) as address, tp.Client(address) as client:
+        return [adapt_once(client, seed) for seed in seeds]
+
+
+def test_the_list_of_failpoints_is_what_the_code_reaches() -> None:
+    reached = set()
+    for file in Path(next(iter(thetaprime.server.__path__))).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.reach":
+                assert isinstance(node.args[0], ast.Constant)
+                reached.add(node.args[0].value)
+    assert reached == failpoints.POINTS
+
+
+@pytest.mark.parametrize("text", ["nowhere=kill", "blob.synced=explode", "blob.synced=kill@0", "blob.synced"])
+def test_a_failpoint_that_does_not_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=failpoints.VARIABLE):
+        failpoints.arm(text)
+    assert failpoints.reach("blob.synced") is None  # type: ignore[func-returns-value]  # still not armed
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [0])
+def test_killed_at_every_failpoint_nothing_is_lost(
+    seed: int, tmp_path: Path, write_point_artifact: Callable[..., object]
+) -> None:
+    zoo = tmp_path / "zoo"
+    write_point_artifact(zoo)
+    rng = random.Random(seed)
+    points = sorted(failpoints.POINTS)
+    rng.shuffle(points)
+    with Victim(tmp_path, zoo) as victim, Customers(victim.address, 3, expiring=True) as customers:
+        victim.start()
+        for point in points:
+            victim.kill()
+            # A start and the sweep after it come once in the life of a process.
+            visit = 1 if point.startswith(("start.", "sweep.")) else rng.randint(1, 3)
+            if victim.start(f"{point}=kill@{visit}"):
+                assert victim.wait_killed(REACHED_WITHIN), f"{point} was not reached {visit} times"
+            assert not customers.failures, customers.failures
+        victim.start()
+        customers.finish()
+        assert victim.stop() == 0
+    assert not customers.failures, customers.failures
+    outcomes = sorted(customers.outcomes, key=lambda outcome: outcome.seed)
+    assert not [line for outcome in outcomes for line in outcome.lost]
+    assert len(outcomes) >= 3
+    assert outcomes == _replay(zoo, tmp_path / "undisturbed", [outcome.seed for outcome in outcomes])
+    _check_whole(victim.store)
+
+
+def _check_whole(folder: Path) -> None:
+    """Every row's blob is there and is what it says; nothing that expired is left after a sweep."""
+    store = Store(folder)
+    store.sweep()
+    with store.reading() as connection:
+        for column in tables.BLOB_COLUMNS:
+            for digest in connection.scalars(sa.select(column)):
+                store.blobs.get(digest)
+        rounds = connection.execute(sa.select(tables.sessions.c.session_id, tables.sessions.c.round)).all()
+        taken = connection.execute(sa.select(tables.policies.c.session_id, tables.policies.c.round)).all()
+    store.close()
+    # A session's round and θ of that round were written together or not at all.
+    assert sorted(taken) == sorted((session, k) for session, reached in rounds for k in range(1, reached + 1))

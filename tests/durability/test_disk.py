@@ -1,0 +1,74 @@
+"""A disk that gives out refuses by name, loses nothing, and is used again once it is whole."""
+
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import thetaprime.client as tp
+from tests.server.conftest import Start, collect
+from thetaprime.server import failpoints
+
+from .victim import Victim
+from .workload import META_POLICY, adapt_once, patiently, play
+
+
+@pytest.fixture(autouse=True)
+def _disarmed() -> Iterator[None]:
+    yield
+    failpoints.arm("")
+
+
+@pytest.mark.parametrize(("action", "reason"), [("full", "STORE_FULL"), ("readonly", "STORE_READ_ONLY")])
+@pytest.mark.parametrize("point", ["blob.opened", "blob.half", "blob.synced", "create.row", "upload.row", "adapt.rows"])
+def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
+    start: Start, point: str, action: str, reason: str
+) -> None:
+    with start() as service:
+        calls: list[Callable[[], Any]] = []
+        created = service.create() if point != "create.row" else None
+        if created is None:
+            calls = [lambda: service.create(request_id="again")]
+        else:
+            session, trajectories = created.session.session_id, collect(created.policy)
+            calls = [lambda: service.upload(session, trajectories, upload_id="u")]
+            if point.startswith("adapt"):
+                batch = calls[0]().batch
+                calls = [lambda: service.adapt(session, 0, batch.sha256)]
+        failpoints.arm(f"{point}={action}")
+        for call in calls:
+            with service.refuses(session if created else "") as refusal:
+                call()
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, reason)
+            assert refusal.retry_delay > 0
+        failpoints.arm("")
+        for call in calls:
+            assert call() == call()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
+def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path, write_point_artifact: Callable[..., Any]) -> None:
+    """No file of the process may grow: neither a blob nor the database's log."""
+    write_point_artifact(tmp_path / "zoo")
+    with Victim(tmp_path, tmp_path / "zoo") as victim, tp.Client(victim.address, timeout=10) as client:
+        victim.start()
+        session = patiently(lambda: client.create_session(META_POLICY))
+        trajectories = play(session.policy, np.random.default_rng(0))
+        before = resource.prlimit(victim.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(tp.UnreachableError, match="the store failed"):
+            session.upload(trajectories)
+        with pytest.raises(tp.UnreachableError, match="the store failed"):
+            client.create_session(META_POLICY)
+        # What does not write goes on.
+        assert client.resume(session.id).info.batch.uploads == 0
+        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, before)
+        assert patiently(lambda: session.upload(trajectories)).batch.uploads == 1
+        assert session.adapt().onnx
+        assert not adapt_once(client, 1).lost
+        assert victim.stop() == 0
+    assert "internal error" not in victim.log.read_text()

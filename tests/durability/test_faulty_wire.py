@@ -1,0 +1,32 @@
+"""Whatever the wire does to the calls, the outcome is that of a wire that does nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import thetaprime.client as tp
+from tests.server.conftest import Start
+
+from .proxy import FAULTS, faulty_proxy
+from .workload import adapt_once
+
+SESSIONS = 8
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_calls_that_are_lost_cut_delayed_doubled_and_reordered_count_once(start: Start, seed: int) -> None:
+    with start() as undisturbed, tp.Client(undisturbed.address) as client:
+        expected = [adapt_once(client, number) for number in range(SESSIONS)]
+    with (
+        start() as service,
+        faulty_proxy(service.address, seed) as (address, proxy),
+        tp.Client(address, timeout=20) as client,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        found = list(threads.map(lambda number: adapt_once(client, number), range(SESSIONS)))
+        suffered = dict(proxy.suffered)
+        with tp.Client(service.address) as straight:
+            assert len(list(straight.sessions())) == SESSIONS
+    assert found == expected
+    assert not [line for outcome in found for line in outcome.lost]
+    assert set(FAULTS) <= suffered.keys(), suffered
