@@ -56,8 +56,12 @@ def refuse(code: grpc.StatusCode, message: str = "no", *details: Any) -> Handler
     return handler
 
 
-def error_of(handler: Handler) -> tp.ThetaPrimeError:
-    with scripted(handler) as address, tp.Client(address) as client, pytest.raises(tp.ThetaPrimeError) as caught:
+def error_of(handler: Handler, timeout: float = 60.0) -> tp.ThetaPrimeError:
+    with (
+        scripted(handler) as address,
+        tp.Client(address, timeout=timeout) as client,
+        pytest.raises(tp.ThetaPrimeError) as caught,
+    ):
         client.resume("s")
     return caught.value
 
@@ -117,10 +121,81 @@ def test_a_stale_round_has_the_current_one() -> None:
 
 def test_a_limit_says_when_to_come_again() -> None:
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
-    error = error_of(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", retry))
+    error = error_of(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", retry), timeout=1.0)
     assert isinstance(error, tp.LimitError)
     assert error.retry_after == 1.5
     assert "try again in 1.5 s" in str(error)
+
+
+def busy_at_first(times: int, answer: Any, seen: list[Any], *details: Any) -> Handler:
+    """Reads the whole request and refuses it `times` times, then answers."""
+    no = refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", *details)
+
+    def handler(request: Any, context: grpc.ServicerContext) -> Any:
+        seen.append([part.WhichOneof("part") for part in request] if hasattr(request, "__next__") else request)
+        return no(request, context) if len(seen) <= times else answer
+
+    return handler
+
+
+def test_a_client_that_is_told_when_comes_again_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("thetaprime.client._transport.time.sleep", waits.append)
+    seen: list[Any] = []
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2))
+    answer = pb.UploadTrajectoriesResponse(upload_id="u")
+    parts = [
+        pb.UploadTrajectoriesRequest(header=pb.UploadHeader(upload_id="u")),
+        pb.UploadTrajectoriesRequest(footer=pb.UploadFooter(steps=1)),
+    ]
+    with scripted(busy_at_first(2, answer, seen, retry)) as address, tp.Client(address) as client:
+        transport = client._transport
+        assert transport.stream(transport.adaptation.UploadTrajectories, lambda: iter(parts)) == answer
+    assert seen == [["header", "footer"]] * 3
+    assert len(waits) == 2
+    assert all(2.0 <= wait <= 2.5 for wait in waits)
+
+
+def test_a_client_does_not_wait_beyond_its_deadline_nor_where_waiting_does_not_help(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+    monkeypatch.setattr("thetaprime.client._transport.time.sleep", sleep)
+    late = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=60))
+    for details in ([late], [info("TENANT_BYTES")]):
+        seen: list[Any] = []
+        with (
+            scripted(busy_at_first(9, None, seen, *details)) as address,
+            tp.Client(address, timeout=30) as client,
+            pytest.raises(tp.LimitError),
+        ):
+            client.resume("s")
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("token", ["", "two words", "new\nline", "ü"])
+def test_what_cannot_be_a_token_is_refused_and_not_quoted(token: str) -> None:
+    with pytest.raises(tp.InvalidInputError, match="token: not a token") as caught:
+        tp.Client(token=token)
+    assert not token or token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1:50051", "example.org:50051", "127.0.0.1.example.org:1", "[2001:db8::1]:1"]
+)
+def test_a_token_does_not_leave_the_machine_in_the_clear(address: str) -> None:
+    with pytest.raises(tp.InvalidInputError, match="in plain text") as caught:
+        tp.Client(address, token="the-secret")
+    assert "the-secret" not in str(caught.value)
+    for client in (
+        tp.Client(address, token="the-secret", credentials=tp.tls_credentials()),
+        tp.Client(address, token="the-secret", allow_plaintext=True),
+        tp.Client("[::1]:50051", token="the-secret"),
+    ):
+        assert "the-secret" not in repr(client)
+        client.close()
 
 
 def test_details_that_do_not_read_hide_nothing() -> None:
@@ -197,7 +272,7 @@ def test_a_large_upload_is_repeated_whole() -> None:
     answer = pb.UploadTrajectoriesResponse(upload_id="u")
     with scripted(failing_at_first(1, answer, seen)) as address, tp.Client(address) as client:
         transport = client._transport
-        assert transport.call(transport.adaptation.UploadTrajectories, iter(parts)) == answer
+        assert transport.stream(transport.adaptation.UploadTrajectories, lambda: iter(parts)) == answer
     assert seen == [["header", *["chunk"] * 8, "footer"]] * 2
 
 

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
+import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
+import structlog
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from thetaprime import models, wire
 from thetaprime.server import ServerConfig, running_server
+from thetaprime.server.log import configure_logging
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2_grpc as meta_grpc
 from thetaprime.v1 import policy_pb2
@@ -65,12 +68,27 @@ class Refusal:
             assert detail.Unpack(self.details[name])
 
 
+class WithToken(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):  # type: ignore[type-arg]
+    """Sends what it is given as the authorization of every call."""
+
+    def __init__(self, authorization: str) -> None:
+        self._added = [("authorization", authorization)]
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(details._replace(metadata=[*(details.metadata or ()), *self._added]), request)
+
+    def intercept_stream_unary(self, continuation: Any, details: Any, messages: Any) -> Any:
+        return continuation(details._replace(metadata=[*(details.metadata or ()), *self._added]), messages)
+
+
 class Service:
     """A client of one server, as thin as can be."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, authorization: str = "") -> None:
         self.address = address
         self.channel = grpc.insecure_channel(address)
+        if authorization:
+            self.channel = grpc.intercept_channel(self.channel, WithToken(authorization))
         self.stub = AdaptationServiceStub(self.channel)
         self.meta_stub = meta_grpc.MetaPolicyServiceStub(self.channel)
 
@@ -163,6 +181,8 @@ def write_point_artifact(root: Path, version: int = 1, seed: int = 0) -> models.
 
 Configure = Callable[..., ServerConfig]
 Start = Callable[..., AbstractContextManager[Service]]
+Connect = Callable[..., AbstractContextManager[Service]]
+WriteTokens = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -201,8 +221,8 @@ def start(configure: Configure) -> Start:
 
 
 @contextlib.contextmanager
-def connect(address: str) -> Iterator[Service]:
-    service = Service(address)
+def connect(address: str, token: str = "", *, authorization: str = "") -> Iterator[Service]:
+    service = Service(address, authorization or (f"Bearer {token}" if token else ""))
     with service.channel:
         yield service
 
@@ -214,13 +234,40 @@ def service(start: Start) -> Iterator[Service]:
         yield running
 
 
+def write_tokens(path: Path, tokens: Mapping[str, str], more: str = "") -> Path:
+    """Writes a tokens file as an operator does, in one move: tenants by their tokens."""
+    entries = [
+        f'[[tokens]]\ntenant = "{tenant}"\nsha256 = "{wire.sha256_hex(token.encode())}"\n'
+        for token, tenant in tokens.items()
+    ]
+    beside = path.with_suffix(".new")
+    beside.write_text("\n".join([*entries, more]))
+    return beside.replace(path)
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[None]:
+    """Servers within tests log warnings only; this one logs all that it would in production."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    configure_logging(logging.INFO)
+    yield
+    structlog.reset_defaults()
+    if before is not None:
+        structlog.configure(**before)
+
+
+@pytest.fixture(name="write_tokens", scope="session")
+def _write_tokens() -> WriteTokens:
+    return write_tokens
+
+
 @pytest.fixture(name="collect", scope="session")
 def _collect() -> Callable[..., list[wire.Trajectory]]:
     return collect
 
 
 @pytest.fixture(name="connect", scope="session")
-def _connect() -> Callable[[str], AbstractContextManager[Service]]:
+def _connect() -> Connect:
     return connect
 
 

@@ -65,12 +65,12 @@ def test_the_budget_is_never_overdrawn_and_comes_back_whole(sizes: list[int]) ->
         if not rest:
             return
         if held + rest[0] > 100:
-            with pytest.raises(BusyError), budget.reserve(rest[0]):
+            with pytest.raises(BusyError), budget.reserve("", rest[0]):
                 pass
             return
-        with budget.reserve(rest[0]):
+        with budget.reserve("", rest[0]):
             hold(rest[1:], held + rest[0])
 
     hold(sizes, 0)
-    with budget.reserve(100):
+    with budget.reserve("", 100):
         pass

@@ -63,6 +63,7 @@ class Clock:
 def record(session_id: str, expire_time: int) -> SessionRecord:
     return SessionRecord(
         session_id=session_id,
+        tenant="",
         request_id=session_id,
         request_sha256="",
         meta_policy="m",
@@ -104,7 +105,7 @@ def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_need
     assert store.sweep() == 0
     clock.now = 2_000
     with store.reading() as connection, pytest.raises(NotFoundError):
-        find_session(connection, "early", clock())
+        find_session(connection, "", "early", clock())
     assert store.sweep() == 2
     assert set(store.blobs.digests()) == {shared}
     assert alone not in store.blobs
@@ -147,7 +148,7 @@ def test_a_failed_transaction_leaves_no_rows(tmp_path: Path) -> None:
         connection.execute(tables.sessions.insert().values(dataclasses.asdict(record("s", 10**18))))
         raise ZeroDivisionError
     with store.reading() as connection, pytest.raises(NotFoundError):
-        find_session(connection, "s", 0)
+        find_session(connection, "", "s", 0)
     store.close()
 
 
@@ -176,10 +177,10 @@ def test_a_store_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path).close()
     Store(tmp_path).close()
     connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
-    connection.execute("UPDATE schema_info SET version = 2")
+    connection.execute("UPDATE schema_info SET version = 3")
     connection.commit()
     connection.close()
-    with pytest.raises(StartupError, match="schema version 2; this server reads version 1"):
+    with pytest.raises(StartupError, match="schema version 3; this server reads version 2"):
         Store(tmp_path)
 
 

@@ -31,6 +31,7 @@ class Subcommand:
 SUBCOMMANDS: Final = {
     "demo": Subcommand("thetaprime.cli.demo", "Adapt to an unseen goal, end to end, in seconds.", "server,training"),
     "serve": Subcommand("thetaprime.cli.serve", "Serve meta-policies for adaptation, over gRPC.", "server"),
+    "token": Subcommand("thetaprime.cli.token", "Make a token for a tenant of a server.", "server"),
     "models": Subcommand("thetaprime.cli.models", "List the meta-policies of a server or of a folder.", "server"),
     "adapt": Subcommand("thetaprime.cli.adapt", "Adapt a meta-policy to an environment.", "training"),
     "inspect": Subcommand("thetaprime.cli.inspect", "Verify and describe a policy or an artifact.", "server"),

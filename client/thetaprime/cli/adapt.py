@@ -9,8 +9,9 @@ import click
 import gymnasium
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from thetaprime.cli._connection import connect, connection_options
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import DEFAULT_ADDRESS, AdaptationReport, Client
+from thetaprime.client import AdaptationReport
 from thetaprime.client import Progress as AdaptationProgress
 
 _OUR_NAMESPACE: Final = "thetaprime/"
@@ -43,7 +44,7 @@ class KeyJson(click.ParamType[tuple[str, Any]]):
     help="Gymnasium id of the environment to adapt to: Id, or package.module:Id.",
 )
 @click.option("--env-args", type=KeyJson(), multiple=True, help="An argument of the environment. May be repeated.")
-@click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="The server's host and port.")
+@connection_options
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Adaptation steps to take.")
 @click.option(
     "--trajectories",
@@ -63,12 +64,12 @@ def command(
     meta_policy: str,
     env_id: str,
     env_args: tuple[tuple[str, Any], ...],
-    address: str,
     rounds: int,
     trajectories: int | None,
     seed: int | None,
     output: Path,
     as_json: bool,
+    **connection: Any,
 ) -> None:
     """Adapt META_POLICY (name or name@version) to an environment, and write the adapted policy as ONNX."""
     if not output.parent.is_dir():
@@ -98,7 +99,7 @@ def command(
         bars.update(rows[-1], completed=progress.collected, description=text)
 
     try:
-        with Client(address) as client, bars:
+        with connect(**connection) as client, bars:
             adapted = client.adapt(meta_policy, env, rounds=rounds, trajectories=trajectories, seed=seed, progress=show)
     finally:
         env.close()

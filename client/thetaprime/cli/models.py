@@ -7,13 +7,14 @@ from typing import Any
 import click
 from rich.table import Table
 
+from thetaprime.cli._connection import connect, connection_options
 from thetaprime.cli._describe import describe_contract
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import DEFAULT_ADDRESS, Client, MetaPolicyInfo
+from thetaprime.client import MetaPolicyInfo
 
 
 @click.command()
-@click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="The server's host and port.")
+@connection_options
 @click.option("--local", is_flag=True, help="List the meta-policies that ship with this installation; no server.")
 @click.option(
     "--zoo",
@@ -21,13 +22,13 @@ from thetaprime.client import DEFAULT_ADDRESS, Client, MetaPolicyInfo
     help="List the meta-policies of a folder; no server.",
 )
 @json_option
-def command(address: str, local: bool, zoo: Path | None, as_json: bool) -> None:
+def command(local: bool, zoo: Path | None, as_json: bool, **connection: Any) -> None:
     """List the meta-policies of a server, of this installation, or of a folder."""
     if local or zoo is not None:
         source, found = _of_folder(zoo)
     else:
-        source = address
-        with Client(address) as client:
+        source = connection["address"]
+        with connect(**connection) as client:
             found = client.meta_policies()
     table = Table()
     table.add_column("meta-policy", no_wrap=True)

@@ -10,6 +10,7 @@ Example:
 
 from thetaprime.client._client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Client
 from thetaprime.client._collect import collect
+from thetaprime.client._credentials import tls_credentials
 from thetaprime.client._errors import (
     AccessError,
     DataLossError,
@@ -70,4 +71,5 @@ __all__ = [
     "Violation",
     "check_environment",
     "collect",
+    "tls_credentials",
 ]

@@ -31,9 +31,14 @@ class Client:
     Args:
         address: the server's, ``host:port``.
         timeout: seconds until a call is given up.
-        credentials: of a TLS connection; None connects in the clear.
+        credentials: of a TLS connection, as `tls_credentials` reads them; None connects in the clear.
         channel: brought from outside instead of `address` and `credentials`; it is not closed.
+        token: says whose the calls are, where the server asks for one.
+        allow_plaintext: send the token in the clear to another machine too, where anyone on the way can read it.
         tracing: record OpenTelemetry spans, and pass the trace on to the server.
+
+    Raises:
+        InvalidInputError: an argument does not fit, or the token would be sent in the clear.
     """
 
     def __init__(
@@ -43,9 +48,19 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.Channel | None = None,
+        token: str | None = None,
+        allow_plaintext: bool = False,
         tracing: bool = False,
     ) -> None:
-        self._transport = Transport(address, timeout=timeout, credentials=credentials, channel=channel, tracing=tracing)
+        self._transport = Transport(
+            address,
+            timeout=timeout,
+            credentials=credentials,
+            channel=channel,
+            token=token,
+            allow_plaintext=allow_plaintext,
+            tracing=tracing,
+        )
         self._stub = self._transport.adaptation
 
     def __enter__(self) -> Self:

@@ -1,5 +1,6 @@
 """One adaptation of a meta-policy to one task, held by the server."""
 
+import functools
 import threading
 from collections.abc import Sequence
 
@@ -97,7 +98,8 @@ class Session:
             except wire.WireError as error:
                 raise InvalidInputError.at(error.field, error.problem) from error
         payload = wire.pack(trajectories)
-        messages = wire.iter_upload(
+        messages = functools.partial(
+            wire.iter_upload,
             self.id,
             upload_id or wire.sha256_hex(payload)[:_UPLOAD_ID_DIGITS],
             self.round,
@@ -105,7 +107,7 @@ class Session:
             len(trajectories),
             sum(len(trajectory) for trajectory in trajectories),
         )
-        response = self._transport.call(self._stub.UploadTrajectories, messages)
+        response = self._transport.stream(self._stub.UploadTrajectories, messages)
         receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))
         with self._lock:
             # Of several uploads at once, the answer heard last need not be the one given last.

@@ -1,12 +1,15 @@
 """The channel to the server: its options, its deadline and its retries."""
 
 import json
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import grpc
 
-from thetaprime.client._errors import InvalidInputError, from_rpc_error
+from thetaprime.client._credentials import token_metadata
+from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
 from thetaprime.client._tracing import Tracing
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
@@ -38,6 +41,10 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 )
 """Options of a channel to a ThetaPrime server, for those who bring their own channel."""
 
+_BACKOFF_SECONDS: Final = 0.1
+_BACKOFF_GROWTH: Final = 2.0
+_JITTER: Final = 0.25
+
 _Response = TypeVar("_Response")
 
 
@@ -51,12 +58,17 @@ class Transport:
         timeout: float,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.Channel | None = None,
+        token: str | None = None,
+        allow_plaintext: bool = False,
         tracing: bool = False,
     ) -> None:
         if not timeout > 0:
             raise InvalidInputError.at("timeout", f"{timeout!r}; expected a positive number of seconds")
         self.address = address
         self.timeout = timeout
+        # Whether a channel that was brought from outside is secure is its owner's to know.
+        readable = credentials is None and channel is None and not allow_plaintext
+        self._metadata = token_metadata(token, address, readable=readable)
         self.tracing = Tracing(tracing)
         self._owned = channel is None
         if channel is None:
@@ -70,13 +82,47 @@ class Transport:
         self.meta_policies = meta_policy_service_pb2_grpc.MetaPolicyServiceStub(channel)
 
     def call(self, method: Callable[..., _Response], request: object) -> _Response:
-        """Sends one message, or an iterator of them, and waits for the answer.
+        """Sends one message and waits for the answer.
 
         Raises:
             ThetaPrimeError: the call failed.
         """
+        return self._repeat(method, lambda: request)
+
+    def stream(self, method: Callable[..., _Response], messages: Callable[[], Iterator[object]]) -> _Response:
+        """Sends several messages and waits for the answer.
+
+        Args:
+            method: what to call.
+            messages: gives all of them anew each time that they are to be sent.
+
+        Raises:
+            ThetaPrimeError: the call failed.
+        """
+        return self._repeat(method, messages)
+
+    def _repeat(self, method: Callable[..., _Response], request: Callable[[], object]) -> _Response:
+        """Sends a request, and again where the server says when, as long as the one deadline allows.
+
+        A server that is unavailable is gRPC's to call again (`_SERVICE_CONFIG`); all that it does is one attempt.
+        """
+        deadline, pause = time.monotonic() + self.timeout, _BACKOFF_SECONDS
+        while True:
+            try:
+                return self._send(method, request(), deadline - time.monotonic())
+            except LimitError as error:
+                if error.retry_after is None:
+                    raise
+                # Never before the server's time, and not all the clients that it told the same at the same moment.
+                wait = max(error.retry_after, pause) * (1.0 + _JITTER * random.random())  # noqa: S311
+                if time.monotonic() + wait >= deadline:
+                    raise
+            time.sleep(wait)
+            pause *= _BACKOFF_GROWTH
+
+    def _send(self, method: Callable[..., _Response], request: object, timeout: float) -> _Response:
         try:
-            return method(request, timeout=self.timeout, metadata=self.tracing.headers())
+            return method(request, timeout=timeout, metadata=(*self._metadata, *self.tracing.headers()))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
         except ValueError as error:  # gRPC's word for a channel that was closed

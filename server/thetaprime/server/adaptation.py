@@ -33,7 +33,7 @@ from thetaprime.server.policies import (
     find_policy,
     session_entry,
 )
-from thetaprime.server.records import SessionRecord, UploadedBatch, find_session, uploaded_batch
+from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
 from thetaprime.server.telemetry.tracing import traced
@@ -46,6 +46,7 @@ class AdaptCall:
     """What an `Adapt` asks for; equal calls have one outcome.
 
     Attributes:
+        tenant: who asks.
         session_id: the session.
         expected_round: k, the round to take.
         batch_sha256: digest of the batch to take it on.
@@ -53,6 +54,7 @@ class AdaptCall:
         began: when it came, by `time.perf_counter`.
     """
 
+    tenant: str
     session_id: str
     expected_round: int
     batch_sha256: str
@@ -155,6 +157,8 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
             .values(round=record.round, policy_id=policy_id)
         )
         connection.execute(policies.insert().values(dataclasses.asdict(record)))
+        # Counted, and never refused: a step adds little, and what was uploaded for it was let in.
+        count_as_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
         store.keep(blobs)
         failpoints.reach("adapt.rows")
     failpoints.reach("adapt.committed")
@@ -163,7 +167,7 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
 
 def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | tuple[SessionRecord, PolicyRecord]:
     """The round as the call expects it, or the session and the record of the call that took it before."""
-    session = find_session(connection, call.session_id, now)
+    session = find_session(connection, call.tenant, call.session_id, now)
     taken = find_policy(connection, call.session_id, call.expected_round + 1)
     if taken is not None and taken.batch_sha256 == call.batch_sha256:
         return session, taken

@@ -32,6 +32,7 @@ from thetaprime.server.telemetry.observed_store import ObservedStore
 from thetaprime.server.telemetry.steps import take_observed_round
 from thetaprime.server.telemetry.stored import StoredState
 from thetaprime.server.telemetry.tracing import CallTracer, exported_spans
+from thetaprime.server.trust import Gate, Pace, Quotas, server_credentials
 from thetaprime.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -59,10 +60,13 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
     """A server that takes calls within the context, and drains when it ends; yields its ``host:port``.
 
     Raises:
-        StartupError: the catalog, the store or the address cannot be used.
+        StartupError: the catalog, the store, the address, a TLS file or the tokens file cannot be used.
     """
     # Each adaptation step has one thread: several steps at once beat several threads for one.
     torch.set_num_threads(1)
+    credentials = server_credentials(config)
+    gate = Gate(config.tokens, Quotas.defaults(config))
+    pace = Pace(gate.quotas_of)
     metrics, tracer = Metrics(config), CallTracer(config.tracing)
     catalog = await asyncio.to_thread(Catalog.load, config.zoo)
     watch = CatalogWatch(catalog, config.zoo)
@@ -73,7 +77,7 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store") as threads,
         contextlib.closing(
             AdaptationEngine(
-                lambda call: take_observed_round(metrics, store, catalog, call), config.workers, config.queue
+                lambda call: take_observed_round(metrics, store, catalog, call), config.workers, config.queue, pace.take
             )
         ) as engine,
         exposed(metrics.registry, config.metrics_address) as metrics_address,
@@ -81,19 +85,19 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
         metrics.registry.register(StoredState(store, config.store))
         metrics.meta_policies.set_function(lambda: len(catalog))
         metrics.count_waiting(lambda: max(0, engine.pending - config.workers))
-        calls = CallInterceptor(metrics, tracer)
+        calls = CallInterceptor(gate, metrics, tracer)
         health_report = Health(_SERVICES, metrics)
         server = grpc.aio.server(
             interceptors=[calls],
             options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
         )
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, store, catalog, engine, threads), server
+            AdaptationServicer(config, store, catalog, engine, threads, gate), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
         health_pb2_grpc.add_HealthServicer_to_server(health_report.servicer, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = _bind(server, config.address)
+        port = _bind(server, config.address, credentials)
         await health_report.serve()
         failpoints.reach("start.serving")
         await server.start()
@@ -176,10 +180,12 @@ def running_server(config: ServerConfig) -> Iterator[str]:
         ended.result()
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     """The port that the server is going to listen on."""
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise StartupError(f"address {address}: cannot listen there; is it in use?") from error
 

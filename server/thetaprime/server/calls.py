@@ -9,9 +9,12 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from thetaprime.server.errors import UnavailableError, error_status
+from thetaprime.server.decoding import decoding
+from thetaprime.server.errors import UnauthenticatedError, UnavailableError, error_status
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
+from thetaprime.server.trust import Gate, audit
+from thetaprime.server.trust.caller import Caller, set_caller
 
 _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -23,11 +26,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     """Wraps the calls of this package's services; health checks and reflection pass as they are.
 
     Args:
+        gate: finds out whose a call is.
         metrics: counts each call.
         tracer: continues each call's trace.
     """
 
-    def __init__(self, metrics: Metrics, tracer: CallTracer) -> None:
+    def __init__(self, gate: Gate, metrics: Metrics, tracer: CallTracer) -> None:
+        self._gate = gate
         self._metrics = metrics
         self._tracer = tracer
         self._draining = False
@@ -57,10 +62,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
         return make(
-            self._named(method, self._wrapped(method, behaviour)),
-            request_deserializer=handler.request_deserializer,
+            self._named(method, self._wrapped(method, decoding(handler))),
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
@@ -83,6 +87,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             try:
                 if self._draining:
                     raise UnavailableError("the server is shutting down", retry_after=1.0)
+                self._let_in(method, context)
                 reply = await behaviour(request, context)
                 code = grpc.StatusCode.OK
                 return reply
@@ -103,3 +108,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     self._idle.set()
 
         return call
+
+    def _let_in(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        """Finds out who calls, for the call itself and for all that it logs."""
+        try:
+            tenant = self._gate.tenant_of(context.invocation_metadata() or ())
+        except UnauthenticatedError as error:
+            audit.record_refusal(context.peer(), method, error.reason)
+            raise
+        set_caller(Caller(tenant, context.peer()))
+        structlog.contextvars.bind_contextvars(tenant=tenant)

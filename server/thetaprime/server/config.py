@@ -32,6 +32,16 @@ class ServerConfig(BaseSettings):
     """TOML file of these settings. The environment overrides it; options override both."""
     address: str = "127.0.0.1:50051"
     """Host and port to listen on; port 0 takes any free one."""
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and its chain; with it and its key, the server speaks TLS."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
+    tls_client_authority: Path | None = None
+    """PEM file of authorities; clients without a certificate of one of them are turned away (mutual TLS)."""
+    allow_plaintext: bool = False
+    """Serve without TLS on an address that other machines can reach."""
+    tokens: Path | None = None
+    """TOML file of tokens and tenants; with it, every call needs a token. Read again whenever it changes."""
     store: Path = Path("thetaprime-store")
     """Folder of everything the server remembers. Made if it does not exist."""
     zoo: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (zoo_directory(),))
@@ -47,9 +57,17 @@ class ServerConfig(BaseSettings):
     workers: pydantic.PositiveInt = pydantic.Field(default_factory=lambda: os.cpu_count() or 1)
     """Adaptation steps taken at once, each on one thread."""
     queue: pydantic.NonNegativeInt = 64
-    """Adaptation steps that may wait for a worker; beyond these, calls are asked to come again."""
+    """Adaptation steps of one tenant that may wait for a worker; beyond these, calls are asked to come again."""
     max_sessions: pydantic.PositiveInt = 10_000
     """Sessions that may be open at once."""
+    max_tenant_sessions: pydantic.PositiveInt | None = None
+    """Sessions that each tenant may have open at once; the tokens file may give one another number, here as below."""
+    max_tenant_bytes: pydantic.PositiveInt | None = None
+    """Bytes of payloads and policies that each tenant may have stored."""
+    max_tenant_steps: pydantic.PositiveInt | None = None
+    """Environment steps that each tenant may have stored."""
+    max_tenant_adaptations_per_second: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
+    """Adaptation steps that each tenant may take a second, in the mean."""
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
     """Payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB

@@ -12,6 +12,7 @@
     ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: sending it again does not help
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
+    ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: who calls is not known
     ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: nothing was stored, nothing was lost
     └── UnavailableError       UNAVAILABLE          RetryInfo
 
@@ -128,6 +129,14 @@ class StalledUploadError(ServiceError):
         super().__init__(f"no message of the upload came for {idle:g} s", _error_info("UPLOAD_STALLED", {}))
 
 
+class UnauthenticatedError(ServiceError):
+    """Nobody knows whose call it is."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message, _error_info(reason, {}))
+        self.reason = reason
+
+
 class StoreFailedError(ServiceError):
     """The disk does not take what has to be durable before the call may succeed."""
 
@@ -152,6 +161,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     StoreFailedError: grpc.StatusCode.UNAVAILABLE,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }

@@ -75,13 +75,14 @@ def session_entry(catalog: Catalog, session: SessionRecord) -> CatalogEntry:
 
 
 def get_policy(
-    store: Store, catalog: Catalog, session_id: str, round_index: int | None
+    store: Store, catalog: Catalog, tenant: str, session_id: str, round_index: int | None
 ) -> tuple[policy_pb2.Policy, service_pb.AdaptationReport | None]:
     """θ_k of a session and the report of the step that made it (None for θ).
 
     Args:
         store: the store.
         catalog: the meta-policies.
+        tenant: who asks.
         session_id: the session.
         round_index: k, or None for the current round.
 
@@ -90,7 +91,7 @@ def get_policy(
         PreconditionError: θ is asked for and has left the catalog.
     """
     with store.reading() as connection:
-        session = find_session(connection, session_id, store.now())
+        session = find_session(connection, tenant, session_id, store.now())
         index = session.round if round_index is None else round_index
         record = find_policy(connection, session_id, index)
     if record is not None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError, StalledUploadError
+from thetaprime.server.trust.caller import DEFAULT_TENANT
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.wire import CHUNK_BYTES
 
@@ -13,25 +15,36 @@ Messages = AsyncIterator[service_pb.UploadTrajectoriesRequest]
 
 
 class InflightBudget:
-    """The memory that all arriving payloads may take together. For use on one event loop."""
+    """The memory that all arriving payloads may take together. For use on one event loop.
+
+    A tenant that has an upload arriving gets room for another as long as it then holds no more than is left to the
+    others (the dynamic thresholds of Choudhury and Hahne, 1998): however many it sends, and however slowly, there is
+    room for somebody else's.
+    """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
+        self._held: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
+    def reserve(self, tenant: str, size: int) -> Iterator[None]:
         """Sets bytes aside for as long as the context lasts.
 
         Raises:
             BusyError: other uploads hold too much of the budget.
         """
-        if size > self._free:
+        after, left = self._held[tenant] + size, self._free - size
+        shares = tenant != DEFAULT_TENANT and after > size
+        if left < 0 or (shares and after > left):
             raise BusyError(f"too many uploads are arriving at once to take {size} bytes more", retry_after=1.0)
-        self._free -= size
+        self._free, self._held[tenant] = left, after
         try:
             yield
         finally:
             self._free += size
+            self._held[tenant] -= size
+            if not self._held[tenant]:
+                del self._held[tenant]
 
 
 class PayloadAssembly:

@@ -16,6 +16,7 @@ class SessionRecord:
 
     Attributes:
         session_id: its name.
+        tenant: whose it is.
         request_id: what its creator named the request.
         request_sha256: digest of the request's arguments.
         meta_policy: name of the meta-policy.
@@ -27,9 +28,12 @@ class SessionRecord:
         policy_id: of θ_k.
         create_time: microseconds since 1970.
         expire_time: microseconds since 1970.
+        kept_bytes: of its uploads' payloads, and of its policies.
+        kept_steps: environment steps of its uploads, over all rounds.
     """
 
     session_id: str
+    tenant: str
     request_id: str
     request_sha256: str
     meta_policy: str
@@ -41,6 +45,8 @@ class SessionRecord:
     policy_id: str
     create_time: int
     expire_time: int
+    kept_bytes: int = 0
+    kept_steps: int = 0
 
     def require_open(self) -> None:
         """Refuses what only an open session takes.
@@ -77,17 +83,28 @@ class UploadedBatch:
         return wire.batch_digest(self.payloads)
 
 
-def find_session(connection: sa.Connection, session_id: str, now: int) -> SessionRecord:
-    """One session.
+def find_session(connection: sa.Connection, tenant: str, session_id: str, now: int) -> SessionRecord:
+    """One session of a tenant.
 
     Raises:
-        NotFoundError: there is none, or it has expired.
+        NotFoundError: there is none, it is another tenant's, or it has expired: all in the same words.
     """
-    query = sa.select(sessions).where(sessions.c.session_id == session_id, sessions.c.expire_time > now)
+    query = sa.select(sessions).where(
+        sessions.c.session_id == session_id, sessions.c.tenant == tenant, sessions.c.expire_time > now
+    )
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFoundError("session", session_id)
     return SessionRecord(**row)
+
+
+def count_as_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:
+    """Adds to what a session keeps, within the transaction that keeps it."""
+    connection.execute(
+        sessions.update()
+        .where(sessions.c.session_id == session_id)
+        .values(kept_bytes=sessions.c.kept_bytes + size, kept_steps=sessions.c.kept_steps + steps)
+    )
 
 
 def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:

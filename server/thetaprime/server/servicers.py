@@ -19,6 +19,7 @@ from thetaprime.server.policies import get_policy, session_entry
 from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
 from thetaprime.server.records import SessionRecord, UploadedBatch
 from thetaprime.server.store import Store
+from thetaprime.server.trust import Gate, audit, current_caller
 from thetaprime.server.uploads import accept_upload, admit_upload
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
@@ -49,6 +50,12 @@ class MetaPolicyServicer(meta_grpc.MetaPolicyServiceServicer):
         if request.version < 0:
             raise InvalidRequestError("version", f"{request.version}; expected 0 or more")
         entry = self._catalog.find(request.name, request.version)
+        audit.record(
+            "fetched",
+            current_caller(),
+            meta_policy=f"{entry.message.name}@{entry.message.version}",
+            policy_id=entry.theta.policy_id,
+        )
         return meta_pb.GetMetaPolicyResponse(meta_policy=entry.message, policy=entry.theta)
 
 
@@ -61,6 +68,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         catalog: the meta-policies.
         engine: runs the steps.
         threads: for everything else that blocks.
+        gate: the tenants' quotas.
     """
 
     def __init__(
@@ -70,18 +78,21 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         catalog: Catalog,
         engine: AdaptationEngine,
         threads: ThreadPoolExecutor,
+        gate: Gate,
     ) -> None:
         self._config = config
         self._store = store
         self._catalog = catalog
         self._engine = engine
         self._threads = threads
+        self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
     async def CreateSession(  # noqa: N802
         self, request: service_pb.CreateSessionRequest, context: Context
     ) -> service_pb.CreateSessionResponse:
         """Creates a session, once for each request id."""
+        caller = current_caller()
         has_scale = request.options.HasField("step_size_scale")
         arguments = sessions.CreateArguments(
             meta_policy=request.meta_policy,
@@ -90,33 +101,56 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             ttl=request.ttl.ToMicroseconds() if request.HasField("ttl") else None,
         )
         session, batch = await self._run(
-            sessions.create_session, self._store, self._catalog, self._config, request.request_id, arguments
+            sessions.create_session,
+            self._store,
+            self._catalog,
+            self._config,
+            self._gate.quotas_of(caller.tenant),
+            caller.tenant,
+            request.request_id,
+            arguments,
         )
         _log_session(session.session_id)
         theta = session_entry(self._catalog, session).theta
+        audit.record("created", caller, **_audited(session))
         return service_pb.CreateSessionResponse(session=self._session(session, batch), policy=theta)
 
     async def UploadTrajectories(  # noqa: N802
         self, request_iterator: AsyncIterator[service_pb.UploadTrajectoriesRequest], context: Context
     ) -> service_pb.UploadTrajectoriesResponse:
         """Receives one upload."""
+        caller = current_caller()
         idle = self._config.upload_idle
         header = await receive_header(request_iterator, idle)
         _log_session(header.session_id)
-        await self._run(admit_upload, self._store, header)
+        await self._run(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
-        with self._budget.reserve(header.payload_bytes):
+        with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle)
-            return await self._run(accept_upload, self._store, self._catalog, self._config, header, payload, footer)
+            response = await self._run(
+                accept_upload,
+                self._store,
+                self._catalog,
+                self._config,
+                self._gate.quotas_of(caller.tenant),
+                caller.tenant,
+                header,
+                payload,
+                footer,
+            )
+        audit.record("uploaded", caller, session_id=header.session_id, sha256=response.sha256)
+        return response
 
     async def Adapt(  # noqa: N802
         self, request: service_pb.AdaptRequest, context: Context
     ) -> service_pb.AdaptResponse:
         """Takes one step, once for each round."""
+        caller = current_caller()
         _log_session(request.session_id)
-        call = AdaptCall(request.session_id, request.expected_round, request.batch_sha256)
+        call = AdaptCall(caller.tenant, request.session_id, request.expected_round, request.batch_sha256)
         # A call that comes again, or comes to nothing, takes no worker.
         outcome = await self._run(recorded_outcome, self._store, call) or await self._engine.adapt(call)
+        audit.record("adapted", caller, **_audited(outcome.session))
         return service_pb.AdaptResponse(
             session=self._session(outcome.session, UploadedBatch()), policy=outcome.policy, report=outcome.report
         )
@@ -126,7 +160,9 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
     ) -> service_pb.GetSessionResponse:
         """A session and the report of each of its rounds."""
         _log_session(request.session_id)
-        session, batch, reports = await self._run(sessions.get_session, self._store, request.session_id)
+        session, batch, reports = await self._run(
+            sessions.get_session, self._store, current_caller().tenant, request.session_id
+        )
         return service_pb.GetSessionResponse(session=self._session(session, batch), reports=reports)
 
     async def ListSessions(  # noqa: N802
@@ -134,7 +170,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
     ) -> service_pb.ListSessionsResponse:
         """One page of sessions, newest first."""
         page, batches, token = await self._run(
-            sessions.list_sessions, self._store, request.page_size, request.page_token
+            sessions.list_sessions, self._store, current_caller().tenant, request.page_size, request.page_token
         )
         found = [self._session(session, batches[session.session_id]) for session in page]
         return service_pb.ListSessionsResponse(sessions=found, next_page_token=token)
@@ -143,17 +179,23 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self, request: service_pb.GetPolicyRequest, context: Context
     ) -> service_pb.GetPolicyResponse:
         """θ_k of a session."""
+        caller = current_caller()
         _log_session(request.session_id)
         index = request.round if request.HasField("round") else None
-        policy, report = await self._run(get_policy, self._store, self._catalog, request.session_id, index)
+        policy, report = await self._run(
+            get_policy, self._store, self._catalog, caller.tenant, request.session_id, index
+        )
+        audit.record("fetched", caller, session_id=request.session_id, policy_id=policy.policy_id)
         return service_pb.GetPolicyResponse(policy=policy, report=report)
 
     async def CloseSession(  # noqa: N802
         self, request: service_pb.CloseSessionRequest, context: Context
     ) -> service_pb.CloseSessionResponse:
         """Ends a session."""
+        caller = current_caller()
         _log_session(request.session_id)
-        session, batch = await self._run(sessions.close_session, self._store, request.session_id)
+        session, batch = await self._run(sessions.close_session, self._store, caller.tenant, request.session_id)
+        audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._session(session, batch))
 
     def _session(self, session: SessionRecord, batch: UploadedBatch) -> service_pb.Session:
@@ -170,6 +212,14 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
+
+
+def _audited(session: SessionRecord) -> dict[str, str]:
+    return {
+        "session_id": session.session_id,
+        "meta_policy": f"{session.meta_policy}@{session.meta_policy_version}",
+        "policy_id": session.policy_id,
+    }
 
 
 def _log_session(session_id: str) -> None:

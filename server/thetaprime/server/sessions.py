@@ -29,6 +29,7 @@ from thetaprime.server.records import (
 )
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
+from thetaprime.server.trust.quotas import Quotas
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.wire import sha256_hex
 
@@ -87,21 +88,27 @@ def check_id(value: str, field: str) -> None:
 
 
 def create_session(
-    store: Store, catalog: Catalog, config: ServerConfig, request_id: str, arguments: CreateArguments
+    store: Store,
+    catalog: Catalog,
+    config: ServerConfig,
+    quotas: Quotas,
+    tenant: str,
+    request_id: str,
+    arguments: CreateArguments,
 ) -> tuple[SessionRecord, UploadedBatch]:
-    """Creates a session, or finds the one that the same request created before.
+    """Creates a session, or finds the one that the same request of the tenant created before.
 
     Raises:
         InvalidRequestError: an argument is out of range.
         ReusedIdError: the request id came before with other arguments.
         NotFoundError: there is no such meta-policy.
-        QuotaError: too many sessions are open.
+        QuotaError: too many sessions are open, the tenant's or all together.
     """
     check_id(request_id, "request_id")
     arguments.check(config)
     with store.writing() as connection:
         now = store.now()
-        same_request = sessions.c.request_id == request_id
+        same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
         row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
         if row is not None and row["expire_time"] > now:
             session = SessionRecord(**row)
@@ -112,10 +119,12 @@ def create_session(
             return session, uploaded_batch(connection, session)
         connection.execute(sessions.delete().where(same_request))
         entry = catalog.find(arguments.meta_policy, arguments.meta_policy_version)
+        quotas.require_session(connection, tenant, now)
         _require_room(connection, now, config.max_sessions)
         ttl = arguments.ttl or round(config.default_ttl * 1e6)
         session = SessionRecord(
             session_id=uuid.uuid4().hex,
+            tenant=tenant,
             request_id=request_id,
             request_sha256=arguments.sha256,
             meta_policy=entry.message.name,
@@ -135,11 +144,11 @@ def create_session(
 
 
 def get_session(
-    store: Store, session_id: str
+    store: Store, tenant: str, session_id: str
 ) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
     """A session, the current round's batch, and the report of each round taken."""
     with store.reading() as connection:
-        session = find_session(connection, session_id, store.now())
+        session = find_session(connection, tenant, session_id, store.now())
         batch = uploaded_batch(connection, session)
         query = (
             sa.select(policies.c.report)
@@ -151,12 +160,13 @@ def get_session(
 
 
 def list_sessions(
-    store: Store, page_size: int, page_token: str
+    store: Store, tenant: str, page_size: int, page_token: str
 ) -> tuple[Sequence[SessionRecord], Mapping[str, UploadedBatch], str]:
-    """One page of sessions, newest first.
+    """One page of a tenant's sessions, newest first.
 
     Args:
         store: the store.
+        tenant: whose.
         page_size: most sessions of the page; 0 for the default.
         page_token: where the page before ended; empty for the first one.
 
@@ -169,7 +179,7 @@ def list_sessions(
     if page_size < 0:
         raise InvalidRequestError("page_size", f"{page_size}; expected 0 to {_MAX_PAGE}")
     size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
-    query = sa.select(sessions).where(sessions.c.expire_time > store.now())
+    query = sa.select(sessions).where(sessions.c.tenant == tenant, sessions.c.expire_time > store.now())
     if page_token:
         before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
         query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
@@ -181,10 +191,10 @@ def list_sessions(
     return page, batches, _write_token(page[-1]) if len(found) > size else ""
 
 
-def close_session(store: Store, session_id: str) -> tuple[SessionRecord, UploadedBatch]:
+def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRecord, UploadedBatch]:
     """Ends a session; one that is closed already stays so."""
     with store.writing() as connection:
-        session = find_session(connection, session_id, store.now())
+        session = find_session(connection, tenant, session_id, store.now())
         connection.execute(sessions.update().where(sessions.c.session_id == session_id).values(closed=True))
         return dataclasses.replace(session, closed=True), uploaded_batch(connection, session)
 

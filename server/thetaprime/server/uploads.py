@@ -16,14 +16,15 @@ from thetaprime.server.errors import (
     shown,
 )
 from thetaprime.server.policies import PolicyRecord, current_parameters, find_policy, session_entry
-from thetaprime.server.records import SessionRecord, UploadedBatch, find_session, uploaded_batch
+from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
 from thetaprime.server.sessions import check_id
 from thetaprime.server.store import Store
-from thetaprime.server.store.tables import uploads
+from thetaprime.server.store.tables import sessions, uploads
+from thetaprime.server.trust.quotas import Quotas
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 
-def admit_upload(store: Store, header: service_pb.UploadHeader) -> None:
+def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> None:
     """Refuses by its header an upload that could not count, before its payload is received.
 
     Raises:
@@ -34,9 +35,9 @@ def admit_upload(store: Store, header: service_pb.UploadHeader) -> None:
     """
     check_id(header.upload_id, "header.upload_id")
     with store.reading() as connection:
-        session = find_session(connection, header.session_id, store.now())
+        session = find_session(connection, tenant, header.session_id, store.now())
         # One that has come before is acknowledged again, whatever has become of the session.
-        if _find_upload(connection, header) is None:
+        if _find_upload(connection, tenant, header) is None:
             _require_current(session, header)
 
 
@@ -44,6 +45,8 @@ def accept_upload(
     store: Store,
     catalog: Catalog,
     config: ServerConfig,
+    quotas: Quotas,
+    tenant: str,
     header: service_pb.UploadHeader,
     payload: bytes,
     footer: service_pb.UploadFooter,
@@ -55,7 +58,7 @@ def accept_upload(
         WireError: a trajectory breaks the contract.
         InvalidRequestError: the footer's counts are not the payload's.
         ReusedIdError: the upload id came before with other content.
-        QuotaError: a limit of the upload or of the round would be passed.
+        QuotaError: a limit of the upload, of the round or of the tenant would be passed.
         PreconditionError: the session is closed, or the data is not the current policy's.
         RoundMismatchError: the session is at another round.
     """
@@ -66,23 +69,29 @@ def accept_upload(
             "footer.sha256", f"{shown(footer.sha256)} was named; the payload that arrived has {digest}"
         )
     with store.reading() as connection:
-        known = _find_upload(connection, header)
+        known = _find_upload(connection, tenant, header)
         if known is not None:
             return _acknowledge_again(known, header, digest)
-        session = find_session(connection, header.session_id, store.now())
+        now = store.now()
+        session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header)
+        quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
         _extended(uploaded_batch(connection, session), digest, footer, config)
         record = find_policy(connection, session.session_id, session.round)
     _verify(store, session_entry(catalog, session), session, record, config, payload, footer)
     failpoints.reach("upload.verified")
 
+    # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
+    # was there already can be told by its speed alone, and only by who holds its every byte, noise of actions included.
     store.blobs.put(payload)
     with store.writing() as connection:
-        known = _find_upload(connection, header)
+        known = _find_upload(connection, tenant, header)
         if known is not None:
             return _acknowledge_again(known, header, digest)
-        session = find_session(connection, header.session_id, store.now())
+        now = store.now()
+        session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header)
+        quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
         batch = _extended(uploaded_batch(connection, session), digest, footer, config)
         response = service_pb.UploadTrajectoriesResponse(
             upload_id=header.upload_id, sha256=digest, batch=convert.batch_message(batch)
@@ -97,14 +106,23 @@ def accept_upload(
             "acknowledgement": response.SerializeToString(),
         }
         connection.execute(uploads.insert().values(row))
+        count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep({digest: payload})
         failpoints.reach("upload.row")
     failpoints.reach("upload.committed")
     return response
 
 
-def _find_upload(connection: sa.Connection, header: service_pb.UploadHeader) -> sa.RowMapping | None:
-    query = sa.select(uploads).where(uploads.c.session_id == header.session_id, uploads.c.upload_id == header.upload_id)
+def _find_upload(connection: sa.Connection, tenant: str, header: service_pb.UploadHeader) -> sa.RowMapping | None:
+    query = (
+        sa.select(uploads)
+        .join(sessions, sessions.c.session_id == uploads.c.session_id)
+        .where(
+            sessions.c.tenant == tenant,
+            uploads.c.session_id == header.session_id,
+            uploads.c.upload_id == header.upload_id,
+        )
+    )
     return connection.execute(query).mappings().one_or_none()
 
 

@@ -81,6 +81,18 @@ class BlobStore:
             raise CorruptDataError("STORE_CORRUPTED", f"the server's blob {digest} is damaged")
         return data
 
+    def size(self, digest: str) -> int:
+        """The length of a blob in bytes; 0 where there is none.
+
+        Raises:
+            StoreFailedError: the disk is broken.
+        """
+        with disk_failures():
+            try:
+                return self._place(digest).stat().st_size
+            except FileNotFoundError:
+                return 0
+
     def delete(self, digest: str) -> None:
         """Forgets bytes; no error where there are none."""
         self._place(digest).unlink(missing_ok=True)

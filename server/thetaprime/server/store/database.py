@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from thetaprime.server import failpoints
 from thetaprime.server.errors import ServiceError, StartupError
-from thetaprime.server.store import tables
+from thetaprime.server.store import migrations, tables
 from thetaprime.server.store.blobs import BlobStore
 from thetaprime.server.store.failures import database_failures, disk_failures
 
@@ -143,6 +143,7 @@ class Store:
 
     def _ensure_schema(self, folder: Path) -> None:
         with self.writing() as connection:
+            migrations.migrate(connection, self.blobs)
             tables.metadata.create_all(connection)
             failpoints.reach("start.schema")
             version = connection.scalar(sa.select(tables.schema_info.c.version))

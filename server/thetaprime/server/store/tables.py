@@ -15,9 +15,10 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 metadata = MetaData()
 
@@ -27,7 +28,9 @@ sessions = Table(
     "sessions",
     metadata,
     Column("session_id", String, primary_key=True),
-    Column("request_id", String, nullable=False, unique=True),
+    # Whose it is. Every query by an id from outside names the tenant beside it.
+    Column("tenant", String, nullable=False),
+    Column("request_id", String, nullable=False),
     # What the creator asked for, to tell a repeated call from another one under the same id.
     Column("request_sha256", String, nullable=False),
     Column("meta_policy", String, nullable=False),
@@ -40,7 +43,12 @@ sessions = Table(
     Column("policy_id", String, nullable=False),
     Column("create_time", BigInteger, nullable=False),
     Column("expire_time", BigInteger, nullable=False),
-    Index("sessions_newest", "create_time", "session_id"),
+    # What its uploads and policies amount to, for the tenant's quota: they go when the session goes.
+    Column("kept_bytes", BigInteger, nullable=False),
+    Column("kept_steps", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "request_id"),
+    Index("sessions_newest", "tenant", "create_time", "session_id"),
+    Index("sessions_kept", "tenant", "expire_time", "kept_bytes", "kept_steps"),
     Index("sessions_expiry", "expire_time"),
 )
 

@@ -1,0 +1,64 @@
+"""Stores of earlier schema versions, brought to this one in the transaction that opens them: whole or not at all."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from thetaprime.server.store import tables
+from thetaprime.server.store.blobs import BlobStore
+
+_OLD: Final = "_before"
+
+
+def migrate(connection: sa.Connection, blobs: BlobStore) -> None:
+    """Brings a store of an earlier version that this code knows to `tables.SCHEMA_VERSION`.
+
+    One that is new, of this version, or of one that is not known stays as it is.
+
+    Args:
+        connection: of a writing transaction.
+        blobs: what its rows name.
+    """
+    if not sa.inspect(connection).has_table(tables.schema_info.name):
+        return
+    if connection.scalar(sa.select(tables.schema_info.c.version)) == 1:
+        _from_version_1(connection, blobs)
+        connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
+
+
+def _from_version_1(connection: sa.Connection, blobs: BlobStore) -> None:
+    """Version 1 knew no tenants: its sessions become the default tenant's, "", which a server without tokens has."""
+    # A request id was unique by itself, which SQLite cannot take back from a table. The tables that refer to the
+    # sessions are made again with them: to drop sessions that are referred to would delete what refers to them.
+    moved = [tables.sessions, tables.uploads, tables.policies]
+    for table in moved:
+        old = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
+        for name in sorted(str(name) for name in old):
+            connection.exec_driver_sql(f"DROP INDEX {name}")
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO {table.name}{_OLD}")
+    tables.metadata.create_all(connection)
+    fresh = {"tenant": "''", "kept_bytes": "0", "kept_steps": "0"}
+    for table in moved:
+        names = [column.name for column in table.columns]
+        values = [fresh.get(name, name) for name in names]
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table.name}{_OLD}"  # noqa: S608
+        )
+    for table in reversed(moved):
+        connection.exec_driver_sql(f"DROP TABLE {table.name}{_OLD}")
+    _count_what_is_kept(connection, blobs)
+
+
+def _count_what_is_kept(connection: sa.Connection, blobs: BlobStore) -> None:
+    kept: dict[str, list[int]] = {}
+    for column in tables.BLOB_COLUMNS:
+        for session_id, digest in connection.execute(sa.select(column.table.c.session_id, column)):
+            kept.setdefault(session_id, [0, 0])[0] += blobs.size(digest)
+    for session_id, steps in connection.execute(sa.select(tables.uploads.c.session_id, tables.uploads.c.steps)):
+        kept[session_id][1] += steps
+    for session_id, (size, steps) in kept.items():
+        connection.execute(
+            tables.sessions.update()
+            .where(tables.sessions.c.session_id == session_id)
+            .values(kept_bytes=size, kept_steps=steps)
+        )

@@ -1,0 +1,73 @@
+"""How a command reaches a server that asks who it is."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from thetaprime.server import ServerConfig, running_server
+from thetaprime.server.trust.tokens import TokenTable, token_digest
+
+Command = Callable[..., Result]
+TOKENS_FILE = "tokens.toml"
+
+
+@pytest.fixture
+def token(thetaprime: Command, tmp_path: Path) -> str:
+    """A token as `thetaprime token` makes it, with its lines in the tokens file."""
+    result = thetaprime("token", "--tenant", "alice", "--days", "2")
+    assert result.exit_code == 0, result.output
+    _, shown, _, lines = result.stdout.split("\n\n", 3)
+    assert shown not in lines
+    (tmp_path / TOKENS_FILE).write_text(lines)
+    return shown
+
+
+@pytest.fixture
+def guarded(token: str, zoo: Path, tmp_path: Path) -> Iterator[str]:
+    config = ServerConfig(address="127.0.0.1:0", store=tmp_path / "store", zoo=(zoo,), tokens=tmp_path / TOKENS_FILE)
+    with running_server(config) as address:
+        yield address
+
+
+def test_a_token_from_a_file_or_the_environment(
+    guarded: str, token: str, thetaprime: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = thetaprime("models", "--address", guarded)
+    assert refused.exit_code == 1
+    assert "refuses this client: no token came" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    file = tmp_path / "token"
+    file.write_text(token + "\n")
+    assert thetaprime("models", "--address", guarded, "--token-file", file).exit_code == 0
+    monkeypatch.setenv("THETAPRIME_TOKEN", token)
+    assert thetaprime("models", "--address", guarded).exit_code == 0
+    monkeypatch.setenv("THETAPRIME_ADDRESS", guarded)
+    assert thetaprime("models").exit_code == 0
+    assert "in plain text" in thetaprime("models", "--address", "192.0.2.1:1").stderr
+
+
+def test_a_tls_file_that_does_not_do_is_one_line(thetaprime: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("not PEM")
+    result = thetaprime("models", "--tls-authority", tmp_path / "x.pem")
+    assert result.exit_code == 1
+    assert "x.pem: is not PEM" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_new_token_is_the_one_that_its_lines_stand_for(thetaprime: Command) -> None:
+    result = thetaprime("token", "--tenant", "alice", "--json")
+    made = json.loads(result.stdout.splitlines()[-1])
+    (entry,) = TokenTable.model_validate(tomllib.loads(made["lines"])).tokens
+    assert (entry.tenant, entry.sha256, entry.expires) == ("alice", token_digest(made["token"]), None)
+    assert result.output.count(made["token"]) == 1
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "../a", 'a"', "-", "a" * 65])
+def test_a_tenant_s_name_that_does_not_do_is_refused(thetaprime: Command, tenant: str) -> None:
+    result = thetaprime("token", f"--tenant={tenant}")
+    assert result.exit_code == 2
+    assert "expected 1 to 64 letters" in result.stderr

@@ -1,0 +1,57 @@
+"""Who did what is written down, once for each call that had its effect."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from thetaprime import wire
+from thetaprime.server import running_server
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
+
+if TYPE_CHECKING:
+    from .conftest import Configure, Connect, WriteTokens
+
+Collect = Callable[..., list[wire.Trajectory]]
+
+
+@pytest.mark.usefixtures("everything_logged")
+def test_each_deed_is_written_down_with_who_did_it(
+    configure: "Configure", connect: "Connect", collect: Collect, write_tokens: "WriteTokens", tmp_path: Path
+) -> None:
+    file = write_tokens(tmp_path / "tokens.toml", {"the-token": "alice"})
+    with structlog.testing.capture_logs() as logs, running_server(configure(tokens=file)) as address:
+        with connect(address, "the-token") as alice:
+            theta = alice.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name="point-navigation")).policy
+            created = alice.create(meta_policy_version=1)
+            session_id = created.session.session_id
+            batch = alice.upload(session_id, collect(created.policy), upload_id="u").batch
+            adapted = alice.adapt(session_id, 0, batch.sha256).policy
+            alice.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=0))
+            alice.stub.CloseSession(service_pb.CloseSessionRequest(session_id=session_id))
+            with alice.refuses():
+                alice.create(meta_policy="no-such")
+        with connect(address, "another-token") as stranger, stranger.refuses():
+            stranger.create()
+    deeds = [entry for entry in logs if entry.get("audit")]
+    assert all(entry["peer"].startswith("ipv4:127.0.0.1:") for entry in deeds)
+    assert all(entry["tenant"] == "alice" for entry in deeds[:-1])
+
+    def told(**more: Any) -> dict[str, Any]:
+        return {"session_id": session_id, "meta_policy": "point-navigation@1", **more}
+
+    known = {"audit", "event", "log_level", "peer", "tenant"}
+    assert [{key: value for key, value in entry.items() if key not in known} for entry in deeds] == [
+        {"action": "fetched", "meta_policy": "point-navigation@2", "policy_id": theta.policy_id},
+        told(action="created", policy_id=created.policy.policy_id),
+        {"action": "uploaded", "session_id": session_id, "sha256": deeds[2]["sha256"]},
+        told(action="adapted", policy_id=adapted.policy_id),
+        {"action": "fetched", "session_id": session_id, "policy_id": created.policy.policy_id},
+        told(action="closed", policy_id=adapted.policy_id),
+        {"action": "refused", "method": "/thetaprime.v1.AdaptationService/CreateSession", "reason": "TOKEN_REFUSED"},
+    ]
+    assert "the-token" not in str(logs)
+    assert "another-token" not in str(logs)

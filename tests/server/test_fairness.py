@@ -1,0 +1,170 @@
+"""However much one tenant asks for, the others get their turns."""
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thetaprime.server.adaptation import AdaptCall
+from thetaprime.server.engine import AdaptationEngine
+from thetaprime.server.errors import BusyError
+from thetaprime.server.reassembly import InflightBudget
+from thetaprime.server.turns import Turns
+
+
+def no_limit(tenant: str) -> None:
+    """Any pace will do."""
+
+
+class Steps:
+    """Steps that wait for a sign, and say in what order they were taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.go_on = threading.Event()
+
+    def __call__(self, call: AdaptCall) -> Any:
+        assert self.go_on.wait(60)
+        self.taken.append(call.session_id)
+        return call
+
+
+def call(name: str) -> AdaptCall:
+    return AdaptCall(tenant=name[0], session_id=name, expected_round=0, batch_sha256="")
+
+
+async def asked(engine: AdaptationEngine, names: Iterable[str]) -> list[asyncio.Task[Any]]:
+    tasks = [asyncio.create_task(engine.adapt(call(name))) for name in names]
+    for _ in range(5):  # what has a thread is with it by then, and the rest waits
+        await asyncio.sleep(0)
+    return tasks
+
+
+def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
+    async def run() -> list[str]:
+        steps = Steps()
+        engine = AdaptationEngine(steps, workers=1, queue=30, pace=no_limit)
+        tasks = await asked(engine, [*(f"a{n}" for n in range(20)), "b0", "b1", "c0"])
+        steps.go_on.set()
+        await asyncio.gather(*tasks)
+        await engine.finish()
+        engine.close()
+        return steps.taken
+
+    taken = asyncio.run(run())
+    assert taken[:7] == ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
+    assert taken[7:] == [f"a{n}" for n in range(4, 20)]
+
+
+def test_a_full_queue_is_its_tenant_s_own() -> None:
+    async def run() -> None:
+        steps = Steps()
+        engine = AdaptationEngine(steps, workers=2, queue=2, pace=no_limit)
+        tasks = await asked(engine, ["a0", "a1", "a2", "a3"])
+        with pytest.raises(BusyError, match="2 adaptation steps of the tenant"):
+            await engine.adapt(call("a4"))
+        tasks += await asked(engine, ["b0", "b1", "a0"])
+        with pytest.raises(BusyError):
+            await engine.adapt(call("b2"))
+        steps.go_on.set()
+        await asyncio.gather(*tasks)
+        assert sorted(steps.taken) == ["a0", "a1", "a2", "a3", "b0", "b1"]
+        await engine.adapt(call("a4"))
+        engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_step_that_fails_passes_its_thread_on() -> None:
+    async def run() -> None:
+        def fail(call: AdaptCall) -> Any:
+            if call.tenant == "a":
+                raise ZeroDivisionError
+            return call
+
+        engine = AdaptationEngine(fail, workers=1, queue=9, pace=no_limit)
+        replies = await asyncio.gather(*await asked(engine, ["a0", "b0", "a1", "b1"]), return_exceptions=True)
+        assert [type(reply) for reply in replies] == [ZeroDivisionError, AdaptCall] * 2
+        engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
+    async def run() -> None:
+        steps = Steps()
+        steps.go_on.set()
+
+        def pace(tenant: str) -> None:
+            if tenant == "a":
+                raise BusyError("too soon", retry_after=1.0)
+
+        engine = AdaptationEngine(steps, workers=1, queue=0, pace=pace)
+        for _ in range(3):
+            with pytest.raises(BusyError, match="too soon"):
+                await engine.adapt(call("a0"))
+        await engine.adapt(call("b0"))
+        assert steps.taken == ["b0"]
+        engine.close()
+
+    asyncio.run(run())
+
+
+def test_what_waits_when_the_engine_closes_is_dropped() -> None:
+    async def run() -> None:
+        steps = Steps()
+        engine = AdaptationEngine(steps, workers=1, queue=9, pace=no_limit)
+        running, waiting = await asked(engine, ["a0", "b0"])
+        engine.close()
+        steps.go_on.set()
+        await running
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert steps.taken == ["a0"]
+
+    asyncio.run(run())
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=60))
+def test_no_tenant_is_served_twice_while_another_waits_and_each_in_its_order(arrivals: list[str]) -> None:
+    turns: Turns[tuple[str, int]] = Turns()
+    for number, tenant in enumerate(arrivals):
+        turns.add(tenant, (tenant, number))
+    served = list(iter(turns.next, None))
+    assert sorted(served) == sorted((tenant, number) for number, tenant in enumerate(arrivals))
+    for tenant in set(arrivals):
+        mine = [place for place, (name, _) in enumerate(served) if name == tenant]
+        assert [served[place][1] for place in mine] == sorted(served[place][1] for place in mine)
+        for earlier, later in zip([-1, *mine], mine, strict=False):
+            between = [name for name, _ in served[earlier + 1 : later]]
+            assert len(between) == len(set(between))
+
+
+def test_uploads_that_one_tenant_sends_at_once_leave_room_for_another_s() -> None:
+    budget = InflightBudget(1000)
+    with ExitStack() as arriving:
+        taken = 0
+        with pytest.raises(BusyError):
+            for _ in range(1000):
+                arriving.enter_context(budget.reserve("a", 10))
+                taken += 10
+        assert taken == 500
+        arriving.enter_context(budget.reserve("b", 300))
+        with pytest.raises(BusyError):
+            arriving.enter_context(budget.reserve("b", 10))
+        arriving.enter_context(budget.reserve("c", 200))
+        with pytest.raises(BusyError):
+            arriving.enter_context(budget.reserve("d", 1))
+    with budget.reserve("a", 1000):
+        pass
+
+
+def test_the_one_tenant_of_a_server_without_tokens_may_take_all() -> None:
+    budget = InflightBudget(1000)
+    with budget.reserve("", 600), budget.reserve("", 400), pytest.raises(BusyError), budget.reserve("", 1):
+        pass
