@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench build zoo results clean
+.PHONY: help demo test check format proto fuzz soak bench build zoo results clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,10 @@ $(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ready-to-measure: $(VENV)/.ready-to-develop
 	@echo "installing what the benchmarks compare with"
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.ready-to-fuzz: $(VENV)/.ready-to-develop
+	$(PIP) --editable '.[fuzz]'
 	@touch $@
 
 demo: $(VENV)/.ready-to-run ## Watch a policy adapt to an unseen goal through a real server.
@@ -68,6 +72,12 @@ check-proto: $(VENV)/.ready-to-develop
 	done
 	@echo "generated code is up to date"
 
+fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUNS=1000000 times.
+	$(BIN)/python -m tests.fuzz.run
+
+soak: $(VENV)/.ready-to-develop ## Kill a server under its clients, KILLS=1000 times, and watch it for MINUTES=60.
+	$(BIN)/python -m tests.durability.soak
+
 bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmarks/results.json.
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
@@ -84,10 +94,14 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 ZOO := point-navigation half-cheetah-direction half-cheetah-velocity
 point-navigation := 100 2500
 half-cheetah-direction := 100 600
-half-cheetah-velocity := 80 400
+half-cheetah-velocity := 80 610
+measure-half-cheetah-direction := --adapted-std-factor 0.25
+measure-half-cheetah-velocity := --adapted-std-factor 0.25
+measure-ant-direction := --adapted-std-factor 0.25
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.
+describe-ant-direction := Walks forward or backward on four legs: only the reward knows which.
 
 zoo: $(ZOO:%=zoo-%) ## Train the shipped meta-policies again, from their configurations (hours).
 
@@ -99,6 +113,22 @@ zoo-%: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/$*.toml --method oracle \
 		--iterations $(word 2,$($*)) --output runs/$*/oracle
 	$(MAKE) --no-print-directory export-$*
+
+# It was trained in stages: with smaller batches at first, and with all trajectories to adapt from.
+FIRST := --meta-batch-size 4 --outer-epochs 10 --support-trajectories 20
+zoo-ant-direction: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml \
+		$(FIRST) --iterations 450
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml \
+		--amend --meta-batch-size 4 --iterations 550
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml --amend
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/pretrained \
+		--method pretrained --meta-batch-size 4 --iterations 80
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
+		--method oracle $(FIRST) --iterations 450
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
+		--method oracle --amend --iterations 806
+	$(MAKE) --no-print-directory export-ant-direction
 
 # Measures finished runs on three seeds that had no part in any choice, and writes the artifact.
 export-%: $(VENV)/.ready-to-run

@@ -36,12 +36,14 @@ R_0 is that of *negative adaptation*: where one step made it worse.
 
 How ours differ from the paper's, beyond the physics: a context of a few numbers adapts and no other parameter; step
 sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalised
-gradient; the inner loop discounts more; the outer loop is TRPO (half-cheetah-direction) or ProMP. Navigation takes
-20 trajectories for each step, where the paper took 40. The configurations in `training/configs/` say all of it. The
+gradient; the inner loop discounts more; the first step lessens the action noise of half-cheetah and ant, which θ
+explores with and θ′ does not need; the outer loop is ProMP, or TRPO (half-cheetah-direction). Navigation takes 20
+trajectories for each step, where the paper took 40. The configurations in `training/configs/` say all of it. The
 pretrained policy and the random one learn in the way that served each best on six tasks apart: as the meta-policy
-does, or with all parameters by one of four step sizes and two discounts; what serves best there may still diverge
-elsewhere. Test tasks are drawn apart from those of training. The direction tasks have two tasks only: their test
-tasks are so many seeds of two.
+does, or with all parameters by one of four step sizes and two discounts, with the noise lessened or not; what serves
+best there may still diverge elsewhere. The oracle acts with as much noise as it learned, or with as much less as θ′,
+by what returns more. Test tasks are drawn apart from those of training. The direction tasks have two tasks only:
+their test tasks are so many seeds of two.
 """
 
 
@@ -65,6 +67,7 @@ def page() -> str:
     found = {name: _measured(each) for name, each in shipped.items()}
     head = ["## At a glance\n", _summary(found, paper, "")]
     head.append("\nIn brackets: 95 % bootstrap intervals over tasks, those of all seeds together.\n")
+    head.append(_budgets(found))
     sections = [_section(shipped[name], measured, paper[name]) for name, measured in found.items()]
     return "\n".join([_HEAD, *head, *sections])
 
@@ -137,6 +140,21 @@ def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper], page: str) ->
             f"| {_PAPER_FELL[name]} % | {one:.1f} against {three:.1f} |"
         )
     return "\n".join(rows)
+
+
+def _budgets(found: Mapping[str, Any]) -> str:
+    """S_1 by the number of trajectories that the step was taken on."""
+    budgets = next(iter(found.values()))["budgets"]
+    lines = [
+        "## Fewer trajectories, and more\n",
+        "S_1 of one gradient step on so many trajectories, with its 95 % interval over tasks.\n",
+        _row("task", [str(budget) for budget in budgets]),
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    for name, measured in found.items():
+        scored = zip(measured["scores_by_budget"], *measured["scores_by_budget_interval_95"], strict=True)
+        lines.append(_row(name, [f"{score:.3f} [{low:.3f}, {high:.3f}]" for score, low, high in scored]))
+    return "\n".join(lines) + "\n"
 
 
 def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper) -> str:

@@ -195,6 +195,7 @@ def test_the_dashboard_asks_for_nothing_else(start: "Start") -> None:
 def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> dict[str, object]:
     return {
         "session_id": session_id,
+        "tenant": "",
         "request_id": session_id,
         "request_sha256": "",
         "meta_policy": "m",
@@ -206,6 +207,8 @@ def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> d
         "policy_id": "",
         "create_time": 0,
         "expire_time": expire_time,
+        "kept_bytes": 0,
+        "kept_steps": 0,
     }
 
 

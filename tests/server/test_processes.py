@@ -155,7 +155,8 @@ def test_a_server_told_to_stop_finishes_the_step_and_takes_no_other_call(
         assert service.adapt(session_id, 0, batch.sha256) == reply
 
     entries = [json.loads(line) for line in (config.store / "log").read_text().splitlines()]
-    logged = next(entry for entry in entries if entry.get("method", "").endswith("/Adapt"))
+    calls = [entry for entry in entries if entry["event"] == "call"]
+    logged = next(entry for entry in calls if entry["method"].endswith("/Adapt"))
     assert (logged["event"], logged["code"], logged["session_id"]) == ("call", "OK", session_id)
     assert logged["seconds"] > 0
     assert entries[-1]["event"] == "stopped"
