@@ -91,7 +91,7 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 	@echo "the wheel works without extras, and without torch"; ls -l dist
 
 # The shipped meta-policies: iterations of the pretrained policy and of the oracle, and what the card says first.
-ZOO := point-navigation half-cheetah-direction half-cheetah-velocity
+ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-direction
 point-navigation := 100 2500
 half-cheetah-direction := 100 600
 half-cheetah-velocity := 80 610
