@@ -2,9 +2,11 @@
 
 import ast
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -14,9 +16,10 @@ from thetaprime.server import ServerConfig, failpoints, running_server
 from thetaprime.server.store import Store, tables
 
 from .victim import Victim
-from .workload import Customers, Outcome, adapt_once
+from .workload import META_POLICY, Customers, Outcome, adapt_once, patiently, play
 
 REACHED_WITHIN = 60.0
+EXPIRED_AFTER = 4.0
 
 
 def _replay(zoo: Path, store: Path, seeds: list[int]) -> list[Outcome]:
@@ -57,6 +60,10 @@ def test_killed_at_every_failpoint_nothing_is_lost(
         victim.start()
         for point in points:
             victim.kill()
+            if point.startswith("sweep."):
+                victim.start()
+                _leave_expired(victim.address)
+                victim.kill()
             # A start and the sweep after it come once in the life of a process.
             visit = 1 if point.startswith(("start.", "sweep.")) else rng.randint(1, 3)
             if victim.start(f"{point}=kill@{visit}"):
@@ -71,6 +78,15 @@ def test_killed_at_every_failpoint_nothing_is_lost(
     assert len(outcomes) >= 3
     assert outcomes == _replay(zoo, tmp_path / "undisturbed", [outcome.seed for outcome in outcomes])
     _check_whole(victim.store)
+
+
+def _leave_expired(address: str) -> None:
+    """Leaves a session with an upload for the sweep at the next start to find."""
+    with tp.Client(address) as client:
+        session = patiently(lambda: client.create_session(META_POLICY, ttl=EXPIRED_AFTER))
+        # No other upload has these bytes: a blob that another session needs is not swept.
+        session.upload(play(session.policy, np.random.default_rng(time.time_ns())))
+    time.sleep(EXPIRED_AFTER)
 
 
 def _check_whole(folder: Path) -> None:
