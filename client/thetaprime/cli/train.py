@@ -39,6 +39,11 @@ from thetaprime.training.run import train
     is_flag=True,
     help="Go on from the checkpoint with other settings than the run began with; it keeps a record of both.",
 )
+@click.option(
+    "--warm-start",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of an oracle's run on the same tasks to begin from: what it was told becomes the context.",
+)
 @options_from(TrainConfig, exclude=frozenset({"tasks"}))
 @json_option
 def command(
@@ -47,6 +52,7 @@ def command(
     output: Path | None,
     resume: bool,
     amend: bool,
+    warm_start: Path | None,
     as_json: bool,
     given: dict[str, Any],
 ) -> None:
@@ -80,7 +86,13 @@ def command(
 
         with _interruptible() as interrupted:
             state = train(
-                config, directory, resume=resume or amend, amend=amend, on_iteration=show, stop=interrupted.is_set
+                config,
+                directory,
+                resume=resume or amend,
+                amend=amend,
+                warm_start=warm_start,
+                on_iteration=show,
+                stop=interrupted.is_set,
             )
     if state.iteration < config.iterations:
         console.print(f"stopped and saved after iteration {state.iteration}: go on with the same command and --resume")

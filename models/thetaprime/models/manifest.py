@@ -47,12 +47,14 @@ class Provenance(Spec):
     """The whole training configuration."""
     amendments: list[Amendment] = pydantic.Field(default_factory=list)
     """What was different earlier in the run, oldest first."""
+    warm_start: ComparisonRun | None = None
+    """The run that the parameters came from, where they did not begin at random."""
     seed: int
     """Seed of the run."""
     iterations: int
     """Outer-loop iterations taken."""
     environment_steps: int
-    """Environment steps taken in meta-training."""
+    """Environment steps taken in meta-training, those of `warm_start` among them."""
     wall_seconds: float
     """Time spent training, resumed runs added up."""
     created: str

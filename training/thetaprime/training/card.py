@@ -41,6 +41,18 @@ def budgets_table(evaluation: Evaluation) -> str:
     )
 
 
+def _warm_start(manifest: Manifest) -> str:
+    """Where θ came from another run, which: what it took is part of what θ cost."""
+    warm = manifest.provenance.warm_start
+    if warm is None:
+        return ""
+    return f"""
+The meta-policy began from an oracle's run, the task that it was told turned into a context: {warm.iterations}
+iterations and {warm.environment_steps:,} environment steps of it, counted in its own. Told of nothing, it then learned
+to find the context from rewards.
+"""
+
+
 def _seeds(evaluation: Evaluation) -> str:
     return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
 
@@ -140,7 +152,7 @@ Measure it again with `thetaprime evaluate {manifest.name} --tasks {tasks} {flag
 | run | iterations | environment steps | time |
 |---|---|---|---|
 {costs}
-
+{_warm_start(manifest)}
 On {manifest.provenance.machine} cores with torch {manifest.provenance.versions["torch"]}, seed
 {manifest.provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
 

@@ -9,7 +9,7 @@ import pydantic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from thetaprime.models import Amendment, Parameters
+from thetaprime.models import Amendment, ComparisonRun, Parameters
 from thetaprime.training.config import TrainConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
@@ -32,9 +32,10 @@ class RunState:
         generator_state: of the numpy generator that everything is drawn from.
         optimizer_state: of the outer loop, empty where it has none.
         iteration: outer iterations taken.
-        environment_steps: taken so far.
-        wall_seconds: spent so far, over all resumed parts.
+        environment_steps: taken so far, those of `warm_start` among them.
+        wall_seconds: spent so far, over all resumed parts and that of `warm_start`.
         amendments: with which settings the run began that were changed on the way.
+        warm_start: the run that θ came from, where it did not begin at random.
     """
 
     config: TrainConfig
@@ -46,6 +47,7 @@ class RunState:
     environment_steps: int = 0
     wall_seconds: float = 0.0
     amendments: list[Amendment] = dataclasses.field(default_factory=list)
+    warm_start: ComparisonRun | None = None
 
     @property
     def step_sizes(self) -> Parameters | None:
@@ -63,6 +65,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
         "config": state.config.model_dump_json(),
         "generator_state": json.dumps(state.generator_state),
         "amendments": _Amendments.dump_json(state.amendments).decode(),
+        "warm_start": state.warm_start.model_dump_json() if state.warm_start else "",
         "progress": json.dumps([state.iteration, state.environment_steps, state.wall_seconds]),
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,7 @@ def load_checkpoint(directory: Path) -> RunState:
             environment_steps=environment_steps,
             wall_seconds=wall_seconds,
             amendments=_Amendments.validate_json(metadata.get("amendments", "[]")),
+            warm_start=ComparisonRun.model_validate_json(warm) if (warm := metadata.get("warm_start")) else None,
         )
     except (SafetensorError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error}") from error

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import AdaptationSpec, ArtifactError, ComparisonRun, MetaPolicy, Provenance, write_meta_policy
+from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, write_meta_policy
 from thetaprime.training.card import model_card
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.comparisons import Comparisons
@@ -22,6 +22,7 @@ from thetaprime.training.parallel import task_threads
 from thetaprime.training.reference import describe_tasks
 from thetaprime.training.run import run_policy, run_tasks
 from thetaprime.training.scores import Evaluation
+from thetaprime.training.warm_start import run_record
 
 CARD_NAME: Final = "README.md"
 FIGURE_NAME: Final = "curves.png"
@@ -171,6 +172,7 @@ def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
         distribution=run.config.tasks,
         config=run.config.model_dump(mode="json"),
         amendments=run.amendments,
+        **({"warm_start": run.warm_start} if run.warm_start else {}),
         seed=run.config.seed,
         iterations=run.iteration,
         environment_steps=run.environment_steps,
@@ -179,15 +181,5 @@ def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
         machine=f"{os.cpu_count()} x {platform.machine()}",
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
-        comparisons={
-            method: ComparisonRun(
-                iterations=each.iteration,
-                environment_steps=each.environment_steps,
-                wall_seconds=round(each.wall_seconds, 1),
-                config=each.config.model_dump(mode="json"),
-                amendments=each.amendments,
-            )
-            for method, each in runs.items()
-            if method != run.config.method
-        },
+        comparisons={method: run_record(each) for method, each in runs.items() if method != run.config.method},
     )

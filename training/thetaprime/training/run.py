@@ -17,6 +17,7 @@ from thetaprime.training.outer import OuterLoop, TaskData, make_outer_loop, samp
 from thetaprime.training.parallel import MapTasks, task_threads
 from thetaprime.training.step_sizes import LearnedStepSizes
 from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
+from thetaprime.training.warm_start import run_record, warm_started
 
 # What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
 # the parameters, the optimiser's state or the meaning of the run hang on it.
@@ -67,6 +68,7 @@ def train(
     *,
     resume: bool = False,
     amend: bool = False,
+    warm_start: Path | None = None,
     on_iteration: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunState:
@@ -79,6 +81,8 @@ def train(
             on the same machine; only `iterations`, `checkpoint_every` and `threads` may differ from the run's own
             configuration.
         amend: resume with other settings, all but `_FIXED`; the state keeps what they were, and until when.
+        warm_start: folder of an oracle's run on the same tasks, that a new run is to begin from (`warm_started`). Its
+            steps and its time count as this run's.
         on_iteration: called after each iteration.
         stop: asked after each iteration; where it says so, the run is saved as it stands and can be resumed.
 
@@ -97,7 +101,12 @@ def train(
     distribution = run_tasks(config)
     policy = run_policy(config, distribution)
     rng = np.random.default_rng(config.seed)
-    state = _start(config, directory, policy, rng, resume=resume, amend=amend)
+    if resume:
+        if warm_start is not None:
+            raise CheckpointError(f"{directory}: a warm start begins a run; one that is resumed has begun")
+        state = _resumed(config, directory, amend=amend)
+    else:
+        state = _begun(config, directory, policy, rng, warm_start)
     rng.bit_generator.state = state.generator_state
     step_sizes = None
     if effective.learn_step_sizes:
@@ -130,13 +139,23 @@ def train(
     return state
 
 
-def _start(
-    config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, *, resume: bool, amend: bool
+def _begun(
+    config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, warm_start: Path | None
 ) -> RunState:
-    if not resume:
-        if (directory / CHECKPOINT_NAME).exists():
-            raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
-        return RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
+    if (directory / CHECKPOINT_NAME).exists():
+        raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
+    state = RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
+    if warm_start is not None:
+        if config.method != "maml":
+            raise CheckpointError(f"warm start: method is {config.method!r}; only 'maml' begins from another run")
+        oracle = load_checkpoint(warm_start)
+        state.parameters = warm_started(oracle, config, policy)
+        state.warm_start = run_record(oracle)
+        state.environment_steps, state.wall_seconds = oracle.environment_steps, oracle.wall_seconds
+    return state
+
+
+def _resumed(config: TrainConfig, directory: Path, *, amend: bool) -> RunState:
     state = load_checkpoint(directory)
     before, now = (each.model_dump(mode="json", exclude=_FREE) for each in (state.config, config))
     changed = {field: value for field, value in before.items() if value != now[field]}
