@@ -28,7 +28,7 @@ def _disarmed() -> Iterator[None]:
 def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
     start: Start, point: str, action: str, reason: str
 ) -> None:
-    with start() as service:
+    with start(row_bytes=0) as service:
         calls: list[Callable[[], Any]] = []
         created = service.create() if point != "create.row" else None
         if created is None:

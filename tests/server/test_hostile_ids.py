@@ -89,7 +89,7 @@ def tree(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", IDS, ids=ascii)
 def test_no_name_becomes_a_path(configure: "Configure", connect: "Connect", collect: Collect, name: str) -> None:
-    config = configure()
+    config = configure(row_bytes=0)
     with running_server(config) as address, connect(address) as service:
         payload = wire.pack(collect(service.create().policy))
         accepted = 0

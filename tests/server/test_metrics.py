@@ -53,7 +53,7 @@ def value(metrics: dict[str, Metric], sample: str, **labels: str) -> float:
 
 def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> None:
     address = free_address()
-    with start(metrics_address=address) as service:
+    with start(metrics_address=address, row_bytes=0, recent_bytes=1) as service:
         before = scrape(address)
         assert value(before, "thetaprime_sessions_open") == 0
         assert value(before, "thetaprime_serving") == 1
@@ -88,7 +88,7 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
 
 def test_stored_bytes_grow(start: "Start", collect: Collect) -> None:
     address = free_address()
-    with start(metrics_address=address) as service:
+    with start(metrics_address=address, row_bytes=1024) as service:
         before = scrape(address)
         created = service.create()
         service.upload(created.session.session_id, collect(created.policy))

@@ -169,7 +169,7 @@ def test_an_upload_id_has_a_sensible_length(service: "Service", collect: Collect
 
 def test_an_upload_cut_in_the_middle_leaves_nothing(configure: "Configure", start: "Start", collect: Collect) -> None:
     config = configure()
-    with start(store=config.store) as service:
+    with start(store=config.store, row_bytes=0) as service:
         created = service.create()
         session_id, before = created.session.session_id, service.get(created.session.session_id)
         messages = list(wire.iter_upload(session_id, "u", 0, wire.pack(collect(created.policy)), 4, 32))

@@ -79,7 +79,8 @@ def record(session_id: str, expire_time: int) -> SessionRecord:
 
 
 def add(store: Store, session: SessionRecord, payload: bytes) -> str:
-    digest = store.blobs.put(payload)
+    digest = sha256_hex(payload)
+    store.prepare({digest: payload})
     upload = {
         "session_id": session.session_id,
         "upload_id": "u",
@@ -92,13 +93,69 @@ def add(store: Store, session: SessionRecord, payload: bytes) -> str:
     with store.writing() as connection:
         connection.execute(tables.sessions.insert().values(dataclasses.asdict(session)))
         connection.execute(tables.uploads.insert().values(upload))
-        store.keep({digest: payload})
+        store.keep(connection, {digest: payload})
     return digest
 
 
-def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_needs(tmp_path: Path) -> None:
+def kept(store: Store) -> set[str]:
+    """Every blob, in a row or in a file."""
+    with store.reading() as connection:
+        return {*connection.scalars(sa.select(tables.blobs.c.sha256)), *store.blobs.digests()}
+
+
+@pytest.fixture(params=[0, 5, 1 << 20], ids=["all files", "long ones files", "all rows"])
+def row_bytes(request: pytest.FixtureRequest) -> int:
+    """Most bytes of a blob that is a row; the tests' blobs have 5 or 6."""
+    return int(request.param)
+
+
+@pytest.mark.parametrize("size", [0, 99, 100, 101])
+def test_a_blob_is_a_row_or_a_file_by_its_size(tmp_path: Path, size: int) -> None:
+    store, data = Store(tmp_path, row_bytes=100), bytes(size)
+    digest = add(store, record("s", time.time_ns()), data)
+    assert store.read(digest) == data
+    assert set(store.blobs.digests()) == ({digest} if size > 100 else set())
+    store.close()
+    # Another limit finds it where it is.
+    for limit in (0, 1000):
+        again = Store(tmp_path, row_bytes=limit)
+        assert again.read(digest) == data
+        again.close()
+
+
+def test_a_row_that_is_damaged_or_lost_is_never_given_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = add(store, record("s", time.time_ns()), b"payload")
+    with store.writing() as connection:
+        connection.execute(tables.blobs.update().values(data=b"paYload"))
+    with pytest.raises(CorruptDataError, match="damaged"):
+        store.read(digest)
+    with store.writing() as connection:
+        connection.execute(tables.blobs.delete())
+    with pytest.raises(CorruptDataError, match="lost"):
+        store.read(digest)
+    store.close()
+
+
+def test_pages_of_swept_rows_go_back_to_the_disk(tmp_path: Path) -> None:
     clock = Clock()
     store = Store(tmp_path, now=clock)
+    for index in range(8):
+        add(store, record(f"s{index}", 2_000), os.urandom(100_000))
+    clock.now = 2_000
+    with store.reading() as connection:
+        before = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    assert store.sweep() == 8
+    with store.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA page_count").scalar_one() < before / 4
+    store.close()
+
+
+def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_needs(
+    tmp_path: Path, row_bytes: int
+) -> None:
+    clock = Clock()
+    store = Store(tmp_path, now=clock, row_bytes=row_bytes)
     shared = add(store, record("early", 2_000), b"shared")
     add(store, record("late", 3_000), b"shared")
     alone = add(store, record("early too", 2_000), b"alone")
@@ -107,18 +164,18 @@ def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_need
     with store.reading() as connection, pytest.raises(NotFoundError):
         find_session(connection, "", "early", clock())
     assert store.sweep() == 2
-    assert set(store.blobs.digests()) == {shared}
-    assert alone not in store.blobs
+    assert kept(store) == {shared}
+    assert alone != shared
     clock.now = 3_000
     assert store.sweep() == 1
-    assert not list(store.blobs.digests())
+    assert not kept(store)
     with store.reading() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(tables.uploads)) == 0
     store.close()
 
 
 def test_what_a_crash_left_behind_is_swept_once_it_is_old(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store(tmp_path, row_bytes=0)
     named = add(store, record("s", time.time_ns()), b"named")
     orphan, recent = store.blobs.put(b"orphan"), store.blobs.put(b"recent")
     fragment = tmp_path / "blobs" / "arriving" / "half"
@@ -133,12 +190,14 @@ def test_what_a_crash_left_behind_is_swept_once_it_is_old(tmp_path: Path) -> Non
 
 
 def test_a_blob_that_was_swept_before_its_row_is_written_again(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    digest = store.blobs.put(b"data")
-    store.blobs.delete(digest)
-    with store.writing():
-        store.keep({digest: b"data"})
-    assert store.blobs.get(digest) == b"data"
+    store = Store(tmp_path, row_bytes=0)
+    blobs = {sha256_hex(b"data"): b"data"}
+    store.prepare(blobs)
+    for digest in blobs:
+        store.blobs.delete(digest)
+    with store.writing() as connection:
+        store.keep(connection, blobs)
+    assert [store.read(digest) for digest in blobs] == [b"data"]
     store.close()
 
 
@@ -177,10 +236,10 @@ def test_a_store_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path).close()
     Store(tmp_path).close()
     connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
-    connection.execute("UPDATE schema_info SET version = 3")
+    connection.execute("UPDATE schema_info SET version = 4")
     connection.commit()
     connection.close()
-    with pytest.raises(StartupError, match="schema version 3; this server reads version 2"):
+    with pytest.raises(StartupError, match="schema version 4; this server reads version 3"):
         Store(tmp_path)
 
 

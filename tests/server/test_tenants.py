@@ -189,7 +189,7 @@ def test_a_store_of_version_1_is_the_default_tenant_s(tmp_path: Path) -> None:
         policy_id="p",
         create_time=3,
         expire_time=FAR,
-        kept_bytes=5 + 1 + 2 + 3,
+        kept_bytes=5 + 1 + 3,
         kept_steps=42,
     )
     with store.writing() as connection:

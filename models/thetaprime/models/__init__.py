@@ -19,17 +19,20 @@ from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.behaviour import BehaviourDoubt, behaviour_evidence
 from thetaprime.models.catalog import find_meta_policies, resolve_meta_policy, zoo_directory
 from thetaprime.models.errors import ArtifactError
+from thetaprime.models.forward import ForwardPass, forward_pass
 from thetaprime.models.inner_loop import (
     InnerStep,
     StepSummary,
     adapt_path,
     adapt_step,
     inner_advantages,
+    moving_parameters,
     reinforce_loss,
     summarize_step,
     with_std_factor,
 )
 from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
+from thetaprime.models.memory import hold_freed_memory
 from thetaprime.models.onnx_form import OnnxTemplate
 from thetaprime.models.parameters import (
     NonFiniteStepError,
@@ -53,6 +56,7 @@ __all__ = [
     "DiscreteAction",
     "EnvironmentContract",
     "ExportedPolicy",
+    "ForwardPass",
     "InnerStep",
     "Manifest",
     "MetaPolicy",
@@ -72,8 +76,11 @@ __all__ = [
     "check_parameters",
     "digest_bytes",
     "find_meta_policies",
+    "forward_pass",
+    "hold_freed_memory",
     "inner_advantages",
     "load_meta_policy",
+    "moving_parameters",
     "parameters_digest",
     "parameters_from_bytes",
     "parameters_to_bytes",

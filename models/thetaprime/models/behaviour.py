@@ -8,10 +8,11 @@ where an honest collector would trigger it less than once in e^25 (7·10¹⁰) u
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.distributions import Categorical, Distribution, Normal
 
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.parameters import Parameters
@@ -21,6 +22,8 @@ Reason = Literal["DETERMINISTIC_ACTIONS", "CLIPPED_ACTIONS", "UNSCALED_ACTIONS",
 
 _LOG_IMPLAUSIBLE: Final = -25.0
 _TILTS: Final = (0.25, 0.5, 1.0, 2.0)
+
+_Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,103 +42,117 @@ class BehaviourDoubt:
 
 
 @torch.no_grad()
-def behaviour_evidence(policy: Policy, parameters: Parameters, batch: TrajectoryBatch) -> list[BehaviourDoubt]:
+def behaviour_evidence(
+    policy: Policy,
+    parameters: Parameters,
+    batch: TrajectoryBatch,
+    outputs: tuple[torch.Tensor, ...] | None = None,
+) -> list[BehaviourDoubt]:
     """Tests each trajectory, then all together, against the policy that is said to have acted.
 
     Args:
         policy: the network.
         parameters: of the policy that is said to have acted.
         batch: the trajectories.
+        outputs: what `Policy.outputs` gives for them, where that is known already.
 
     Returns:
         Doubts, the first trajectory's first; empty where the actions are plausible.
     """
-    distribution = policy.distribution(parameters, batch.observations)
+    if outputs is None:
+        outputs = policy.outputs(parameters, batch.observations)
     doubts = _continuous if policy.continuous else _discrete
-    found = []
-    for index, rows in _parts(batch):
-        found += [BehaviourDoubt(index, *doubt) for doubt in doubts(policy, distribution, batch.actions, rows)]
-    return found
+    return list(doubts(policy, [output.numpy() for output in outputs], batch))
 
 
-def _parts(batch: TrajectoryBatch) -> Iterator[tuple[int | None, slice]]:
-    start = 0
-    for index, length in enumerate(batch.lengths):
-        yield index, slice(start, start + length)
-        start += length
-    yield None, slice(0, start)
+def _totals(batch: TrajectoryBatch, values: _Array) -> _Array:
+    """[S, ...] -> [N + 1, ...]: the sum over each trajectory, then over all."""
+    starts = np.cumsum((0, *batch.lengths[:-1]))
+    each = np.add.reduceat(values, starts, axis=0)
+    return np.concatenate([each, each.sum(axis=0, keepdims=True)])
 
 
-def _continuous(
-    policy: Policy, distribution: Distribution, actions: torch.Tensor, rows: slice
-) -> Iterator[tuple[Reason, str]]:
-    chosen = actions[rows].double()
-    normal = Normal(distribution.mean[rows].double(), distribution.stddev[rows].double(), validate_args=False)
-    standard = (chosen - normal.mean) / normal.stddev
-    steps, spread = len(chosen), standard.square().mean(dim=0)
+def _part(batch: TrajectoryBatch, index: int) -> tuple[int | None, slice]:
+    """A row of `_totals`: which trajectory it is of (None for all), and its steps."""
+    if index == len(batch.lengths):
+        return None, slice(None)
+    start = sum(batch.lengths[:index])
+    return index, slice(start, start + batch.lengths[index])
+
+
+def _continuous(policy: Policy, outputs: list[_Array], batch: TrajectoryBatch) -> Iterator[BehaviourDoubt]:
+    mean, std = outputs[0].astype(np.float64), np.exp(outputs[1].astype(np.float64))
+    actions = batch.actions.numpy().astype(np.float64)
+    standard = (actions - mean) / std
+    steps = np.array([[*batch.lengths, sum(batch.lengths)]], np.float64).T
+    shift = _totals(batch, standard) / steps
+    spread = _totals(batch, np.square(standard)) / steps
     # P(χ²_n ≤ nε) and P(χ²_n ≥ nε) are both at most exp(n/2 · (ln ε + 1 − ε)); P(|N(0,1)| ≥ z) at most 2 exp(−z²/2).
     # The floor stands for actions that equal the mean exactly, up to rounding.
-    ratio = spread.clamp_min(1e-12)
-    log_spread = steps / 2 * (ratio.log() + 1 - ratio)
-    log_shift = -standard.sum(dim=0).square() / steps / 2
-    pooled = ratio.mean()
-    log_pooled = steps * len(ratio) / 2 * (pooled.log() + 1 - pooled)
-    plausibility = float(torch.stack([log_spread.min(), log_shift.min(), log_pooled]).min())
+    ratio = np.maximum(spread, 1e-12)
+    log_spread = steps / 2 * (np.log(ratio) + 1 - ratio)
+    log_shift = -steps / 2 * np.square(shift)
+    pooled = ratio.mean(axis=1, keepdims=True)
+    log_pooled = steps * ratio.shape[1] / 2 * (np.log(pooled) + 1 - pooled)
+    plausibility = np.concatenate([log_spread, log_shift, log_pooled], axis=1).min(axis=1)
 
-    clip, _, _ = policy.scaling
-    at_bound = (chosen.abs() == clip) & torch.isfinite(clip)
-    if int(at_bound.sum()) >= 3:
-        count = int(at_bound.sum())
-        yield (
-            "CLIPPED_ACTIONS",
-            f"{count} action values are exactly ±1; send actions as sampled, before clipping",
-        )
-    elif plausibility < _LOG_IMPLAUSIBLE:
-        seen = ", ".join(f"{value:.3g}" for value in spread.sqrt().tolist())
-        if float(spread.max()) < 1e-6:
-            yield "DETERMINISTIC_ACTIONS", "every action is the policy's mean; collect with sampled actions"
-        elif _in_environment_units(policy, chosen, normal):
-            yield (
-                "UNSCALED_ACTIONS",
-                f"standardised actions spread by [{seen}] where 1 is expected, as the environment's own units do; "
-                "send actions in the policy's units, before scaling and clipping",
+    clip = policy.scaling[0].numpy()
+    clipped = _totals(batch, ((np.abs(actions) == clip) & np.isfinite(clip)).sum(axis=1))
+    # Numbers so large that they overflow are no policy's.
+    for row in np.flatnonzero((clipped >= 3) | ~(plausibility >= _LOG_IMPLAUSIBLE)):
+        index, rows = _part(batch, int(row))
+        if clipped[row] >= 3:
+            message = f"{clipped[row]} action values are exactly ±1; send actions as sampled, before clipping"
+            yield BehaviourDoubt(index, "CLIPPED_ACTIONS", message)
+        elif np.sqrt(spread[row]).max() < 1e-6:
+            message = "every action is the policy's mean; collect with sampled actions"
+            yield BehaviourDoubt(index, "DETERMINISTIC_ACTIONS", message)
+        elif _in_environment_units(policy, actions[rows], mean[rows], std):
+            message = (
+                f"standardised actions spread by [{_listed(np.sqrt(spread[row]))}] where 1 is expected, as the "
+                "environment's own units do; send actions in the policy's units, before scaling and clipping"
             )
+            yield BehaviourDoubt(index, "UNSCALED_ACTIONS", message)
         else:
-            shift = ", ".join(f"{value:.3g}" for value in standard.mean(dim=0).tolist())
-            yield (
-                "OFF_POLICY",
-                f"standardised actions have mean [{shift}] and spread [{seen}] where 0 and 1 are expected: another "
-                "policy chose them, or the observations are not the raw ones it saw",
+            message = (
+                f"standardised actions have mean [{_listed(shift[row])}] and spread [{_listed(np.sqrt(spread[row]))}] "
+                "where 0 and 1 are expected: another policy chose them, or the observations are not the raw ones it saw"
             )
+            yield BehaviourDoubt(index, "OFF_POLICY", message)
 
 
-def _in_environment_units(policy: Policy, actions: torch.Tensor, normal: Normal) -> bool:
+def _in_environment_units(policy: Policy, actions: _Array, mean: _Array, std: _Array) -> bool:
     """Whether the actions are plausible once scaling is undone, or lie within bounds that clipping would make."""
-    _, half, middle = policy.scaling
-    if bool((half == 1).all()):
+    _, half, middle = (each.numpy() for each in policy.scaling)
+    if (half == 1).all():
         return False
     unscaled = (actions - middle) / half
-    spread = ((unscaled - normal.mean) / normal.stddev).square().mean(dim=0).sqrt()
-    return bool((unscaled.abs() <= 1 + 1e-5).all()) or bool(((spread > 0.7) & (spread < 1.4)).all())
+    spread = np.sqrt(np.square((unscaled - mean) / std).mean(axis=0))
+    return bool((np.abs(unscaled) <= 1 + 1e-5).all()) or bool(((spread > 0.7) & (spread < 1.4)).all())
 
 
-def _discrete(
-    policy: Policy, distribution: Distribution, actions: torch.Tensor, rows: slice
-) -> Iterator[tuple[Reason, str]]:
-    assert isinstance(distribution, Categorical)  # noqa: S101  # what a discrete head is
-    log_p = distribution.logits[rows].double().log_softmax(-1)
-    chosen = log_p.gather(1, actions[rows][:, None])[:, 0]
-    greedy = bool((chosen == log_p.max(dim=1).values).all())
-    if greedy and float(chosen.sum()) < _LOG_IMPLAUSIBLE:
-        yield "DETERMINISTIC_ACTIONS", "every action is the likeliest one; collect with sampled actions"
-        return
+def _discrete(policy: Policy, outputs: list[_Array], batch: TrajectoryBatch) -> Iterator[BehaviourDoubt]:
+    log_p = torch.from_numpy(outputs[0]).double().log_softmax(-1)
+    chosen = log_p.gather(1, batch.actions[:, None])[:, 0]
+    total = _totals(batch, chosen.numpy())
+    greedy = _totals(batch, (chosen != log_p.max(dim=1).values).numpy()) == 0
     # E[p^±λ] is known at each step, so Markov's inequality bounds both tails of Σ log p.
-    bounds = [(log_p * (1 + t)).logsumexp(1).sum() - t * chosen.sum() for t in _TILTS]
-    bounds += [(log_p * (1 - t)).logsumexp(1).sum() + t * chosen.sum() for t in _TILTS if t < 1]
-    if float(torch.stack(bounds).min()) < _LOG_IMPLAUSIBLE:
-        yield (
-            "OFF_POLICY",
-            f"the actions' mean log-probability is {float(chosen.mean()):.3g}, where "
-            f"{float((log_p.exp() * log_p).sum(1).mean()):.3g} is expected: another policy chose them, or the "
-            "observations are not the raw ones it saw",
-        )
+    bounds = [(log_p * (1 + t)).logsumexp(1) - t * chosen for t in _TILTS]
+    bounds += [(log_p * (1 - t)).logsumexp(1) + t * chosen for t in _TILTS if t < 1]
+    plausibility = _totals(batch, torch.stack(bounds, dim=1).numpy()).min(axis=1)
+    for row in np.flatnonzero((greedy & (total < _LOG_IMPLAUSIBLE)) | ~(plausibility >= _LOG_IMPLAUSIBLE)):
+        index, rows = _part(batch, int(row))
+        if greedy[row] and total[row] < _LOG_IMPLAUSIBLE:
+            message = "every action is the likeliest one; collect with sampled actions"
+            yield BehaviourDoubt(index, "DETERMINISTIC_ACTIONS", message)
+        else:
+            expected = float((log_p[rows].exp() * log_p[rows]).sum(1).mean())
+            message = (
+                f"the actions' mean log-probability is {float(chosen[rows].mean()):.3g}, where {expected:.3g} is "
+                "expected: another policy chose them, or the observations are not the raw ones it saw"
+            )
+            yield BehaviourDoubt(index, "OFF_POLICY", message)
+
+
+def _listed(values: _Array) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)

@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 
 from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
+from thetaprime.models.forward import ForwardPass, forward_pass
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature
@@ -29,10 +30,12 @@ class InnerStep:
     Attributes:
         parameters: θ_{k+1}.
         gradient: ∇L(θ_k), by parameter; without those whose step size is 0.
+        outputs: what π_θk gave at the batch's observations, as in `Policy.outputs`; None where a graph was kept.
     """
 
     parameters: Parameters
     gradient: Parameters
+    outputs: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,12 @@ def reinforce_loss(
       noisier.
     """
     log_prob = policy.distribution(parameters, batch.observations).log_prob(batch.actions)
+    return _surrogate(log_prob, batch, advantage, curvature, dice_decay)
+
+
+def _surrogate(
+    log_prob: torch.Tensor, batch: TrajectoryBatch, advantage: torch.Tensor, curvature: Curvature, dice_decay: float
+) -> torch.Tensor:
     if curvature == "log_prob":
         return -(log_prob * advantage).mean()
     ratio = (log_prob - log_prob.detach()).exp()
@@ -101,6 +110,7 @@ def adapt_step(
     scale: float = 1.0,
     create_graph: bool = False,
     advantage: torch.Tensor | None = None,
+    forward: ForwardPass | None = None,
 ) -> InnerStep:
     """θ_{k+1} = θ_k − α_k ∇L(θ_k) (Finn et al. 2017, Algorithm 3, line 7), the first with less noise where asked.
 
@@ -115,22 +125,33 @@ def adapt_step(
         create_graph: keep θ_{k+1} differentiable in θ_k and the step sizes: to second order, or with the gradient
             as a constant where `adaptation.first_order` says so.
         advantage: [S] from `inner_advantages`, where it is known already.
+        forward: θ_k run over the batch for `moving_parameters`, where that has been done; for one step, and not for
+            one whose graph is kept.
 
     Returns:
         θ_{k+1} and the gradient. They may be non-finite: see `check_finite`.
     """
     if advantage is None:
         advantage = inner_advantages(policy, batch, adaptation)
-    # Without a graph no second derivative is wanted: the plain form is the cheapest with the same first.
-    curvature: Curvature = adaptation.curvature if create_graph else "log_prob"
-    sizes = step_sizes or {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
+    sizes = step_sizes or _fixed_sizes(parameters, adaptation)
     moving = {name: value for name, value in parameters.items() if name in sizes}
-    resting = {name: value for name, value in parameters.items() if name not in sizes}
-    gradient = torch.func.grad(
-        lambda point: reinforce_loss({**resting, **point}, policy, batch, advantage, curvature, adaptation.dice_decay)
-    )(moving)
-    if not create_graph or adaptation.first_order:
-        gradient = {name: value.detach() for name, value in gradient.items()}
+    outputs = None
+    if create_graph:
+        resting = {name: value for name, value in parameters.items() if name not in sizes}
+        gradient = torch.func.grad(
+            lambda point: reinforce_loss(
+                {**resting, **point}, policy, batch, advantage, adaptation.curvature, adaptation.dice_decay
+            )
+        )(moving)
+        if adaptation.first_order:
+            gradient = {name: value.detach() for name, value in gradient.items()}
+    else:
+        forward = forward or forward_pass(policy, parameters, batch, sizes)
+        outputs = forward.values
+        with torch.enable_grad():
+            log_prob = policy.distribution_of(forward.outputs).log_prob(batch.actions)
+            # No second derivative is wanted: the plain form is the cheapest with the same first.
+            gradient = forward.gradient(_surrogate(log_prob, batch, advantage, "log_prob", 1.0))
     factor: float | torch.Tensor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
     if adaptation.normalize_gradient:
         factor = factor / _norm(gradient)
@@ -141,7 +162,16 @@ def adapt_step(
         adapted = with_std_factor(adapted, adaptation.adapted_std_factor)
     if not create_graph:
         adapted = {name: value.detach() for name, value in adapted.items()}
-    return InnerStep(parameters=adapted, gradient=gradient)
+    return InnerStep(parameters=adapted, gradient=gradient, outputs=outputs)
+
+
+def moving_parameters(meta: Parameters, adaptation: AdaptationSpec, step_sizes: Parameters | None) -> frozenset[str]:
+    """Names of the parameters that a step moves; the others keep θ's values."""
+    return frozenset(step_sizes or _fixed_sizes(meta, adaptation))
+
+
+def _fixed_sizes(parameters: Parameters, adaptation: AdaptationSpec) -> Parameters:
+    return {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
 
 
 def with_std_factor(parameters: Parameters, factor: float) -> Parameters:
@@ -198,7 +228,8 @@ def adapt_path(
 @torch.no_grad()
 def summarize_step(policy: Policy, before: Parameters, step: InnerStep, batch: TrajectoryBatch) -> StepSummary:
     """Measures a step taken from `before` on `batch`."""
-    old = policy.distribution(before, batch.observations)
+    outputs = policy.outputs(before, batch.observations) if step.outputs is None else step.outputs
+    old = policy.distribution_of(outputs)
     new = policy.distribution(step.parameters, batch.observations)
     squares = torch.stack([value.double().square().sum() for value in step.gradient.values()])
     return StepSummary(

@@ -45,7 +45,8 @@ class OnnxTemplate:
 
     def __init__(self, policy: Policy, meta_policy: str) -> None:
         self._model = _build(policy)
-        self._parameter_names = frozenset(policy.init(0))
+        self._order = tuple(policy.init(0))
+        self._parameter_names = frozenset(self._order)
         self._constant = {
             "thetaprime.contract_version": CONTRACT_VERSION,
             "thetaprime.meta_policy": meta_policy,
@@ -90,6 +91,26 @@ class OnnxTemplate:
         }
         helper.set_model_props(model, metadata)
         return model.SerializeToString(deterministic=True), metadata
+
+    def read(self, data: bytes) -> Parameters:
+        """The parameters of a policy, to the bit, from the file that `write` made of them.
+
+        Raises:
+            ValueError: the file is of another template.
+        """
+        model = onnx.ModelProto.FromString(data)
+        found = {
+            initializer.name.removeprefix(_PREFIX): _read(initializer)
+            for initializer in model.graph.initializer
+            if initializer.name.startswith(_PREFIX)
+        }
+        if found.keys() != self._parameter_names:
+            raise ValueError(f"the file holds parameters {sorted(found)}; expected {sorted(self._parameter_names)}")
+        return {name: found[name] for name in self._order}
+
+
+def _read(initializer: onnx.TensorProto) -> torch.Tensor:
+    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
 
 
 def _bytes(value: torch.Tensor) -> bytes:

@@ -84,7 +84,7 @@ class Policy:
             if index == 0 and self.spec.context_size:
                 # The same as appending the context to each observation, and cheaper.
                 bias = bias + (parameters[CONTEXT_WEIGHT] @ parameters[CONTEXT].unsqueeze(-1)).squeeze(-1)
-            hidden = hidden @ weight.mT + bias.unsqueeze(-2)
+            hidden = _affine(hidden, weight, bias)
             if index < last:
                 hidden = activation(hidden)
         return hidden
@@ -159,6 +159,14 @@ class Policy:
     def _start(self) -> int:
         action = self.environment.action
         return 0 if isinstance(action, BoxAction) else action.start
+
+
+def _affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Gives inputs @ weightᵀ + bias: [B, I], [O, I], [O] -> [B, O], or each with a leading axis of tasks."""
+    # Fused where torch can: the sum would be a second array as large as the first.
+    if weight.ndim == 2:
+        return torch.nn.functional.linear(inputs, weight, bias)
+    return inputs @ weight.mT + bias.unsqueeze(-2)
 
 
 def _normalisation(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,10 +18,8 @@ from thetaprime.models import (
     InnerStep,
     NonFiniteStepError,
     Parameters,
-    TrajectoryBatch,
     adapt_step,
     check_finite,
-    parameters_to_bytes,
     summarize_step,
 )
 from thetaprime.server import convert, failpoints
@@ -29,11 +27,12 @@ from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
 from thetaprime.server.policies import (
     PolicyRecord,
-    current_parameters,
     find_policy,
+    hold_parameters,
     session_entry,
 )
 from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
+from thetaprime.server.rounds import RoundStart, round_start
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
 from thetaprime.server.telemetry.tracing import traced
@@ -141,11 +140,11 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
     if not isinstance(found, _Round):
         return _outcome(store, *found)
     failpoints.reach("adapt.begun")
-    record, blobs, policy_id = _step(store, session_entry(catalog, found.session), found)
+    made = _step(store, session_entry(catalog, found.session), found)
     failpoints.reach("adapt.computed")
 
-    for data in blobs.values():
-        store.blobs.put(data)
+    record, blobs = made.record, {made.record.onnx_sha256: made.policy.onnx}
+    store.prepare(blobs)
     failpoints.reach("adapt.blobs")
     with store.writing() as connection:
         found = _compare(connection, call, store.now())
@@ -154,15 +153,16 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
         connection.execute(
             sessions.update()
             .where(sessions.c.session_id == call.session_id, sessions.c.round == call.expected_round)
-            .values(round=record.round, policy_id=policy_id)
+            .values(round=record.round, policy_id=made.policy.policy_id)
         )
         connection.execute(policies.insert().values(dataclasses.asdict(record)))
         # Counted, and never refused: a step adds little, and what was uploaded for it was let in.
         count_as_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
-        store.keep(blobs)
+        store.keep(connection, blobs)
         failpoints.reach("adapt.rows")
     failpoints.reach("adapt.committed")
-    return _outcome(store, found.session, record)
+    hold_parameters(store, record.onnx_sha256, made.parameters)
+    return _as_left(found.session, record, made.policy)
 
 
 def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | tuple[SessionRecord, PolicyRecord]:
@@ -187,63 +187,69 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | t
     return _Round(session, batch, find_policy(connection, call.session_id, session.round))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """What a step computed, yet to be recorded."""
+
+    record: PolicyRecord
+    policy: policy_pb2.Policy
+    parameters: Parameters
+
+
 @traced("gradient")
-def _step(store: Store, entry: CatalogEntry, taken: _Round) -> tuple[PolicyRecord, dict[str, bytes], str]:
-    """Computes θ_{k+1}: its record, the blobs that the record names, and its policy id."""
+def _step(store: Store, entry: CatalogEntry, taken: _Round) -> _Made:
+    """Computes θ_{k+1}."""
     started = time.perf_counter()
     session, meta_policy = taken.session, entry.meta_policy
-    # The payloads are sorted by digest, so θ_{k+1} does not depend on the order in which they arrived.
-    trajectories = [each for digest in taken.batch.payloads for each in wire.unpack(store.blobs.get(digest))]
-    batch = convert.trajectory_batch(trajectories)
-    before = current_parameters(store, entry, taken.record)
+    start = round_start(store, entry, session, taken.record, taken.batch)
     step = adapt_step(
         meta_policy.policy,
-        before,
-        batch,
+        start.parameters,
+        start.batch,
         meta_policy.manifest.adaptation,
         step=session.round,
         step_sizes=meta_policy.step_sizes,
         scale=1.0 if session.step_size_scale is None else session.step_size_scale,
+        forward=start.forward,
     )
-    report = _report(entry, taken, batch, before, step)
+    report = _report(entry, taken, start, step)
     exported = meta_policy.export(step.parameters, parent_id=session.policy_id)
     report.seconds = time.perf_counter() - started
     policy = convert.policy_message(exported)
     policy.ClearField("onnx")
-    parameters = parameters_to_bytes(step.parameters)
-    blobs = {wire.sha256_hex(parameters): parameters, exported.onnx_sha256: exported.onnx}
     record = PolicyRecord(
         session_id=session.session_id,
         round=session.round + 1,
         batch_sha256=taken.batch.sha256,
-        parameters_sha256=wire.sha256_hex(parameters),
         onnx_sha256=exported.onnx_sha256,
         policy=policy.SerializeToString(),
         report=report.SerializeToString(),
     )
-    return record, blobs, exported.policy_id
+    policy.onnx = exported.onnx
+    return _Made(record, policy, step.parameters)
 
 
-def _report(
-    entry: CatalogEntry, taken: _Round, batch: TrajectoryBatch, before: Parameters, step: InnerStep
-) -> service_pb.AdaptationReport:
+def _report(entry: CatalogEntry, taken: _Round, start: RoundStart, step: InnerStep) -> service_pb.AdaptationReport:
     """Measures the step, and refuses one that left the finite numbers."""
     try:
         check_finite(step.parameters)
     except NonFiniteStepError as error:
         raise PreconditionError("NON_FINITE_STEP", str(error)) from error
-    summary = summarize_step(entry.meta_policy.policy, before, step, batch)
+    summary = summarize_step(entry.meta_policy.policy, start.parameters, step, start.batch)
     # Finite parameters may still be so large that the policy's outputs are not.
     for name, value in dataclasses.asdict(summary).items():
         if not math.isfinite(value):
             raise PreconditionError("NON_FINITE_STEP", f"{name} of the step is {value}")
     return convert.report_message(
-        round_index=taken.session.round, batch=batch, batch_sha256=taken.batch.sha256, summary=summary
+        round_index=taken.session.round, batch=start.batch, batch_sha256=taken.batch.sha256, summary=summary
     )
 
 
 def _outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:
-    policy = record.policy_message(store)
+    return _as_left(session, record, record.policy_message(store))
+
+
+def _as_left(session: SessionRecord, record: PolicyRecord, policy: policy_pb2.Policy) -> AdaptOutcome:
     # As the step left it: later rounds, and its end, are not for this reply to tell.
     left = dataclasses.replace(session, round=record.round, policy_id=policy.policy_id, closed=False)
     return AdaptOutcome(left, policy, record.report_message())

@@ -14,6 +14,7 @@ import torch
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from thetaprime.models import hold_freed_memory
 from thetaprime.server import failpoints
 from thetaprime.server.adaptation import warm_up
 from thetaprime.server.calls import CallInterceptor
@@ -70,7 +71,7 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
     metrics, tracer = Metrics(config), CallTracer(config.tracing)
     catalog = await asyncio.to_thread(Catalog.load, config.zoo)
     watch = CatalogWatch(catalog, config.zoo)
-    store = await asyncio.to_thread(ObservedStore, config.store, metrics)
+    store = await asyncio.to_thread(ObservedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
     await asyncio.to_thread(warm_up, catalog)
     with (
         contextlib.closing(store),
@@ -133,6 +134,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     configure_logging()
     adopt_library_logs()
     failpoints.arm_from_environment()
+    hold_freed_memory()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

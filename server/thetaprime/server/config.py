@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from thetaprime.models import zoo_directory
 from thetaprime.server.config_file import ConfigFile
+from thetaprime.server.store import RECENT_BYTES, ROW_BYTES
 
 _MIB = 1 << 20
 
@@ -44,6 +45,10 @@ class ServerConfig(BaseSettings):
     """TOML file of tokens and tenants; with it, every call needs a token. Read again whenever it changes."""
     store: Path = Path("thetaprime-store")
     """Folder of everything the server remembers. Made if it does not exist."""
+    row_bytes: pydantic.NonNegativeInt = ROW_BYTES
+    """A payload or policy of up to so many bytes lies in the store's database; a larger one is a file beside it."""
+    recent_bytes: pydantic.PositiveInt = RECENT_BYTES
+    """Memory for what was lately read from the store or made of it, for the next call of its session."""
     zoo: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (zoo_directory(),))
     """Folders of meta-policies, each laid out as <name>/<version>/manifest.json."""
     catalog_seconds: pydantic.PositiveFloat = 10.0

@@ -4,7 +4,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from thetaprime.models import Parameters, parameters_from_bytes
+from thetaprime.models import Parameters
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import NotFoundError, PreconditionError
 from thetaprime.server.records import SessionRecord, find_session
@@ -22,8 +22,7 @@ class PolicyRecord:
         session_id: the session.
         round: k.
         batch_sha256: digest of the batch that the step was taken on.
-        parameters_sha256: the blob of its parameters.
-        onnx_sha256: the blob of its ONNX file.
+        onnx_sha256: the blob of its ONNX file, which holds its parameters.
         policy: its Policy message without the file.
         report: the step's AdaptationReport.
     """
@@ -31,7 +30,6 @@ class PolicyRecord:
     session_id: str
     round: int
     batch_sha256: str
-    parameters_sha256: str
     onnx_sha256: str
     policy: bytes
     report: bytes
@@ -39,7 +37,7 @@ class PolicyRecord:
     def policy_message(self, store: Store) -> policy_pb2.Policy:
         """The policy as it was first sent."""
         message = policy_pb2.Policy.FromString(self.policy)
-        message.onnx = store.blobs.get(self.onnx_sha256)
+        message.onnx = store.read(self.onnx_sha256)
         return message
 
     def report_message(self) -> service_pb.AdaptationReport:
@@ -105,4 +103,17 @@ def current_parameters(store: Store, entry: CatalogEntry, record: PolicyRecord |
     """θ_k, given the record of the step that made it (None for θ)."""
     if record is None:
         return entry.meta_policy.parameters
-    return parameters_from_bytes(store.blobs.get(record.parameters_sha256))
+    held: Parameters | None = store.recent.get(_key(record.onnx_sha256))
+    if held is None:
+        held = entry.meta_policy.template.read(store.read(record.onnx_sha256))
+        hold_parameters(store, record.onnx_sha256, held)
+    return held
+
+
+def hold_parameters(store: Store, onnx_sha256: str, parameters: Parameters) -> None:
+    """Keeps at hand the parameters that an ONNX file holds."""
+    store.recent.put(_key(onnx_sha256), parameters, sum(value.nbytes for value in parameters.values()))
+
+
+def _key(onnx_sha256: str) -> tuple[str, ...]:
+    return "parameters", onnx_sha256

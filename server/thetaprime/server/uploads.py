@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from thetaprime import wire
-from thetaprime.models import behaviour_evidence
+from thetaprime.models import behaviour_evidence, forward_pass, moving_parameters
 from thetaprime.server import convert, failpoints
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
@@ -17,6 +17,7 @@ from thetaprime.server.errors import (
 )
 from thetaprime.server.policies import PolicyRecord, current_parameters, find_policy, session_entry
 from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
+from thetaprime.server.rounds import RoundStart, hold_upload
 from thetaprime.server.sessions import check_id
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import sessions, uploads
@@ -78,12 +79,14 @@ def accept_upload(
         quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
         _extended(uploaded_batch(connection, session), digest, footer, config)
         record = find_policy(connection, session.session_id, session.round)
-    _verify(store, session_entry(catalog, session), session, record, config, payload, footer)
+    entry = session_entry(catalog, session)
+    start = _verify(store, entry, session, record, payload, footer)
     failpoints.reach("upload.verified")
 
     # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
     # was there already can be told by its speed alone, and only by who holds its every byte, noise of actions included.
-    store.blobs.put(payload)
+    blobs = {digest: payload}
+    store.prepare(blobs)
     with store.writing() as connection:
         known = _find_upload(connection, tenant, header)
         if known is not None:
@@ -107,9 +110,10 @@ def accept_upload(
         }
         connection.execute(uploads.insert().values(row))
         count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
-        store.keep({digest: payload})
+        store.keep(connection, blobs)
         failpoints.reach("upload.row")
     failpoints.reach("upload.committed")
+    hold_upload(store, session, digest, entry.meta_policy.policy, start)
     return response
 
 
@@ -168,10 +172,9 @@ def _verify(
     entry: CatalogEntry,
     session: SessionRecord,
     record: PolicyRecord | None,
-    config: ServerConfig,
     payload: bytes,
     footer: service_pb.UploadFooter,
-) -> None:
+) -> RoundStart:
     """Holds the trajectories against the contract, the footer, and the policy that is to have collected them."""
     trajectories: list[wire.Trajectory] = []
     steps = 0
@@ -200,9 +203,13 @@ def _verify(
         raise InvalidRequestError("footer.steps", f"{footer.steps} declared; the payload holds {steps}")
     parameters = current_parameters(store, entry, record)
     batch = convert.trajectory_batch(trajectories)
-    for doubt in behaviour_evidence(entry.meta_policy.policy, parameters, batch):
+    meta_policy = entry.meta_policy
+    moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
+    forward = forward_pass(meta_policy.policy, parameters, batch, moving)
+    for doubt in behaviour_evidence(meta_policy.policy, parameters, batch, forward.values):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
         raise PreconditionError(
             doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
         )
+    return RoundStart(parameters, batch, forward)

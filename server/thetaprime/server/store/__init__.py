@@ -2,6 +2,7 @@
 
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
-from thetaprime.server.store.database import Store
+from thetaprime.server.store.database import ROW_BYTES, Store
+from thetaprime.server.store.recent import RECENT_BYTES, Recent
 
-__all__ = ["BlobStore", "Store", "tables"]
+__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Recent", "Store", "tables"]

@@ -77,9 +77,7 @@ class BlobStore:
                 data = self._place(digest).read_bytes()
             except FileNotFoundError as error:
                 raise CorruptDataError("STORE_CORRUPTED", f"the server has lost blob {digest}") from error
-        if sha256_hex(data) != digest:
-            raise CorruptDataError("STORE_CORRUPTED", f"the server's blob {digest} is damaged")
-        return data
+        return verified(digest, data)
 
     def size(self, digest: str) -> int:
         """The length of a blob in bytes; 0 where there is none.
@@ -113,6 +111,17 @@ class BlobStore:
 
     def _place(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
+
+
+def verified(digest: str, data: bytes) -> bytes:
+    """The bytes, if they are those that were stored under a digest.
+
+    Raises:
+        CorruptDataError: they are not.
+    """
+    if sha256_hex(data) != digest:
+        raise CorruptDataError("STORE_CORRUPTED", f"the server's blob {digest} is damaged")
+    return data
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the service's state lives: rows in SQLite, bytes in a folder beside it."""
+"""Where the service's state lives: rows in SQLite with the bytes that are small, large ones in a folder beside it."""
 
 import contextlib
 import sqlite3
@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server import failpoints
 from thetaprime.server.errors import ServiceError, StartupError
 from thetaprime.server.store import migrations, tables
-from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.blobs import BlobStore, verified
 from thetaprime.server.store.failures import database_failures, disk_failures
+from thetaprime.server.store.recent import RECENT_BYTES, Recent
 
 _BUSY_SECONDS: Final = 10.0
 # A process that writes a blob or its row now must not have it swept away by another one that starts.
 _SETTLED_SECONDS: Final = 3600.0
 _SWEEP_SESSIONS: Final = 200
+_GIVEN_BACK_PAGES: Final = 4096
+
+ROW_BYTES: Final = 1 << 20
+"""Default of the most bytes that a blob in a row has."""
 
 
 def _microseconds() -> int:
@@ -28,21 +34,36 @@ def _microseconds() -> int:
 class Store:
     """The durable state. Several processes on one machine may share its folder.
 
-    A blob is durable before any row names it, and a row is durable when `writing` ends without an error: what is
-    acknowledged after that survives a crash of the process or of the machine.
+    A blob is durable before any row names it or together with that row, and a row is durable when `writing` ends
+    without an error: what is acknowledged after that survives a crash of the process or of the machine.
 
     Attributes:
-        blobs: payloads, parameters and ONNX files.
+        blobs: the payloads and ONNX files that are too large for a row.
         now: the time, in microseconds since 1970.
+        recent: what this process lately made of what is stored.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], int] = _microseconds) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], int] = _microseconds,
+        row_bytes: int = ROW_BYTES,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> None:
         """Opens a store, or makes one.
+
+        Args:
+            folder: where it lies.
+            now: the time, in microseconds since 1970.
+            row_bytes: a blob of up to so many bytes lies in the database; a larger one is a file.
+            recent_bytes: most bytes that `recent` holds.
 
         Raises:
             StartupError: the folder cannot be used, or its schema is another version's.
         """
         self.now = now
+        self.recent = Recent(recent_bytes)
+        self._row_bytes = row_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.blobs = BlobStore(folder / "blobs")
@@ -89,15 +110,43 @@ class Store:
         ):
             yield connection
 
-    def keep(self, blobs: Mapping[str, bytes]) -> None:
-        """Within `writing`, beside the rows that name these blobs: a sweep may just have taken one.
+    def prepare(self, blobs: Mapping[str, bytes]) -> None:
+        """Before `writing`: makes those durable that are files, which takes a while.
 
         Args:
-            blobs: what `blobs.put` was given, by digest.
+            blobs: bytes by their digest.
+
+        Raises:
+            StoreFailedError: the disk is full, read-only or broken.
+        """
+        for data in blobs.values():
+            if len(data) > self._row_bytes:
+                self.blobs.put(data)
+
+    def keep(self, connection: sa.Connection, blobs: Mapping[str, bytes]) -> None:
+        """Within `writing`, beside the rows that name these blobs: keeps them all.
+
+        Args:
+            connection: of the transaction.
+            blobs: what `prepare` was given; a sweep may have taken a file again since.
         """
         for digest, data in blobs.items():
-            if digest not in self.blobs:
+            if len(data) <= self._row_bytes:
+                row = insert(tables.blobs).values(sha256=digest, data=data)
+                connection.execute(row.on_conflict_do_nothing())
+            elif digest not in self.blobs:
                 self.blobs.put(data)
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a blob.
+
+        Raises:
+            CorruptDataError: it is gone, or is not what was stored.
+            StoreFailedError: the disk is broken.
+        """
+        with self.reading() as connection:
+            data = connection.scalar(sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == digest))
+        return self.blobs.get(digest) if data is None else verified(digest, data)
 
     def sweep(self) -> int:
         """Deletes expired sessions and the blobs that only they needed.
@@ -105,9 +154,15 @@ class Store:
         Returns:
             The number of sessions.
         """
+        self.recent.expire()
         total = 0
         while deleted := self._sweep_some():
             total += deleted
+        if total:
+            # Some of the pages that are free now go back to the disk; the rest is used again.
+            with contextlib.closing(self._engine.raw_connection()) as connection:
+                # A script is run to its end; of a statement without columns the driver runs the first page alone.
+                connection.driver_connection.executescript(f"PRAGMA incremental_vacuum({_GIVEN_BACK_PAGES})")  # type: ignore[union-attr]
         return total
 
     def sweep_orphans(self) -> None:
@@ -138,6 +193,7 @@ class Store:
         for digest in digests:
             named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
             if not connection.scalar(sa.select(sa.or_(*named))):
+                connection.execute(tables.blobs.delete().where(tables.blobs.c.sha256 == digest))
                 self.blobs.delete(digest)
                 failpoints.reach("sweep.blob")
 
@@ -158,6 +214,8 @@ class Store:
 def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver's own idea of when a transaction begins is turned off; `_begin` says it.
     connection.isolation_level = None
+    # Only a database without tables takes this.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

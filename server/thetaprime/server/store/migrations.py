@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 
+_KNOWN: Final = (1, 2)
 _OLD: Final = "_before"
 
 
@@ -21,26 +22,31 @@ def migrate(connection: sa.Connection, blobs: BlobStore) -> None:
     """
     if not sa.inspect(connection).has_table(tables.schema_info.name):
         return
-    if connection.scalar(sa.select(tables.schema_info.c.version)) == 1:
-        _from_version_1(connection, blobs)
+    if connection.scalar(sa.select(tables.schema_info.c.version)) in _KNOWN:
+        _rebuild(connection, blobs)
         connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
 
 
-def _from_version_1(connection: sa.Connection, blobs: BlobStore) -> None:
-    """Version 1 knew no tenants: its sessions become the default tenant's, "", which a server without tokens has."""
+def _rebuild(connection: sa.Connection, blobs: BlobStore) -> None:
+    """Makes every table again and moves the rows.
+
+    Version 1 knew no tenants: its sessions become the default tenant's, "", which a server without tokens has. Up to
+    version 2 every blob was a file, as large ones still are, and parameters were blobs beside their ONNX file.
+    """
     # A request id was unique by itself, which SQLite cannot take back from a table. The tables that refer to the
     # sessions are made again with them: to drop sessions that are referred to would delete what refers to them.
     moved = [tables.sessions, tables.uploads, tables.policies]
     for table in moved:
-        old = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
-        for name in sorted(str(name) for name in old):
+        indexes = sa.inspect(connection).get_indexes(table.name)
+        for name in sorted(str(index["name"]) for index in indexes):
             connection.exec_driver_sql(f"DROP INDEX {name}")
         connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO {table.name}{_OLD}")
     tables.metadata.create_all(connection)
     fresh = {"tenant": "''", "kept_bytes": "0", "kept_steps": "0"}
     for table in moved:
+        old = {column["name"] for column in sa.inspect(connection).get_columns(table.name + _OLD)}
         names = [column.name for column in table.columns]
-        values = [fresh.get(name, name) for name in names]
+        values = [name if name in old else fresh[name] for name in names]
         connection.exec_driver_sql(
             f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table.name}{_OLD}"  # noqa: S608
         )
@@ -51,6 +57,7 @@ def _from_version_1(connection: sa.Connection, blobs: BlobStore) -> None:
 
 def _count_what_is_kept(connection: sa.Connection, blobs: BlobStore) -> None:
     kept: dict[str, list[int]] = {}
+    connection.execute(tables.sessions.update().values(kept_bytes=0, kept_steps=0))
     for column in tables.BLOB_COLUMNS:
         for session_id, digest in connection.execute(sa.select(column.table.c.session_id, column)):
             kept.setdefault(session_id, [0, 0])[0] += blobs.size(digest)

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 metadata = MetaData()
 
@@ -75,15 +75,22 @@ policies = Table(
     Column("session_id", ForeignKey(sessions.c.session_id, ondelete="CASCADE"), nullable=False),
     Column("round", BigInteger, nullable=False),
     Column("batch_sha256", String, nullable=False),
-    Column("parameters_sha256", String, nullable=False),
     Column("onnx_sha256", String, nullable=False),
     # The Policy message without its `onnx`, and the AdaptationReport of the step that made it.
     Column("policy", LargeBinary, nullable=False),
     Column("report", LargeBinary, nullable=False),
     PrimaryKeyConstraint("session_id", "round"),
-    Index("policies_parameters", "parameters_sha256"),
     Index("policies_onnx", "onnx_sha256"),
 )
 
-BLOB_COLUMNS: Final = (uploads.c.payload_sha256, policies.c.parameters_sha256, policies.c.onnx_sha256)
+# Bytes by their digest, those that are small enough: they commit with the rows that name them, in one write to the
+# disk. Larger ones are files (`BlobStore`).
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+BLOB_COLUMNS: Final = (uploads.c.payload_sha256, policies.c.onnx_sha256)
 """Every column that keeps a blob alive."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from thetaprime.server.store import BlobStore, Store
+from thetaprime.server.store import RECENT_BYTES, ROW_BYTES, BlobStore, Store
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import span
 
@@ -15,16 +15,20 @@ class ObservedStore(Store):
     """A store that measures each operation.
 
     ``read`` and ``write`` are whole transactions, with what is done within them and, for ``write``, the wait for its
-    turn; ``put`` and ``get`` are blobs.
+    turn; ``put`` and ``get`` are blobs that are files.
 
     Args:
         folder: as for `Store`.
         metrics: where the times go.
+        row_bytes: as for `Store`.
+        recent_bytes: as for `Store`.
     """
 
-    def __init__(self, folder: Path, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, metrics: Metrics, row_bytes: int = ROW_BYTES, recent_bytes: int = RECENT_BYTES
+    ) -> None:
         self._metrics = metrics
-        super().__init__(folder)
+        super().__init__(folder, row_bytes=row_bytes, recent_bytes=recent_bytes)
         self.blobs = _ObservedBlobs(folder / "blobs", metrics)
 
     @contextlib.contextmanager
