@@ -58,7 +58,7 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
         assert value(before, "thetaprime_sessions_open") == 0
         assert value(before, "thetaprime_serving") == 1
         assert value(before, "thetaprime_meta_policies") == 2
-        assert value(before, "thetaprime_limit", setting="workers") == 2
+        assert value(before, "thetaprime_limit", setting="adaptation_threads") == 2
         created = service.create()
         session_id = created.session.session_id
         batch = service.upload(session_id, collect(created.policy)).batch
@@ -112,7 +112,7 @@ def test_running_and_waiting_steps_are_told_apart(
         return models.adapt_step(*args, **kwargs)
 
     address = free_address()
-    with start(workers=1, metrics_address=address) as service:
+    with start(adaptation_threads=1, metrics_address=address) as service:
         monkeypatch.setattr("thetaprime.server.adaptation.adapt_step", slow)
         calls: list[Any] = []
         for _ in range(3):
