@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.gradient import bare_gradient
 from benchmarks.measure import Row, compare
 from benchmarks.policies import artifact, trajectories
 from thetaprime.cli._server_process import server_process
 from thetaprime.client import Client
-from thetaprime.models import TrajectoryBatch, inner_advantages, reinforce_loss
 
 
 def rows() -> list[Row]:
@@ -20,19 +20,7 @@ def rows() -> list[Row]:
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
     collected = [trajectories(meta_policy, seed) for seed in range(4)]
-    batch = TrajectoryBatch.concatenate(
-        [each.observations for each in collected[0]],
-        [each.actions for each in collected[0]],
-        [each.rewards for each in collected[0]],
-        [each.terminated for each in collected[0]],
-        [each.final_observation for each in collected[0]],
-    )
-    advantage = inner_advantages(meta_policy.policy, batch, meta_policy.manifest.adaptation)
-
-    def bare_gradient() -> None:
-        leaves = {name: value.clone().requires_grad_() for name, value in meta_policy.parameters.items()}
-        loss = reinforce_loss(leaves, meta_policy.policy, batch, advantage)
-        torch.autograd.grad(loss, list(leaves.values()))
+    gradient = bare_gradient(meta_policy, collected[0])
 
     with server_process("--zoo", str(root)) as server, Client(server.address()) as client:
         # Sessions are opened beforehand: a round is what is measured.
@@ -49,7 +37,7 @@ def rows() -> list[Row]:
         row = compare(
             "one adaptation round, upload to loaded θ′ / bare gradient",
             one_round,
-            bare_gradient,
+            gradient,
             budget=2.5,
             rounds=20,
         )

@@ -43,6 +43,11 @@ class ServerProcess:
         self._process = process
         self._log = log
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def address(self) -> str:
         """Waits until it takes calls.
 

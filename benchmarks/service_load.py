@@ -1,0 +1,113 @@
+"""Many clients of one server at once: what a round costs the server, whether all get their turns, who is refused."""
+
+import multiprocessing
+import multiprocessing.connection
+import re
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from statistics import median
+
+import grpc
+import torch
+
+from benchmarks.gradient import bare_gradient
+from benchmarks.measure import Row, machine
+from benchmarks.policies import artifact, trajectories
+from benchmarks.process import cpu_seconds
+from thetaprime.cli._server_process import server_process
+from thetaprime.client import Client
+from thetaprime.client._transport import CHANNEL_OPTIONS
+from thetaprime.models import load_meta_policy
+
+CLIENTS, ROUNDS = 64, 6
+
+
+def rows() -> list[Row]:
+    """64 clients of a process of their own, each on its own connection and with six rounds to take.
+
+    The server's processor time is compared with that of the bare gradient, which is taken again and again meanwhile:
+    whatever else the machine does slows both.
+    """
+    torch.set_num_threads(1)
+    root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
+    meta_policy = artifact(root)
+    gradient = bare_gradient(meta_policy, trajectories(meta_policy, 0))
+    gradient()
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    metrics = f"127.0.0.1:{_free_port()}"
+    with server_process("--zoo", str(root), "--metrics-address", metrics) as server:
+        load = context.Process(target=_load, args=(server.address(), root, there))
+        load.start()
+        there.close()
+        here.recv()  # sessions are open, connections made
+        before, bare = cpu_seconds(server.pid), []
+        here.send("go")
+        while not here.poll(0.2):
+            started = time.process_time()
+            gradient()
+            bare.append(time.process_time() - started)
+        spent = cpu_seconds(server.pid) - before
+        seconds: list[float] = here.recv()
+        load.join()
+        refused = _refused(metrics)
+    per_round, of_gradient = spent / (CLIENTS * ROUNDS) * 1e3, median(bare) * 1e3
+    slowest, middle = max(seconds), median(seconds)
+    what = f"{CLIENTS} clients at once"
+    calls = 2 * CLIENTS * ROUNDS
+    return [
+        _row(f"{what}: processor time of a round / of the bare gradient", per_round, of_gradient, "ms", 2.0),
+        _row(f"{what}: rounds of the slowest / of the median client", slowest, middle, "s", 3.0),
+        _row(f"{what}: refused calls / calls", refused, calls, "calls", 0.0),
+    ]
+
+
+def _row(name: str, ours: float, reference: float, unit: str, budget: float) -> Row:
+    return Row(name, ours, reference, unit, ours / reference, budget, ours / reference <= budget, machine())
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _refused(metrics: str) -> float:
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:  # of our own server
+        text = page.read().decode()
+    return sum(float(value) for value in re.findall(r"^thetaprime_refusals_total\{.*\} (\S+)$", text, re.MULTILINE))
+
+
+def _load(address: str, root: Path, parent: "multiprocessing.connection.Connection") -> None:
+    """The clients' process: sends the seconds that each client took for its rounds."""
+    torch.set_num_threads(1)
+    collected = [trajectories(load_meta_policy(root / "benchmark" / "1"), seed) for seed in range(4)]
+    options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.insecure_channel(address, options=options) for _ in range(CLIENTS)]
+    clients = [Client(address, channel=channel, timeout=600.0) for channel in channels]
+    # Opened beforehand, and each for one round: the trajectories are θ's.
+    sessions = [[client.create_session("benchmark") for _ in range(ROUNDS)] for client in clients]
+    seconds = [0.0] * CLIENTS
+    at_once = threading.Barrier(CLIENTS)
+
+    def adapt(number: int) -> None:
+        at_once.wait()
+        started = time.perf_counter()
+        for turn, session in enumerate(sessions[number]):
+            session.upload(collected[(number + turn) % len(collected)])
+            session.adapt()
+        seconds[number] = time.perf_counter() - started
+
+    threads = [threading.Thread(target=adapt, args=(number,)) for number in range(CLIENTS)]
+    parent.send("ready")
+    parent.recv()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    parent.send(seconds)
