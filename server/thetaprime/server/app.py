@@ -90,7 +90,12 @@ async def listening(config: ServerConfig) -> AsyncIterator[str]:
         health_report = Health(_SERVICES, metrics)
         server = grpc.aio.server(
             interceptors=[calls],
-            options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+                # A chunk comes in one go: with less, its sender waits for leave to send the rest.
+                ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
         )
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
             AdaptationServicer(config, store, catalog, engine, threads, gate), server
