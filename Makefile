@@ -93,7 +93,6 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 # The shipped meta-policies: iterations of the pretrained policy and of the oracle, and what the card says first.
 ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-direction ant-velocity
 point-navigation := 100 2500
-half-cheetah-direction := 100 600
 half-cheetah-velocity := 80 610
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
@@ -132,7 +131,18 @@ zoo-ant-direction: $(VENV)/.ready-to-run
 		--method oracle --amend --iterations 806
 	$(MAKE) --no-print-directory export-ant-direction
 
-# It began from an oracle's run, which then went on.
+# Two began from an oracle's run, which then went on.
+zoo-half-cheetah-direction: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method oracle --iterations 600 \
+		--output runs/half-cheetah-direction/oracle
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml \
+		--warm-start runs/half-cheetah-direction/oracle --output runs/half-cheetah-direction/maml
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method oracle --iterations 690 \
+		--output runs/half-cheetah-direction/oracle --resume
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method pretrained --iterations 100 \
+		--output runs/half-cheetah-direction/pretrained
+	$(MAKE) --no-print-directory export-half-cheetah-direction
+
 zoo-ant-velocity: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/ant-velocity.toml --output runs/ant-velocity/oracle \
 		--method oracle --iterations 450
