@@ -1,6 +1,4 @@
-"""One durable round over loopback, 20 × 200 half-cheetah-sized steps, against the bare gradient and against what one
-would write without a service.
-"""
+"""One durable round over loopback, 20 × 200 half-cheetah-sized steps, against the bare gradient and plain torch."""
 
 import dataclasses
 import itertools
@@ -99,6 +97,10 @@ def _parts(
             store.keep(connection, blobs)
             connection.execute(sa.select(tables.sessions)).all()
 
+    def store_both() -> None:
+        keep(payload)
+        keep(exported.onnx)
+
     def checks() -> None:
         trajectories = list(wire.unpack(payload))
         for each in trajectories:
@@ -114,7 +116,7 @@ def _parts(
         "serialise": serialise,
         "digests": lambda: [wire.sha256_hex(payload) for _ in range(2)],
         "checks": checks,
-        "store": lambda: (keep(payload), keep(exported.onnx)),
+        "store": store_both,
         "advantages": lambda: inner_advantages(policy, batch, adaptation),
         "gradient": lambda: adapt_step(
             policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))

@@ -1,7 +1,8 @@
 """θ′ to ONNX bytes against `torch.onnx.export` of the same policy."""
 
-import io
+import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -21,11 +22,11 @@ def traced(meta_policy: MetaPolicy, parameters: Parameters) -> bytes:
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             return meta_policy.policy.act(dict(zip(parameters, self.values, strict=True)), obs)
 
-    file = io.BytesIO()
+    file = Path(tempfile.mkdtemp(prefix="thetaprime-bench-")) / "traced.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(Module().eval(), (torch.zeros(1, OBSERVATION),), file, verbose=False)
-    return file.getvalue()
+        torch.onnx.export(Module().eval(), (torch.zeros(1, OBSERVATION),), str(file), verbose=False)
+    return file.read_bytes()
 
 
 def rows() -> list[Row]:

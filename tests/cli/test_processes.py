@@ -19,9 +19,12 @@ Command = Callable[..., Result]
 SERVE = [sys.executable, "-m", "thetaprime.cli", "serve"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_serve_says_when_it_is_ready_and_stops_when_told(stop: signal.Signals, zoo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_serve_says_when_it_is_ready_and_stops_when_told(
+    stop: signal.Signals, workers: int, zoo: Path, tmp_path: Path
+) -> None:
     args = [*SERVE, "--address", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--zoo", str(zoo)]
+    args += ["--workers", str(workers)]
     process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     ready = process.stdout.readline()
@@ -37,11 +40,12 @@ def test_serve_says_when_it_is_ready_and_stops_when_told(stop: signal.Signals, z
 
 def test_the_configuration_is_printed_and_nothing_is_started(tmp_path: Path, thetaprime: Command) -> None:
     file = tmp_path / "server.toml"
-    file.write_text("workers = 3\nqueue = 7\n")
+    file.write_text("workers = 3\nadaptation_threads = 5\nqueue = 7\n")
     result = thetaprime("serve", "--config", file, "--queue", 9, "--store", tmp_path / "store", "--show-config")
     assert result.exit_code == 0, result.output
     printed = tomllib.loads(result.stdout)
-    assert (printed["workers"], printed["queue"], printed["store"]) == (3, 9, str(tmp_path / "store"))
+    assert (printed["workers"], printed["adaptation_threads"], printed["queue"]) == (3, 5, 9)
+    assert printed["store"] == str(tmp_path / "store")
     assert not (tmp_path / "store").exists()
     missing = thetaprime("serve", "--config", tmp_path / "nowhere.toml", "--show-config")
     assert missing.exit_code == 1
@@ -62,11 +66,13 @@ def test_an_address_in_use_is_one_line(zoo: Path, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_damaged_artifact_is_one_line(zoo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_damaged_artifact_is_one_line(workers: str, tmp_path: Path) -> None:
     artifact = tmp_path / "zoo" / "cart-pole" / "1"
     artifact.mkdir(parents=True)
     (artifact / "manifest.json").write_text("{}")
     args = [*SERVE, "--store", str(tmp_path / "store"), "--zoo", str(tmp_path / "zoo")]
+    args += ["--address", "127.0.0.1:0", "--workers", workers]
     result = subprocess.run(args, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 1
     assert "manifest.json" in result.stderr.splitlines()[-1]

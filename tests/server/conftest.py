@@ -202,7 +202,14 @@ def configure(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     def make(**fields: Any) -> ServerConfig:
         store = tmp_path_factory.mktemp(f"store-{next(numbers)}")
         return ServerConfig(
-            **{"address": "127.0.0.1:0", "store": store, "zoo": (zoo,), "workers": 2, "grace": 20.0, **fields}
+            **{
+                "address": "127.0.0.1:0",
+                "store": store,
+                "zoo": (zoo,),
+                "adaptation_threads": 2,
+                "grace": 20.0,
+                **fields,
+            }
         )
 
     return make

@@ -1,6 +1,8 @@
 """Settings: options before the environment before the file before the defaults, and all of it printed."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,17 +15,17 @@ from thetaprime.server import ConfigFileError, ServerConfig, as_toml
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "server.toml"
-    path.write_text('workers = 2\nqueue = 2\nmax_sessions = 2\nzoo = ["a", "b"]\n')
+    path.write_text('adaptation_threads = 2\nqueue = 2\nmax_sessions = 2\nzoo = ["a", "b"]\n')
     return path
 
 
 def test_options_come_before_the_environment_and_that_before_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("THETAPRIME_SERVER_WORKERS", "3")
+    monkeypatch.setenv("THETAPRIME_SERVER_ADAPTATION_THREADS", "3")
     monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "3")
-    config = ServerConfig(config=file, workers=4)
-    assert (config.workers, config.queue, config.max_sessions, config.grace) == (4, 3, 2, 30.0)
+    config = ServerConfig(config=file, adaptation_threads=4)
+    assert (config.adaptation_threads, config.queue, config.max_sessions, config.grace) == (4, 3, 2, 30.0)
     assert config.zoo == (Path("a"), Path("b"))
 
 
@@ -44,7 +46,7 @@ def test_the_environment_may_name_the_file_and_an_option_another(
         ("\udcff", "server.toml"),
         ('config = "other.toml"', "cannot be set in the file"),
         ("wrokers = 1", "wrokers"),
-        ("[limits]\nworkers = 1", "limits"),
+        ("[limits]\nqueue = 1", "limits"),
         ("workers = 0", "workers"),
         ('workers = "many"', "workers"),
     ],
@@ -74,6 +76,20 @@ def test_what_is_printed_is_everything_and_can_be_read_back(tmp_path: Path) -> N
     (tmp_path / "printed.toml").write_text(text)
     again = ServerConfig(config=tmp_path / "printed.toml")
     assert again.model_dump(exclude={"config"}) == config.model_dump(exclude={"config"})
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1), (None, 1, 1)])
+def test_workers_share_the_cores_unless_they_are_told_otherwise(
+    cores: int | None, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert ServerConfig(workers=workers).adaptation_threads == threads
+    assert ServerConfig(workers=workers, adaptation_threads=5).adaptation_threads == 5
+
+
+def test_settings_come_without_torch() -> None:
+    script = "import sys; from thetaprime.server import ServerConfig; ServerConfig(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 class WithSecret(ServerConfig):

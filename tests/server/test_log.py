@@ -54,7 +54,7 @@ def test_concurrent_calls_log_under_their_own_session(
         service.adapt(session_id, 0, batch.sha256)
         return session_id
 
-    with start(workers=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
+    with start(adaptation_threads=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
         monkeypatch.setattr(adaptation, "adapt_step", telling("on a worker", models.adapt_step))
         monkeypatch.setattr(uploads, "behaviour_evidence", telling("on a thread", models.behaviour_evidence))
         named = list(threads.map(use, [service] * SESSIONS))

@@ -1,9 +1,9 @@
 """What a scrape gives, and that the operators' page and the dashboard speak of nothing else."""
 
-import contextlib
-import http.client
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from prometheus_client.core import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from thetaprime import models, wire
 from thetaprime.server import StartupError, running_server
@@ -23,32 +21,16 @@ from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.stored import BlobSizes, count_open_sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
+from .metrics_page import free_address, scrape, value
+from .supervised import Channels, supervised
+
 if TYPE_CHECKING:
     from tests.server.conftest import Configure, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
+# Families of a page that adds up several processes come with their first sample.
+NOT_YET = {"thetaprime_refusals_total", "thetaprime_rounds_total"}
 DOCS = Path(__file__).parents[2] / "docs"
-SUFFIXES = {"counter": "_total", "info": "_info"}
-
-
-def free_address() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def scrape(address: str) -> dict[str, Metric]:
-    """The metrics under the names that a query uses."""
-    with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
-        connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
-        text = connection.getresponse().read().decode()
-    return {family.name + SUFFIXES.get(family.type, ""): family for family in text_string_to_metric_families(text)}
-
-
-def value(metrics: dict[str, Metric], sample: str, **labels: str) -> float:
-    """One sample; a histogram's are named ``<metric>_count`` and ``<metric>_sum``."""
-    found = [each for metric in metrics.values() for each in metric.samples if each.name == sample]
-    return next((each.value for each in found if each.labels == labels), 0.0)
 
 
 def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> None:
@@ -58,7 +40,7 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
         assert value(before, "thetaprime_sessions_open") == 0
         assert value(before, "thetaprime_serving") == 1
         assert value(before, "thetaprime_meta_policies") == 2
-        assert value(before, "thetaprime_limit", setting="workers") == 2
+        assert value(before, "thetaprime_limit", setting="adaptation_threads") == 2
         created = service.create()
         session_id = created.session.session_id
         batch = service.upload(session_id, collect(created.policy)).batch
@@ -112,7 +94,7 @@ def test_running_and_waiting_steps_are_told_apart(
         return models.adapt_step(*args, **kwargs)
 
     address = free_address()
-    with start(workers=1, metrics_address=address) as service:
+    with start(adaptation_threads=1, metrics_address=address) as service:
         monkeypatch.setattr("thetaprime.server.adaptation.adapt_step", slow)
         calls: list[Any] = []
         for _ in range(3):
@@ -156,6 +138,13 @@ def test_a_metrics_address_that_cannot_be_had_is_refused(configure: "Configure",
             pass
 
 
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of each metric of the operators' page."""
+    page = (DOCS / "operating.md").read_text()
+    listed = re.findall(r"^\| `((?:thetaprime|process)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", words))) for name, kind, words in listed}
+
+
 def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect: Collect) -> None:
     address = free_address()
     with start(metrics_address=address) as service:
@@ -166,13 +155,11 @@ def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect
             service.get("nobody's")
         metrics = scrape(address)
     assert all(metric.samples for metric in metrics.values())
-    page = (DOCS / "operating.md").read_text()
-    listed = re.findall(r"^\| `((?:thetaprime|process)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
-    assert {name: kind for name, kind, _ in listed} == {name: metric.type for name, metric in metrics.items()}
-    labels = {name: set(re.findall(r"`(\w+)`", words)) for name, _, words in listed}
+    expected = documented()
+    assert {name: kind for name, (kind, _) in expected.items()} == {name: each.type for name, each in metrics.items()}
     for name, metric in metrics.items():
         for sample in metric.samples:
-            assert set(sample.labels) - {"le"} == labels[name], name
+            assert set(sample.labels) - {"le"} == expected[name][1], name
 
 
 def test_the_dashboard_asks_for_nothing_else(start: "Start") -> None:
@@ -257,3 +244,42 @@ def test_no_metrics_are_served_unless_they_are_asked_for(
     monkeypatch.setattr("thetaprime.server.telemetry.exposition.start_http_server", refuse)
     with running_server(configure()) as address, grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(60)
+
+
+@pytest.mark.timeout(600)
+def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None:
+    config = configure(workers=2, metrics_address=free_address(), queue=7)
+    calls = 24
+    with supervised(config) as server:
+
+        def call_from_anew() -> None:
+            with Channels(server.address, 1) as channels:
+                channels.patiently(lambda stub: stub.ListSessions(service_pb.ListSessionsRequest(), timeout=60))
+
+        for _ in range(calls):
+            call_from_anew()
+        answered = {line["worker"] for line in server.lines() if line["event"] == "call"}
+        assert answered == {0, 1}
+        before = scrape(config.metrics_address)
+        assert value(before, "thetaprime_calls_total", method="ListSessions", code="OK") == calls
+        assert value(before, "thetaprime_workers") == 2
+        for setting, limit in {"workers": 2, "queue": 14, "adaptation_threads": 4, "max_sessions": 10_000}.items():
+            assert value(before, "thetaprime_limit", setting=setting) == limit, setting
+        # Everything that one process tells is there, and what the system says of a process is said of each.
+        assert {name: kind for name, (kind, _) in documented().items()} == {
+            name: each.type for name, each in before.items()
+        } | {name: kind for name, (kind, _) in documented().items() if name in NOT_YET}
+        for name, metric in before.items():
+            assert metric.documentation, name
+            assert not {sample.labels.get("pid") for sample in metric.samples} - {None}, name
+            if name.startswith("process_"):
+                assert [sample.labels for sample in metric.samples] == [{"worker": "0"}, {"worker": "1"}], name
+        os.kill(server.pids[0], signal.SIGKILL)
+        server.wait_for_line("worker is back")
+        call_from_anew()
+        after = scrape(config.metrics_address)
+        # What the dead one has counted is not lost, and it is not among those that run.
+        assert value(after, "thetaprime_calls_total", method="ListSessions", code="OK") == calls + 1
+        assert value(after, "thetaprime_workers") == 2
+        assert value(after, "thetaprime_serving") == 1
+        assert value(after, "thetaprime_meta_policies") == 2

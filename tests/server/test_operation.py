@@ -67,7 +67,7 @@ def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monke
         assert go_on.wait(60)
         return models.adapt_step(*args, **kwargs)
 
-    with start(workers=1, queue=0) as service:
+    with start(adaptation_threads=1, queue=0) as service:
         monkeypatch.setattr(ADAPT_STEP, slow)
         first, second = service.create(), service.create()
         batch = service.upload(first.session.session_id, collect(first.policy)).batch

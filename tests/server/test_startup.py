@@ -86,10 +86,10 @@ def test_one_server_does_not_share_another_one_s_address(configure: "Configure")
 def test_every_setting_is_documented_and_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, field in ServerConfig.model_fields.items():
         assert field.description, name
-    monkeypatch.setenv("THETAPRIME_SERVER_WORKERS", "3")
+    monkeypatch.setenv("THETAPRIME_SERVER_ADAPTATION_THREADS", "3")
     monkeypatch.setenv("THETAPRIME_SERVER_ADDRESS", "0.0.0.0:1")
-    config = ServerConfig(workers=5)
-    assert (config.workers, config.address) == (5, "0.0.0.0:1")
+    config = ServerConfig(adaptation_threads=5)
+    assert (config.adaptation_threads, config.address) == (5, "0.0.0.0:1")
     assert config.zoo == (models.zoo_directory(),)
     with pytest.raises(ValidationError, match="max_inflight_bytes"):
         ServerConfig(max_inflight_bytes=1)

@@ -16,8 +16,9 @@ def command(given: dict[str, Any], show_config: bool) -> None:
     """Serve meta-policies for adaptation, over gRPC.
 
     Prints `serving on HOST:PORT` on stdout when it takes calls, and logs on stderr. SIGTERM and Ctrl-C let running
-    calls finish. Every option can also be an environment variable, --max-sessions as THETAPRIME_SERVER_MAX_SESSIONS,
-    or stand in the file that --config names, as max_sessions. Options override the environment, and that the file.
+    calls finish. With --workers, so many processes share the address and the store. Every option can also be an
+    environment variable, --max-sessions as THETAPRIME_SERVER_MAX_SESSIONS, or stand in the file that --config names,
+    as max_sessions. Options override the environment, and that the file.
     """
     config = ServerConfig(**given)
     if show_config:

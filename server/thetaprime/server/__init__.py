@@ -4,10 +4,15 @@
 thread; `listening` is the server itself, for an event loop.
 """
 
-from thetaprime.server.app import listening, running_server, serve
-from thetaprime.server.config import ServerConfig
-from thetaprime.server.config_file import ConfigFileError, as_toml
-from thetaprime.server.errors import StartupError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thetaprime.server.app import running_server, serve
+    from thetaprime.server.config import ServerConfig
+    from thetaprime.server.config_file import ConfigFileError, as_toml
+    from thetaprime.server.errors import StartupError
+    from thetaprime.server.lifecycle import listening
 
 __all__ = [
     "ConfigFileError",
@@ -18,3 +23,20 @@ __all__ = [
     "running_server",
     "serve",
 ]
+
+_PLACES = {
+    "ConfigFileError": "config_file",
+    "ServerConfig": "config",
+    "StartupError": "errors",
+    "as_toml": "config_file",
+    "listening": "lifecycle",
+    "running_server": "app",
+    "serve": "app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: settings and errors come without torch, which takes a second and 200 MB."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

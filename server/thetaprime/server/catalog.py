@@ -1,7 +1,7 @@
 """The meta-policies that this server adapts."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from thetaprime import wire
@@ -66,9 +66,14 @@ class Catalog:
     """Meta-policies by name and version. What a name and version stand for never changes while the process lasts.
 
     One thread may change it while others read: each change puts a new dictionary in the place of the old one.
+
+    Attributes:
+        look: called when a session turns out to have begun from a version that is not known here: another process of
+            the server may have seen it come to its folder first. Blocks.
     """
 
     def __init__(self, entries: Iterable[CatalogEntry] = ()) -> None:
+        self.look: Callable[[], object] = lambda: None
         self._listed: dict[tuple[str, int], CatalogEntry] = {}
         # With those that were withdrawn: sessions that began from them go on.
         self._known: dict[tuple[str, int], CatalogEntry] = {}
@@ -134,12 +139,15 @@ class Catalog:
         return entry
 
     def recall(self, name: str, version: int) -> CatalogEntry:
-        """A meta-policy that a session has begun from, also where it was withdrawn since.
+        """A meta-policy that a session has begun from, also where it was withdrawn since. May block.
 
         Raises:
             NotFoundError: it was not there when this process started, or later.
         """
         entry = self._known.get((name, version))
+        if entry is None:
+            self.look()
+            entry = self._known.get((name, version))
         if entry is None:
             raise NotFoundError("meta-policy", f"{name}@{version}")
         return entry

@@ -1,8 +1,10 @@
 """Keeps the catalog of a running server in step with its folders."""
 
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -11,6 +13,8 @@ from thetaprime.server.catalog import Catalog, CatalogEntry
 
 # Name, size, time of change and inode of every file: what differs once a copy has gone on.
 _Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
+# A session whose version is gone for good must not have every call of its client read all folders.
+_LOOK_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
 
@@ -24,18 +28,37 @@ class CatalogWatch:
     Args:
         catalog: as it was loaded from these folders.
         zoo: the folders.
+        on_scanned: called after each look with the number of versions offered, and at once.
     """
 
-    def __init__(self, catalog: Catalog, zoo: Iterable[Path]) -> None:
+    def __init__(
+        self, catalog: Catalog, zoo: Iterable[Path], on_scanned: Callable[[float], object] = lambda _: None
+    ) -> None:
         self._catalog = catalog
+        self._on_scanned = on_scanned
+        self._scanning = threading.Lock()
+        self._scanned = float("-inf")
         self._zoo = tuple(zoo)
         self._served = {entry.directory: entry for entry in catalog}
         self._seen = {directory: _fingerprint(directory) for directory in self._served}
         self._refused: set[Path] = set()
         self._lost: set[Path] = set()
+        catalog.look = self._look
+        on_scanned(len(catalog))
 
     def scan(self) -> None:
-        """Looks once. Blocks; for one thread at a time."""
+        """Looks once. Blocks."""
+        with self._scanning:
+            self._scan_all()
+            self._scanned = time.monotonic()
+        self._on_scanned(len(self._catalog))
+
+    def _look(self) -> None:
+        """Looks, unless that has just been done."""
+        if time.monotonic() - self._scanned >= _LOOK_SECONDS:
+            self.scan()
+
+    def _scan_all(self) -> None:
         for folder in self._zoo:
             if not folder.is_dir():
                 # A volume that is not mounted is no decision to withdraw all that it holds.

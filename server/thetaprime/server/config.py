@@ -1,21 +1,35 @@
 """How a server is set up."""
 
+import importlib.util
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pydantic
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from thetaprime.models import zoo_directory
 from thetaprime.server.config_file import ConfigFile
 from thetaprime.server.store import RECENT_BYTES, ROW_BYTES
 
 _MIB = 1 << 20
 
 
+def _shipped_zoo() -> tuple[Path]:
+    """`thetaprime.models.zoo_directory`, found without torch, which comes with that package.
+
+    Neither ``--help`` nor the process that watches over others has any other use for it.
+    """
+    package = importlib.util.find_spec("thetaprime.models")
+    assert package is not None and package.submodule_search_locations  # noqa: S101  # it is of this distribution
+    return (Path(package.submodule_search_locations[0]) / "zoo",)
+
+
+def _cores_of_one_process(settings: dict[str, Any]) -> int:
+    return max(1, (os.cpu_count() or 1) // int(settings.get("workers", 1)))
+
+
 class ServerConfig(BaseSettings):
-    """The settings of one server process.
+    """The settings of a server.
 
     Each can be given as an argument, as an environment variable under the prefix ``THETAPRIME_SERVER_``, or in a
     TOML file; the first of these that names it decides. A secret is a `pydantic.SecretStr`: it is never printed.
@@ -49,7 +63,7 @@ class ServerConfig(BaseSettings):
     """A payload or policy of up to so many bytes lies in the store's database; a larger one is a file beside it."""
     recent_bytes: pydantic.PositiveInt = RECENT_BYTES
     """Memory for what was lately read from the store or made of it, for the next call of its session."""
-    zoo: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (zoo_directory(),))
+    zoo: tuple[Path, ...] = pydantic.Field(default_factory=_shipped_zoo)
     """Folders of meta-policies, each laid out as <name>/<version>/manifest.json."""
     catalog_seconds: pydantic.PositiveFloat = 10.0
     """Seconds between two looks into the zoo folders for meta-policies that came or went."""
@@ -59,10 +73,12 @@ class ServerConfig(BaseSettings):
     """Seconds between two test writes to the store; while one fails, the health service says NOT_SERVING."""
     tracing: bool = False
     """Record OpenTelemetry spans; OTEL_EXPORTER_OTLP_ENDPOINT says where to send them."""
-    workers: pydantic.PositiveInt = pydantic.Field(default_factory=lambda: os.cpu_count() or 1)
-    """Adaptation steps taken at once, each on one thread."""
+    workers: pydantic.PositiveInt = 1
+    """Server processes that share the address and the store; limits that are no store's are each process's own."""
+    adaptation_threads: pydantic.PositiveInt = pydantic.Field(default_factory=_cores_of_one_process)
+    """Adaptation steps that one process takes at once, each on one thread; by default the workers share the cores."""
     queue: pydantic.NonNegativeInt = 64
-    """Adaptation steps of one tenant that may wait for a worker; beyond these, calls are asked to come again."""
+    """Adaptation steps of one tenant that may wait for a thread; beyond these, calls are asked to come again."""
     max_sessions: pydantic.PositiveInt = 10_000
     """Sessions that may be open at once."""
     max_tenant_sessions: pydantic.PositiveInt | None = None

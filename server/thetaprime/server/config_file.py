@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pydantic
-import tomlkit
 from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
 _NAME: Final = "config"
@@ -49,6 +48,9 @@ def as_toml(settings: pydantic.BaseModel) -> str:
 
     A setting that has no value stands there as a comment.
     """
+    # A server that starts has no use for it.
+    import tomlkit
+
     document = tomlkit.document()
     for name, value in settings.model_dump(mode="json", exclude={_NAME}).items():
         description = type(settings).model_fields[name].description or ""

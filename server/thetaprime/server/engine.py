@@ -1,6 +1,7 @@
 """When adaptation steps run: on a few threads, one at a time for each session, the tenants in turns."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,24 +23,28 @@ class AdaptationEngine:
     A step that has begun is finished and recorded even if its caller goes away: the caller that asks again gets it.
 
     Args:
-        take_round: takes the step of a call; runs on a worker thread.
-        workers: number of threads.
+        take_round: takes the step of a call; runs on a thread.
+        threads: how many there are.
         queue: steps of one tenant that may wait for one.
         pace: called with the tenant before a step is begun or waits; refuses one that comes too soon.
+        waiting: gives what to do around a step's wait for a thread.
     """
 
     def __init__(
         self,
         take_round: Callable[[AdaptCall], AdaptOutcome],
-        workers: int,
+        *,
+        threads: int,
         queue: int,
         pace: Callable[[str], None],
+        waiting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._take_round = take_round
         self._queue = queue
         self._pace = pace
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="adaptation")
-        self._free = workers
+        self._waiting = waiting
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adaptation")
+        self._free = threads
         self._turns: Turns[asyncio.Future[None]] = Turns()
         self._running: dict[str, _Running] = {}
 
@@ -61,11 +66,6 @@ class AdaptationEngine:
         task = asyncio.create_task(self._run(call, self._turn(call.tenant)))
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
-
-    @property
-    def pending(self) -> int:
-        """The steps that have begun or wait."""
-        return len(self._running)
 
     async def finish(self) -> None:
         """Waits for the steps that have begun or wait."""
@@ -97,7 +97,8 @@ class AdaptationEngine:
 
     async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
         try:
-            await turn
+            with contextlib.nullcontext() if turn.done() else self._waiting():
+                await turn
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._take_round, call)
             finally:

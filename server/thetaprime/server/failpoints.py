@@ -3,7 +3,8 @@
 The code says ``failpoints.reach("blob.synced")`` where a crash would be worth surviving. Unless the environment
 variable ``THETAPRIME_FAILPOINTS`` arms it, that is one look at an empty dictionary. Armed as ``blob.synced=kill@3`` the
 third time it is reached ends the process as ``kill -9`` does: no handler runs and nothing is flushed. Several are
-separated by commas. `POINTS` lists them all: a test holds it to what the code reaches, and kills a server at each.
+separated by commas. Of several workers each counts for itself, and one that is started again has none armed. `POINTS`
+lists them all: a test holds it to what the code reaches, and kills a server at each.
 """
 
 import errno

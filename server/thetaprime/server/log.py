@@ -4,27 +4,45 @@ import contextlib
 import io
 import logging
 import sys
+from collections.abc import Mapping
 from typing import TextIO, cast
 
 import structlog
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Sets up the process's logs: for people on a terminal, one JSON object a line elsewhere. For entry points."""
+def configure_logging(level: int = logging.INFO, **every_line: object) -> None:
+    """Sets up the process's logs: for people on a terminal, one JSON object a line elsewhere. For entry points.
+
+    Args:
+        level: what is worth a line.
+        every_line: what each line says beside its own.
+    """
     terminal = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     tracebacks = [] if terminal else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([_Added(every_line)] if every_line else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *tracebacks,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
+        # Line and end in one write: several processes may share the stream.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
     )
+
+
+class _Added:
+    """A processor that puts the same on every line."""
+
+    def __init__(self, added: Mapping[str, object]) -> None:
+        self._added = added
+
+    def __call__(self, _logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**line, **self._added}
 
 
 class _Lossy(io.TextIOBase):

@@ -1,26 +1,22 @@
 """What a server counts and measures, under the names that docs/operating.md explains."""
 
 import contextlib
-import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-
-from thetaprime.server.config import ServerConfig
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_LIMITS: Final = ("max_inflight_bytes", "max_sessions", "queue", "workers")
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own: one process may hold several servers.
+    """What one process counts, in a registry of its own: one process may hold several servers.
 
-    Args:
-        config: its limits are metrics too, to be drawn beside what they limit.
+    In a process of which there are several, the values lie in files that another one adds up
+    (`prometheus_client.multiprocess`): every gauge says how, and none is a function.
 
     Attributes:
         registry: all of them.
@@ -28,10 +24,17 @@ class Metrics:
         meta_policies: versions in the catalog.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.serving = Gauge("thetaprime_serving", "1 while health says SERVING, 0 otherwise.", registry=registry)
-        self.meta_policies = Gauge("thetaprime_meta_policies", "Versions in the catalog.", registry=registry)
+        self.serving = Gauge(
+            "thetaprime_serving",
+            "1 while health says SERVING, 0 otherwise.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.meta_policies = Gauge(
+            "thetaprime_meta_policies", "Versions in the catalog.", registry=registry, multiprocess_mode="livemax"
+        )
         self._calls = Counter(
             "thetaprime_calls", "Calls that ended, by status code.", ["method", "code"], registry=registry
         )
@@ -46,19 +49,25 @@ class Metrics:
             "thetaprime_round_seconds", "From Adapt to its θ′, waiting included.", buckets=_SECONDS, registry=registry
         )
         self._step_seconds = Histogram(
-            "thetaprime_step_seconds", "A step on its worker: gradient and store.", buckets=_SECONDS, registry=registry
+            "thetaprime_step_seconds", "A step on its thread: gradient and store.", buckets=_SECONDS, registry=registry
         )
         self._store_seconds = Histogram(
             "thetaprime_store_seconds", "Store operations.", ["operation"], buckets=_SECONDS, registry=registry
         )
-        self._steps_running = Gauge("thetaprime_steps_running", "Steps that a worker is taking.", registry=registry)
-        self._steps_waiting = Gauge("thetaprime_steps_waiting", "Steps in the queue.", registry=registry)
+        self._steps_running = Gauge(
+            "thetaprime_steps_running",
+            "Steps that a thread is taking.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._steps_waiting = Gauge(
+            "thetaprime_steps_waiting", "Steps in the queue.", registry=registry, multiprocess_mode="livesum"
+        )
+        processes = Gauge(
+            "thetaprime_workers", "Processes that are running.", registry=registry, multiprocess_mode="livesum"
+        )
+        processes.set(1)
         ProcessCollector(registry=registry)
-        build = Info("thetaprime_build", "What is running.", registry=registry)
-        build.info({"version": importlib.metadata.version("thetaprime")})
-        limits = Gauge("thetaprime_limit", "Settings that bound the others.", ["setting"], registry=registry)
-        for setting in _LIMITS:
-            limits.labels(setting).set(getattr(config, setting))
 
     def call_ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         """Counts a call.
@@ -81,13 +90,13 @@ class Metrics:
                 reason = info.reason
         self._refusals.labels(method.rpartition("/")[2], code.name, reason).inc()
 
-    def count_waiting(self, waiting: Callable[[], float]) -> None:
-        """Says where the length of the queue is to be asked for, at each scrape."""
-        self._steps_waiting.set_function(waiting)
+    def step_waiting(self) -> contextlib.AbstractContextManager[object]:
+        """Around a step's wait for a thread."""
+        return self._steps_waiting.track_inprogress()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step on its worker."""
+        """Around a step on its thread."""
         with self._steps_running.track_inprogress(), self._step_seconds.time():
             yield
 

@@ -1,0 +1,106 @@
+"""What a server is made of, from its settings: the parts, and who is handed whom."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import torch
+
+from thetaprime.server.adaptation import warm_up
+from thetaprime.server.calls import CallInterceptor
+from thetaprime.server.catalog import Catalog
+from thetaprime.server.catalog_watch import CatalogWatch
+from thetaprime.server.config import ServerConfig
+from thetaprime.server.engine import AdaptationEngine
+from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.store import Store
+from thetaprime.server.telemetry.health import Health
+from thetaprime.server.telemetry.metrics import Metrics
+from thetaprime.server.telemetry.observed_store import ObservedStore
+from thetaprime.server.telemetry.steps import take_observed_round
+from thetaprime.server.telemetry.tracing import CallTracer
+from thetaprime.server.trust import Gate, Pace, Quotas
+from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
+
+SERVICES: Final = (
+    adaptation_service_pb2.DESCRIPTOR.services_by_name["AdaptationService"].full_name,
+    meta_policy_service_pb2.DESCRIPTOR.services_by_name["MetaPolicyService"].full_name,
+)
+"""Full names of the services of this package."""
+_STORE_THREADS: Final = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of one server.
+
+    Attributes:
+        config: the settings.
+        metrics: what is counted.
+        store: the durable state.
+        catalog: the meta-policies.
+        watch: keeps the catalog in step with its folders.
+        threads: for what blocks, but for adaptation steps.
+        engine: for those.
+        calls: around every call.
+        health: what health checks are told.
+        adaptation: answers the calls of AdaptationService.
+        meta_policies: answers the calls of MetaPolicyService.
+    """
+
+    config: ServerConfig
+    metrics: Metrics
+    store: Store
+    catalog: Catalog
+    watch: CatalogWatch
+    threads: ThreadPoolExecutor
+    engine: AdaptationEngine
+    calls: CallInterceptor
+    health: Health
+    adaptation: AdaptationServicer
+    meta_policies: MetaPolicyServicer
+
+
+@contextlib.asynccontextmanager
+async def made(config: ServerConfig) -> AsyncIterator[Parts]:
+    """Makes the parts of a server; those that hold threads or files give them back when the context ends.
+
+    Raises:
+        StartupError: the catalog, the store or the tokens file cannot be used.
+    """
+    # Each adaptation step has one thread: several steps at once beat several threads for one.
+    torch.set_num_threads(1)
+    gate = Gate(config.tokens, Quotas.defaults(config))
+    metrics = Metrics()
+    tracer = CallTracer(config.tracing)
+    catalog = await asyncio.to_thread(Catalog.load, config.zoo)
+    watch = CatalogWatch(catalog, config.zoo, metrics.meta_policies.set)
+    store = await asyncio.to_thread(ObservedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
+    with contextlib.ExitStack() as held:
+        held.enter_context(contextlib.closing(store))
+        await asyncio.to_thread(warm_up, catalog)
+        threads = held.enter_context(ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store"))
+        engine = AdaptationEngine(
+            lambda call: take_observed_round(metrics, store, catalog, call),
+            threads=config.adaptation_threads,
+            queue=config.queue,
+            pace=Pace(gate.quotas_of).take,
+            waiting=metrics.step_waiting,
+        )
+        held.enter_context(contextlib.closing(engine))
+        yield Parts(
+            config=config,
+            metrics=metrics,
+            store=store,
+            catalog=catalog,
+            watch=watch,
+            threads=threads,
+            engine=engine,
+            calls=CallInterceptor(gate, metrics, tracer),
+            health=Health(SERVICES, metrics),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, gate),
+            meta_policies=MetaPolicyServicer(catalog),
+        )

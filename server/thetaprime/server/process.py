@@ -1,0 +1,66 @@
+"""A process that is one server, from its first import to its end."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from thetaprime.server import failpoints
+from thetaprime.server.config import ServerConfig
+
+_log = structlog.get_logger()
+
+
+async def serve_until(
+    told: asyncio.Event, config: ServerConfig, on_ready: Callable[[str], None], *, worker: int | None = None
+) -> None:
+    """Runs a server until it is told to stop, then drains it.
+
+    Args:
+        told: set when it is to stop.
+        config: the settings.
+        on_ready: called with ``host:port`` once calls are taken.
+        worker: which of several processes on one address this is, counted from 0; None where it is alone.
+
+    Raises:
+        StartupError: the server cannot start.
+    """
+    failpoints.arm_from_environment()
+    async with contextlib.AsyncExitStack() as running:
+        with _uncollected():
+            from thetaprime.models import hold_freed_memory
+            from thetaprime.server.lifecycle import listening
+            from thetaprime.server.telemetry.tracing import exported_spans
+
+            hold_freed_memory()
+            if config.tracing:
+                running.enter_context(exported_spans())
+            address = await running.enter_async_context(listening(config, worker=worker))
+        if worker is None:
+            log_listening(address, config)
+        on_ready(address)
+        await told.wait()
+        _log.info("draining", grace=config.grace)
+    _log.info("stopped")
+
+
+def log_listening(address: str, config: ServerConfig) -> None:
+    """Says, once for a server, that it takes calls."""
+    zoo = [str(folder) for folder in config.zoo]
+    _log.info("listening", address=address, store=str(config.store), zoo=zoo, workers=config.workers)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Takes what is made within for what stays: the modules' million objects are never looked through for garbage.
+
+    It spares a fifth of the start, and later a tenth of a second whenever the collector takes all there is in hand.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,0 +1,112 @@
+"""Servers of several processes, and calls that reach them all."""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from thetaprime.server import ServerConfig
+from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+
+Result = TypeVar("Result")
+DEADLINE: Final = 60.0
+SERVE: Final = """
+import asyncio, sys
+from thetaprime.server import ServerConfig, serve
+config = ServerConfig.model_validate_json(sys.argv[1])
+asyncio.run(serve(config, lambda address: print(address, flush=True)))
+"""
+
+
+class Supervised:
+    """A server of several processes."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
+        assert process.stdout is not None
+        self.process, self.log = process, log
+        self.address = process.stdout.readline().strip()
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def wait_for_line(self, event: str) -> dict[str, Any]:
+        return until(lambda: next((line for line in self.lines() if line["event"] == event), None))
+
+    @property
+    def pids(self) -> list[int]:
+        pid = self.process.pid
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(DEADLINE)
+
+
+@contextlib.contextmanager
+def supervised(config: ServerConfig, **environment: str) -> Iterator[Supervised]:
+    log = config.store / "log"
+    with (
+        log.open("a") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE, config.model_dump_json()],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **environment},
+        ) as process,
+    ):
+        try:
+            yield Supervised(process, log)
+        finally:
+            # Its workers follow it, being told so by the end of their input.
+            process.kill()
+
+
+def until(found: Callable[[], Result | None]) -> Result:
+    end = time.monotonic() + DEADLINE
+    while not (result := found()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return result
+
+
+def gone(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+class Channels:
+    """Calls over several connections, each to a worker that the kernel chose; each call takes any of them."""
+
+    def __init__(self, address: str, count: int, seed: int = 0) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channels = [grpc.insecure_channel(address, options=options) for _ in range(count)]
+        self.stubs = [AdaptationServiceStub(channel) for channel in self._channels]
+        self._choose = random.Random(seed).choice
+
+    def __enter__(self) -> "Channels":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    def patiently(self, call: Callable[[AdaptationServiceStub], Result]) -> Result:
+        """The result of a call that is repeated, over any connection, while it fails as a dying process makes it."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            try:
+                return call(self._choose(self.stubs))
+            except grpc.RpcError as error:
+                passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if not passing or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)

@@ -1,0 +1,264 @@
+"""Several processes on one port and one store: one outcome for each call, whoever answers it and whoever dies."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from thetaprime import models, wire
+from thetaprime.server import StartupError
+from thetaprime.server.catalog import Catalog
+from thetaprime.server.catalog_watch import CatalogWatch
+from thetaprime.server.errors import NotFoundError
+from thetaprime.server.store import Store, tables
+from thetaprime.server.workers import WorkersError
+from thetaprime.server.workers.port import reserved
+from thetaprime.server.workers.process import Order
+from thetaprime.server.workers.restarts import Restarts
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import policy_pb2
+from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+
+from .supervised import DEADLINE, Channels, gone, supervised, until
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Configure, Start
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not deal connections out over one port"),
+]
+
+Collect = Callable[..., list[wire.Trajectory]]
+Write = Callable[..., models.MetaPolicy]
+WORKERS = 2
+CUSTOMERS, ROUNDS, UPLOADS = 4, 3, 2
+
+
+def upload(
+    stub: AdaptationServiceStub, session: str, upload_id: str, index: int, trajectories: Sequence[wire.Trajectory]
+) -> service_pb.UploadTrajectoriesResponse:
+    steps = sum(len(each) for each in trajectories)
+    messages = wire.iter_upload(session, upload_id, index, wire.pack(trajectories), len(trajectories), steps)
+    return stub.UploadTrajectories(messages, timeout=DEADLINE)
+
+
+def adapt(stub: AdaptationServiceStub, session: str, index: int, digest: str) -> service_pb.AdaptResponse:
+    request = service_pb.AdaptRequest(session_id=session, expected_round=index, batch_sha256=digest)
+    return stub.Adapt(request, timeout=DEADLINE)
+
+
+def customer(
+    address: str, number: int, collect: Collect, between: Callable[[], None] = lambda: None
+) -> list[policy_pb2.Policy]:
+    """What one customer's rounds come to: θ_1, θ_2, …, which depend on its number alone."""
+    made = []
+    with Channels(address, 3, seed=number) as channels:
+        request = service_pb.CreateSessionRequest(request_id=f"customer-{number}", meta_policy="point-navigation")
+        created = channels.patiently(lambda stub: stub.CreateSession(request, timeout=DEADLINE))
+        session, policy = created.session.session_id, created.policy
+        for index in range(ROUNDS):
+            for sent in range(UPLOADS):
+                trajectories = collect(policy, seed=100 * number + 10 * index + sent)
+                name = f"{index}-{sent}"
+                ack = channels.patiently(lambda stub: upload(stub, session, name, index, trajectories))  # noqa: B023
+                between()
+            digest = ack.batch.sha256
+            policy = channels.patiently(lambda stub: adapt(stub, session, index, digest)).policy  # noqa: B023
+            made.append(policy)
+    return made
+
+
+def test_one_call_at_two_workers_at_once_has_one_outcome(
+    configure: "Configure", start: "Start", collect: Collect
+) -> None:
+    config = configure(workers=WORKERS)
+    with (
+        supervised(config) as server,
+        Channels(server.address, 12) as channels,
+        ThreadPoolExecutor(len(channels.stubs)) as threads,
+    ):
+        request = service_pb.CreateSessionRequest(request_id="r", meta_policy="point-navigation")
+        created = list(threads.map(lambda stub: stub.CreateSession(request, timeout=DEADLINE), channels.stubs))
+        assert len({each.session.session_id for each in created}) == 1
+        session, trajectories = created[0].session.session_id, collect(created[0].policy)
+        acks = list(threads.map(lambda stub: upload(stub, session, "u", 0, trajectories), channels.stubs))
+        assert len({each.SerializeToString(deterministic=True) for each in acks}) == 1
+        digest = acks[0].batch.sha256
+        replies = list(threads.map(lambda stub: adapt(stub, session, 0, digest), channels.stubs))
+        assert len({each.SerializeToString(deterministic=True) for each in replies}) == 1
+        calls = [line for line in server.lines() if line["event"] == "call"]
+        for method in ("CreateSession", "UploadTrajectories", "Adapt"):
+            assert {line["worker"] for line in calls if line["method"].endswith(method)} == {*range(WORKERS)}, method
+        assert server.stop() == 0
+    with contextlib.closing(Store(config.store)) as store, store.reading() as connection:
+        for table in (tables.sessions, tables.uploads, tables.policies):
+            assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 1, table.name
+    with start() as undisturbed:
+        again = undisturbed.create()
+        digest = undisturbed.upload(again.session.session_id, trajectories).batch.sha256
+        assert undisturbed.adapt(again.session.session_id, 0, digest).policy == replies[0].policy
+
+
+def test_a_worker_killed_under_its_clients_costs_them_nothing(
+    configure: "Configure", start: "Start", collect: Collect
+) -> None:
+    with (
+        supervised(configure(workers=WORKERS)) as server,
+        ThreadPoolExecutor(CUSTOMERS) as threads,
+    ):
+        # The worker dies once all are in the middle of their rounds.
+        middle = threading.Barrier(CUSTOMERS, action=lambda: os.kill(server.pids[0], signal.SIGKILL))
+        visits = [0] * CUSTOMERS
+
+        def disturbed(number: int) -> list[policy_pb2.Policy]:
+            def between() -> None:
+                visits[number] += 1
+                if visits[number] == UPLOADS + 1:
+                    middle.wait(DEADLINE)
+
+            return customer(server.address, number, collect, between)
+
+        ended = list(threads.map(disturbed, range(CUSTOMERS)))
+        assert server.wait_for_line("worker ended")["status"] == -signal.SIGKILL
+        server.wait_for_line("worker is back")
+        assert len(server.pids) == WORKERS
+        calls = [line for line in server.lines() if line["event"] == "call"]
+        assert {line["worker"] for line in calls} == {*range(WORKERS)}
+        assert server.stop() == 0
+    with start() as undisturbed:
+        assert ended == [customer(undisturbed.address, number, collect) for number in range(CUSTOMERS)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_all_drain_and_one_line_was_printed(configure: "Configure", number: signal.Signals) -> None:
+    with supervised(configure(workers=3)) as server:
+        pids = server.pids
+        assert len(pids) == 3
+        # It serves nobody itself, and has no memory to spare.
+        assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+        server.process.send_signal(number)
+        assert server.process.wait(DEADLINE) == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+        assert all(gone(pid) for pid in pids)
+        lines = server.lines()
+        assert [line.get("worker") for line in lines if line["event"] == "listening"] == [None]
+        assert {line.get("worker") for line in lines if line["event"] == "stopped"} == {None, 0, 1, 2}
+
+
+def test_workers_whose_supervisor_is_killed_end_and_give_up_the_port(configure: "Configure") -> None:
+    with supervised(configure(workers=WORKERS)) as server:
+        pids = server.pids
+        server.process.kill()
+        until(lambda: all(gone(pid) for pid in pids))
+    host, port = server.address.split(":")
+    with socket.socket() as free:
+        free.bind((host, int(port)))
+
+
+def test_a_worker_that_does_not_come_back_is_given_up(configure: "Configure", write_point_artifact: Write) -> None:
+    config = configure(workers=WORKERS)
+    zoo = config.store.with_name(config.store.name + "-zoo")
+    write_point_artifact(zoo)
+    with supervised(config.model_copy(update={"zoo": (zoo,)})) as server:
+        pids = server.pids
+        (zoo / "point-navigation" / "1" / "manifest.json").write_text("{}")
+        os.kill(pids[0], signal.SIGKILL)
+        assert server.process.wait(DEADLINE) == 1
+        until(lambda: all(gone(pid) for pid in pids))
+    last = server.log.read_text().splitlines()[-1]
+    assert "WorkersError: worker " in last
+    assert "ended 4 times in a row" in last
+    assert (
+        "manifest.json" in next(line for line in server.lines() if line["event"] == "worker did not start")["problem"]
+    )
+
+
+def test_workers_that_cannot_start_are_refused_for_their_reason(configure: "Configure", tmp_path: Path) -> None:
+    with supervised(configure(workers=WORKERS, tls_certificate=tmp_path / "nowhere")) as server:
+        assert server.address == ""
+        assert server.process.wait(DEADLINE) == 1
+    assert "StartupError: tls-certificate" in server.log.read_text().splitlines()[-1]
+
+
+def test_an_address_of_another_s_workers_is_refused(configure: "Configure") -> None:
+    with supervised(configure(workers=WORKERS)) as server:
+        with supervised(configure(workers=WORKERS, address=server.address)) as second:
+            assert second.process.wait(DEADLINE) == 1
+        assert f"StartupError: address {server.address}" in second.log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0"])
+def test_a_reserved_port_is_for_those_who_share_it(address: str) -> None:
+    with reserved(address) as taken:
+        host, _, port = taken.rpartition(":")
+        assert host == address.rpartition(":")[0]
+        with socket.socket() as alone, pytest.raises(OSError, match="in use"):
+            alone.bind(("127.0.0.1", int(port)))
+        with pytest.raises(StartupError, match=f"address {taken}: cannot listen"), reserved(taken):
+            pass
+        for _ in range(2):
+            shared = socket.socket()
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with shared:
+                shared.bind(("127.0.0.1", int(port)))
+                shared.listen()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", int(port)))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "unix:/tmp/socket", "127.0.0.1:x", "127.0.0.1:70000", ":1"])
+def test_an_address_that_cannot_be_shared_is_refused(address: str) -> None:
+    with pytest.raises(StartupError, match=f"address {address}"), reserved(address):
+        pass
+
+
+def test_a_worker_is_what_its_order_says_whatever_the_environment_does(
+    configure: "Configure", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "3")
+    config = configure(workers=WORKERS, max_tenant_steps=5)
+    monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "4")
+    monkeypatch.setenv("THETAPRIME_SERVER_CONFIG", str(tmp_path / "gone.toml"))
+    assert Order.from_line(Order(1, config).to_line()) == Order(1, config)
+
+
+def test_a_worker_is_started_again_later_each_time_and_then_no_more() -> None:
+    now = 0.0
+    restarts = Restarts(clock=lambda: now)
+    delays = []
+    for lived in (100.0, 1.0, 1.0, 100.0, 1.0, 1.0):
+        restarts.began()
+        now += lived
+        delays.append(restarts.delay(7, -9))
+    assert delays == [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
+    restarts.began()
+    with pytest.raises(WorkersError, match=r"worker 7 ended 4 times in a row within 10 s, .* status -9"):
+        restarts.delay(7, -9)
+
+
+def test_a_worker_recalls_a_version_that_another_one_saw_first(tmp_path: Path, write_point_artifact: Write) -> None:
+    write_point_artifact(tmp_path, version=1)
+    catalogs = [Catalog.load([tmp_path]) for _ in range(2)]
+    counts: list[float] = []
+    first, _ = [CatalogWatch(catalog, [tmp_path], counts.append) for catalog in catalogs]
+    write_point_artifact(tmp_path, version=2)
+    first.scan()
+    found = [catalog.recall("point-navigation", 2).message.version for catalog in catalogs]
+    assert found == [2, 2]
+    assert counts == [1, 1, 2, 2]
+    # One that is nowhere is not looked for at every call.
+    for _ in range(3):
+        with pytest.raises(NotFoundError):
+            catalogs[1].recall("point-navigation", 9)
+    assert len(counts) == 4
