@@ -91,16 +91,17 @@ build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in a
 	@echo "the wheel works without extras, and without torch"; ls -l dist
 
 # The shipped meta-policies: iterations of the pretrained policy and of the oracle, and what the card says first.
-ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-direction
+ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-direction ant-velocity
 point-navigation := 100 2500
-half-cheetah-direction := 100 600
 half-cheetah-velocity := 80 610
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
 measure-ant-direction := --adapted-std-factor 0.25
+measure-ant-velocity := --adapted-std-factor 0.25
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.
+describe-ant-velocity := Runs on four legs at a velocity between 0 and 3 m/s that only the reward knows.
 describe-ant-direction := Walks forward or backward on four legs: only the reward knows which.
 
 zoo: $(ZOO:%=zoo-%) ## Train the shipped meta-policies again, from their configurations (hours).
@@ -129,6 +130,29 @@ zoo-ant-direction: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
 		--method oracle --amend --iterations 806
 	$(MAKE) --no-print-directory export-ant-direction
+
+# Two began from an oracle's run, which then went on.
+zoo-half-cheetah-direction: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method oracle --iterations 600 \
+		--output runs/half-cheetah-direction/oracle
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml \
+		--warm-start runs/half-cheetah-direction/oracle --output runs/half-cheetah-direction/maml
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method oracle --iterations 690 \
+		--output runs/half-cheetah-direction/oracle --resume
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-direction.toml --method pretrained --iterations 100 \
+		--output runs/half-cheetah-direction/pretrained
+	$(MAKE) --no-print-directory export-half-cheetah-direction
+
+zoo-ant-velocity: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/ant-velocity.toml --output runs/ant-velocity/oracle \
+		--method oracle --iterations 450
+	$(BIN)/thetaprime train --config training/configs/ant-velocity.toml --output runs/ant-velocity/maml \
+		--warm-start runs/ant-velocity/oracle
+	$(BIN)/thetaprime train --config training/configs/ant-velocity.toml --output runs/ant-velocity/oracle \
+		--method oracle --iterations 650 --resume
+	$(BIN)/thetaprime train --config training/configs/ant-velocity.toml --output runs/ant-velocity/pretrained \
+		--method pretrained --meta-batch-size 4 --iterations 80
+	$(MAKE) --no-print-directory export-ant-velocity
 
 # Measures finished runs on three seeds that had no part in any choice, and writes the artifact.
 export-%: $(VENV)/.ready-to-run

@@ -1,17 +1,35 @@
-"""One durable round over loopback, 20 × 200 half-cheetah-sized steps, against the bare gradient."""
+"""One durable round over loopback, 20 × 200 half-cheetah-sized steps, against the bare gradient and plain torch."""
 
+import dataclasses
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 import torch
 
+from benchmarks.export import traced
 from benchmarks.gradient import bare_gradient
-from benchmarks.measure import Row, compare
+from benchmarks.measure import Row, compare, timed
 from benchmarks.policies import artifact, trajectories
+from thetaprime import wire
 from thetaprime.cli._server_process import server_process
-from thetaprime.client import Client
+from thetaprime.client import AdaptedPolicy, Client
+from thetaprime.models import (
+    MetaPolicy,
+    TrajectoryBatch,
+    adapt_step,
+    behaviour_evidence,
+    forward_pass,
+    inner_advantages,
+    summarize_step,
+)
+from thetaprime.server import convert
+from thetaprime.server.store import Store, tables
+
+SESSIONS = 64
 
 
 def rows() -> list[Row]:
@@ -20,11 +38,16 @@ def rows() -> list[Row]:
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
     collected = [trajectories(meta_policy, seed) for seed in range(4)]
-    gradient = bare_gradient(meta_policy, collected[0])
+    batch = convert.trajectory_batch(collected[0])
+    gradient_of = bare_gradient(meta_policy, batch)
+
+    def without_a_service() -> None:
+        gradient = gradient_of()
+        traced(meta_policy, {name: value - 0.1 * gradient[name] for name, value in meta_policy.parameters.items()})
 
     with server_process("--zoo", str(root)) as server, Client(server.address()) as client:
         # Sessions are opened beforehand: a round is what is measured.
-        sessions = iter([client.create_session("benchmark") for _ in range(24)])
+        sessions = iter([client.create_session("benchmark") for _ in range(SESSIONS)])
         turns = itertools.cycle(collected)
 
         def one_round() -> None:
@@ -34,11 +57,66 @@ def rows() -> list[Row]:
             if not np.isfinite(action).all():
                 raise RuntimeError("the adapted policy does not act")
 
-        row = compare(
-            "one adaptation round, upload to loaded θ′ / bare gradient",
-            one_round,
-            gradient,
-            budget=2.5,
-            rounds=20,
+        name = "one adaptation round, upload to loaded θ′"
+        # Threads and memory of a server are warm after some rounds of it.
+        for _ in range(16):
+            one_round()
+        row = compare(f"{name} / bare gradient", one_round, gradient_of, budget=2.5, rounds=30)
+        other = compare(
+            f"{name} / gradient and torch.onnx.export", one_round, without_a_service, budget=1 / 30, rounds=8
         )
-    return [row]
+    parts = {part: timed(run, rounds=30) for part, run in _parts(root, meta_policy, collected[0], batch).items()}
+    parts["wire, threads and queries"] = row.ours - sum(parts.values())
+    return [dataclasses.replace(row, parts=parts), other]
+
+
+def _parts(
+    root: Path, meta_policy: MetaPolicy, collected: list[wire.Trajectory], batch: TrajectoryBatch
+) -> dict[str, Callable[[], object]]:
+    """What a round is made of, each by itself in this process."""
+    policy, parameters, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
+    contract = convert.wire_contract(policy.environment)
+    payload = wire.pack(collected)
+    store = Store(root / "store")
+    forward = forward_pass(policy, parameters, batch, parameters)
+    outputs = forward.values
+    step = adapt_step(policy, parameters, batch, adaptation, step=0)
+    exported = meta_policy.export(step.parameters)
+    message = convert.policy_message(exported)
+    numbers = itertools.count()
+
+    def keep(data: bytes) -> None:
+        numbered = next(numbers).to_bytes(8, "little") + data
+        blobs = {wire.sha256_hex(numbered): numbered}
+        with store.writing() as connection:
+            store.keep(connection, blobs)
+            connection.execute(sa.select(tables.sessions)).all()
+
+    def store_both() -> None:
+        keep(payload)
+        keep(exported.onnx)
+
+    def checks() -> None:
+        trajectories = list(wire.unpack(payload))
+        for each in trajectories:
+            wire.validate(each, contract)
+        behaviour_evidence(policy, parameters, convert.trajectory_batch(trajectories), outputs)
+
+    def serialise() -> None:
+        for each in collected:
+            wire.validate(each, contract)
+        wire.pack(collected)
+
+    return {
+        "serialise": serialise,
+        "digests": lambda: [wire.sha256_hex(payload) for _ in range(2)],
+        "checks": checks,
+        "store": store_both,
+        "advantages": lambda: inner_advantages(policy, batch, adaptation),
+        "gradient": lambda: adapt_step(
+            policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))
+        ),
+        "report": lambda: summarize_step(policy, parameters, step, batch),
+        "ONNX": lambda: meta_policy.export(step.parameters),
+        "load": lambda: AdaptedPolicy.from_message(message),
+    }

@@ -8,13 +8,11 @@ import torch
 
 from benchmarks.measure import Row, compare
 from benchmarks.policies import OBSERVATION, artifact
+from thetaprime.models import MetaPolicy, Parameters
 
 
-def rows() -> list[Row]:
-    """Writing θ′ into the template, against tracing it."""
-    meta_policy = artifact()
-    parameters = {name: value + 0.01 for name, value in meta_policy.parameters.items()}
-    golden = {"observations": meta_policy.reference["golden_observations"].tolist(), "actions": []}
+def traced(meta_policy: MetaPolicy, parameters: Parameters) -> bytes:
+    """A policy to ONNX the way one does without a template."""
 
     class Module(torch.nn.Module):
         def __init__(self) -> None:
@@ -24,13 +22,21 @@ def rows() -> list[Row]:
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             return meta_policy.policy.act(dict(zip(parameters, self.values, strict=True)), obs)
 
-    module, example = Module().eval(), torch.zeros(1, OBSERVATION)
-    folder = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
+    file = Path(tempfile.mkdtemp(prefix="thetaprime-bench-")) / "traced.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Module().eval(), (torch.zeros(1, OBSERVATION),), str(file), verbose=False)
+    return file.read_bytes()
+
+
+def rows() -> list[Row]:
+    """Writing θ′ into the template, against tracing it."""
+    meta_policy = artifact()
+    parameters = {name: value + 0.01 for name, value in meta_policy.parameters.items()}
+    golden = {"observations": meta_policy.reference["golden_observations"].tolist(), "actions": []}
 
     def trace() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(module, (example,), str(folder / "traced.onnx"), verbose=False)
+        traced(meta_policy, parameters)
 
     writing = compare(
         "θ′ written into the template / torch.onnx.export",

@@ -5,9 +5,12 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from typing import Final
+
+_SCALES: Final = {"ms": 1e3, "µs": 1e6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Row:
         budget: most that the ratio may be.
         holds: whether it is at most that.
         machine: what it was measured on.
+        parts: what ours is made of, in the same unit, each measured by itself.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Row:
     budget: float
     holds: bool
     machine: str
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def compare(
@@ -56,7 +61,7 @@ def compare(
         repeats: calls in one timing, for what takes microseconds.
         unit: ms or µs.
     """
-    scale = {"ms": 1e3, "µs": 1e6}[unit]
+    scale = _SCALES[unit]
     for function in (ours, reference):
         function()
     times: dict[str, list[float]] = {"ours": [], "reference": []}
@@ -74,6 +79,17 @@ def compare(
             gc.enable()
     one, other = median(times["ours"]), median(times["reference"])
     return Row(name, one, other, unit, one / other, budget, one / other <= budget, machine())
+
+
+def timed(function: Callable[[], object], *, rounds: int, unit: str = "ms") -> float:
+    """Median time of a function by itself, once it is warm."""
+    function()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return median(times) * _SCALES[unit]
 
 
 def machine() -> str:

@@ -55,6 +55,12 @@ def main() -> None:
             "yes" if row.holds else "NO",
         )
     console.print(table)
+    for row in found:
+        if row.parts:
+            parts = Table("of which", row.unit, "share", title=row.name)
+            for name, value in row.parts.items():
+                parts.add_row(name, f"{value:.3g}", f"{value / row.ours:.0%}")
+            console.print(parts)
     arguments.output.write_text(json.dumps([dataclasses.asdict(row) for row in found], indent=2) + "\n")
     console.print(f"wrote {arguments.output}")
 

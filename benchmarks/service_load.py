@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -18,9 +19,9 @@ from benchmarks.measure import Row, machine
 from benchmarks.policies import artifact, trajectories
 from benchmarks.process import cpu_seconds
 from thetaprime.cli._server_process import server_process
-from thetaprime.client import Client
-from thetaprime.client._transport import CHANNEL_OPTIONS
+from thetaprime.client import CHANNEL_OPTIONS, Client
 from thetaprime.models import load_meta_policy
+from thetaprime.server.convert import trajectory_batch
 
 CLIENTS, ROUNDS = 64, 6
 
@@ -34,7 +35,7 @@ def rows() -> list[Row]:
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
-    gradient = bare_gradient(meta_policy, trajectories(meta_policy, 0))
+    gradient = bare_gradient(meta_policy, trajectory_batch(trajectories(meta_policy, 0)))
     gradient()
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -70,8 +71,6 @@ def _row(name: str, ours: float, reference: float, unit: str, budget: float) -> 
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
-from thetaprime.models import load_meta_policy, resolve_meta_policy
+from thetaprime.models import hold_freed_memory, load_meta_policy, resolve_meta_policy
 from thetaprime.training.evaluation import GRADIENT_STEPS, evaluate, evaluation_steps
 from thetaprime.training.figures import curves_png
 from thetaprime.training.scores import Evaluation
@@ -60,6 +60,7 @@ def command(
     META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with
     a pretrained policy that is fine-tuned, a random initialisation, and an oracle that is told the task.
     """
+    hold_freed_memory()
     artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
     console = console_for(as_json)
     steps = evaluation_steps(artifact.manifest.adaptation, gradient_steps, len(seeds))

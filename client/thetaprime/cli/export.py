@@ -7,6 +7,7 @@ import click
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
 from thetaprime.cli.evaluate import evaluation_table
+from thetaprime.models import hold_freed_memory
 from thetaprime.training.export import ExportRequest, export, export_steps
 
 _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -68,6 +69,7 @@ def command(
     The artifact is what `thetaprime serve` serves and `thetaprime evaluate` measures. Its card holds the curves
     that are measured here.
     """
+    hold_freed_memory()
     request = ExportRequest(
         maml=run,
         pretrained=pretrained,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from thetaprime.cli._errors import INTERRUPTED
 from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
+from thetaprime.models import hold_freed_memory
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.run import Progress as Iteration
 from thetaprime.training.run import train
@@ -62,6 +63,7 @@ def command(
     ant-direction), or package.module:Class for your own task distribution. REINFORCE inside; outside TRPO, or what
     --outer-loop says. --method pretrained and --method oracle train the comparisons.
     """
+    hold_freed_memory()
     overrides = given if tasks is None else {**given, "tasks": tasks}
     config = load_config(config_file, overrides)
     directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"

@@ -98,14 +98,16 @@ class Session:
             except wire.WireError as error:
                 raise InvalidInputError.at(error.field, error.problem) from error
         payload = wire.pack(trajectories)
+        digest = wire.sha256_hex(payload)
         messages = functools.partial(
             wire.iter_upload,
             self.id,
-            upload_id or wire.sha256_hex(payload)[:_UPLOAD_ID_DIGITS],
+            upload_id or digest[:_UPLOAD_ID_DIGITS],
             self.round,
             payload,
             len(trajectories),
             sum(len(trajectory) for trajectory in trajectories),
+            digest,
         )
         response = self._transport.stream(self._stub.UploadTrajectories, messages)
         receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))

@@ -65,7 +65,7 @@ def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> 
     """Σ_{s<t} decay^(t−s) x_s within each trajectory; [S] -> [S], differentiable."""
     weights = (_discounting(max(batch.lengths), decay).T - torch.eye(max(batch.lengths))).to(values.dtype)
     padded = torch.zeros(batch.mask.shape, dtype=values.dtype).masked_scatter(batch.mask, values)
-    return (padded @ weights)[batch.mask]
+    return batch.unpad(padded @ weights)
 
 
 def advantages(
@@ -97,18 +97,18 @@ def advantages(
     tail = torch.zeros(len(lengths), dtype=torch.float64)
     if bool(cut_short.any()):
         complete = ~cut_short if not bool(cut_short.all()) else torch.ones_like(cut_short)
-        used = complete[:, None].expand(batch.mask.shape)[batch.mask]
-        sums = discounted_sums(rewards, discount)[batch.mask]
+        used = batch.unpad(complete[:, None].expand(batch.mask.shape))
+        sums = batch.unpad(discounted_sums(rewards, discount))
         weights = fit_baseline(inputs[used], sums[used], ridge)
         tail = torch.where(cut_short, features(batch.final_observations, lengths) @ weights, 0.0)
 
     followed = rewards.clone()
     followed[rows, last] += discount * tail
-    targets = discounted_sums(followed, discount)[batch.mask]
+    targets = batch.unpad(discounted_sums(followed, discount))
     values = batch.pad(inputs @ fit_baseline(inputs, targets, ridge))
 
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     residuals = (followed + discount * next_values - values) * batch.mask
-    advantage = discounted_sums(residuals, discount * gae_lambda)[batch.mask]
+    advantage = batch.unpad(discounted_sums(residuals, discount * gae_lambda))
     centred = advantage - advantage.mean()
     return (centred / (centred.square().mean().sqrt() + 1e-8)).float()

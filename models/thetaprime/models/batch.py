@@ -84,15 +84,26 @@ class TrajectoryBatch:
         return torch.arange(max(self.lengths)) < lengths[:, None]
 
     @functools.cached_property
+    def _even(self) -> bool:
+        """Whether all trajectories have one length: then nothing is padding, and a mask is not needed."""
+        return len(set(self.lengths)) == 1
+
+    @functools.cached_property
     def time(self) -> torch.Tensor:
         """[S] float64: the number of each step within its trajectory, from 0."""
-        return torch.arange(max(self.lengths), dtype=torch.float64).expand(self.mask.shape)[self.mask]
+        return self.unpad(torch.arange(max(self.lengths), dtype=torch.float64).expand(self.mask.shape))
 
     def pad(self, values: torch.Tensor) -> torch.Tensor:
         """[S] -> [N, max H_n], zero after each trajectory's end."""
+        if self._even:
+            return values.reshape(self.mask.shape)
         padded = values.new_zeros(self.mask.shape)
         padded[self.mask] = values
         return padded
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """[N, max H_n] -> [S]: what `pad` made of it."""
+        return padded.reshape(-1) if self._even else padded[self.mask]
 
     @property
     def returns(self) -> torch.Tensor:

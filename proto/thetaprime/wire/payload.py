@@ -77,9 +77,15 @@ def unpack(payload: bytes) -> Iterator[Trajectory]:
 
 
 def iter_upload(
-    session_id: str, upload_id: str, round_index: int, payload: bytes, trajectories: int, steps: int
+    session_id: str,
+    upload_id: str,
+    round_index: int,
+    payload: bytes,
+    trajectories: int,
+    steps: int,
+    sha256: str | None = None,
 ) -> Iterator[service_pb.UploadTrajectoriesRequest]:
-    """The messages of one upload: header, chunks, footer."""
+    """The messages of one upload: header, chunks, footer; its digest is taken here unless it is known."""
     header = service_pb.UploadHeader(
         session_id=session_id, upload_id=upload_id, round=round_index, payload_bytes=len(payload)
     )
@@ -87,5 +93,5 @@ def iter_upload(
     for start in range(0, len(payload), CHUNK_BYTES):
         chunk = service_pb.UploadChunk(data=payload[start : start + CHUNK_BYTES])
         yield service_pb.UploadTrajectoriesRequest(chunk=chunk)
-    footer = service_pb.UploadFooter(trajectories=trajectories, steps=steps, sha256=sha256_hex(payload))
+    footer = service_pb.UploadFooter(trajectories=trajectories, steps=steps, sha256=sha256 or sha256_hex(payload))
     yield service_pb.UploadTrajectoriesRequest(footer=footer)

@@ -9,6 +9,7 @@ import contextvars
 import dataclasses
 import math
 import time
+from typing import Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -39,6 +40,28 @@ from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
+_MOVE_ON: Final = (
+    sessions.update()
+    .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("left"))
+    .values(round=sa.bindparam("reached"), policy_id=sa.bindparam("made"))
+)
+_INSERT: Final = policies.insert()
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundToTake:
+    """A round that may be taken, by what it starts from.
+
+    Attributes:
+        session: the session, at round k.
+        batch: what was uploaded in it.
+        record: of the step that made θ_k; None for θ.
+    """
+
+    session: SessionRecord
+    batch: UploadedBatch
+    record: PolicyRecord | None = None
+
 
 @dataclasses.dataclass(frozen=True)
 class AdaptCall:
@@ -50,6 +73,7 @@ class AdaptCall:
         expected_round: k, the round to take.
         batch_sha256: digest of the batch to take it on.
         context: what its logs and spans are bound to.
+        found: the round as `look_up` found it, where it has.
         began: when it came, by `time.perf_counter`.
     """
 
@@ -60,6 +84,7 @@ class AdaptCall:
     context: contextvars.Context = dataclasses.field(
         default_factory=contextvars.copy_context, compare=False, repr=False
     )
+    found: RoundToTake | None = dataclasses.field(default=None, compare=False, repr=False)
     began: float = dataclasses.field(default_factory=time.perf_counter, compare=False, repr=False)
 
 
@@ -76,15 +101,6 @@ class AdaptOutcome:
     session: SessionRecord
     policy: policy_pb2.Policy
     report: service_pb.AdaptationReport
-
-
-@dataclasses.dataclass(frozen=True)
-class _Round:
-    """A round that may be taken: what it starts from."""
-
-    session: SessionRecord
-    batch: UploadedBatch
-    record: PolicyRecord | None
 
 
 def warm_up(catalog: Catalog) -> None:
@@ -114,8 +130,8 @@ def warm_up(catalog: Catalog) -> None:
         return
 
 
-def recorded_outcome(store: Store, call: AdaptCall) -> AdaptOutcome | None:
-    """The outcome of an equal call that came before; None where the step is still to be taken.
+def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | RoundToTake:
+    """The outcome of an equal call that came before; what the step starts from where it is still to be taken.
 
     Raises:
         NotFoundError: there is no such session.
@@ -124,7 +140,10 @@ def recorded_outcome(store: Store, call: AdaptCall) -> AdaptOutcome | None:
     """
     with store.reading() as connection:
         found = _compare(connection, call, store.now())
-    return None if isinstance(found, _Round) else _outcome(store, *found)
+        if isinstance(found, RoundToTake):
+            record = find_policy(connection, call.session_id, call.expected_round) if call.expected_round else None
+            return dataclasses.replace(found, record=record)
+    return _outcome(store, *found)
 
 
 def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
@@ -133,14 +152,13 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
     Raises:
         NotFoundError: there is no such session.
         RoundMismatchError: it is at another round.
-        PreconditionError: as in `recorded_outcome`; or the step left the finite numbers.
+        PreconditionError: as in `look_up`; or the step left the finite numbers.
     """
-    with store.reading() as connection:
-        found = _compare(connection, call, store.now())
-    if not isinstance(found, _Round):
-        return _outcome(store, *found)
+    start = call.found or look_up(store, call)
+    if isinstance(start, AdaptOutcome):
+        return start
     failpoints.reach("adapt.begun")
-    made = _step(store, session_entry(catalog, found.session), found)
+    made = _step(store, session_entry(catalog, start.session), start)
     failpoints.reach("adapt.computed")
 
     record, blobs = made.record, {made.record.onnx_sha256: made.policy.onnx}
@@ -148,14 +166,11 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
     failpoints.reach("adapt.blobs")
     with store.writing() as connection:
         found = _compare(connection, call, store.now())
-        if not isinstance(found, _Round):
+        if not isinstance(found, RoundToTake):
             return _outcome(store, *found)
-        connection.execute(
-            sessions.update()
-            .where(sessions.c.session_id == call.session_id, sessions.c.round == call.expected_round)
-            .values(round=record.round, policy_id=made.policy.policy_id)
-        )
-        connection.execute(policies.insert().values(dataclasses.asdict(record)))
+        moved = {"session": call.session_id, "left": call.expected_round, "reached": record.round}
+        connection.execute(_MOVE_ON, {**moved, "made": made.policy.policy_id})
+        connection.execute(_INSERT, dataclasses.asdict(record))
         # Counted, and never refused: a step adds little, and what was uploaded for it was let in.
         count_as_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
         store.keep(connection, blobs)
@@ -165,13 +180,14 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
     return _as_left(found.session, record, made.policy)
 
 
-def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | tuple[SessionRecord, PolicyRecord]:
+def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTake | tuple[SessionRecord, PolicyRecord]:
     """The round as the call expects it, or the session and the record of the call that took it before."""
     session = find_session(connection, call.tenant, call.session_id, now)
-    taken = find_policy(connection, call.session_id, call.expected_round + 1)
-    if taken is not None and taken.batch_sha256 == call.batch_sha256:
-        return session, taken
     if call.expected_round != session.round:
+        # A round that is still to be taken has no record.
+        taken = find_policy(connection, call.session_id, call.expected_round + 1)
+        if taken is not None and taken.batch_sha256 == call.batch_sha256:
+            return session, taken
         raise RoundMismatchError(call.expected_round, session.round)
     session.require_open()
     batch = uploaded_batch(connection, session)
@@ -184,7 +200,7 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> _Round | t
             f"{batch.sha256}",
             batch_sha256=batch.sha256,
         )
-    return _Round(session, batch, find_policy(connection, call.session_id, session.round))
+    return RoundToTake(session, batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +213,7 @@ class _Made:
 
 
 @traced("gradient")
-def _step(store: Store, entry: CatalogEntry, taken: _Round) -> _Made:
+def _step(store: Store, entry: CatalogEntry, taken: RoundToTake) -> _Made:
     """Computes θ_{k+1}."""
     started = time.perf_counter()
     session, meta_policy = taken.session, entry.meta_policy
@@ -229,7 +245,7 @@ def _step(store: Store, entry: CatalogEntry, taken: _Round) -> _Made:
     return _Made(record, policy, step.parameters)
 
 
-def _report(entry: CatalogEntry, taken: _Round, start: RoundStart, step: InnerStep) -> service_pb.AdaptationReport:
+def _report(entry: CatalogEntry, taken: RoundToTake, start: RoundStart, step: InnerStep) -> service_pb.AdaptationReport:
     """Measures the step, and refuses one that left the finite numbers."""
     try:
         check_finite(step.parameters)

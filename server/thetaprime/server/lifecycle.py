@@ -65,7 +65,12 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
 def _grpc_server(parts: Parts, *, shared: bool) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[parts.calls],
-        options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.so_reuseport", int(shared))],
+        options=[
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            # A chunk comes in one go: with less, its sender waits for leave to send the rest.
+            ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
+            ("grpc.so_reuseport", int(shared)),
+        ],
     )
     adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(parts.adaptation, server)
     meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(parts.meta_policies, server)

@@ -1,6 +1,7 @@
 """The policies of a session: θ from the catalog, every θ_k after it from the store. They block."""
 
 import dataclasses
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -12,6 +13,10 @@ from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
+
+_POLICY: Final = sa.select(policies).where(
+    policies.c.session_id == sa.bindparam("session_id"), policies.c.round == sa.bindparam("round")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +52,7 @@ class PolicyRecord:
 
 def find_policy(connection: sa.Connection, session_id: str, round_index: int) -> PolicyRecord | None:
     """θ_k of a session; None for θ, and for a round that the session has not come to."""
-    query = sa.select(policies).where(policies.c.session_id == session_id, policies.c.round == round_index)
-    row = connection.execute(query).mappings().one_or_none()
+    row = connection.execute(_POLICY, {"session_id": session_id, "round": round_index}).mappings().one_or_none()
     return None if row is None else PolicyRecord(**row)
 
 

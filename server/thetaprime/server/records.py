@@ -1,13 +1,36 @@
-"""The rows of the store as plain data, and the queries that several calls share."""
+"""The rows of the store as plain data, and the queries that several calls share.
+
+The statements of a round are built once: building one takes as long as running it.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import sqlalchemy as sa
 
 from thetaprime import wire
 from thetaprime.server.errors import NotFoundError, PreconditionError
 from thetaprime.server.store.tables import sessions, uploads
+
+_SESSION: Final = sa.select(sessions).where(
+    sessions.c.session_id == sa.bindparam("session_id"),
+    sessions.c.tenant == sa.bindparam("tenant"),
+    sessions.c.expire_time > sa.bindparam("now"),
+)
+_ROUND_UPLOADS: Final = (
+    sa.select(uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
+    .where(uploads.c.session_id == sa.bindparam("session_id"), uploads.c.round == sa.bindparam("round"))
+    .order_by(uploads.c.payload_sha256)
+)
+_KEEP_MORE: Final = (
+    sessions.update()
+    .where(sessions.c.session_id == sa.bindparam("session"))
+    .values(
+        kept_bytes=sessions.c.kept_bytes + sa.bindparam("more_bytes"),
+        kept_steps=sessions.c.kept_steps + sa.bindparam("more_steps"),
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +112,9 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
     Raises:
         NotFoundError: there is none, it is another tenant's, or it has expired: all in the same words.
     """
-    query = sa.select(sessions).where(
-        sessions.c.session_id == session_id, sessions.c.tenant == tenant, sessions.c.expire_time > now
+    row = (
+        connection.execute(_SESSION, {"session_id": session_id, "tenant": tenant, "now": now}).mappings().one_or_none()
     )
-    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFoundError("session", session_id)
     return SessionRecord(**row)
@@ -100,16 +122,17 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
 
 def count_as_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:
     """Adds to what a session keeps, within the transaction that keeps it."""
-    connection.execute(
-        sessions.update()
-        .where(sessions.c.session_id == session_id)
-        .values(kept_bytes=sessions.c.kept_bytes + size, kept_steps=sessions.c.kept_steps + steps)
-    )
+    connection.execute(_KEEP_MORE, {"session": session_id, "more_bytes": size, "more_steps": steps})
 
 
 def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:
     """What was uploaded in a session's current round."""
-    return uploaded_batches(connection, [session])[session.session_id]
+    rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": session.round}).all()
+    return UploadedBatch(
+        payloads=tuple(row.payload_sha256 for row in rows),
+        trajectories=sum(row.trajectories for row in rows),
+        steps=sum(row.steps for row in rows),
+    )
 
 
 def uploaded_batches(connection: sa.Connection, found: Iterable[SessionRecord]) -> Mapping[str, UploadedBatch]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -10,7 +11,7 @@ import grpc
 import structlog
 
 from thetaprime.server import convert, sessions
-from thetaprime.server.adaptation import AdaptCall, recorded_outcome
+from thetaprime.server.adaptation import AdaptCall, AdaptOutcome, look_up
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
@@ -123,7 +124,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         idle = self._config.upload_idle
         header = await receive_header(request_iterator, idle)
         _log_session(header.session_id)
-        await self._run(admit_upload, self._store, caller.tenant, header)
+        admitted = await self._run(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle)
@@ -133,8 +134,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
                 self._catalog,
                 self._config,
                 self._gate.quotas_of(caller.tenant),
-                caller.tenant,
-                header,
+                admitted,
                 payload,
                 footer,
             )
@@ -149,7 +149,11 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         _log_session(request.session_id)
         call = AdaptCall(caller.tenant, request.session_id, request.expected_round, request.batch_sha256)
         # A call that comes again, or comes to nothing, takes no worker.
-        outcome = await self._run(recorded_outcome, self._store, call) or await self._engine.adapt(call)
+        found = await self._run(look_up, self._store, call)
+        if isinstance(found, AdaptOutcome):
+            outcome = found
+        else:
+            outcome = await self._engine.adapt(dataclasses.replace(call, found=found))
         audit.record("adapted", caller, **_audited(outcome.session))
         return service_pb.AdaptResponse(
             session=self._session(outcome.session, UploadedBatch()), policy=outcome.policy, report=outcome.report

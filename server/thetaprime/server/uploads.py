@@ -1,5 +1,8 @@
 """What makes an upload count. Plain functions over the store; they block."""
 
+import dataclasses
+from typing import Final
+
 import sqlalchemy as sa
 
 from thetaprime import wire
@@ -24,8 +27,38 @@ from thetaprime.server.store.tables import sessions, uploads
 from thetaprime.server.trust.quotas import Quotas
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
+_UPLOAD: Final = (
+    sa.select(uploads)
+    .join(sessions, sessions.c.session_id == uploads.c.session_id)
+    .where(
+        sessions.c.tenant == sa.bindparam("tenant"),
+        uploads.c.session_id == sa.bindparam("session_id"),
+        uploads.c.upload_id == sa.bindparam("upload_id"),
+    )
+)
+_INSERT: Final = uploads.insert()
 
-def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class AdmittedUpload:
+    """An upload whose payload may come.
+
+    Attributes:
+        tenant: whose it is.
+        header: what it says about itself.
+        session: where it belongs, as it was when the upload began.
+        record: of the step that made the policy that its trajectories are to be of; None for θ.
+        known: its row, where it has come before.
+    """
+
+    tenant: str
+    header: service_pb.UploadHeader
+    session: SessionRecord
+    record: PolicyRecord | None = None
+    known: sa.RowMapping | None = None
+
+
+def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
     """Refuses by its header an upload that could not count, before its payload is received.
 
     Raises:
@@ -38,8 +71,12 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
     with store.reading() as connection:
         session = find_session(connection, tenant, header.session_id, store.now())
         # One that has come before is acknowledged again, whatever has become of the session.
-        if _find_upload(connection, tenant, header) is None:
-            _require_current(session, header)
+        known = _find_upload(connection, tenant, header)
+        if known is not None:
+            return AdmittedUpload(tenant, header, session, known=known)
+        _require_current(session, header)
+        record = find_policy(connection, session.session_id, session.round) if session.round else None
+    return AdmittedUpload(tenant, header, session, record)
 
 
 def accept_upload(
@@ -47,8 +84,7 @@ def accept_upload(
     catalog: Catalog,
     config: ServerConfig,
     quotas: Quotas,
-    tenant: str,
-    header: service_pb.UploadHeader,
+    upload: AdmittedUpload,
     payload: bytes,
     footer: service_pb.UploadFooter,
 ) -> service_pb.UploadTrajectoriesResponse:
@@ -69,18 +105,15 @@ def accept_upload(
         raise wire.DigestMismatchError(
             "footer.sha256", f"{shown(footer.sha256)} was named; the payload that arrived has {digest}"
         )
+    tenant, header = upload.tenant, upload.header
+    if upload.known is not None:
+        return _acknowledge_again(upload.known, header, digest)
+    # What cannot be let in whatever else has come is not worth the work of verifying it.
+    _extended(UploadedBatch(), digest, footer, config)
     with store.reading() as connection:
-        known = _find_upload(connection, tenant, header)
-        if known is not None:
-            return _acknowledge_again(known, header, digest)
-        now = store.now()
-        session = find_session(connection, tenant, header.session_id, now)
-        _require_current(session, header)
-        quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
-        _extended(uploaded_batch(connection, session), digest, footer, config)
-        record = find_policy(connection, session.session_id, session.round)
-    entry = session_entry(catalog, session)
-    start = _verify(store, entry, session, record, payload, footer)
+        quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
+    entry = session_entry(catalog, upload.session)
+    start = _verify(store, entry, upload.session, upload.record, payload, footer)
     failpoints.reach("upload.verified")
 
     # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
@@ -108,7 +141,7 @@ def accept_upload(
             "steps": footer.steps,
             "acknowledgement": response.SerializeToString(),
         }
-        connection.execute(uploads.insert().values(row))
+        connection.execute(_INSERT, row)
         count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
@@ -118,16 +151,8 @@ def accept_upload(
 
 
 def _find_upload(connection: sa.Connection, tenant: str, header: service_pb.UploadHeader) -> sa.RowMapping | None:
-    query = (
-        sa.select(uploads)
-        .join(sessions, sessions.c.session_id == uploads.c.session_id)
-        .where(
-            sessions.c.tenant == tenant,
-            uploads.c.session_id == header.session_id,
-            uploads.c.upload_id == header.upload_id,
-        )
-    )
-    return connection.execute(query).mappings().one_or_none()
+    named = {"tenant": tenant, "session_id": header.session_id, "upload_id": header.upload_id}
+    return connection.execute(_UPLOAD, named).mappings().one_or_none()
 
 
 def _acknowledge_again(

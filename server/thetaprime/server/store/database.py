@@ -23,6 +23,10 @@ _SETTLED_SECONDS: Final = 3600.0
 _SWEEP_SESSIONS: Final = 200
 _GIVEN_BACK_PAGES: Final = 4096
 
+# Built once: building a statement takes as long as running it.
+_KEEP: Final = insert(tables.blobs).on_conflict_do_nothing()
+_READ: Final = sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == sa.bindparam("digest"))
+
 ROW_BYTES: Final = 1 << 20
 """Default of the most bytes that a blob in a row has."""
 
@@ -132,8 +136,7 @@ class Store:
         """
         for digest, data in blobs.items():
             if len(data) <= self._row_bytes:
-                row = insert(tables.blobs).values(sha256=digest, data=data)
-                connection.execute(row.on_conflict_do_nothing())
+                connection.execute(_KEEP, {"sha256": digest, "data": data})
             elif digest not in self.blobs:
                 self.blobs.put(data)
 
@@ -145,7 +148,7 @@ class Store:
             StoreFailedError: the disk is broken.
         """
         with self.reading() as connection:
-            data = connection.scalar(sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == digest))
+            data = connection.scalar(_READ, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
     def sweep(self) -> int:
@@ -214,8 +217,9 @@ class Store:
 def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver's own idea of when a transaction begins is turned off; `_begin` says it.
     connection.isolation_level = None
-    # Only a database without tables takes this.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    # Only an empty database takes this; any other one would ask for the write lock first, to no end.
+    if connection.execute("PRAGMA page_count").fetchone() == (0,):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
