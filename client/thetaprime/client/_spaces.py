@@ -8,12 +8,13 @@ from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
 
 
-def check_environment(env: Any, contract: wire.EnvironmentContract) -> None:
+def check_environment(env: Any, contract: wire.EnvironmentContract, field: str = "env") -> None:
     """Holds an environment's spaces against a policy's contract.
 
     Args:
         env: a Gymnasium `Env` or `VectorEnv`.
         contract: what the policy was trained on.
+        field: what to call the environment in the error.
 
     Raises:
         InvalidInputError: another observation shape, another kind, number or range of actions.
@@ -22,12 +23,18 @@ def check_environment(env: Any, contract: wire.EnvironmentContract) -> None:
     observation_space = getattr(env, f"{prefix}observation_space", None)
     action_space = getattr(env, f"{prefix}action_space", None)
     if observation_space is None or action_space is None:
-        raise InvalidInputError.at("env", f"{type(env).__name__} has no spaces; expected a Gymnasium Env or VectorEnv")
-    _check_observations(observation_space, contract, f"env.{prefix}observation_space")
+        raise InvalidInputError.at(field, f"{type(env).__name__} has no spaces; expected a Gymnasium Env or VectorEnv")
+    _check_observations(observation_space, contract, f"{field}.{prefix}observation_space")
     if contract.action_kind is wire.ActionKind.BOX:
-        _check_box(action_space, contract, f"env.{prefix}action_space")
+        _check_box(action_space, contract, f"{field}.{prefix}action_space")
     else:
-        _check_discrete(action_space, contract, f"env.{prefix}action_space")
+        _check_discrete(action_space, contract, f"{field}.{prefix}action_space")
+
+
+def is_environment(env: Any) -> bool:
+    """Whether `env` has an environment's spaces."""
+    prefix = "single_" if is_vector(env) else ""
+    return hasattr(env, f"{prefix}action_space") and hasattr(env, f"{prefix}observation_space")
 
 
 def is_vector(env: Any) -> bool:
