@@ -31,6 +31,7 @@ from thetaprime.client._errors import (
     Violation,
 )
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._runner import PolicyRunner
 from thetaprime.client._spaces import check_environment
 from thetaprime.client._sync.client import Client
 from thetaprime.client._sync.session import Session
@@ -61,6 +62,7 @@ __all__ = [
     "LimitError",
     "MetaPolicyInfo",
     "NotFoundError",
+    "PolicyRunner",
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
