@@ -24,7 +24,7 @@ def shown(progress: ProgressOption) -> Iterator[Callable[[Progress], None]]:
     """
     if callable(progress):
         yield progress
-    elif progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
+    elif progress is True or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
         with progress_bars() as show:
             yield show
     elif progress is None or progress is False:

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
+from thetaprime.client._arguments import duration, name_and_version
 from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Configuration
 from thetaprime.client._deadline import Deadline
 from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
@@ -96,6 +96,11 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._transport.address!r})"
 
+    @property
+    def address(self) -> str:
+        """The server's, ``host:port``."""
+        return self._transport.address
+
     def close(self) -> None:
         """Closes the connection. Sessions stay as they are."""
         self._transport.close()
@@ -160,7 +165,7 @@ class Client:
             NotFoundError: there is no such meta-policy.
             InvalidInputError: an option is out of range.
         """
-        name, version = _name_and_version(meta_policy, version)
+        name, version = name_and_version(meta_policy, version)
         response = self._transport.call(
             self._transport.adaptation.CreateSession,
             pb.CreateSessionRequest(
@@ -168,7 +173,7 @@ class Client:
                 meta_policy=name,
                 meta_policy_version=version,
                 options=pb.SessionOptions(step_size_scale=step_size_scale),
-                ttl=None if ttl is None else _duration(ttl),
+                ttl=None if ttl is None else duration(ttl),
             ),
             timeout,
         )
@@ -274,27 +279,8 @@ class Client:
         return session.policy
 
     def _get_meta_policy(self, name: str, version: int) -> meta_policy_pb.GetMetaPolicyResponse:
-        name, version = _name_and_version(name, version)
+        name, version = name_and_version(name, version)
         return self._transport.call(
             self._transport.meta_policies.GetMetaPolicy,
             meta_policy_pb.GetMetaPolicyRequest(name=name, version=version),
         )
-
-
-def _name_and_version(name: str, version: int) -> tuple[str, int]:
-    """``name@version``, or the two apart."""
-    bare, separator, digits = name.partition("@")
-    if not separator:
-        return name, version
-    if not digits.isdigit() or version not in (0, int(digits)):
-        raise InvalidInputError.at("meta_policy", f"{name!r} with version={version}; expected 'name' or 'name@3'")
-    return bare, int(digits)
-
-
-def _duration(seconds: float) -> Duration:
-    try:
-        duration = Duration()
-        duration.FromNanoseconds(round(seconds * 1e9))
-    except (ValueError, OverflowError) as error:
-        raise InvalidInputError.at("ttl", f"{seconds!r}; expected seconds") from error
-    return duration
