@@ -30,6 +30,7 @@ from thetaprime.client._errors import (
     UnreachableError,
     Violation,
 )
+from thetaprime.client._minari import from_minari, to_minari
 from thetaprime.client._policy import AdaptedPolicy
 from thetaprime.client._runner import PolicyRunner
 from thetaprime.client._spaces import check_environment
@@ -78,5 +79,7 @@ __all__ = [
     "Violation",
     "check_environment",
     "collect",
+    "from_minari",
     "tls_credentials",
+    "to_minari",
 ]

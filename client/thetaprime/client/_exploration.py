@@ -72,5 +72,22 @@ class Exploration:
             index = np.argmax(parameters + noise, axis=-1)
             return index + self._start, index
         action = parameters + noise
+        return self.to_environment(action), action
+
+    def to_environment(self, action: npt.NDArray[Any]) -> Any:
+        """Actions in the policy's units, [..., A] or indices, in the environment's."""
+        if not self._box:
+            return action + self._start
         # Clipped last: rounding must not carry an action over the bound, which an environment may refuse.
-        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high), action
+        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high)
+
+    def from_environment(self, action: npt.NDArray[Any]) -> Any:
+        """The reverse of `to_environment`, where nothing was clipped."""
+        return (action - self._middle) / self._half if self._box else action - self._start
+
+    def clipped(self, action: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which of the actions in the environment's units lie on a bound: what the policy chose is beyond it."""
+        if not self._box:
+            return np.zeros(np.shape(action), np.bool_)
+        outside: npt.NDArray[np.bool_] = (action <= self._low) | (action >= self._high)
+        return outside
