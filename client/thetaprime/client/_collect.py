@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +150,7 @@ class _Episode:
 
     def __init__(self, contract: wire.EnvironmentContract) -> None:
         self._horizon = contract.horizon
-        self._discrete = contract.action_kind is wire.ActionKind.DISCRETE
+        self._dtype = _action_dtype(contract)
         self._observations: list[npt.NDArray[Any]] = []
         self._actions: list[Any] = []
         self._rewards: list[float] = []
@@ -169,7 +169,7 @@ class _Episode:
     ) -> wire.Trajectory:
         return wire.Trajectory(
             observations=np.asarray(self._observations, np.float32),
-            actions=np.asarray(self._actions, np.int64 if self._discrete else np.float32),
+            actions=np.asarray(self._actions, self._dtype),
             rewards=np.asarray(self._rewards, np.float32),
             terminated=terminated,
             truncated=truncated or not terminated,  # at the horizon it is we who cut
@@ -229,33 +229,60 @@ class _VectorWave:
             )
 
     def run(self, wanted: int, seed: int | None) -> list[wire.Trajectory]:
-        policy, env = self._policy, self._env
+        policy, env, horizon = self._policy, self._env, self._policy.contract.horizon
         dtype = env.single_action_space.dtype
-        count: int = env.num_envs
-        kept = min(wanted, count)
-        episodes = [_Episode(policy.contract) for _ in range(kept)]
-        finished: list[wire.Trajectory | None] = [None] * kept
+        running = np.zeros(env.num_envs, np.bool_)
+        running[:wanted] = True
+        ends: dict[int, _End] = {}
+        # Steps are kept whole, and cut into episodes at the end: no loop over sub-environments in each step.
+        steps: list[tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.float32]]] = []
         observations, _ = env.reset(seed=seed)
-        while True:
+        while len(ends) < min(wanted, env.num_envs):
+            self._check()
+            # Copied: an environment may write its next observations and rewards into the same arrays.
             observations = np.array(observations, dtype=np.float32)
             env_actions, actions = policy.sample(observations, rng=self._rng)
-            self._check()
-            next_observations, rewards, terminated, truncated, infos = env.step(env_actions.astype(dtype))
+            next_observations, rewards, terminated, truncated, infos = env.step(env_actions.astype(dtype, copy=False))
+            steps.append((observations, actions, np.array(rewards, dtype=np.float32)))
             done = np.logical_or(terminated, truncated)
-            for i, episode in enumerate(episodes):
-                if finished[i] is not None:
-                    continue  # it waits for the others; what its sub-environment does meanwhile is not ours
-                episode.add(observations[i], actions[i], float(rewards[i]))
-                if done[i] or episode.at_horizon:
-                    moved_on = done[i] and self._mode == _SAME_STEP
-                    finished[i] = episode.finish(
-                        infos["final_obs"][i] if moved_on else next_observations[i],
-                        terminated=bool(terminated[i]),
-                        truncated=bool(truncated[i]),
-                        policy_id=policy.policy_id,
-                    )
-            if all(trajectory is not None for trajectory in finished):
-                return [trajectory for trajectory in finished if trajectory is not None]
-            if self._mode == _DISABLED and done.any():
+            any_done = done.any()
+            if not any_done and len(steps) != horizon:
+                observations = next_observations
+                continue
+            # Who has ended waits for the others; what its sub-environment does meanwhile is not ours.
+            for i in np.flatnonzero(running & (done | (len(steps) == horizon))):
+                moved_on = done[i] and self._mode == _SAME_STEP
+                final = infos["final_obs"][i] if moved_on else next_observations[i]
+                ends[int(i)] = _End(len(steps), np.array(final, np.float32), bool(terminated[i]), bool(truncated[i]))
+                running[i] = False
+            if self._mode == _DISABLED and any_done and running.any():
                 next_observations, _ = env.reset(options={"reset_mask": done})
             observations = next_observations
+        columns = [np.stack(column) for column in zip(*steps, strict=True)]
+        return [self._episode(columns, i, ends[i]) for i in sorted(ends)]
+
+    def _episode(self, columns: list[npt.NDArray[Any]], index: int, end: "_End") -> wire.Trajectory:
+        # [H, B, ...] -> [H_i, ...], of the sub-environment alone.
+        observations, actions, rewards = (np.ascontiguousarray(column[: end.steps, index]) for column in columns)
+        return wire.Trajectory(
+            observations=observations,
+            actions=actions.astype(_action_dtype(self._policy.contract), copy=False),
+            rewards=rewards,
+            terminated=end.terminated,
+            truncated=end.truncated or not end.terminated,  # at the horizon it is we who cut
+            final_observation=end.final_observation,
+            policy_id=self._policy.policy_id,
+        )
+
+
+class _End(NamedTuple):
+    """How an episode of a `VectorEnv` ended, after so many steps."""
+
+    steps: int
+    final_observation: npt.NDArray[np.float32]
+    terminated: bool
+    truncated: bool
+
+
+def _action_dtype(contract: wire.EnvironmentContract) -> type[np.float32] | type[np.int64]:
+    return np.int64 if contract.action_kind is wire.ActionKind.DISCRETE else np.float32

@@ -279,7 +279,8 @@ class AdaptedPolicy:
         if obs.dtype.kind not in "fiub":
             raise _bad_dtype(obs)
         batch = np.ascontiguousarray(obs, dtype=np.float32)
-        _check_finite(batch)
+        if b"\0" in np.isfinite(batch).tobytes():  # faster than all()
+            _check_finite(batch)
         return batch.reshape(len(batch), self._form.contract.observation_size)
 
 
