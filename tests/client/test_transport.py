@@ -230,6 +230,22 @@ def test_a_server_that_does_not_answer_in_time() -> None:
         released.set()
 
 
+def test_a_call_may_have_less_time_than_the_client_gives() -> None:
+    released = threading.Event()
+
+    def hang(request: Any, context: grpc.ServicerContext) -> Any:
+        released.wait(60)
+        return pb.GetSessionResponse()
+
+    with scripted(hang) as address, tp.Client(address, timeout=50) as client:
+        transport = client._transport
+        with pytest.raises(tp.DeadlineError):
+            client.resume("s", timeout=0.2)
+        with pytest.raises(tp.DeadlineError):
+            transport.stream(transport.adaptation.UploadTrajectories, lambda: iter(()), 0.2)
+        released.set()
+
+
 def test_something_else_that_listens() -> None:
     refused = pytest.raises(tp.ServerError, match=r"does not serve thetaprime\.v1")
     with (

@@ -49,6 +49,11 @@ class Deadline:
             )
         return left
 
+    def annotate(self, error: BaseException) -> None:
+        """Says of a call that ended because all of the work should have that this was so."""
+        if self._end is not None and isinstance(error, DeadlineError) and time.monotonic() >= self._end:
+            error.add_note(f"the timeout of {self._seconds:g} s for {self._what} has passed")
+
     def stop(self) -> None:
         """Ends the work in every thread at its next `check`."""
         self._stopped.set()

@@ -75,6 +75,7 @@ async def take_rounds(
     except BaseException as error:  # Ctrl-C too: whoever reads the traceback learns how to go on
         if isinstance(error, ThetaPrimeError):
             error.session_id = session.id
+            deadline.annotate(error)
         error.add_note(
             f"session {session.id} is in round {session.round}, with {session.batch.trajectories} of {wanted} "
             f"trajectories: client.resume({session.id!r}).run(env, rounds={rounds}) goes on"

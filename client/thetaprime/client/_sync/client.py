@@ -265,6 +265,7 @@ class Client:
                 meta_policy, step_size_scale=step_size_scale, request_id=request_id, timeout=deadline.remaining()
             )
         except (KeyboardInterrupt, DeadlineError) as error:
+            deadline.annotate(error)
             error.add_note(f"client.create_session({meta_policy!r}, request_id={request_id!r}) gives its session")
             raise
         try:
