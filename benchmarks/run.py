@@ -17,10 +17,18 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks import act, adaptation_round, export, sampler  # noqa: E402
+from benchmarks import act, adaptation_round, collection, export, importing, policy, sampler  # noqa: E402
 from benchmarks.measure import Row, machine  # noqa: E402
 
-BENCHMARKS = {"act": act.rows, "export": export.rows, "round": adaptation_round.rows, "sampler": sampler.rows}
+BENCHMARKS = {
+    "act": act.rows,
+    "policy": policy.rows,
+    "collection": collection.rows,
+    "import": importing.rows,
+    "export": export.rows,
+    "round": adaptation_round.rows,
+    "sampler": sampler.rows,
+}
 
 
 def main() -> None:
