@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto fuzz soak bench build zoo results clean
+.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,7 +46,7 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	@$(BIN)/python benchmarks/results.py --check
-	@$(MAKE) --no-print-directory check-proto
+	@$(MAKE) --no-print-directory check-proto check-sync-client
 
 format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format $(SOURCES)
@@ -71,6 +71,19 @@ check-proto: $(VENV)/.ready-to-develop
 		cmp -s build/proto/$$file proto/$$file || { echo "proto/$$file is out of date: run make proto"; exit 1; }; \
 	done
 	@echo "generated code is up to date"
+
+sync-client: $(VENV)/.ready-to-develop ## Derive the synchronous client from the asynchronous one.
+	$(BIN)/python client/derive_sync.py client/thetaprime/client/_sync
+
+.PHONY: check-sync-client
+check-sync-client: $(VENV)/.ready-to-develop
+	@rm -rf build/sync-client
+	@$(BIN)/python client/derive_sync.py build/sync-client
+	@for file in $$(cd build/sync-client && find . -type f); do \
+		cmp -s build/sync-client/$$file client/thetaprime/client/_sync/$$file \
+		|| { echo "client/thetaprime/client/_sync/$$file is out of date: run make sync-client"; exit 1; }; \
+	done
+	@echo "the synchronous client is up to date"
 
 fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUNS=1000000 times.
 	$(BIN)/python -m tests.fuzz.run

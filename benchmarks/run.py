@@ -17,11 +17,25 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks import act, adaptation_round, export, idle_sessions, sampler, service_load, start  # noqa: E402
+from benchmarks import (  # noqa: E402
+    act,
+    adaptation_round,
+    collection,
+    export,
+    idle_sessions,
+    importing,
+    policy,
+    sampler,
+    service_load,
+    start,
+)
 from benchmarks.measure import Row, machine  # noqa: E402
 
 BENCHMARKS = {
     "act": act.rows,
+    "policy": policy.rows,
+    "collection": collection.rows,
+    "import": importing.rows,
     "export": export.rows,
     "round": adaptation_round.rows,
     "load": service_load.rows,

@@ -1,12 +1,19 @@
 """`models`, `adapt` and `inspect`, against a real server and real files."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from click.testing import Result
@@ -80,6 +87,47 @@ def test_adapt_to_an_environment_that_does_not_fit_is_one_line(address: str, the
         "thetaprime adapt: env.observation_space: Box([-1. -1. -8.], [1. 1. 8.], (3,), float32); "
         "the policy takes one array of shape [4]"
     ]
+
+
+def test_adapt_goes_on_with_a_session(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
+    with tp.Client(address) as client:
+        session = client.create_session("cart-pole")
+        with gymnasium.make("CartPole-v1") as env:
+            session.run(env, 1, progress=False)
+        report = last_json(thetaprime(*args, "--resume", session.id, "--rounds", "2", "--json"))
+        assert (report["session"], [each["round"] for each in report["rounds"]]) == (session.id, [0, 1])
+        assert client.resume(session.id).info.state == "closed"
+    for wrong in ((), ("cart-pole", "--resume", session.id)):
+        result = thetaprime(*args, *wrong)
+        assert result.exit_code == 2
+        assert "expected either a META_POLICY" in result.stderr
+
+
+def test_adapt_that_takes_too_long_says_how_to_go_on(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
+    result = thetaprime(*args, "--trajectories", "1000000", "--timeout", "0.5")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
+    assert re.search(r"did not end within its timeout of 0\.5 s; .*; session (\S+) is in round 0, .* goes on", line)
+    assert not (tmp_path / "p.onnx").exists()
+
+
+def test_adapt_that_is_interrupted_says_how_to_go_on(address: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thetaprime.cli", "adapt", "cart-pole", "--address", address, "--env", "CartPole-v1",
+         "--trajectories", "1000000", "--output", str(tmp_path / "p.onnx")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    with tp.Client(address) as client:
+        known = {each.session_id for each in client.sessions()}
+        while not (new := {each.session_id for each in client.sessions()} - known):
+            assert process.poll() is None, process.communicate()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert f"aborted; session {new.pop()} is in round 0" in errors.strip().splitlines()[-1]
 
 
 def test_adapt_a_meta_policy_that_is_not_there_is_one_line(address: str, thetaprime: Command) -> None:

@@ -71,3 +71,15 @@ def test_a_tenant_s_name_that_does_not_do_is_refused(thetaprime: Command, tenant
     result = thetaprime("token", f"--tenant={tenant}")
     assert result.exit_code == 2
     assert "expected 1 to 64 letters" in result.stderr
+
+
+def test_a_configuration_file(guarded: str, token: str, thetaprime: Command, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "client.toml").write_text(f'address = "{guarded}"\ntoken_file = "token"\n')
+    assert thetaprime("models", "--config", tmp_path / "client.toml").exit_code == 0
+    refused = thetaprime("models", "--config", tmp_path / "client.toml", "--address", "192.0.2.1:1")
+    assert "not sent to 192.0.2.1:1 in plain text" in refused.stderr
+    (tmp_path / "client.toml").write_text("adress = 'x'")
+    refused = thetaprime("models", "--config", tmp_path / "client.toml")
+    assert "client.toml: adress: no such setting" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1

@@ -1,12 +1,17 @@
 """What `thetaprime.client` exports, and what importing it costs."""
 
+import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import thetaprime.client as tp
 
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 HEAVY = ("torch", "onnx", "gymnasium", "mujoco", "thetaprime.models", "thetaprime.server", "thetaprime.training")
 
 
@@ -26,8 +31,8 @@ def test_every_public_name_of_the_private_modules_error_tree_is_exported() -> No
     assert public <= set(tp.__all__)
 
 
-def test_every_module_is_private() -> None:
-    assert all(module.name.startswith("_") for module in pkgutil.iter_modules(tp.__path__))
+def test_every_module_is_private_but_that_for_asyncio() -> None:
+    assert [each.name for each in pkgutil.iter_modules(tp.__path__) if not each.name.startswith("_")] == ["aio"]
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
@@ -44,3 +49,27 @@ def test_importing_the_client_imports_nothing_heavy() -> None:
     code = f"import sys, thetaprime.client; print([m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_client_has_eight_dependencies_and_torch_is_none_of_them() -> None:
+    names = [re.split(r"[^A-Za-z0-9_-]", each)[0].lower() for each in PROJECT["dependencies"]]
+    assert len(names) <= 8
+    assert not {"torch", "onnx", "gymnasium", "minari"} & set(names)
+
+
+def test_the_client_imports_only_what_it_declares() -> None:
+    """Without the command: of third parties only the declared ones, and what those bring."""
+    code = """
+import sys
+before = set(sys.modules)
+import thetaprime.client, thetaprime.client.aio
+import importlib.metadata as metadata
+brought = {name.split(".")[0] for name in set(sys.modules) - before}
+distributions = metadata.packages_distributions()
+print(sorted({each.lower() for name in brought for each in distributions.get(name, ())} - {"thetaprime"}))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    declared = {re.split(r"[^A-Za-z0-9_-]", each)[0].lower() for each in PROJECT["dependencies"]}
+    undeclared = set(ast.literal_eval(result.stdout)) - declared - {"typing_extensions"}
+    # Of google.* several distributions share the name, and grpcio-status brings one of them.
+    assert not {each for each in undeclared if not each.startswith(("google", "grpc", "mypy", "types"))}

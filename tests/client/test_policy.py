@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -207,3 +208,33 @@ def test_the_contract_reads_back(theta: Theta) -> None:
     )
     grid = theta("grid").contract
     assert (grid.action_kind, grid.action_size, grid.action_start) == (wire.ActionKind.DISCRETE, 4, 5)
+
+
+def test_predict_is_act_by_the_signature_of_other_libraries(theta: Theta) -> None:
+    policy = theta("pendulum")
+    one, batch = np.zeros(3, np.float32), np.ones((4, 3), np.float32)
+    for obs in (one, batch):
+        action, state = policy.predict(obs)
+        np.testing.assert_array_equal(action, policy.act(obs))
+        assert state is None
+        assert action.shape == (*obs.shape[:-1], 1)
+    state = (np.zeros(2),)
+    assert policy.predict(batch, state, np.ones(4, bool), deterministic=True)[1] is state
+    sampled = [policy.predict(one, deterministic=False)[0] for _ in range(2)]
+    assert sampled[0] != sampled[1]
+    with pytest.raises(tp.InvalidInputError, match="shape"):
+        policy.predict(np.zeros(5))
+
+
+def test_predict_evaluates_as_stable_baselines_evaluates(theta: Theta) -> None:
+    """The loop of `stable_baselines3.common.evaluation.evaluate_policy`, on a vector environment."""
+    policy = theta("cart-pole")
+    env = gymnasium.make_vec("CartPole-v1", 3, "sync")
+    observations, _ = env.reset(seed=0)
+    states, starts = None, np.ones(3, bool)
+    for _ in range(20):
+        actions, states = policy.predict(observations, state=states, episode_start=starts, deterministic=True)
+        observations, _, terminated, truncated, _ = env.step(actions)
+        starts = terminated | truncated
+    env.close()
+    assert states is None

@@ -140,7 +140,7 @@ def busy_at_first(times: int, answer: Any, seen: list[Any], *details: Any) -> Ha
 
 def test_a_client_that_is_told_when_comes_again_then(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("thetaprime.client._transport.time.sleep", waits.append)
+    monkeypatch.setattr("thetaprime.client._sync.runtime.time.sleep", waits.append)
     seen: list[Any] = []
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2))
     answer = pb.UploadTrajectoriesResponse(upload_id="u")
@@ -162,7 +162,7 @@ def test_a_client_does_not_wait_beyond_its_deadline_nor_where_waiting_does_not_h
     def sleep(seconds: float) -> None:
         raise AssertionError(f"waited {seconds} s")
 
-    monkeypatch.setattr("thetaprime.client._transport.time.sleep", sleep)
+    monkeypatch.setattr("thetaprime.client._sync.runtime.time.sleep", sleep)
     late = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=60))
     for details in ([late], [info("TENANT_BYTES")]):
         seen: list[Any] = []
@@ -227,6 +227,22 @@ def test_a_server_that_does_not_answer_in_time() -> None:
     with scripted(hang) as address, tp.Client(address, timeout=0.2) as client:
         with pytest.raises(tp.DeadlineError, match="larger timeout"):
             client.resume("s")
+        released.set()
+
+
+def test_a_call_may_have_less_time_than_the_client_gives() -> None:
+    released = threading.Event()
+
+    def hang(request: Any, context: grpc.ServicerContext) -> Any:
+        released.wait(60)
+        return pb.GetSessionResponse()
+
+    with scripted(hang) as address, tp.Client(address, timeout=50) as client:
+        transport = client._transport
+        with pytest.raises(tp.DeadlineError):
+            client.resume("s", timeout=0.2)
+        with pytest.raises(tp.DeadlineError):
+            transport.stream(transport.adaptation.UploadTrajectories, lambda: iter(()), 0.2)
         released.set()
 
 

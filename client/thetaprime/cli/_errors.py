@@ -23,6 +23,16 @@ def describe(error: Exception, program: str, extra: str) -> str:
 
 def message_of(error: Exception) -> str:
     """An error's message in one line, with its type where the message alone says too little."""
+    notes = notes_of(error)
+    return f"{_first_of(error)}; {notes}" if notes else _first_of(error)
+
+
+def notes_of(error: BaseException) -> str:
+    """What was added to an error on its way: how to go on, say."""
+    return "; ".join(getattr(error, "__notes__", ()))
+
+
+def _first_of(error: Exception) -> str:
     fields = _field_errors(error)
     if fields is not None:
         return fields

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from thetaprime.cli._errors import describe, exit_code
+from thetaprime.cli._errors import describe, exit_code, notes_of
 
 PROGRAM: Final = "thetaprime"
 
@@ -110,7 +110,9 @@ def _failure(name: str, error: Exception) -> CommandError:
 
 def _one_line(error: click.ClickException | click.Abort) -> str:
     if isinstance(error, click.Abort):
-        return "aborted"
+        # Of Ctrl-C, which click hides: the work may have said how to go on.
+        notes = notes_of(error.__cause__ or error)
+        return f"aborted; {notes}" if notes else "aborted"
     message = " ".join(error.format_message().split())
     if isinstance(error, CommandError):
         return message

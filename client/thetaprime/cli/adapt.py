@@ -1,5 +1,6 @@
 """``thetaprime adapt``."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -7,12 +8,11 @@ from typing import Any, Final
 
 import click
 import gymnasium
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from thetaprime.cli._connection import connect, connection_options
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import AdaptationReport
-from thetaprime.client import Progress as AdaptationProgress
+from thetaprime.client import ThetaPrimeError, check_environment
+from thetaprime.client._progress import progress_bars
 
 _OUR_NAMESPACE: Final = "thetaprime/"
 _OUR_MODULE: Final = "thetaprime.training.environments"
@@ -35,7 +35,7 @@ class KeyJson(click.ParamType[tuple[str, Any]]):
 
 
 @click.command()
-@click.argument("meta_policy")
+@click.argument("meta_policy", required=False)
 @click.option(
     "--env",
     "env_id",
@@ -53,6 +53,17 @@ class KeyJson(click.ParamType[tuple[str, Any]]):
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed of the environment and of the actions.")
 @click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds until all of it is given up.  [default: never]",
+)
+@click.option(
+    "--resume",
+    "session_id",
+    metavar="SESSION",
+    help="Go on with a session, instead of META_POLICY, until it has had --rounds.",
+)
+@click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("policy.onnx"),
@@ -61,46 +72,39 @@ class KeyJson(click.ParamType[tuple[str, Any]]):
 )
 @json_option
 def command(
-    meta_policy: str,
+    meta_policy: str | None,
     env_id: str,
     env_args: tuple[tuple[str, Any], ...],
     rounds: int,
     trajectories: int | None,
     seed: int | None,
+    timeout: float | None,
+    session_id: str | None,
     output: Path,
     as_json: bool,
     **connection: Any,
 ) -> None:
-    """Adapt META_POLICY (name or name@version) to an environment, and write the adapted policy as ONNX."""
+    """Adapt META_POLICY (name or name@version) to an environment, and write the adapted policy as ONNX.
+
+    Ctrl-C and errors leave the session to be resumed, and say how.
+    """
     if not output.parent.is_dir():
         raise click.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
+    if (meta_policy is None) == (session_id is None):
+        raise click.UsageError("expected either a META_POLICY to begin with, or --resume SESSION to go on")
     console = console_for(as_json)
     env = _make(env_id, dict(env_args))
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} episodes"),
-        TimeElapsedColumn(),
-        console=console,
-    )
-    rows: list[TaskID] = []
-    reports: list[AdaptationReport] = []
-    session_id = ""
-
-    def show(progress: AdaptationProgress) -> None:
-        nonlocal session_id
-        session_id = progress.session_id
-        if len(rows) == progress.round:
-            rows.append(bars.add_task(f"round {progress.round + 1}", total=progress.trajectories))
-        text = f"round {progress.round + 1}"
-        if progress.report is not None:
-            reports.append(progress.report)
-            text += f"  return {progress.report.mean_return:.3g} ± {progress.report.std_return:.3g}"
-        bars.update(rows[-1], completed=progress.collected, description=text)
-
     try:
-        with connect(**connection) as client, bars:
-            adapted = client.adapt(meta_policy, env, rounds=rounds, trajectories=trajectories, seed=seed, progress=show)
+        with connect(**connection) as client, progress_bars(console) as show:
+            if meta_policy is not None:
+                found = client.meta_policy(meta_policy)
+                check_environment(env, found.environment)  # before a session is opened for nothing
+                session = client.create_session(found.label)
+            else:
+                session = client.resume(str(session_id))
+            adapted = session.run(env, rounds, trajectories, seed=seed, progress=show, timeout=timeout)
+            with contextlib.suppress(ThetaPrimeError):  # θ′ is here; an open session expires by itself
+                session.close()
     finally:
         env.close()
     adapted.save(output)
@@ -110,9 +114,9 @@ def command(
             {
                 "meta_policy": adapted.meta_policy,
                 "environment": env_id,
-                "session": session_id,
+                "session": session.id,
                 "policy_id": adapted.policy_id,
-                "rounds": [dataclasses.asdict(report) for report in reports],
+                "rounds": [dataclasses.asdict(report) for report in session.reports],
                 "onnx": str(output),
                 "sha256": adapted.sha256,
             }

@@ -27,9 +27,8 @@ def command(local: bool, zoo: Path | None, as_json: bool, **connection: Any) -> 
     if local or zoo is not None:
         source, found = _of_folder(zoo)
     else:
-        source = connection["address"]
         with connect(**connection) as client:
-            found = client.meta_policies()
+            source, found = client.address, client.meta_policies()
     table = Table()
     table.add_column("meta-policy", no_wrap=True)
     for name in ("environment", "observation", "actions", "horizon", "episodes", "description"):

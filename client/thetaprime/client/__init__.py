@@ -6,13 +6,17 @@ Example:
     ...     adapted = client.adapt("half-cheetah-direction", env, rounds=3)
     ...     action = adapted.act(observation)
     ...     adapted.save("policy.onnx")
+
+`thetaprime.client.aio` has the same client for asyncio.
 """
 
-from thetaprime.client._client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Client
+from thetaprime.client._channel import CHANNEL_OPTIONS
 from thetaprime.client._collect import collect
+from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from thetaprime.client._credentials import tls_credentials
 from thetaprime.client._errors import (
     AccessError,
+    CollectionError,
     DataLossError,
     DeadlineError,
     InvalidInputError,
@@ -26,10 +30,12 @@ from thetaprime.client._errors import (
     UnreachableError,
     Violation,
 )
+from thetaprime.client._minari import from_minari, to_minari
 from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._session import Session
+from thetaprime.client._runner import PolicyRunner
 from thetaprime.client._spaces import check_environment
-from thetaprime.client._transport import CHANNEL_OPTIONS
+from thetaprime.client._sync.client import Client
+from thetaprime.client._sync.session import Session
 from thetaprime.client._types import (
     AdaptationReport,
     MetaPolicyInfo,
@@ -49,6 +55,7 @@ __all__ = [
     "AdaptationReport",
     "AdaptedPolicy",
     "Client",
+    "CollectionError",
     "DataLossError",
     "DeadlineError",
     "EnvironmentContract",
@@ -56,6 +63,7 @@ __all__ = [
     "LimitError",
     "MetaPolicyInfo",
     "NotFoundError",
+    "PolicyRunner",
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
@@ -71,5 +79,7 @@ __all__ = [
     "Violation",
     "check_environment",
     "collect",
+    "from_minari",
     "tls_credentials",
+    "to_minari",
 ]

@@ -12,6 +12,7 @@
     ├── LimitError (RuntimeError)                 a limit of the server is reached
     ├── AccessError (PermissionError)             the server does not let this client in
     ├── DataLossError (OSError)                   bytes were damaged on their way, or in the server's store
+    ├── CollectionError (RuntimeError)            an environment or a collector failed in the middle of its work
     ├── PolicyVerificationError (ValueError)      an ONNX policy is not what it says it is
     └── ServerError (RuntimeError)                the server failed, or does not speak this contract
 
@@ -20,16 +21,24 @@ Every call is safe to repeat: after `UnreachableError`, `DeadlineError`, `LimitE
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from thetaprime import wire
+
 
 class ThetaPrimeError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        session_id: the session that `Client.adapt` was at work on, to be resumed; None where there is none.
+    """
+
+    session_id: str | None = None
 
 
 class UnreachableError(ThetaPrimeError, ConnectionError):
@@ -131,6 +140,18 @@ class DataLossError(ThetaPrimeError, OSError):
     """Bytes were damaged: on their way (repeat the call), or in the server's store."""
 
 
+class CollectionError(ThetaPrimeError, RuntimeError):
+    """An environment or a collector failed in the middle of its work. What it raised is the `__cause__`.
+
+    Attributes:
+        trajectories: the whole episodes that were collected before.
+    """
+
+    def __init__(self, message: str, *, trajectories: Sequence[wire.Trajectory] = ()) -> None:
+        super().__init__(message)
+        self.trajectories = tuple(trajectories)
+
+
 class PolicyVerificationError(ThetaPrimeError, ValueError):
     """An ONNX policy is not what it says it is. It must not act."""
 
@@ -148,6 +169,8 @@ class ServerError(ThetaPrimeError, RuntimeError):
 
 
 _Detail = TypeVar("_Detail", bound=Message)
+# What the two kinds of stubs raise; the second is no grpc.Call, and has its methods.
+_FAILED_CALLS: Final = (grpc.Call, grpc.aio.AioRpcError)
 
 
 class _Details:
@@ -155,7 +178,7 @@ class _Details:
 
     def __init__(self, error: grpc.RpcError) -> None:
         try:
-            status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+            status = rpc_status.from_call(cast("grpc.Call", error)) if isinstance(error, _FAILED_CALLS) else None
         except (ValueError, DecodeError):
             status = None  # details that do not fit the status are a server's mistake, not the caller's
         self._any: list[Any] = list(status.details) if status is not None else []
@@ -264,8 +287,8 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> ThetaPrimeError:
         error: what gRPC raised.
         address: the server's, for the message.
     """
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    text = (error.details() if isinstance(error, grpc.Call) else "") or str(code.name)
+    code = error.code() if isinstance(error, _FAILED_CALLS) else grpc.StatusCode.UNKNOWN
+    text = (error.details() if isinstance(error, _FAILED_CALLS) else "") or str(code.name)
     make = _FROM_CODE.get(code)
     if make is None:
         return ServerError(f"the server at {address} failed: {text} ({code.name})", code=code.name)

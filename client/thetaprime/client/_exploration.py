@@ -20,9 +20,12 @@ class Exploration:
     Args:
         contract: what the environment takes.
         log_std: [A] log standard deviations in the policy's units; empty for discrete actions.
+        seed: of the noise; None draws one from the system.
     """
 
-    def __init__(self, contract: wire.EnvironmentContract, log_std: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self, contract: wire.EnvironmentContract, log_std: npt.NDArray[np.float32], seed: int | None = None
+    ) -> None:
         self._box = contract.action_kind is wire.ActionKind.BOX
         self._size = contract.action_size
         self._start = contract.action_start
@@ -36,12 +39,12 @@ class Exploration:
             self._middle = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
         self._low = np.where(bounded, low, -np.inf).astype(np.float32)
         self._high = np.where(bounded, high, np.inf).astype(np.float32)
-        self.seed(None)
+        self.seed(seed)
 
     def seed(self, seed: int | None) -> None:
         """Starts the noise anew; None draws a seed from the system."""
         self.rng = np.random.default_rng(seed)
-        self._block = self.draw(self.rng, 0)
+        self._block: npt.NDArray[Any] = np.empty((0, self._size))
         self._next = 0
 
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[Any]:
@@ -69,5 +72,22 @@ class Exploration:
             index = np.argmax(parameters + noise, axis=-1)
             return index + self._start, index
         action = parameters + noise
+        return self.to_environment(action), action
+
+    def to_environment(self, action: npt.NDArray[Any]) -> Any:
+        """Actions in the policy's units, [..., A] or indices, in the environment's."""
+        if not self._box:
+            return action + self._start
         # Clipped last: rounding must not carry an action over the bound, which an environment may refuse.
-        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high), action
+        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high)
+
+    def from_environment(self, action: npt.NDArray[Any]) -> Any:
+        """The reverse of `to_environment`, where nothing was clipped."""
+        return (action - self._middle) / self._half if self._box else action - self._start
+
+    def clipped(self, action: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which of the actions in the environment's units lie on a bound: what the policy chose is beyond it."""
+        if not self._box:
+            return np.zeros(np.shape(action), np.bool_)
+        outside: npt.NDArray[np.bool_] = (action <= self._low) | (action >= self._high)
+        return outside

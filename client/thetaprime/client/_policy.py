@@ -57,9 +57,8 @@ class AdaptedPolicy:
         self._bind()
         # A parameter of the policy: the same for every observation.
         log_std = self._session.run(["log_std"], {"obs": self._one_obs})[0] if self._box else np.zeros(0, np.float32)
-        self._exploration = Exploration(contract, log_std)
+        self._exploration = Exploration(contract, log_std, seed)
         self._lock = threading.Lock()
-        self.seed(seed)
         self._verify(self._form.golden)
 
     @classmethod
@@ -169,6 +168,29 @@ class AdaptedPolicy:
                 return self._one_action.copy() if self._box else self._one_actions[0]
         return self._session.run(["actions"], {"obs": self._batch(array)})[0]
 
+    def predict(
+        self,
+        observation: npt.ArrayLike,
+        state: Any = None,
+        episode_start: npt.ArrayLike | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """`act` by the name and signature that evaluation code of other libraries calls (Stable-Baselines3's habit).
+
+        Args:
+            observation: as in `act`.
+            state: returned as it came: the policy has no memory.
+            episode_start: not used, for the same reason.
+            deterministic: as in `act`.
+
+        Returns:
+            The action, as in `act`, and `state`.
+
+        Raises:
+            InvalidInputError: as `act`.
+        """
+        return self.act(observation, deterministic), state
+
     def sample(self, obs: npt.ArrayLike, *, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
         """Samples an action for one observation, or for a batch of them.
 
@@ -257,7 +279,8 @@ class AdaptedPolicy:
         if obs.dtype.kind not in "fiub":
             raise _bad_dtype(obs)
         batch = np.ascontiguousarray(obs, dtype=np.float32)
-        _check_finite(batch)
+        if b"\0" in np.isfinite(batch).tobytes():  # faster than all()
+            _check_finite(batch)
         return batch.reshape(len(batch), self._form.contract.observation_size)
 
 

@@ -8,12 +8,13 @@ from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
 
 
-def check_environment(env: Any, contract: wire.EnvironmentContract) -> None:
+def check_environment(env: Any, contract: wire.EnvironmentContract, field: str = "env") -> None:
     """Holds an environment's spaces against a policy's contract.
 
     Args:
         env: a Gymnasium `Env` or `VectorEnv`.
         contract: what the policy was trained on.
+        field: what to call the environment in the error.
 
     Raises:
         InvalidInputError: another observation shape, another kind, number or range of actions.
@@ -22,12 +23,18 @@ def check_environment(env: Any, contract: wire.EnvironmentContract) -> None:
     observation_space = getattr(env, f"{prefix}observation_space", None)
     action_space = getattr(env, f"{prefix}action_space", None)
     if observation_space is None or action_space is None:
-        raise InvalidInputError.at("env", f"{type(env).__name__} has no spaces; expected a Gymnasium Env or VectorEnv")
-    _check_observations(observation_space, contract, f"env.{prefix}observation_space")
+        raise InvalidInputError.at(field, f"{type(env).__name__} has no spaces; expected a Gymnasium Env or VectorEnv")
+    _check_observations(observation_space, contract, f"{field}.{prefix}observation_space")
     if contract.action_kind is wire.ActionKind.BOX:
-        _check_box(action_space, contract, f"env.{prefix}action_space")
+        _check_box(action_space, contract, f"{field}.{prefix}action_space")
     else:
-        _check_discrete(action_space, contract, f"env.{prefix}action_space")
+        _check_discrete(action_space, contract, f"{field}.{prefix}action_space")
+
+
+def is_environment(env: Any) -> bool:
+    """Whether `env` has an environment's spaces."""
+    prefix = "single_" if is_vector(env) else ""
+    return hasattr(env, f"{prefix}action_space") and hasattr(env, f"{prefix}observation_space")
 
 
 def is_vector(env: Any) -> bool:
@@ -48,6 +55,8 @@ def _check_box(space: Any, contract: wire.EnvironmentContract, field: str) -> No
     if low is None or high is None or space.shape != (contract.action_size,):
         raise InvalidInputError.at(field, f"{space}; the policy gives Box actions of shape [{contract.action_size}]")
     for name, actual, expected in (("low", low, contract.action_low), ("high", high, contract.action_high)):
+        if np.array_equal(actual, expected):
+            continue
         # The same bound may be written in float32 on one side.
         same = np.isclose(actual, np.asarray(expected), rtol=1e-6, atol=1e-9)
         if not same.all():

@@ -4,9 +4,7 @@ Nothing of OpenTelemetry is imported unless a client is made with ``tracing=True
 """
 
 import contextlib
-import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from thetaprime.client._errors import InvalidInputError
 
@@ -58,25 +56,8 @@ class _Transport(Protocol):
     def tracing(self) -> Tracing: ...
 
 
-class _Traced(Protocol):
+class Traced(Protocol):
+    """Something whose calls are recorded."""
+
     @property
     def _transport(self) -> _Transport: ...
-
-
-S = TypeVar("S", bound=_Traced)
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def traced(name: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """A decorator that runs a method in a span."""
-
-    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-        @functools.wraps(method)
-        def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            with self._transport.tracing.span(name):
-                return method(self, *args, **kwargs)
-
-        return run
-
-    return decorate

@@ -179,7 +179,7 @@ class SessionInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far `Client.adapt` is.
+    """How far `Client.adapt`, or `Session.run`, is.
 
     Attributes:
         session_id: the session, with which `Client.resume` goes on should this process die.

@@ -1,23 +1,23 @@
+# Generated from _async/session.py by `make sync-client`. Edit that one.
 """One adaptation of a meta-policy to one task, held by the server."""
 
-import functools
 import threading
 from collections.abc import Sequence
 
 from thetaprime import wire
-from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._deadline import Deadline
 from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._tracing import traced
-from thetaprime.client._transport import Transport
+from thetaprime.client._progress import ProgressOption
+from thetaprime.client._sync import runtime
+from thetaprime.client._sync.rounds import Tasks, take_rounds
+from thetaprime.client._sync.transport import Transport
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
+from thetaprime.client._upload import prepare_upload
 from thetaprime.v1 import adaptation_service_pb2 as pb
-
-# Enough of a SHA-256 to name an upload: 128 bits.
-_UPLOAD_ID_DIGITS = 32
 
 
 class Session:
-    """One adaptation of a meta-policy to one task: collect with `policy`, `upload`, `adapt`, and again.
+    """One adaptation of a meta-policy to one task: collect with `policy`, `upload`, `adapt`, and again; or `run`.
 
     Made by `Client.create_session` and `Client.resume`. The state is the server's; this object holds what it
     last heard. Several threads, or several processes that resumed the same session, may upload to one round.
@@ -31,7 +31,6 @@ class Session:
         reports: Sequence[AdaptationReport] = (),
     ) -> None:
         self._transport = transport
-        self._stub = transport.adaptation
         self._lock = threading.Lock()
         self._batch: UploadedBatch | None = None
         self._set(info, policy, reports)
@@ -62,6 +61,11 @@ class Session:
         return self._policy
 
     @property
+    def batch(self) -> UploadedBatch:
+        """What has been uploaded in this round, as the server last said."""
+        return self._batch or self._info.batch
+
+    @property
     def report(self) -> AdaptationReport | None:
         """What the last step saw and did; None before the first."""
         return self._reports[-1] if self._reports else None
@@ -74,8 +78,45 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self.id!r}, {self.meta_policy.label}, round={self.round})"
 
-    @traced("session.upload")
-    def upload(self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None) -> UploadReceipt:
+    def run(
+        self,
+        env: Tasks,
+        rounds: int = 3,
+        trajectories: int | None = None,
+        *,
+        seed: int | None = None,
+        progress: ProgressOption = None,
+        timeout: float | None = None,
+    ) -> AdaptedPolicy:
+        """Collects, uploads and steps until `rounds` rounds have been taken, those of an earlier process included.
+
+        What was uploaded in the current round before counts. The session stays open.
+
+        Args:
+            env: as `Client.adapt`'s.
+            rounds: how many rounds the session is to have.
+            trajectories: episodes for each step; None is as many as the meta-policy was trained with.
+            seed: as `Client.adapt`'s.
+            progress: as `Client.adapt`'s.
+            timeout: seconds until all of it is given up; None is never.
+
+        Returns:
+            θ′, which is `policy`.
+
+        Raises:
+            InvalidInputError: an environment does not fit the meta-policy.
+            CollectionError: an environment or a collector failed. What it had collected is uploaded.
+            DeadlineError: `timeout` has passed.
+            ThetaPrimeError: a call failed.
+        """
+        deadline = Deadline(timeout, f"session {self.id}")
+        take_rounds(self, env, rounds, trajectories, seed=seed, progress=progress, deadline=deadline)
+        return self.policy
+
+    @runtime.traced("session.upload")
+    def upload(
+        self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None, *, timeout: float | None = None
+    ) -> UploadReceipt:
         """Sends trajectories collected with `policy` to the current round.
 
         Once this returns they are stored and count. Sending the same ones again changes nothing.
@@ -83,6 +124,7 @@ class Session:
         Args:
             trajectories: whole episodes.
             upload_id: names the upload; None makes a name of its content.
+            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
 
         Raises:
             InvalidInputError: a trajectory does not fit; `violations` names the step and field.
@@ -90,26 +132,10 @@ class Session:
             StaleRoundError: the session has moved on to another round.
             ThetaPrimeError: the call failed.
         """
-        if not trajectories:
-            raise InvalidInputError.at("trajectories", "none; an upload carries at least one")
-        for index, trajectory in enumerate(trajectories):
-            try:
-                wire.validate(trajectory, self.meta_policy.environment, f"trajectories[{index}]")
-            except wire.WireError as error:
-                raise InvalidInputError.at(error.field, error.problem) from error
-        payload = wire.pack(trajectories)
-        digest = wire.sha256_hex(payload)
-        messages = functools.partial(
-            wire.iter_upload,
-            self.id,
-            upload_id or digest[:_UPLOAD_ID_DIGITS],
-            self.round,
-            payload,
-            len(trajectories),
-            sum(len(trajectory) for trajectory in trajectories),
-            digest,
+        messages = runtime.offload(
+            prepare_upload, self.id, self.round, self.meta_policy.environment, trajectories, upload_id
         )
-        response = self._transport.stream(self._stub.UploadTrajectories, messages)
+        response = self._transport.stream(self._transport.adaptation.UploadTrajectories, messages, timeout)
         receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))
         with self._lock:
             # Of several uploads at once, the answer heard last need not be the one given last.
@@ -117,12 +143,15 @@ class Session:
                 self._batch = receipt.batch
         return receipt
 
-    @traced("session.adapt")
-    def adapt(self) -> AdaptedPolicy:
+    @runtime.traced("session.adapt")
+    def adapt(self, *, timeout: float | None = None) -> AdaptedPolicy:
         """Takes one step on what was uploaded in this round, and makes its policy the current one.
 
         What the step uses is the batch of the last upload's receipt; where this object has uploaded nothing,
         the batch that the server holds.
+
+        Args:
+            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
 
         Returns:
             θ_{k+1}, which is `policy` from now on.
@@ -133,12 +162,12 @@ class Session:
             StaleRoundError: the session has moved on to another round (`refresh`).
             ThetaPrimeError: the call failed; called again, it has the effect of one.
         """
-        batch = self._batch or self._fetch().batch
+        batch = self._batch or SessionInfo.from_message((self._get(timeout)).session).batch
         self._batch = batch
         request = pb.AdaptRequest(session_id=self.id, expected_round=self.round, batch_sha256=batch.sha256)
-        response = self._transport.call(self._stub.Adapt, request)
+        response = self._transport.call(self._transport.adaptation.Adapt, request, timeout)
         info = SessionInfo.from_message(response.session)
-        policy = AdaptedPolicy.from_message(response.policy)
+        policy = runtime.offload(AdaptedPolicy.from_message, response.policy)
         self._set(info, policy, (*self._reports, AdaptationReport.from_message(response.report)))
         return policy
 
@@ -161,17 +190,17 @@ class Session:
         self._set(info, policy, [AdaptationReport.from_message(report) for report in message.reports])
         self._batch = info.batch if info.batch.uploads else None
 
-    @traced("session.close")
+    @runtime.traced("session.close")
     def close(self) -> None:
         """Ends the session. Its policies stay readable until it expires."""
-        response = self._transport.call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=self.id))
+        response = self._transport.call(
+            self._transport.adaptation.CloseSession, pb.CloseSessionRequest(session_id=self.id)
+        )
         self._info = SessionInfo.from_message(response.session)
 
-    def _get(self) -> pb.GetSessionResponse:
-        return self._transport.call(self._stub.GetSession, pb.GetSessionRequest(session_id=self.id))
-
-    def _fetch(self) -> SessionInfo:
-        return SessionInfo.from_message(self._get().session)
+    def _get(self, timeout: float | None = None) -> pb.GetSessionResponse:
+        request = pb.GetSessionRequest(session_id=self.id)
+        return self._transport.call(self._transport.adaptation.GetSession, request, timeout)
 
     def _set(self, info: SessionInfo, policy: AdaptedPolicy, reports: Sequence[AdaptationReport]) -> None:
         self._info = info
@@ -180,7 +209,9 @@ class Session:
         self._batch = None
 
 
-def fetch_policy(transport: Transport, session_id: str, round_index: int) -> AdaptedPolicy:
+def fetch_policy(
+    transport: Transport, session_id: str, round_index: int, timeout: float | None = None
+) -> AdaptedPolicy:
     """θ_k of a session.
 
     Raises:
@@ -188,4 +219,5 @@ def fetch_policy(transport: Transport, session_id: str, round_index: int) -> Ada
         PolicyVerificationError: what came is not what it says it is.
     """
     request = pb.GetPolicyRequest(session_id=session_id, round=round_index)
-    return AdaptedPolicy.from_message(transport.call(transport.adaptation.GetPolicy, request).policy)
+    response = transport.call(transport.adaptation.GetPolicy, request, timeout)
+    return runtime.offload(AdaptedPolicy.from_message, response.policy)

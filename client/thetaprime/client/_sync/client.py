@@ -1,32 +1,34 @@
-"""The synchronous client."""
+# Generated from _async/client.py by `make sync-client`. Edit that one.
+"""The client."""
 
 import contextlib
+import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import grpc
-import numpy as np
-from google.protobuf.duration_pb2 import Duration
 
-from thetaprime.client._collect import collect
-from thetaprime.client._errors import InvalidInputError, ThetaPrimeError
+from thetaprime.client._arguments import duration, name_and_version
+from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Configuration
+from thetaprime.client._deadline import Deadline
+from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
 from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._session import Session, fetch_policy
-from thetaprime.client._tracing import traced
-from thetaprime.client._transport import Transport
-from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, Progress, SessionInfo
+from thetaprime.client._progress import ProgressOption
+from thetaprime.client._sync import runtime
+from thetaprime.client._sync.rounds import Tasks, check_tasks, take_rounds
+from thetaprime.client._sync.session import Session, fetch_policy
+from thetaprime.client._sync.transport import Transport
+from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_policy_pb
 
-DEFAULT_ADDRESS: Final = "localhost:50051"
-DEFAULT_TIMEOUT: Final = 60.0
-"""Seconds until a call is given up."""
-
 
 class Client:
-    """A connection to a ThetaPrime server. Connects at the first call; safe to use from several threads.
+    """A connection to a ThetaPrime server. Connects at the first call.
+
+    The synchronous one is safe to use from several threads; that of `thetaprime.client.aio` belongs to one event loop.
 
     Args:
         address: the server's, ``host:port``.
@@ -47,7 +49,7 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
-        channel: grpc.Channel | None = None,
+        channel: runtime.Channel | None = None,
         token: str | None = None,
         allow_plaintext: bool = False,
         tracing: bool = False,
@@ -61,7 +63,27 @@ class Client:
             allow_plaintext=allow_plaintext,
             tracing=tracing,
         )
-        self._stub = self._transport.adaptation
+
+    @classmethod
+    def from_environment(
+        cls, config: str | os.PathLike[str] | None = None, *, tracing: bool = False, **settings: Any
+    ) -> Self:
+        """The client that environment variables and a configuration file describe.
+
+        What is given here comes first, then ``THETAPRIME_ADDRESS``, ``_TIMEOUT``, ``_TOKEN``, ``_TOKEN_FILE``,
+        ``_TLS``, ``_TLS_AUTHORITY``, ``_TLS_CERTIFICATE``, ``_TLS_KEY`` and ``_ALLOW_PLAINTEXT``, then the file, then
+        the defaults.
+
+        Args:
+            config: a TOML file with the same names in small letters (``address = "..."``). None is
+                ``THETAPRIME_CONFIG``, or ``thetaprime/client.toml`` in the user's configuration folder if it is there.
+            tracing: as the constructor's.
+            settings: settings by these names (``address="..."``); None is not given.
+
+        Raises:
+            InvalidInputError: a setting is unknown or does not fit, or a file cannot be read.
+        """
+        return cls(**Configuration.read(config, settings).arguments(), tracing=tracing)
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +95,11 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self._transport.address!r})"
+
+    @property
+    def address(self) -> str:
+        """The server's, ``host:port``."""
+        return self._transport.address
 
     def close(self) -> None:
         """Closes the connection. Sessions stay as they are."""
@@ -99,7 +126,7 @@ class Client:
         Raises:
             NotFoundError: there is none.
         """
-        return MetaPolicyInfo.from_message(self._get_meta_policy(name, version).meta_policy)
+        return MetaPolicyInfo.from_message((self._get_meta_policy(name, version)).meta_policy)
 
     def theta(self, name: str, version: int = 0) -> AdaptedPolicy:
         """θ of a meta-policy: what its adaptations start from.
@@ -111,9 +138,9 @@ class Client:
         Raises:
             NotFoundError: there is none.
         """
-        return AdaptedPolicy.from_message(self._get_meta_policy(name, version).policy)
+        return runtime.offload(AdaptedPolicy.from_message, (self._get_meta_policy(name, version)).policy)
 
-    @traced("create_session")
+    @runtime.traced("create_session")
     def create_session(
         self,
         meta_policy: str,
@@ -122,6 +149,7 @@ class Client:
         step_size_scale: float | None = None,
         ttl: float | None = None,
         request_id: str | None = None,
+        timeout: float | None = None,
     ) -> Session:
         """Starts the adaptation of a meta-policy to one task.
 
@@ -131,38 +159,45 @@ class Client:
             step_size_scale: multiplies every inner step size; None is 1.
             ttl: seconds until the session expires; None is the server's default.
             request_id: names the request: sent again, it gives the same session. None draws one.
+            timeout: seconds until a call is given up; None is the client's, which is never exceeded.
 
         Raises:
             NotFoundError: there is no such meta-policy.
             InvalidInputError: an option is out of range.
         """
-        name, version = _name_and_version(meta_policy, version)
+        name, version = name_and_version(meta_policy, version)
         response = self._transport.call(
-            self._stub.CreateSession,
+            self._transport.adaptation.CreateSession,
             pb.CreateSessionRequest(
                 request_id=request_id or str(uuid.uuid4()),
                 meta_policy=name,
                 meta_policy_version=version,
                 options=pb.SessionOptions(step_size_scale=step_size_scale),
-                ttl=None if ttl is None else _duration(ttl),
+                ttl=None if ttl is None else duration(ttl),
             ),
+            timeout,
         )
         info = SessionInfo.from_message(response.session)
-        policy = AdaptedPolicy.from_message(response.policy)
+        policy = runtime.offload(AdaptedPolicy.from_message, response.policy)
         if info.round == 0:
             return Session(self._transport, info, policy)
-        return self.resume(info.session_id)  # an old request, repeated: the session has moved on
+        return self.resume(info.session_id, timeout=timeout)  # an old request, repeated: the session has moved on
 
-    @traced("resume")
-    def resume(self, session_id: str) -> Session:
-        """Goes on with a session, wherever it was left.
+    @runtime.traced("resume")
+    def resume(self, session_id: str, *, timeout: float | None = None) -> Session:
+        """Goes on with a session, wherever it was left: ``client.resume(session_id).run(env, rounds=3)``.
+
+        Args:
+            session_id: the session's.
+            timeout: seconds until a call is given up; None is the client's, which is never exceeded.
 
         Raises:
             NotFoundError: there is none, or it has expired.
         """
-        response = self._transport.call(self._stub.GetSession, pb.GetSessionRequest(session_id=session_id))
+        request = pb.GetSessionRequest(session_id=session_id)
+        response = self._transport.call(self._transport.adaptation.GetSession, request, timeout)
         info = SessionInfo.from_message(response.session)
-        policy = fetch_policy(self._transport, session_id, info.round)
+        policy = fetch_policy(self._transport, session_id, info.round, timeout)
         reports = [AdaptationReport.from_message(report) for report in response.reports]
         return Session(self._transport, info, policy, reports)
 
@@ -174,85 +209,79 @@ class Client:
         """
         token = ""
         while True:
-            response = self._transport.call(self._stub.ListSessions, pb.ListSessionsRequest(page_token=token))
-            yield from map(SessionInfo.from_message, response.sessions)
+            response = self._transport.call(
+                self._transport.adaptation.ListSessions, pb.ListSessionsRequest(page_token=token)
+            )
+            for message in response.sessions:
+                yield SessionInfo.from_message(message)
             token = response.next_page_token
             if not token:
                 return
 
-    @traced("adapt")
+    @runtime.traced("adapt")
     def adapt(
         self,
         meta_policy: str,
-        env: Any,
+        env: Tasks,
         rounds: int = 3,
         trajectories: int | None = None,
         *,
         step_size_scale: float | None = None,
         seed: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: ProgressOption = None,
+        timeout: float | None = None,
     ) -> AdaptedPolicy:
         """Adapts a meta-policy to a task: collect, upload, step, `rounds` times.
 
         Args:
             meta_policy: its name, or ``name@version``.
-            env: the task, a Gymnasium `Env` or `VectorEnv`. It is reset, and not closed.
+            env: the task: a Gymnasium `Env` or `VectorEnv`, which is reset and not closed; or a callable that is
+                given a policy and a number and returns that many trajectories (any `Iterable`; it is asked again for
+                what is missing); or a list of those, which collect at the same time, each its part.
             rounds: how many steps to take.
             trajectories: episodes for each step; None is as many as the meta-policy was trained with.
             step_size_scale: multiplies every inner step size; None is 1.
-            seed: seed of the environment and of the actions; None leaves both to chance.
+            seed: seed of the environments and of the actions; None leaves both to chance.
             progress: called after each episode and each step. Its `session_id` resumes the work should this
-                process die.
+                process die. None shows a bar where stderr is a terminal; True and False always and never do.
+            timeout: seconds until all of it is given up; None is never. Single calls have the client's timeout.
 
         Returns:
-            θ′. The session is closed; a failure leaves it open, to be resumed.
+            θ′. The session is closed; a failure leaves it open, to be resumed: an error's `session_id` names it, and
+            so does a note on whatever ended the work, Ctrl-C included.
 
         Raises:
-            InvalidInputError: the environment does not fit the meta-policy.
+            InvalidInputError: an environment does not fit the meta-policy.
+            CollectionError: an environment or a collector failed. What it had collected is uploaded.
+            DeadlineError: `timeout` has passed.
             ThetaPrimeError: a call failed.
         """
         if rounds < 1:
             raise InvalidInputError.at("rounds", f"{rounds}; expected at least 1")
-        session = self.create_session(meta_policy, step_size_scale=step_size_scale)
-        wanted = session.meta_policy.trajectories_per_round if trajectories is None else trajectories
-        seeds: list[int] | list[None] = [None] * rounds
-        if seed is not None:
-            seeds = [int(state) for state in np.random.SeedSequence(seed).generate_state(rounds)]
-        for round_index, round_seed in enumerate(seeds):
-
-            def tell(collected: int, report: AdaptationReport | None = None, round_index: int = round_index) -> None:
-                if progress is not None:
-                    progress(Progress(session.id, round_index, rounds, collected, wanted, report))
-
-            session.upload(collect(session.policy, env, wanted, seed=round_seed, progress=tell))
-            session.adapt()
-            tell(wanted, session.report)
+        deadline = Deadline(timeout, f"the adaptation of {meta_policy}")
+        request_id = str(uuid.uuid4())
+        try:
+            session = self.create_session(
+                meta_policy, step_size_scale=step_size_scale, request_id=request_id, timeout=deadline.remaining()
+            )
+        except (KeyboardInterrupt, DeadlineError) as error:
+            deadline.annotate(error)
+            error.add_note(f"client.create_session({meta_policy!r}, request_id={request_id!r}) gives its session")
+            raise
+        try:
+            check_tasks(env, session.policy.contract)
+        except InvalidInputError:
+            with contextlib.suppress(ThetaPrimeError):  # nothing can come of it
+                session.close()
+            raise
+        take_rounds(session, env, rounds, trajectories, seed=seed, progress=progress, deadline=deadline)
         with contextlib.suppress(ThetaPrimeError):  # θ′ is here; an open session expires by itself
             session.close()
         return session.policy
 
     def _get_meta_policy(self, name: str, version: int) -> meta_policy_pb.GetMetaPolicyResponse:
-        name, version = _name_and_version(name, version)
+        name, version = name_and_version(name, version)
         return self._transport.call(
             self._transport.meta_policies.GetMetaPolicy,
             meta_policy_pb.GetMetaPolicyRequest(name=name, version=version),
         )
-
-
-def _name_and_version(name: str, version: int) -> tuple[str, int]:
-    """``name@version``, or the two apart."""
-    bare, separator, digits = name.partition("@")
-    if not separator:
-        return name, version
-    if not digits.isdigit() or version not in (0, int(digits)):
-        raise InvalidInputError.at("meta_policy", f"{name!r} with version={version}; expected 'name' or 'name@3'")
-    return bare, int(digits)
-
-
-def _duration(seconds: float) -> Duration:
-    try:
-        duration = Duration()
-        duration.FromNanoseconds(round(seconds * 1e9))
-    except (ValueError, OverflowError) as error:
-        raise InvalidInputError.at("ttl", f"{seconds!r}; expected seconds") from error
-    return duration

@@ -1,0 +1,15 @@
+"""The client for asyncio: the same surface as the synchronous one, with coroutines.
+
+What takes long here (collecting in an environment, packing, loading a policy) runs on threads: the event loop goes on.
+
+Example:
+    >>> from thetaprime.client import aio
+    >>> async with aio.Client("localhost:50051") as client:
+    ...     adapted = await client.adapt("half-cheetah-direction", env, rounds=3)
+    ...     action = adapted.act(observation)
+"""
+
+from thetaprime.client._async.client import Client
+from thetaprime.client._async.session import Session
+
+__all__ = ["Client", "Session"]

@@ -1,0 +1,303 @@
+"""`Client.adapt` and `Session.run`: what collects, what goes wrong, and how it goes on."""
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import thetaprime.client as tp
+from thetaprime import wire
+
+
+def pendulum() -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("Pendulum-v1")
+
+
+def collector(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
+    return tp.collect(policy, pendulum(), count)
+
+
+def one_by_one(policy: tp.AdaptedPolicy, count: int) -> Iterator[wire.Trajectory]:
+    for _ in range(count):
+        yield tp.collect(policy, pendulum(), 1)[0]
+
+
+def half_of_it(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
+    return tp.collect(policy, pendulum(), (count + 1) // 2)
+
+
+class Failing(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Raises in the middle of one of its episodes."""
+
+    def __init__(self, episode: int, error: BaseException) -> None:
+        super().__init__(pendulum())
+        self.episodes, self.steps, self._failing, self._error = 0, 0, episode, error
+
+    def reset(self, **options: Any) -> Any:
+        self.episodes, self.steps = self.episodes + 1, 0
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if (self.episodes, self.steps) == (self._failing, 7):
+            raise self._error
+        return super().step(action)
+
+
+@pytest.mark.parametrize("source", [collector, one_by_one, half_of_it])
+def test_a_callable_collects(source: Callable[..., Any], client: tp.Client) -> None:
+    asked: list[int] = []
+
+    def recorded(policy: tp.AdaptedPolicy, count: int) -> Any:
+        asked.append(count)
+        return source(policy, count)
+
+    seen: list[tp.Progress] = []
+    adapted = client.adapt("pendulum", recorded, 2, 4, progress=seen.append)
+    assert asked == ([4, 2, 1] * 2 if source is half_of_it else [4, 4])
+    assert [(p.round, p.collected) for p in seen] == [(k, n) for k in (0, 1) for n in (1, 2, 3, 4, 4)]
+    assert client.resume(seen[0].session_id).policy.policy_id == adapted.policy_id
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_collectors_feed_one_session_at_the_same_time(count: int, client: tp.Client) -> None:
+    together = threading.Barrier(count)
+
+    def waiting(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
+        together.wait(60)  # one after the other, they would wait for ever
+        return collector(policy, count)
+
+    seen: list[tp.Progress] = []
+    env = gymnasium.make_vec("Pendulum-v1", 2, "sync")
+    sources = [waiting] * (count - 1) + [lambda *args: (together.wait(60), tp.collect(args[0], env, args[1]))[1]]
+    client.adapt("pendulum", sources, 2, 7, progress=seen.append)
+    env.close()
+    session = client.resume(seen[0].session_id)
+    assert [report.trajectories for report in session.reports] == [7, 7]
+    assert [p.collected for p in seen if p.round == 1] == [1, 2, 3, 4, 5, 6, 7, 7]
+
+
+def test_environments_in_a_list_collect_each_its_part(client: tp.Client) -> None:
+    session = client.create_session("pendulum")
+    envs = [pendulum(), gymnasium.make_vec("Pendulum-v1", 2, "sync"), pendulum()]
+    session.run(envs, 1, 5, seed=3, progress=False)
+    again = client.create_session("pendulum")
+    again.run([pendulum()], 1, 5, seed=3, progress=False)
+    assert session.report is not None
+    assert again.report is not None
+    assert (session.report.trajectories, again.report.trajectories) == (5, 5)
+    # Each has a seed of its own: five different episodes, not one of them five times.
+    assert session.report.std_return > 0
+    # More collectors than trajectories: some have nothing to do.
+    session.run([pendulum() for _ in range(4)], 2, 2, progress=False)
+    assert session.report.trajectories == 2
+
+
+def test_a_list_names_the_environment_that_does_not_fit_and_no_session_is_left(client: tp.Client) -> None:
+    before = [each.session_id for each in client.sessions()]
+    with pytest.raises(tp.InvalidInputError, match=r"env\[1\]\.observation_space"):
+        client.adapt("pendulum", [pendulum(), gymnasium.make("CartPole-v1")])
+    nothings: list[Any] = [[], None, 3]
+    for nothing in nothings:
+        with pytest.raises(tp.InvalidInputError, match="env"):
+            client.adapt("pendulum", nothing)
+    new = [each for each in client.sessions() if each.session_id not in before]
+    assert [each.state for each in new] == ["closed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda policy, count: None, "returned NoneType"),
+        (lambda policy, count: [], "gave no trajectory; expected 4"),
+        (lambda policy, count: ["x"], "gave str"),
+    ],
+)
+def test_a_collector_that_gives_something_else_is_refused(
+    source: Callable[..., Any], message: str, client: tp.Client
+) -> None:
+    with pytest.raises(tp.InvalidInputError, match=message) as caught:
+        client.adapt("pendulum", source, 1, 4, progress=False)
+    assert caught.value.session_id is not None
+
+
+@pytest.mark.parametrize("kind", ["env", "callable", "generator"])
+def test_what_was_collected_before_a_failure_is_kept_and_the_rest_follows(kind: str, client: tp.Client) -> None:
+    cause = OSError("the cable is out")
+    env = Failing(3, cause)
+
+    def failing(policy: tp.AdaptedPolicy, count: int) -> Iterator[wire.Trajectory]:
+        yield from one_by_one(policy, 2)
+        raise cause
+
+    def wrapped(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
+        return tp.collect(policy, env, count)
+
+    source = {"env": env, "callable": wrapped, "generator": failing}[kind]
+    kept = 0 if kind == "callable" else 2  # what a callable has not returned is not ours
+    with pytest.raises(tp.CollectionError, match="after 2 of 4 trajectories: OSError: the cable is out") as caught:
+        client.adapt("pendulum", source, 2, 4, seed=0, progress=False)
+    assert caught.value.__cause__ is cause
+    assert len(caught.value.trajectories) == 2
+    session_id = caught.value.session_id
+    assert session_id is not None
+    assert f"client.resume('{session_id}').run(env, rounds=2) goes on" in caught.value.__notes__[-1]
+    assert f"with {kept} of 4" in caught.value.__notes__[-1]
+    session = client.resume(session_id)
+    assert (session.round, session.batch.trajectories) == (0, kept)
+    seen: list[tp.Progress] = []
+    adapted = session.run(pendulum(), 2, 4, seed=0, progress=seen.append)
+    assert seen[0].collected == kept + 1
+    assert [report.trajectories for report in session.reports] == [4, 4]
+    assert session.reports[0].std_return > 0
+    assert client.resume(session_id).policy.policy_id == adapted.policy_id
+
+
+def test_collect_alone_hands_over_what_it_had(client: tp.Client) -> None:
+    with pytest.raises(tp.CollectionError) as caught:
+        tp.collect(client.theta("pendulum"), Failing(2, ValueError("x")), 4)
+    assert len(caught.value.trajectories) == 1
+
+
+def test_of_several_collectors_that_one_fails_ends_the_others_and_loses_nothing(client: tp.Client) -> None:
+    class Endless(Failing):
+        """Collects until it is told to end."""
+
+        def reset(self, **options: Any) -> Any:
+            time.sleep(0.001)
+            return super().reset(**options)
+
+    endless = Endless(-1, ValueError())
+    with pytest.raises(tp.CollectionError, match="ValueError: broken") as caught:
+        client.adapt("pendulum", [Failing(3, ValueError("broken")), endless], 1, 20_000, progress=False)
+    assert caught.value.session_id is not None
+    kept = client.resume(caught.value.session_id).batch.trajectories
+    assert kept in (2 + endless.episodes, 2 + endless.episodes - 1)
+
+
+def test_the_deadline_ends_collection_and_names_the_session(client: tp.Client) -> None:
+    with pytest.raises(tp.DeadlineError, match=r"did not end within its timeout of 3 s") as caught:
+        client.adapt("pendulum", pendulum(), 1, 1_000_000, progress=False, timeout=3)
+    assert caught.value.session_id is not None
+    session = client.resume(caught.value.session_id)
+    with pytest.raises(tp.DeadlineError, match=session.id) as caught:
+        session.run([pendulum(), one_by_one], 1, 1_000_000, progress=False, timeout=0.3)
+    assert any("the timeout of 0.3 s for session" in note for note in caught.value.__notes__)
+    for timeout in (0.0, -1.0, float("nan")):
+        with pytest.raises(tp.InvalidInputError, match="timeout"):
+            session.run(pendulum(), timeout=timeout)
+    assert session.run(pendulum(), 1, 2, progress=False, timeout=300).parent_id
+
+
+def test_a_deadline_that_has_passed_begins_nothing(client: tp.Client) -> None:
+    known = [each.session_id for each in client.sessions()]
+    with pytest.raises(tp.DeadlineError, match=r"the adaptation of pendulum did not end"):
+        client.adapt("pendulum", pendulum(), timeout=1e-9)
+    assert [each.session_id for each in client.sessions()] == known
+
+
+def test_a_session_that_had_its_rounds_is_left_as_it_is(client: tp.Client) -> None:
+    session = client.create_session("pendulum")
+    adapted = session.run(pendulum(), 2, 2, progress=False)
+    assert session.run(Failing(1, ValueError()), 2, 2, progress=False) is adapted
+    for wrong in ({"rounds": 0}, {"trajectories": 0}):
+        with pytest.raises(tp.InvalidInputError, match=next(iter(wrong))):
+            session.run(pendulum(), **wrong)  # type: ignore[arg-type]
+    session.upload(collector(session.policy, 3))
+    session.run(Failing(1, ValueError()), 3, 2, progress=False)  # more than is asked for was uploaded by hand
+    assert session.report is not None
+    assert session.report.trajectories == 3
+
+
+def test_a_bar_is_drawn_where_it_is_asked_for(client: tp.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.adapt("pendulum", pendulum(), 1, 2)  # stderr is no terminal here
+    client.adapt("pendulum", pendulum(), 1, 2, progress=False)
+    assert capsys.readouterr() == ("", "")
+    client.adapt("pendulum", pendulum(), 2, 2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(r"round 1\s+return \S+ ± \S+.*2/2 episodes", err)
+    assert "round 2" in err
+    with pytest.raises(tp.InvalidInputError, match="progress: 'bar'"):
+        client.adapt("pendulum", pendulum(), progress="bar")  # type: ignore[arg-type]
+
+
+def test_a_progress_callback_that_raises_is_no_fault_of_the_environment(client: tp.Client) -> None:
+    def stop(progress: tp.Progress) -> None:
+        raise StopIteration
+
+    with pytest.raises(StopIteration) as caught:
+        client.adapt("pendulum", pendulum(), 1, 2, progress=stop)
+    assert "goes on" in caught.value.__notes__[-1]
+
+
+_ADAPTING = """
+import sys, gymnasium, thetaprime.client as tp
+def slow(env):
+    import time
+    step = env.step
+    env.step = lambda action: (time.sleep(0.002), step(action))[1]
+    return env
+env = [slow(gymnasium.make("Pendulum-v1")) for _ in range(int(sys.argv[2]))]
+with tp.Client(sys.argv[1]) as client:
+    def tell(progress):
+        print(progress.session_id, flush=True)
+    client.adapt("pendulum", env if len(env) > 1 else env[0], 100, 2, progress=tell)
+"""
+
+
+@pytest.mark.parametrize(("collectors", "after"), [(1, 0.05), (1, 0.31), (2, 0.17), (2, 0.43)])
+def test_ctrl_c_prints_the_session_which_goes_on(collectors: int, after: float, address: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ADAPTING, address, str(collectors)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    session_id = process.stdout.readline().strip()
+    time.sleep(after * random.uniform(0.5, 1.5))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors, errors
+    assert f"client.resume('{session_id}').run(env, rounds=100) goes on" in errors
+    with tp.Client(address) as client:
+        session = client.resume(session_id)
+        taken = session.round
+        session.run(pendulum(), taken + 1, 2, progress=False)
+        assert [report.round for report in session.reports] == list(range(taken + 1))
+
+
+def test_seeds_differ_between_rounds_collectors_and_what_is_resumed(client: tp.Client) -> None:
+    drawn: list[int] = []
+
+    class Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            if seed is not None:
+                drawn.append(seed)
+            return super().reset(seed=seed)
+
+    session = client.create_session("pendulum")
+    session.run([Seeded(pendulum()), Seeded(pendulum())], 2, 4, seed=1, progress=False)
+    session.upload(collector(session.policy, 2))
+    session.run(Seeded(pendulum()), 3, 4, seed=1, progress=False)
+    session.run(Seeded(pendulum()), 4, 4, seed=1, progress=False)
+    assert len(drawn) == len(set(drawn)) == 6
+    first = drawn[:4]
+    drawn.clear()
+    client.adapt("pendulum", [Seeded(pendulum()), Seeded(pendulum())], 2, 4, seed=1, progress=False)
+    assert sorted(drawn[:2]) == sorted(first[:2])
+    assert all(0 <= seed < 2**32 for seed in itertools.chain(drawn, first))
+    assert np.unique(drawn).size == 4
