@@ -37,7 +37,7 @@ class PolicyRunner:
         self._next: AdaptedPolicy | None = None
         self._contract: Final = policy.contract
         self._lock: Final = threading.Lock()
-        self._work: Final[SimpleQueue[Callable[[], None] | AdaptedPolicy | None]] = SimpleQueue()
+        self._work: Final[SimpleQueue[Callable[[], None] | list[AdaptedPolicy] | None]] = SimpleQueue()
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -127,7 +127,9 @@ class PolicyRunner:
         while (work := self._work.get()) is not None:
             if callable(work):
                 work()
-            # What was put here only to be released: to free a session takes too long for a control loop.
+            else:
+                # To free a session takes too long for a control loop, which may still hold the list.
+                work.clear()
             del work
 
     def _offer(self, policy: AdaptedPolicy) -> None:
@@ -141,7 +143,8 @@ class PolicyRunner:
     def _take_over(self) -> None:
         with self._lock:
             if self._next is not None:
-                retired, self._policy, self._next = self._policy, self._next, None
+                retired = [self._policy]
+                self._policy, self._next = self._next, None
                 self._work.put(retired)
 
 
