@@ -169,7 +169,13 @@ def test_artifacts_are_found_by_name_version_and_path(point_artifact: Path) -> N
 def test_the_shipped_zoo_is_whole() -> None:
     shipped = find_meta_policies(zoo_directory())
     names = [path.parent.name for path in shipped]
-    assert names == ["ant-direction", "half-cheetah-direction", "half-cheetah-velocity", "point-navigation"]
+    assert names == [
+        "ant-direction",
+        "ant-velocity",
+        "half-cheetah-direction",
+        "half-cheetah-velocity",
+        "point-navigation",
+    ]
     for path in shipped:
         meta_policy = load_meta_policy(path)
         assert meta_policy.manifest.name == path.parent.name
