@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf import proto
 from google.protobuf.message import DecodeError
 
+from tests.server.without_wire import Metadata
 from thetaprime import wire
 from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behaviour_evidence
 from thetaprime.server import ServerConfig, convert, sessions
@@ -20,7 +21,7 @@ from thetaprime.server.reassembly import PayloadAssembly, receive_header, receiv
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import trajectory_pb2
 
-from .service import AUTHORIZED, Metadata, Service
+from .service import AUTHORIZED, Service
 
 _ENVIRONMENT: Final = EnvironmentContract(
     environment_id="fuzz",
