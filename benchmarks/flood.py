@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -107,13 +107,13 @@ def _flooding(address: str, payload: bytes, going: Event, over: Event) -> None:
 
 async def _send_all(address: str, payload: bytes, going: Event, over: Event) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = AdaptationServiceStub(channel)
+        stub: Any = AdaptationServiceStub(channel)
         # One for each place in the queue and each worker, and some to be turned away.
         senders = QUEUE + (os.cpu_count() or 1) + 8
         await asyncio.gather(*(_send(stub, payload, number, going, over) for number in range(senders)))
 
 
-async def _send(stub: AdaptationServiceStub, payload: bytes, number: int, going: Event, over: Event) -> None:
+async def _send(stub: Any, payload: bytes, number: int, going: Event, over: Event) -> None:
     """Rounds without end, as cheap for the sender as can be: the machine is the server's."""
     metadata = (("authorization", f"Bearer {_FLOODING}"),)
     sent = 0

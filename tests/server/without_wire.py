@@ -65,11 +65,11 @@ class ServiceWithoutWire:
         catalog, gate = Catalog.load(config.zoo), Gate(config.tokens, Quotas.defaults(config))
         self._engine = AdaptationEngine(
             lambda call: take_round(self.store, catalog, call),
-            workers=1,
+            threads=1,
             queue=config.queue,
             pace=Pace(gate.quotas_of).take,
         )
-        self._calls = CallInterceptor(gate, Metrics(config), CallTracer(config.tracing))
+        self._calls = CallInterceptor(gate, Metrics(), CallTracer(config.tracing))
         self._handlers = _Handlers()
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
