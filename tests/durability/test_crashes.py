@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 import thetaprime.client as tp
 import thetaprime.server
+from tests.play import play
 from thetaprime.server import ServerConfig, failpoints, running_server
 from thetaprime.server.store import Store, tables
 
 from .victim import Victim
-from .workload import META_POLICY, Customers, Outcome, adapt_once, patiently, play
+from .workload import META_POLICY, Customers, Outcome, adapt_once, patiently
 
 REACHED_WITHIN = 60.0
 EXPIRED_AFTER = 4.0

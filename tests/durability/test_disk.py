@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import thetaprime.client as tp
+from tests.play import play
 from tests.server.conftest import Start, collect
 from thetaprime.server import failpoints
 
 from .victim import Victim
-from .workload import META_POLICY, adapt_once, patiently, play
+from .workload import META_POLICY, adapt_once, patiently
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import numpy as np
-import onnxruntime
 
 import thetaprime.client as tp
+from tests.play import play
 from thetaprime import wire
 
 META_POLICY: Final = "point-navigation"
@@ -71,32 +71,6 @@ def adapt_once(client: tp.Client, seed: int, ttl: float | None = None) -> Outcom
         if patiently(lambda: again(index)).onnx != onnx:  # noqa: B023
             lost.append(f"seed {seed}: θ_{index} is not what it was")
     return Outcome(seed, tuple(wire.sha256_hex(onnx) for onnx in received), tuple(lost))
-
-
-def play(policy: tp.AdaptedPolicy, rng: np.random.Generator, steps: int = 8) -> list[wire.Trajectory]:
-    """Two trajectories of point navigation towards a fixed goal, with sampled actions."""
-    goal, position = np.array([0.3, -0.4]), np.zeros((2, 2), np.float32)
-    session = onnxruntime.InferenceSession(policy.onnx, providers=["CPUExecutionProvider"])
-    observations, actions, rewards = [], [], []
-    for _ in range(steps):
-        mean, log_std = session.run(["mean", "log_std"], {"obs": position})
-        action = mean + np.exp(log_std) * rng.standard_normal(mean.shape, np.float32)
-        observations.append(position)
-        actions.append(action)
-        position = (position + np.clip(action, -1, 1) * 0.1).astype(np.float32)
-        rewards.append(-np.linalg.norm(position - goal, axis=1).astype(np.float32))
-    return [
-        wire.Trajectory(
-            observations=np.stack(observations)[:, n],
-            actions=np.stack(actions)[:, n],
-            rewards=np.stack(rewards)[:, n],
-            terminated=False,
-            truncated=True,
-            final_observation=position[n],
-            policy_id=policy.policy_id,
-        )
-        for n in range(2)
-    ]
 
 
 class Customers:

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import io
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Final
 
+import grpc
 import numpy as np
 from google.protobuf import proto
 from google.protobuf.message import DecodeError
 
+from tests.server.without_wire import Metadata
 from thetaprime import wire
 from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behaviour_evidence
 from thetaprime.server import ServerConfig, convert, sessions
@@ -17,6 +20,8 @@ from thetaprime.server.errors import ServiceError
 from thetaprime.server.reassembly import PayloadAssembly, receive_header, receive_payload
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import trajectory_pb2
+
+from .service import AUTHORIZED, Service
 
 _ENVIRONMENT: Final = EnvironmentContract(
     environment_id="fuzz",
@@ -89,7 +94,50 @@ def page_token(data: bytes) -> None:
     sessions.read_token(data.decode(errors="replace"))
 
 
-PARSERS: Final[tuple[Callable[[bytes], None], ...]] = (payload, upload, array, creation, page_token)
+class _RefusedError(Exception):
+    """A call that ended with a declared status."""
+
+
+@functools.cache
+def service() -> Service:
+    """The one that all calls go to."""
+    return Service()
+
+
+def call(data: bytes) -> None:
+    """The messages of any call, each behind its length in two bytes, to the method that the first byte picks."""
+    methods = service().methods
+    _taken(methods[data[0] % len(methods) if data else 0], _split(data[1:]), AUTHORIZED)
+
+
+def metadata(data: bytes) -> None:
+    """What comes with a call: lines of a key, a colon and a value."""
+    lines = (line.partition(b":") for line in data.split(b"\n"))
+    # gRPC lower-cases keys, and reads values as UTF-8 or else as Latin-1.
+    sent = [(key.decode("latin-1").lower(), _text(value)) for key, _, value in lines]
+    _taken("ListMetaPolicies", [b""], sent)
+
+
+def _taken(method: str, messages: Iterable[bytes], sent: Metadata) -> None:
+    if service().call(method, messages, sent) is not grpc.StatusCode.OK:
+        raise _RefusedError
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    while data:
+        end = 2 + int.from_bytes(data[:2])
+        yield data[2:end]
+        data = data[end:]
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+PARSERS: Final[tuple[Callable[[bytes], None], ...]] = (payload, upload, array, creation, page_token, call, metadata)
 
 
 def parse(data: bytes) -> bool:
@@ -103,6 +151,6 @@ def parse(data: bytes) -> bool:
     try:
         with np.errstate(all="ignore"):
             PARSERS[data[0] % len(PARSERS)](data[1:])
-    except (wire.WireError, ServiceError, DecodeError):
+    except (wire.WireError, ServiceError, DecodeError, _RefusedError):
         return False
     return True

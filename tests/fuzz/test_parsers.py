@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .parsers import PARSERS, parse
+from .parsers import PARSERS, parse, service
+from .seeds import upload_that_counts
 
 CORPUS = sorted(Path(__file__).with_name("corpus").iterdir())
 
@@ -19,6 +20,12 @@ def test_the_corpus_is_taken_or_refused_as_its_name_says(file: Path) -> None:
 def test_the_corpus_reaches_every_parser() -> None:
     first = {file.read_bytes()[0] % len(PARSERS) for file in CORPUS}
     assert first == set(range(len(PARSERS)))
+
+
+def test_an_upload_that_counts_is_taken_each_time() -> None:
+    data = upload_that_counts(service())
+    assert parse(data)
+    assert parse(data)
 
 
 @settings(max_examples=400)

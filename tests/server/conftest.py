@@ -12,12 +12,12 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime
 import pytest
 import structlog
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from tests.play import play
 from thetaprime import models, wire
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.server.log import configure_logging
@@ -131,30 +131,8 @@ class Service:
 
 
 def collect(policy: policy_pb2.Policy, trajectories: int = 4, steps: int = 8, seed: int = 0) -> list[wire.Trajectory]:
-    """Plays point navigation towards a fixed goal with sampled actions."""
-    rng, goal = np.random.default_rng(seed), np.array([0.3, -0.4])
-    session = onnxruntime.InferenceSession(policy.onnx, providers=["CPUExecutionProvider"])
-    position = np.zeros((trajectories, 2), dtype=np.float32)
-    observations, actions, rewards = [], [], []
-    for _ in range(steps):
-        mean, log_std = session.run(["mean", "log_std"], {"obs": position})
-        action = mean + np.exp(log_std) * rng.standard_normal(mean.shape).astype(np.float32)
-        observations.append(position)
-        actions.append(action)
-        position = (position + np.clip(action, -1, 1) * 0.1).astype(np.float32)
-        rewards.append(-np.linalg.norm(position - goal, axis=1).astype(np.float32))
-    return [
-        wire.Trajectory(
-            observations=np.stack(observations)[:, n],
-            actions=np.stack(actions)[:, n],
-            rewards=np.stack(rewards)[:, n],
-            terminated=False,
-            truncated=True,
-            final_observation=position[n],
-            policy_id=policy.policy_id,
-        )
-        for n in range(trajectories)
-    ]
+    """Plays point navigation; the same seed makes the same trajectories."""
+    return play(policy, np.random.default_rng(seed), trajectories, steps)
 
 
 def write_point_artifact(root: Path, version: int = 1, seed: int = 0) -> models.MetaPolicy:

@@ -89,7 +89,7 @@ def test_a_bad_page_is_refused(service: "Service", fields: dict[str, Any], field
     assert (refusal.code, refusal.field) == (CODE.INVALID_ARGUMENT, field)
 
 
-@pytest.mark.parametrize("round_index", [-1, 0, 2, 2**62])
+@pytest.mark.parametrize("round_index", [-1, 0, 2, 2**63 - 1, -(2**63)])
 def test_adapt_at_another_round_is_aborted_with_the_current_one(
     service: "Service", collect: Collect, round_index: int
 ) -> None:

@@ -184,8 +184,9 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
     """The round as the call expects it, or the session and the record of the call that took it before."""
     session = find_session(connection, call.tenant, call.session_id, now)
     if call.expected_round != session.round:
-        # A round that is still to be taken has no record.
-        taken = find_policy(connection, call.session_id, call.expected_round + 1)
+        # A round that is still to be taken has no record; beyond it there may be no number to ask for one by.
+        past = call.expected_round < session.round
+        taken = find_policy(connection, call.session_id, call.expected_round + 1) if past else None
         if taken is not None and taken.batch_sha256 == call.batch_sha256:
             return session, taken
         raise RoundMismatchError(call.expected_round, session.round)

@@ -1,0 +1,131 @@
+"""One tenant's rounds alone, and while another tenant sends as much as its queue takes."""
+
+import asyncio
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import numpy as np
+
+from benchmarks.measure import Row, machine
+from benchmarks.policies import STEPS, TRAJECTORIES, artifact, trajectories
+from thetaprime import wire
+from thetaprime.cli._server_process import server_process
+from thetaprime.client import Client
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+from thetaprime.wire import Trajectory
+
+_QUIET, _FLOODING = "theta_quiet", "theta_flooding"
+QUEUE: Final = 64
+"""Steps of one tenant that may wait, as is the server's default."""
+_BLOCKS: Final = 8
+_ROUNDS: Final = 12
+_SETTLE_SECONDS: Final = 2.0
+
+
+def rows() -> list[Row]:
+    """The 95th percentiles, from `session.upload` to a loaded θ′, in blocks that take turns."""
+    root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
+    meta_policy = artifact(root)
+    collected = [trajectories(meta_policy, seed) for seed in range(3)]
+    alone: list[float] = []
+    flooded: list[float] = []
+    options = ("--zoo", str(root), "--tokens", str(_tokens(root)), "--queue", str(QUEUE))
+    with (
+        server_process(*options) as server,
+        Client(address := server.address(), token=_QUIET) as client,
+        _flood(address, wire.pack(collected[0])) as going,
+    ):
+        _rounds(client, collected, 4)
+        for _ in range(_BLOCKS):
+            alone += _rounds(client, collected, _ROUNDS)
+            going.set()
+            time.sleep(_SETTLE_SECONDS)
+            flooded += _rounds(client, collected, _ROUNDS)
+            going.clear()
+            time.sleep(_SETTLE_SECONDS)
+    ours, reference = _p95(flooded), _p95(alone)
+    name = "p95 of one tenant's round, another tenant's queue full / alone"
+    return [Row(name, ours, reference, "ms", ours / reference, 2.0, ours / reference <= 2.0, machine())]
+
+
+def _rounds(client: Client, collected: list[list[Trajectory]], count: int) -> list[float]:
+    """How long each of some rounds takes, in milliseconds."""
+    times = []
+    for number in range(count):
+        session = client.create_session("benchmark")
+        started = time.perf_counter()
+        session.upload(collected[number % len(collected)])
+        action = session.adapt().act(np.zeros(17, np.float32))
+        times.append((time.perf_counter() - started) * 1e3)
+        if not np.isfinite(action).all():
+            raise RuntimeError("the adapted policy does not act")
+        session.close()
+    return times
+
+
+def _p95(times: list[float]) -> float:
+    return float(np.percentile(times, 95))
+
+
+def _tokens(root: Path) -> Path:
+    file = root / "tokens.toml"
+    digests = {tenant: hashlib.sha256(token.encode()).hexdigest() for tenant, token in _TENANTS.items()}
+    file.write_text("".join(f'[[tokens]]\ntenant = "{name}"\nsha256 = "{sha}"\n' for name, sha in digests.items()))
+    return file
+
+
+_TENANTS: Final = {"quiet": _QUIET, "flooding": _FLOODING}
+
+
+@contextlib.contextmanager
+def _flood(address: str, payload: bytes) -> Iterator[Event]:
+    """A process that floods the server for as long as its event is set."""
+    context = multiprocessing.get_context("spawn")
+    going, over = context.Event(), context.Event()
+    process = context.Process(target=_flooding, args=(address, payload, going, over), daemon=True)
+    process.start()
+    try:
+        yield going
+    finally:
+        over.set()
+        process.join()
+
+
+def _flooding(address: str, payload: bytes, going: Event, over: Event) -> None:
+    asyncio.run(_send_all(address, payload, going, over))
+
+
+async def _send_all(address: str, payload: bytes, going: Event, over: Event) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = AdaptationServiceStub(channel)
+        # One for each place in the queue and each worker, and some to be turned away.
+        senders = QUEUE + (os.cpu_count() or 1) + 8
+        await asyncio.gather(*(_send(stub, payload, number, going, over) for number in range(senders)))
+
+
+async def _send(stub: Any, payload: bytes, number: int, going: Event, over: Event) -> None:
+    """Rounds without end, as cheap for the sender as can be: the machine is the server's."""
+    metadata = (("authorization", f"Bearer {_FLOODING}"),)
+    sent = 0
+    while not over.is_set():
+        if not going.is_set():
+            await asyncio.sleep(0.02)
+            continue
+        sent += 1
+        request = service_pb.CreateSessionRequest(request_id=f"{number}-{sent}", meta_policy="benchmark")
+        with contextlib.suppress(grpc.RpcError):
+            session = (await stub.CreateSession(request, metadata=metadata)).session.session_id
+            messages = wire.iter_upload(session, "u", 0, payload, TRAJECTORIES, TRAJECTORIES * STEPS)
+            batch = (await stub.UploadTrajectories(messages, metadata=metadata)).batch
+            adapt = service_pb.AdaptRequest(session_id=session, batch_sha256=batch.sha256)
+            await stub.Adapt(adapt, metadata=metadata)

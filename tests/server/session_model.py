@@ -1,0 +1,211 @@
+"""What clients of sessions are promised, as plain data and plain rules: no store, no wire, no policy's numbers."""
+
+import dataclasses
+from typing import Final
+
+from google.protobuf import duration_pb2
+from grpc import StatusCode
+
+from thetaprime import wire
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import policy_pb2
+
+Answer = tuple[StatusCode, str]
+"""A status, and the reason that goes with it (empty where the status says it all)."""
+OK: Final[Answer] = (StatusCode.OK, "")
+NOT_FOUND: Final[Answer] = (StatusCode.NOT_FOUND, "")
+CLOSED: Final[Answer] = (StatusCode.FAILED_PRECONDITION, "SESSION_CLOSED")
+OTHER_ROUND: Final[Answer] = (StatusCode.ABORTED, "ROUND_MISMATCH")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a session is created with.
+
+    Attributes:
+        scale: factor on the step sizes, or None.
+        seconds: to its expiry.
+    """
+
+    scale: float | None
+    seconds: int
+
+    def request(self, request_id: str, meta_policy: str) -> service_pb.CreateSessionRequest:
+        """The message that asks for it."""
+        return service_pb.CreateSessionRequest(
+            request_id=request_id,
+            meta_policy=meta_policy,
+            options=service_pb.SessionOptions(step_size_scale=self.scale),
+            ttl=duration_pb2.Duration(seconds=self.seconds),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Upload:
+    """One upload that may have been acknowledged.
+
+    Attributes:
+        round: that it is for.
+        payload: its bytes.
+        trajectories: in it.
+        steps: in it.
+        policy_id: of the policy that collected it.
+    """
+
+    round: int
+    payload: bytes
+    trajectories: int
+    steps: int
+    policy_id: str
+
+    @property
+    def sha256(self) -> str:
+        return wire.sha256_hex(self.payload)
+
+    def messages(self, session_id: str, upload_id: str) -> list[service_pb.UploadTrajectoriesRequest]:
+        """The stream that sends it."""
+        return list(wire.iter_upload(session_id, upload_id, self.round, self.payload, self.trajectories, self.steps))
+
+
+@dataclasses.dataclass
+class Session:
+    """One session as its tenant has seen it.
+
+    Attributes:
+        policy_ids: of θ_0 … θ_k.
+        uploads: acknowledged, by id, in the order in which they came.
+        acknowledgements: what each got, by id.
+        steps: what each round's `Adapt` got.
+    """
+
+    session_id: str
+    tenant: str
+    request_id: str
+    arguments: Arguments
+    created: int
+    expires: int
+    policy_ids: list[str]
+    closed: bool = False
+    uploads: dict[str, Upload] = dataclasses.field(default_factory=dict)
+    acknowledgements: dict[str, service_pb.UploadTrajectoriesResponse] = dataclasses.field(default_factory=dict)
+    steps: list[service_pb.AdaptResponse] = dataclasses.field(default_factory=list)
+
+    @property
+    def round(self) -> int:
+        return len(self.steps)
+
+    def message(self, meta_policy: policy_pb2.MetaPolicy) -> service_pb.Session:
+        """As every call describes it."""
+        message = service_pb.Session(
+            session_id=self.session_id,
+            meta_policy=meta_policy,
+            state=service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN,
+            round=self.round,
+            policy_id=self.policy_ids[-1],
+            batch=self.batch(),
+            options=service_pb.SessionOptions(step_size_scale=self.arguments.scale),
+        )
+        message.create_time.FromMicroseconds(self.created)
+        message.expire_time.FromMicroseconds(self.expires)
+        return message
+
+    def batch(self, round_index: int | None = None) -> service_pb.UploadedBatch:
+        """What was acknowledged in a round; in the current one by default."""
+        index = self.round if round_index is None else round_index
+        mine = [upload for upload in self.uploads.values() if upload.round == index]
+        return service_pb.UploadedBatch(
+            uploads=len(mine),
+            trajectories=sum(upload.trajectories for upload in mine),
+            steps=sum(upload.steps for upload in mine),
+            sha256=wire.batch_digest(upload.sha256 for upload in mine),
+        )
+
+
+class Model:
+    """All sessions there ever were.
+
+    Args:
+        now: microseconds since 1970.
+        max_sessions: that a tenant may have open.
+        max_round_uploads: in one round.
+    """
+
+    def __init__(self, now: int, max_sessions: int, max_round_uploads: int) -> None:
+        self.now = now
+        self.sessions: dict[str, Session] = {}
+        self._max_sessions, self._max_round_uploads = max_sessions, max_round_uploads
+
+    def alive(self, tenant: str) -> list[Session]:
+        """A tenant's sessions that have not expired, newest first."""
+        mine = [each for each in self.sessions.values() if each.tenant == tenant and each.expires > self.now]
+        return sorted(mine, key=lambda each: (each.created, each.session_id), reverse=True)
+
+    def find(self, tenant: str, session_id: str) -> Session | None:
+        """A session that a tenant may see."""
+        return next((each for each in self.alive(tenant) if each.session_id == session_id), None)
+
+    def same_request(self, tenant: str, request_id: str) -> Session | None:
+        """The session that a request created before."""
+        return next((each for each in self.alive(tenant) if each.request_id == request_id), None)
+
+    def remember(
+        self, tenant: str, request_id: str, arguments: Arguments, created: service_pb.CreateSessionResponse
+    ) -> Session:
+        """Takes a new session down."""
+        session = Session(
+            session_id=created.session.session_id,
+            tenant=tenant,
+            request_id=request_id,
+            arguments=arguments,
+            created=self.now,
+            expires=self.now + arguments.seconds * 1_000_000,
+            policy_ids=[created.policy.policy_id],
+        )
+        assert session.session_id not in self.sessions
+        self.sessions[session.session_id] = session
+        return session
+
+    def answer_create(self, tenant: str, request_id: str, arguments: Arguments) -> Answer:
+        """Created once for each request of a tenant, until it expires."""
+        known = self.same_request(tenant, request_id)
+        if known is not None:
+            return OK if known.arguments == arguments else (StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+        if sum(not each.closed for each in self.alive(tenant)) >= self._max_sessions:
+            return StatusCode.RESOURCE_EXHAUSTED, "TENANT_SESSIONS"
+        return OK
+
+    def answer_upload(self, tenant: str, session_id: str, upload_id: str, upload: Upload) -> Answer:
+        """Counted once under its id, in the current round, with the current policy's data."""
+        session = self.find(tenant, session_id)
+        if session is None:
+            return NOT_FOUND
+        known = session.uploads.get(upload_id)
+        if known is not None:
+            same = (known.round, known.payload) == (upload.round, upload.payload)
+            return OK if same else (StatusCode.ALREADY_EXISTS, "UPLOAD_ID_REUSED")
+        if session.closed:
+            return CLOSED
+        if upload.round != session.round:
+            return OTHER_ROUND
+        if session.batch().uploads >= self._max_round_uploads:
+            return StatusCode.RESOURCE_EXHAUSTED, "ROUND_FULL"
+        if upload.policy_id != session.policy_ids[-1]:
+            return StatusCode.FAILED_PRECONDITION, "STALE_POLICY"
+        return OK
+
+    def answer_adapt(self, tenant: str, session_id: str, round_index: int, sha256: str) -> Answer:
+        """Taken once for each round, on what was uploaded in it."""
+        session = self.find(tenant, session_id)
+        if session is None:
+            return NOT_FOUND
+        if 0 <= round_index < session.round and sha256 == session.batch(round_index).sha256:
+            return OK
+        if round_index != session.round:
+            return OTHER_ROUND
+        if session.closed:
+            return CLOSED
+        if not session.batch().uploads:
+            return StatusCode.FAILED_PRECONDITION, "EMPTY_BATCH"
+        if sha256 != session.batch().sha256:
+            return StatusCode.FAILED_PRECONDITION, "BATCH_CHANGED"
+        return OK

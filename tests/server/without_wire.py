@@ -1,0 +1,172 @@
+"""The whole service but its wire: calls go through gate, decoding, servicers, engine and store of this very process.
+
+For tests that make very many calls, or that set the clock. What is theirs alone is what gRPC would have done: to hand
+over bytes and metadata, and to take a reply or a status.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Final, Self, cast
+
+import grpc
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+
+from thetaprime.server import ServerConfig
+from thetaprime.server.adaptation import take_round
+from thetaprime.server.calls import CallInterceptor
+from thetaprime.server.catalog import Catalog
+from thetaprime.server.engine import AdaptationEngine
+from thetaprime.server.log import configure_logging
+from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.store import Store
+from thetaprime.server.telemetry.metrics import Metrics
+from thetaprime.server.telemetry.tracing import CallTracer
+from thetaprime.server.trust import Gate, Pace, Quotas
+from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
+
+Metadata = Sequence[tuple[str, str | bytes]]
+_DETAILS: Final = "grpc-status-details-bin"
+
+
+class RefusedError(Exception):
+    """How a call ended that did not end well.
+
+    Attributes:
+        code: its status.
+        reason: of its ErrorInfo; empty where it has none.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.reason = ""
+        for detail in status_pb2.Status.FromString(cast("bytes", dict(trailing)[_DETAILS])).details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                self.reason = info.reason
+
+
+class ServiceWithoutWire:
+    """A service on a store, for as long as a `with` lasts; another may be had on the same store afterwards.
+
+    Args:
+        config: the limits, the store, the zoo, the tokens.
+        now: the store's clock, in microseconds since 1970; the real one by default.
+    """
+
+    def __init__(self, config: ServerConfig, now: Callable[[], int] | None = None) -> None:
+        if not structlog.is_configured():
+            configure_logging(logging.WARNING)
+        self.store = Store(config.store) if now is None else Store(config.store, now)
+        catalog, gate = Catalog.load(config.zoo), Gate(config.tokens, Quotas.defaults(config))
+        self._engine = AdaptationEngine(
+            lambda call: take_round(self.store, catalog, call),
+            threads=1,
+            queue=config.queue,
+            pace=Pace(gate.quotas_of).take,
+        )
+        self._calls = CallInterceptor(gate, Metrics(), CallTracer(config.tracing))
+        self._handlers = _Handlers()
+        server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
+        adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
+            AdaptationServicer(config, self.store, catalog, self._engine, threads, gate), server
+        )
+        meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.close()
+        self._engine.close()
+        self.store.close()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """By name, in one order."""
+        return tuple(sorted(self._handlers.by_name))
+
+    def call(self, method: str, messages: Iterable[bytes], metadata: Metadata = ()) -> bytes:
+        """A call of any method; one that takes a single message is sent them as one.
+
+        Raises:
+            RefusedError: it ended with another status than OK.
+        """
+        return self._loop.run_until_complete(self._serve(method, messages, metadata))
+
+    async def _serve(self, method: str, messages: Iterable[bytes], metadata: Metadata) -> bytes:
+        path, found = self._handlers.by_name[method]
+
+        async def continuation(details: grpc.HandlerCallDetails) -> Any:
+            return found
+
+        details = cast("grpc.HandlerCallDetails", _Details(path, metadata))
+        handler: Any = await self._calls.intercept_service(continuation, details)
+        context = _Context(metadata)
+        if handler.request_streaming:
+            async with contextlib.aclosing(_stream(messages)) as stream:
+                reply = await handler.stream_unary(stream, context)
+        else:
+            reply = await handler.unary_unary(b"".join(messages), context)
+        return bytes(handler.response_serializer(reply))
+
+
+class _Context:
+    """What a servicer asks of a call."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
+
+    def peer(self) -> str:
+        return "this process"
+
+    def cancelled(self) -> bool:
+        return False
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Metadata) -> None:
+        details.encode()  # gRPC takes no text that UTF-8 cannot hold
+        raise RefusedError(code, details, trailing_metadata)
+
+
+class _Details:
+    def __init__(self, method: str, metadata: Metadata) -> None:
+        self.method, self.invocation_metadata = method, metadata
+
+
+class _Handlers:
+    """Where generated code registers a servicer's methods."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, tuple[str, Any]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same methods, for older servers."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        for name, handler in handlers.items():
+            self.by_name[name] = f"/{service}/{name}", handler
+
+
+class _Inline(Executor):
+    """Runs at once what it is given, so that calls come one after the other and a fuzzer sees them whole."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+async def _stream(messages: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    for message in messages:
+        yield message
