@@ -6,7 +6,10 @@ from typing import Any
 import click
 
 from thetaprime.cli._options import options_from
-from thetaprime.server import ServerConfig, as_toml, serve
+from thetaprime.server.garbage import uncollected
+
+with uncollected():
+    from thetaprime.server import ServerConfig, as_toml, serve
 
 
 @click.command()
