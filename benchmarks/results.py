@@ -163,7 +163,7 @@ def _budgets(found: Mapping[str, Any]) -> str:
 _NOTES: Final = {
     "ant-direction": "The oracle settled into a slower gait than the meta-policy, on as many environment steps and "
     "with the same settings. A score above 1 says that about this oracle, and not that adapting beats knowing.\n",
-    "ant-velocity": "What falls short of the oracle are a few fast tasks on which the step goes the wrong way: with the "
+    "ant-velocity": "What falls short of the oracle are a few fast tasks on which the step goes the wrong way: by the "
     "little noise that θ explores with, 20 trajectories do not always tell which way is faster. 40 tell it better.\n",
 }
 """What else has to be known to read a task's numbers."""
