@@ -7,6 +7,7 @@ import pytest
 
 from thetaprime.models import Policy, load_meta_policy
 from thetaprime.training.checkpoint import RunState
+from thetaprime.training.checkpoint import load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation import adaptation_curve, evaluate
 from thetaprime.training.export import ExportRequest, export, more_evaluation_name
@@ -77,6 +78,7 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         seeds=(5, 6),
         more_trajectories=(8,),
         adapted_std_factor=0.5,
+        exploration_std_factor=1.25,
     )
     meta_policy, exported = export(request)
     again = evaluate(load_meta_policy(request.output), tasks=8, seeds=[5, 6])
@@ -85,6 +87,9 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     assert again.by_budget.shape == (6, 16) and again.budgets == (1, 2, 5, 10, 20, 40)
     np.testing.assert_array_equal(again.by_budget, exported.by_budget)
     assert meta_policy.manifest.adaptation.adapted_std_factor == 0.5
+    noisier = meta_policy.parameters["log_std"] - load_checkpoint(request.maml).parameters["log_std"]
+    np.testing.assert_allclose(noisier.exp(), 1.25, rtol=1e-5)
+    assert meta_policy.manifest.provenance.exploration_std_factor == 1.25
     card = (request.output / "README.md").read_text()
     assert "# tiny, version 3" in card and f"{exported.returns['maml'][1].mean():.2f}" in card
     assert "With 8 trajectories for each gradient step" in card

@@ -49,6 +49,14 @@ _run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
     help="What the first gradient step multiplies the policy's noise by. θ explores; θ′ need not, and returns more "
     "without.  [default: as in training]",
 )
+@click.option(
+    "--exploration-std-factor",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="What θ's noise is multiplied by. More of it tells more surely which way to go; the factor above counts "
+    "from there.",
+)
 @json_option
 def command(
     run: Path,
@@ -62,6 +70,7 @@ def command(
     seeds: tuple[int, ...],
     more_trajectories: tuple[int, ...],
     adapted_std_factor: float | None,
+    exploration_std_factor: float,
     as_json: bool,
 ) -> None:
     """Write the meta-policy of RUN as an artifact: θ, its comparisons, its ONNX form, its card.
@@ -82,6 +91,7 @@ def command(
         seeds=seeds,
         more_trajectories=more_trajectories,
         adapted_std_factor=adapted_std_factor,
+        exploration_std_factor=exploration_std_factor,
     )
     console = console_for(as_json)
     with work_bar(console, f"measuring {name}@{version}", export_steps(request)) as advance:

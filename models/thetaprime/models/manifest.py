@@ -49,6 +49,8 @@ class Provenance(Spec):
     """What was different earlier in the run, oldest first."""
     warm_start: ComparisonRun | None = None
     """The run that the parameters came from, where they did not begin at random."""
+    exploration_std_factor: float = 1.0
+    """What the standard deviation of the run's policy was multiplied by."""
     seed: int
     """Seed of the run."""
     iterations: int

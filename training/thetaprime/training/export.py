@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, write_meta_policy
+from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, with_std_factor, write_meta_policy
 from thetaprime.training.card import model_card
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.comparisons import Comparisons
@@ -48,6 +48,8 @@ class ExportRequest:
         more_trajectories: other numbers of trajectories to evaluate with, beside the meta-policy's own.
         adapted_std_factor: of the artifact's `AdaptationSpec`, in place of the run's. Outer loops that bound a KL learn
             faster where θ′ is as noisy as θ; served without its noise, the same θ′ returns more.
+        exploration_std_factor: what the noise of the run's θ is multiplied by. With more of it a gradient tells more
+            surely which way to go; `adapted_std_factor` is then a factor on that.
     """
 
     maml: Path
@@ -61,6 +63,7 @@ class ExportRequest:
     seeds: tuple[int, ...] = (7,)
     more_trajectories: tuple[int, ...] = ()
     adapted_std_factor: float | None = None
+    exploration_std_factor: float = 1.0
 
 
 def export_steps(request: ExportRequest) -> int:
@@ -86,19 +89,17 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
     run = runs["maml"]
     distribution = run_tasks(run.config)
     policy = run_policy(run.config, distribution)
-    step_sizes = run.step_sizes
+    theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
     adaptation = _adaptation(request, run)
     with task_threads(1):  # each of torch's operations on its own, as in training
-        reference, golden = describe_tasks(
-            distribution, policy, run.parameters, step_sizes, adaptation, run.config.seed
-        )
+        reference, golden = describe_tasks(distribution, policy, theta, step_sizes, adaptation, run.config.seed)
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
         random=policy.init(run.config.seed + 1),
         oracle=runs["oracle"].parameters,
         oracle_policy=run_policy(runs["oracle"].config, run_tasks(runs["oracle"].config)),
     )
-    provenance = _provenance(run, runs)
+    provenance = _provenance(run, runs, request)
     histories = {method: read_history(folder) for method, folder in _folders(request).items()}
 
     def write(files: dict[str, bytes]) -> MetaPolicy:
@@ -110,7 +111,7 @@ def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
             environment=distribution.environment,
             policy_spec=run.config.policy,
             adaptation=adaptation,
-            parameters=run.parameters,
+            parameters=theta,
             step_sizes=step_sizes,
             provenance=provenance,
             golden_observations=golden.numpy(),
@@ -167,12 +168,14 @@ def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
             raise ArtifactError(where, f"its tasks or policy are not those of {request.maml}")
 
 
-def _provenance(run: RunState, runs: dict[str, RunState]) -> Provenance:
+def _provenance(run: RunState, runs: dict[str, RunState], request: ExportRequest) -> Provenance:
+    factor = request.exploration_std_factor
     return Provenance(
         distribution=run.config.tasks,
         config=run.config.model_dump(mode="json"),
         amendments=run.amendments,
         **({"warm_start": run.warm_start} if run.warm_start else {}),
+        **({"exploration_std_factor": factor} if factor != 1.0 else {}),
         seed=run.config.seed,
         iterations=run.iteration,
         environment_steps=run.environment_steps,
