@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from thetaprime.models import Policy, load_meta_policy
-from thetaprime.training.checkpoint import RunState
-from thetaprime.training.checkpoint import load_checkpoint
+from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation import adaptation_curve, evaluate
 from thetaprime.training.export import ExportRequest, export, more_evaluation_name
