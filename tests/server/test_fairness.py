@@ -14,7 +14,7 @@ from thetaprime.server.adaptation import AdaptCall
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import BusyError
 from thetaprime.server.reassembly import InflightBudget
-from thetaprime.server.turns import Turns
+from thetaprime.server.turns import Places, Turns
 
 
 def no_limit(tenant: str) -> None:
@@ -48,7 +48,7 @@ async def asked(engine: AdaptationEngine, names: Iterable[str]) -> list[asyncio.
 def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
     async def run() -> list[str]:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, queue=30, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=30, pace=no_limit)
         tasks = await asked(engine, [*(f"a{n}" for n in range(20)), "b0", "b1", "c0"])
         steps.go_on.set()
         await asyncio.gather(*tasks)
@@ -64,7 +64,7 @@ def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
 def test_a_full_queue_is_its_tenant_s_own() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=2, queue=2, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=2, places=Places(2), queue=2, pace=no_limit)
         tasks = await asked(engine, ["a0", "a1", "a2", "a3"])
         with pytest.raises(BusyError, match="2 adaptation steps of the tenant"):
             await engine.adapt(call("a4"))
@@ -87,7 +87,7 @@ def test_a_step_that_fails_passes_its_thread_on() -> None:
                 raise ZeroDivisionError
             return call
 
-        engine = AdaptationEngine(fail, threads=1, queue=9, pace=no_limit)
+        engine = AdaptationEngine(fail, threads=1, places=Places(1), queue=9, pace=no_limit)
         replies = await asyncio.gather(*await asked(engine, ["a0", "b0", "a1", "b1"]), return_exceptions=True)
         assert [type(reply) for reply in replies] == [ZeroDivisionError, AdaptCall] * 2
         engine.close()
@@ -104,7 +104,7 @@ def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
             if tenant == "a":
                 raise BusyError("too soon", retry_after=1.0)
 
-        engine = AdaptationEngine(steps, threads=1, queue=0, pace=pace)
+        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=0, pace=pace)
         for _ in range(3):
             with pytest.raises(BusyError, match="too soon"):
                 await engine.adapt(call("a0"))
@@ -118,7 +118,7 @@ def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
 def test_what_waits_when_the_engine_closes_is_dropped() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, queue=9, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=9, pace=no_limit)
         running, waiting = await asked(engine, ["a0", "b0"])
         engine.close()
         steps.go_on.set()
@@ -135,7 +135,7 @@ def test_no_tenant_is_served_twice_while_another_waits_and_each_in_its_order(arr
     turns: Turns[tuple[str, int]] = Turns()
     for number, tenant in enumerate(arrivals):
         turns.add(tenant, (tenant, number))
-    served = list(iter(turns.next, None))
+    served = [item for _, item in iter(turns.next, None)]
     assert sorted(served) == sorted((tenant, number) for number, tenant in enumerate(arrivals))
     for tenant in set(arrivals):
         mine = [place for place, (name, _) in enumerate(served) if name == tenant]
@@ -168,3 +168,93 @@ def test_the_one_tenant_of_a_server_without_tokens_may_take_all() -> None:
     budget = InflightBudget(1000)
     with budget.reserve("", 600), budget.reserve("", 400), pytest.raises(BusyError), budget.reserve("", 1):
         pass
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_tenant_that_is_alone_takes_every_place_and_leaves_one_while_another_is_about() -> None:
+    async def run() -> None:
+        clock = Clock()
+        places = Places(3, clock=clock)
+        mine = [places.ask("a") for _ in range(5)]
+        assert [turn.done() for turn in mine] == [True, True, True, False, False]
+        first = places.ask("b")
+        assert not first.done()
+        places.give_back("a")
+        assert first.done()
+        assert not places.may_begin("b")
+        places.give_back("b")
+        # One place is free, and is kept for the other tenant's next piece of work; not for ever.
+        assert [turn.done() for turn in mine] == [True, True, True, False, False]
+        assert places.may_begin("b")
+        assert places.may_begin("c")
+        assert not places.may_begin("a")
+        clock.seconds += 60
+        assert places.may_begin("a")
+        places.give_back("a")
+        assert all(turn.done() for turn in mine)
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_goes_away_takes_no_place_whenever_it_goes() -> None:
+    async def hold(places: Places, go_on: asyncio.Event) -> None:
+        async with places.place("a"):
+            await go_on.wait()
+
+    async def run() -> None:
+        places, go_on = Places(1, queue=2), asyncio.Event()
+        running, waiting, other = [asyncio.create_task(hold(places, go_on)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="2 calls of the tenant are waiting"):
+            await hold(places, go_on)
+        running.cancel()
+        waiting.cancel()  # at once: the place that the first one gives back comes to it as it goes
+        await asyncio.wait([running, waiting])
+        assert not places.may_begin("b")  # the third one has it
+        other.cancel()
+        await asyncio.wait([other])
+        assert places.may_begin("b")
+
+    asyncio.run(run())
+
+
+@given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "back", "cancel"]))))
+def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, str]]) -> None:
+    async def run() -> None:
+        places = Places(count, clock=Clock())
+        turns: dict[str, list[asyncio.Future[None]]] = {"a": [], "b": [], "c": []}
+        for tenant, event in events:
+            held = [turn for turn in turns[tenant] if turn.done()]
+            waiting = [turn for turn in turns[tenant] if not turn.done()]
+            if event == "ask":
+                turns[tenant].append(places.ask(tenant))
+            elif event == "back" and held:
+                turns[tenant].remove(held[0])
+                places.give_back(tenant)
+            elif event == "cancel" and waiting:
+                turns[tenant].remove(waiting[-1])
+                waiting[-1].cancel()
+            running = {name: sum(turn.done() for turn in each) for name, each in turns.items()}
+            assert sum(running.values()) <= count
+            for name, each in turns.items():
+                # Who has nothing running waits only where everything is taken.
+                if len(each) > running[name] == 0:
+                    assert sum(running.values()) == count
+        for tenant, each in turns.items():
+            while each:
+                assert each[0].done() or any(turn.done() for other in turns.values() for turn in other)
+                for name, theirs in turns.items():
+                    for turn in [turn for turn in theirs if turn.done()]:
+                        theirs.remove(turn)
+                        places.give_back(name)
+            assert not turns[tenant]
+        assert places.may_begin("a")
+
+    asyncio.run(run())
