@@ -134,7 +134,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         admitted = await self._run(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
-            payload, footer = await receive_payload(request_iterator, assembly, idle)
+            payload, footer = await receive_payload(request_iterator, assembly, idle, self._config.upload_seconds)
             async with self._computing.place(caller.tenant):
                 response = await self._on_thread(
                     accept_upload,
