@@ -48,7 +48,7 @@ async def asked(engine: AdaptationEngine, names: Iterable[str]) -> list[asyncio.
 def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
     async def run() -> list[str]:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=30, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=1, queue=30, pace=no_limit)
         tasks = await asked(engine, [*(f"a{n}" for n in range(20)), "b0", "b1", "c0"])
         steps.go_on.set()
         await asyncio.gather(*tasks)
@@ -64,7 +64,7 @@ def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
 def test_a_full_queue_is_its_tenant_s_own() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=2, places=Places(2), queue=2, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=2, queue=2, pace=no_limit)
         tasks = await asked(engine, ["a0", "a1", "a2", "a3"])
         with pytest.raises(BusyError, match="2 adaptation steps of the tenant"):
             await engine.adapt(call("a4"))
@@ -87,7 +87,7 @@ def test_a_step_that_fails_passes_its_thread_on() -> None:
                 raise ZeroDivisionError
             return call
 
-        engine = AdaptationEngine(fail, threads=1, places=Places(1), queue=9, pace=no_limit)
+        engine = AdaptationEngine(fail, threads=1, queue=9, pace=no_limit)
         replies = await asyncio.gather(*await asked(engine, ["a0", "b0", "a1", "b1"]), return_exceptions=True)
         assert [type(reply) for reply in replies] == [ZeroDivisionError, AdaptCall] * 2
         engine.close()
@@ -104,7 +104,7 @@ def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
             if tenant == "a":
                 raise BusyError("too soon", retry_after=1.0)
 
-        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=0, pace=pace)
+        engine = AdaptationEngine(steps, threads=1, queue=0, pace=pace)
         for _ in range(3):
             with pytest.raises(BusyError, match="too soon"):
                 await engine.adapt(call("a0"))
@@ -118,7 +118,7 @@ def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
 def test_what_waits_when_the_engine_closes_is_dropped() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, places=Places(1), queue=9, pace=no_limit)
+        engine = AdaptationEngine(steps, threads=1, queue=9, pace=no_limit)
         running, waiting = await asked(engine, ["a0", "b0"])
         engine.close()
         steps.go_on.set()

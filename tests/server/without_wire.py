@@ -33,7 +33,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-class RefusedError(Exception):
+class RefusedError(grpc.aio.AbortError):
     """How a call ended that did not end well.
 
     Attributes:
@@ -68,7 +68,6 @@ class ServiceWithoutWire:
             lambda call: take_round(self.store, catalog, call),
             threads=1,
             queue=config.queue,
-            places=Places(1),
             pace=Pace(gate.quotas_of).take,
         )
         self._calls = CallInterceptor(gate, Metrics(), CallTracer(config.tracing))

@@ -27,7 +27,6 @@ class AdaptationEngine:
         take_round: takes the step of a call; runs on a thread.
         threads: how many there are.
         queue: steps of one tenant that may wait for one.
-        places: each step that runs holds one; what else takes a processor may take turns for them with the steps.
         pace: called with the tenant before a step is begun or waits; refuses one that comes too soon.
         waiting: gives what to do around a step's wait for a thread.
     """
@@ -38,7 +37,6 @@ class AdaptationEngine:
         *,
         threads: int,
         queue: int,
-        places: Places,
         pace: Callable[[str], None],
         waiting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
@@ -47,7 +45,7 @@ class AdaptationEngine:
         self._pace = pace
         self._waiting = waiting
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adaptation")
-        self._places = places
+        self._places = Places(threads)
         self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
 

@@ -88,13 +88,13 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
         # Nobody who has a place waits for a thread.
         count = _STORE_THREADS + config.adaptation_threads
         threads = held.enter_context(ThreadPoolExecutor(count, thread_name_prefix="store"))
-        # To verify an upload takes a processor for about as long as a step does: they take turns for the same places.
-        reading, computing = Places(_STORE_THREADS, _WAITING_CALLS), Places(config.adaptation_threads)
+        reading = Places(_STORE_THREADS, _WAITING_CALLS)
+        # To verify an upload takes a processor for about as long as a step does, and waits for none to end.
+        verifying = Places(config.adaptation_threads)
         engine = AdaptationEngine(
             lambda call: take_observed_round(metrics, store, catalog, call),
             threads=config.adaptation_threads,
             queue=config.queue,
-            places=computing,
             pace=Pace(gate.quotas_of).take,
             waiting=metrics.step_waiting,
         )
@@ -109,6 +109,6 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             engine=engine,
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, computing, gate),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, verifying, gate),
             meta_policies=MetaPolicyServicer(catalog),
         )

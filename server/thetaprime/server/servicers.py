@@ -71,7 +71,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: runs the steps.
         threads: for everything else that blocks.
         reading: places for what merely asks the store.
-        computing: places for what takes a processor too: an upload's verification, beside the engine's steps.
+        verifying: places for what takes a processor too: to verify an upload.
         gate: the tenants' quotas.
     """
 
@@ -83,7 +83,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: AdaptationEngine,
         threads: ThreadPoolExecutor,
         reading: Places,
-        computing: Places,
+        verifying: Places,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -92,7 +92,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._engine = engine
         self._threads = threads
         self._reading = reading
-        self._computing = computing
+        self._verifying = verifying
         self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
@@ -135,7 +135,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle, self._config.upload_seconds)
-            async with self._computing.place(caller.tenant):
+            async with self._verifying.place(caller.tenant):
                 response = await self._on_thread(
                     accept_upload,
                     self._store,
