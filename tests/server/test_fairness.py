@@ -2,19 +2,30 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thetaprime import wire
+from thetaprime.server import ServerConfig, running_server
 from thetaprime.server.adaptation import AdaptCall
+from thetaprime.server.catalog import Catalog
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import BusyError
 from thetaprime.server.reassembly import InflightBudget
+from thetaprime.server.store import Store
+from thetaprime.server.trust import Quotas
 from thetaprime.server.turns import Places, Turns
+from thetaprime.server.uploads import accept_upload
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Configure, Connect, WriteTokens
 
 
 def no_limit(tenant: str) -> None:
@@ -258,3 +269,46 @@ def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, st
         assert places.may_begin("a")
 
     asyncio.run(run())
+
+
+def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
+    configure: "Configure",
+    connect: "Connect",
+    write_tokens: "WriteTokens",
+    collect: Callable[..., list[wire.Trajectory]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck, go_on = threading.Semaphore(0), threading.Event()
+
+    def accept(store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any) -> Any:
+        if upload.tenant == "a" and upload.header.upload_id != "first":
+            stuck.release()
+            assert go_on.wait(60)
+        return accept_upload(store, catalog, config, quotas, upload, *rest)
+
+    monkeypatch.setattr("thetaprime.server.servicers.accept_upload", accept)
+    # However slow the machine is, the other tenant counts as being about.
+    monkeypatch.setattr("thetaprime.server.turns._PRESENT_SECONDS", 3600.0)
+    tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a", "theta_b": "b"})
+    with (
+        running_server(configure(tokens=tokens, adaptation_threads=2)) as address,
+        connect(address, "theta_a") as a,
+        connect(address, "theta_b") as b,
+        ThreadPoolExecutor(20) as threads,
+    ):
+        mine, theirs = a.create(), b.create()
+        trajectories = collect(mine.policy)
+        for service, created in ((a, mine), (b, theirs)):
+            service.upload(created.session.session_id, trajectories, upload_id="first")
+        flood = [
+            threads.submit(a.upload, mine.session.session_id, collect(mine.policy, seed=seed)) for seed in range(1, 20)
+        ]
+        try:
+            assert stuck.acquire(timeout=60)
+            assert b.upload(theirs.session.session_id, collect(theirs.policy, seed=1)).batch.uploads == 2
+            assert b.get(theirs.session.session_id).session.batch.uploads == 2
+            assert not any(each.done() for each in flood)
+        finally:
+            go_on.set()
+        assert sorted(each.result().batch.uploads for each in flood) == list(range(2, 21))
