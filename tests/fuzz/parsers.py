@@ -53,7 +53,7 @@ def upload(data: bytes) -> None:
         async with contextlib.aclosing(_messages(data)) as messages:
             header = await receive_header(messages, 1.0)
             sessions.check_id(header.upload_id, "header.upload_id")
-            received, _ = await receive_payload(messages, PayloadAssembly(header.payload_bytes, _CONFIG), 1.0)
+            received, _ = await receive_payload(messages, PayloadAssembly(header.payload_bytes, _CONFIG), 1.0, 1.0)
         payload(received)
 
     _LOOP.run_until_complete(receive())

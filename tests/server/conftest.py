@@ -84,9 +84,9 @@ class WithToken(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientIntercep
 class Service:
     """A client of one server, as thin as can be."""
 
-    def __init__(self, address: str, authorization: str = "") -> None:
+    def __init__(self, address: str, authorization: str = "", channel: grpc.Channel | None = None) -> None:
         self.address = address
-        self.channel = grpc.insecure_channel(address)
+        self.channel = channel or grpc.insecure_channel(address)
         if authorization:
             self.channel = grpc.intercept_channel(self.channel, WithToken(authorization))
         self.stub = AdaptationServiceStub(self.channel)

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from thetaprime import models, wire
-from thetaprime.server import StartupError, running_server
+from thetaprime.server import StartupError, running_server, uploads
 from thetaprime.server.records import SessionRecord
 from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.stored import BlobSizes, count_open_sessions
@@ -34,7 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> None:
-    address = free_address()
+    address, end = free_address(), time.monotonic() + 60
     with start(metrics_address=address, row_bytes=0, recent_bytes=1) as service:
         before = scrape(address)
         assert value(before, "thetaprime_sessions_open") == 0
@@ -49,7 +49,9 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
             service.adapt(session_id, 7, batch.sha256)
         with service.refuses():
             service.get("nobody's")
-        after = scrape(address)
+        # A refusal is counted once it is sent.
+        while not value(after := scrape(address), "thetaprime_calls_total", method="GetSession", code="NOT_FOUND"):
+            assert time.monotonic() < end
         closed = service.create()
         service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=closed.session.session_id))
         assert value(scrape(address), "thetaprime_sessions_open") == 1
@@ -81,6 +83,38 @@ def test_stored_bytes_grow(start: "Start", collect: Collect) -> None:
                 before, "thetaprime_stored_bytes", kind=kind
             ):
                 assert time.monotonic() < deadline, kind
+
+
+def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notices_first(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header_is_in = threading.Semaphore(0)
+
+    def admit(*args: Any) -> uploads.AdmittedUpload:
+        admitted = uploads.admit_upload(*args)
+        header_is_in.release()
+        return admitted
+
+    monkeypatch.setattr("thetaprime.server.servicers.admit_upload", admit)
+    address, end, count = free_address(), time.monotonic() + 60, 20
+    with start(metrics_address=address) as service:
+        created = service.create()
+        header, *_ = wire.iter_upload(created.session.session_id, "u", 0, wire.pack(collect(created.policy)), 4, 32)
+        for _ in range(count):
+            over = threading.Event()
+
+            def messages(over: threading.Event = over) -> Iterator[service_pb.UploadTrajectoriesRequest]:
+                yield header
+                over.wait(60)
+
+            call: Any = service.stub.UploadTrajectories.future(messages(), timeout=60)
+            assert header_is_in.acquire(timeout=60)
+            call.cancel()
+            over.set()
+        while value(found := scrape(address), "thetaprime_call_seconds_count", method="UploadTrajectories") < count:
+            assert time.monotonic() < end
+    assert value(found, "thetaprime_calls_total", method="UploadTrajectories", code="CANCELLED") == count
+    assert not found["thetaprime_refusals_total"].samples
 
 
 def test_running_and_waiting_steps_are_told_apart(

@@ -25,7 +25,7 @@ def receive(declared: int, messages: Iterable[Message]) -> tuple[bytes, service_
     async def run() -> tuple[bytes, service_pb.UploadFooter]:
         arriving = stream()
         header = await receive_header(arriving, idle=60)
-        return await receive_payload(arriving, PayloadAssembly(header.payload_bytes, CONFIG), idle=60)
+        return await receive_payload(arriving, PayloadAssembly(header.payload_bytes, CONFIG), idle=60, total=60)
 
     return asyncio.run(run())
 

@@ -250,3 +250,31 @@ def test_an_upload_that_stalls_is_ended(start: "Start") -> None:
             service.send(stalled())
         over.set()
         assert (refusal.code, refusal.reason) == (CODE.DEADLINE_EXCEEDED, "UPLOAD_STALLED")
+
+
+def test_an_upload_that_trickles_is_ended_gives_its_memory_back_and_is_nobody_else_s_concern(
+    start: "Start", collect: Collect
+) -> None:
+    size = 4096
+    with start(upload_idle=30, upload_seconds=1, max_upload_bytes=size, max_inflight_bytes=2 * size) as service:
+        created = service.create()
+        session_id, other = created.session.session_id, service.create().session.session_id
+        arriving, over = threading.Event(), threading.Event()
+
+        def trickling() -> Iterator[service_pb.UploadTrajectoriesRequest]:
+            header = service_pb.UploadHeader(session_id=session_id, upload_id="u", payload_bytes=size)
+            yield service_pb.UploadTrajectoriesRequest(header=header)
+            while not over.wait(0.02):
+                yield service_pb.UploadTrajectoriesRequest(chunk=service_pb.UploadChunk(data=b"."))
+                arriving.set()
+
+        # Of what they declare there is room for two: the third finds what the first ones gave back.
+        for seed in range(3):
+            call: Any = service.stub.UploadTrajectories.future(trickling(), timeout=60)
+            assert arriving.wait(60)
+            service.upload(other, collect(created.policy, seed=seed))
+            with service.refuses(session_id) as refusal:
+                call.result()
+            assert (refusal.code, refusal.reason) == (CODE.DEADLINE_EXCEEDED, "UPLOAD_STALLED")
+            assert "within 1 s" in refusal.message
+        over.set()

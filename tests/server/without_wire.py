@@ -26,13 +26,14 @@ from thetaprime.server.store import Store
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
 from thetaprime.server.trust import Gate, Pace, Quotas
+from thetaprime.server.turns import Places
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 Metadata = Sequence[tuple[str, str | bytes]]
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-class RefusedError(Exception):
+class RefusedError(grpc.aio.AbortError):
     """How a call ended that did not end well.
 
     Attributes:
@@ -73,7 +74,7 @@ class ServiceWithoutWire:
         self._handlers = _Handlers()
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, self.store, catalog, self._engine, threads, gate), server
+            AdaptationServicer(config, self.store, catalog, self._engine, threads, Places(1), Places(1), gate), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
         self._loop = asyncio.new_event_loop()

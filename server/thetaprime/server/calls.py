@@ -94,11 +94,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             # The one place where every failure of a call becomes a status.
             except Exception as error:
                 error_id = uuid.uuid4().hex
-                code, status = error_status(error, error_id)
-                if code is grpc.StatusCode.INTERNAL:
+                refusal, status = error_status(error, error_id)
+                if refusal is grpc.StatusCode.INTERNAL:
                     _log.exception("internal error", error_id=error_id)
-                self._metrics.call_refused(method, code, status)
-                await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
+                try:
+                    await context.abort(refusal, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
+                # A stream that its client cancels ends, as gRPC tells it, a moment before the call is cancelled: what
+                # is wrong with it then is nobody's to be told, and the call is a cancelled one.
+                except grpc.aio.AbortError:
+                    code = refusal
+                    self._metrics.call_refused(method, refusal, status)
+                    raise
             finally:
                 seconds = time.perf_counter() - started
                 self._metrics.call_ended(method, code, seconds)

@@ -105,6 +105,8 @@ class ServerConfig(BaseSettings):
     """Environment steps in one round: what an adaptation step may have to hold in memory."""
     upload_idle: pydantic.PositiveFloat = 60.0
     """Seconds that an upload may pause between two messages."""
+    upload_seconds: pydantic.PositiveFloat = 600.0
+    """Seconds that an upload may take to arrive: its memory is set aside from its first message to its last."""
     default_ttl: pydantic.PositiveFloat = 24 * 3600.0
     """Seconds until a session expires, where its creator names no time."""
     max_ttl: pydantic.PositiveFloat = 30 * 24 * 3600.0

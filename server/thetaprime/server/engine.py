@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from thetaprime.server.adaptation import AdaptCall, AdaptOutcome
 from thetaprime.server.errors import BusyError
-from thetaprime.server.turns import Turns
+from thetaprime.server.turns import Places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,8 @@ class AdaptationEngine:
         self._pace = pace
         self._waiting = waiting
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adaptation")
-        self._free = threads
-        self._turns: Turns[asyncio.Future[None]] = Turns()
+        self._places = Places(threads)
+        self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
 
     async def adapt(self, call: AdaptCall) -> AdaptOutcome:
@@ -59,11 +60,11 @@ class AdaptationEngine:
             if running.call == call:
                 return await asyncio.shield(running.task)
             await asyncio.wait([running.task])
-        waiting = self._turns.waiting(call.tenant)
-        if not self._free and waiting >= self._queue:
-            raise BusyError(f"{waiting} adaptation steps of the tenant are waiting", retry_after=1.0)
+        queued = self._queued[call.tenant]
+        if queued >= self._queue and not self._places.may_begin(call.tenant):
+            raise BusyError(f"{queued} adaptation steps of the tenant are waiting", retry_after=1.0)
         self._pace(call.tenant)
-        task = asyncio.create_task(self._run(call, self._turn(call.tenant)))
+        task = asyncio.create_task(self._run(call, self._places.ask(call.tenant)))
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
 
@@ -74,34 +75,28 @@ class AdaptationEngine:
 
     def close(self) -> None:
         """Drops the steps that still wait for a thread."""
-        while (turn := self._turns.next()) is not None:
-            turn.cancel()
+        self._places.drop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _turn(self, tenant: str) -> asyncio.Future[None]:
-        """Done once a thread is the caller's, who passes it on when it needs it no more."""
-        turn = asyncio.get_running_loop().create_future()
-        if self._free:
-            self._free -= 1
-            turn.set_result(None)
-        else:
-            self._turns.add(tenant, turn)
-        return turn
-
-    def _pass_on(self) -> None:
-        while (turn := self._turns.next()) is not None:
-            if not turn.cancelled():
-                turn.set_result(None)
-                return
-        self._free += 1
+    @contextlib.contextmanager
+    def _in_the_queue(self, tenant: str) -> Iterator[None]:
+        self._queued[tenant] += 1
+        try:
+            with self._waiting():
+                yield
+        finally:
+            self._queued[tenant] -= 1
+            if not self._queued[tenant]:
+                del self._queued[tenant]
 
     async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
         try:
-            with contextlib.nullcontext() if turn.done() else self._waiting():
-                await turn
+            if not turn.done():
+                with self._in_the_queue(call.tenant):
+                    await turn
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._take_round, call)
             finally:
-                self._pass_on()
+                self._places.give_back(call.tenant)
         finally:
             del self._running[call.session_id]

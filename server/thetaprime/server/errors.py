@@ -123,10 +123,10 @@ class BusyError(ServiceError):
 
 
 class StalledUploadError(ServiceError):
-    """An upload paused for longer than the server holds memory for it."""
+    """An upload paused, or took, for longer than the server holds memory for it."""
 
-    def __init__(self, idle: float) -> None:
-        super().__init__(f"no message of the upload came for {idle:g} s", _error_info("UPLOAD_STALLED", {}))
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, _error_info("UPLOAD_STALLED", {}))
 
 
 class UnauthenticatedError(ServiceError):

@@ -23,6 +23,7 @@ from thetaprime.server.telemetry.observed_store import ObservedStore
 from thetaprime.server.telemetry.steps import take_observed_round
 from thetaprime.server.telemetry.tracing import CallTracer
 from thetaprime.server.trust import Gate, Pace, Quotas
+from thetaprime.server.turns import Places
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
 
 SERVICES: Final = (
@@ -31,6 +32,8 @@ SERVICES: Final = (
 )
 """Full names of the services of this package."""
 _STORE_THREADS: Final = 8
+# Of one tenant. Uploads that wait have their memory set aside, which bounds them; steps have a queue of their own.
+_WAITING_CALLS: Final = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,12 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
     with contextlib.ExitStack() as held:
         held.enter_context(contextlib.closing(store))
         await asyncio.to_thread(warm_up, catalog)
-        threads = held.enter_context(ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store"))
+        # Nobody who has a place waits for a thread.
+        count = _STORE_THREADS + config.adaptation_threads
+        threads = held.enter_context(ThreadPoolExecutor(count, thread_name_prefix="store"))
+        reading = Places(_STORE_THREADS, _WAITING_CALLS)
+        # To verify an upload takes a processor for about as long as a step does, and waits for none to end.
+        verifying = Places(config.adaptation_threads)
         engine = AdaptationEngine(
             lambda call: take_observed_round(metrics, store, catalog, call),
             threads=config.adaptation_threads,
@@ -101,6 +109,6 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             engine=engine,
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, gate),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, verifying, gate),
             meta_policies=MetaPolicyServicer(catalog),
         )

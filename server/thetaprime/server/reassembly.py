@@ -116,7 +116,7 @@ async def receive_header(messages: Messages, idle: float) -> service_pb.UploadHe
 
 
 async def receive_payload(
-    messages: Messages, assembly: PayloadAssembly, idle: float
+    messages: Messages, assembly: PayloadAssembly, idle: float, total: float
 ) -> tuple[bytes, service_pb.UploadFooter]:
     """The chunks and the footer of an upload.
 
@@ -124,11 +124,20 @@ async def receive_payload(
         messages: the stream, after its header.
         assembly: where the chunks go.
         idle: seconds to wait for each message.
+        total: seconds to wait for all of them.
 
     Raises:
         InvalidRequestError: the stream is not chunks and then a footer, or its length is not what was declared.
-        StalledUploadError: a message did not come.
+        StalledUploadError: a message did not come, or not the last one in time.
     """
+    try:
+        async with asyncio.timeout(total):
+            return await _all(messages, assembly, idle)
+    except TimeoutError:
+        raise StalledUploadError(f"the upload did not arrive within {total:g} s") from None
+
+
+async def _all(messages: Messages, assembly: PayloadAssembly, idle: float) -> tuple[bytes, service_pb.UploadFooter]:
     while True:
         message = await _next(messages, idle)
         match message.WhichOneof("part"):
@@ -147,6 +156,6 @@ async def _next(messages: Messages, idle: float) -> service_pb.UploadTrajectorie
         async with asyncio.timeout(idle):
             return await anext(messages)
     except TimeoutError:
-        raise StalledUploadError(idle) from None
+        raise StalledUploadError(f"no message of the upload came for {idle:g} s") from None
     except StopAsyncIteration:
         raise InvalidRequestError("footer", "missing; the stream ended before it") from None

@@ -21,6 +21,7 @@ from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receiv
 from thetaprime.server.records import SessionRecord, UploadedBatch
 from thetaprime.server.store import Store
 from thetaprime.server.trust import Gate, audit, current_caller
+from thetaprime.server.turns import Places
 from thetaprime.server.uploads import accept_upload, admit_upload
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
@@ -69,6 +70,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         catalog: the meta-policies.
         engine: runs the steps.
         threads: for everything else that blocks.
+        reading: places for what merely asks the store.
+        verifying: places for what takes a processor too: to verify an upload.
         gate: the tenants' quotas.
     """
 
@@ -79,6 +82,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         catalog: Catalog,
         engine: AdaptationEngine,
         threads: ThreadPoolExecutor,
+        reading: Places,
+        verifying: Places,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -86,6 +91,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._catalog = catalog
         self._engine = engine
         self._threads = threads
+        self._reading = reading
+        self._verifying = verifying
         self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
@@ -127,17 +134,18 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         admitted = await self._run(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
-            payload, footer = await receive_payload(request_iterator, assembly, idle)
-            response = await self._run(
-                accept_upload,
-                self._store,
-                self._catalog,
-                self._config,
-                self._gate.quotas_of(caller.tenant),
-                admitted,
-                payload,
-                footer,
-            )
+            payload, footer = await receive_payload(request_iterator, assembly, idle, self._config.upload_seconds)
+            async with self._verifying.place(caller.tenant):
+                response = await self._on_thread(
+                    accept_upload,
+                    self._store,
+                    self._catalog,
+                    self._config,
+                    self._gate.quotas_of(caller.tenant),
+                    admitted,
+                    payload,
+                    footer,
+                )
         audit.record("uploaded", caller, session_id=header.session_id, sha256=response.sha256)
         return response
 
@@ -207,7 +215,12 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         return convert.session_message(session, batch, described)
 
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs what blocks on a thread. A call whose client goes away ends when its thread has."""
+        """Runs what blocks on a thread, when it is its tenant's turn."""
+        async with self._reading.place(current_caller().tenant):
+            return await self._on_thread(function, *args, **kwargs)
+
+    async def _on_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what blocks. A call whose client goes away ends when its thread has."""
         # What the thread logs and traces names the call.
         run = contextvars.copy_context().run
         work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: run(function, *args, **kwargs))

@@ -1,0 +1,92 @@
+"""A client that dies at any moment of a round leaves the server as it was, but for what it was told."""
+
+import os
+import threading
+import time
+from typing import Any, Final
+
+import grpc
+import pytest
+
+from tests.server.conftest import Service, Start, collect
+from tests.server.metrics_page import free_address, scrape
+from thetaprime import wire
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+
+from .connections import descriptors, wait_for_descriptors
+from .cutter import cut_after
+
+CUTS: Final = 60
+SPARE: Final = 4
+PATIENCE: Final = 60.0
+OWN: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+
+
+def a_round(service: Service, request_id: str) -> service_pb.AdaptResponse:
+    """Every call that changes anything, under ids of its own."""
+    created = service.create(request_id=request_id)
+    session_id = created.session.session_id
+    batch = service.upload(session_id, collect(created.policy), upload_id="u").batch
+    step = service.adapt(session_id, 0, batch.sha256)
+    service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=session_id), timeout=PATIENCE)
+    return step
+
+
+@pytest.mark.timeout(600)
+def test_cut_after_any_byte_a_round_is_taken_up_where_it_was_left(start: Start) -> None:
+    metrics = free_address()
+    with start() as service:
+        size = len(wire.pack(collect(service.create().policy)))
+    # Room for one upload alone: memory that a cut one kept would be missed by the next.
+    with start(max_upload_bytes=size, max_inflight_bytes=size, metrics_address=metrics) as service:
+        with cut_after(service.address) as cutter, grpc.insecure_channel(cutter.address, OWN) as channel:
+            expected = a_round(Service(cutter.address, channel=channel), "whole").policy.onnx
+        before, threads = descriptors(os.getpid()), threading.active_count()
+        refused = 0
+        for number in range(CUTS):
+            limit = 1 + cutter.sent * number // CUTS
+            with cut_after(service.address, limit) as wire_, grpc.insecure_channel(wire_.address, OWN) as channel:
+                try:
+                    a_round(Service(wire_.address, channel=channel), f"cut-{number}")
+                except grpc.RpcError as error:
+                    assert isinstance(error, grpc.Call)
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                    refused += 1
+            # The same calls again, over a whole wire: each counts once.
+            assert a_round(service, f"cut-{number}").policy.onnx == expected
+        assert refused >= CUTS - 1
+        listed = service.stub.ListSessions(service_pb.ListSessionsRequest(page_size=1000))
+        assert len(listed.sessions) == CUTS + 1
+        assert all(session.state == service_pb.SESSION_STATE_CLOSED for session in listed.sessions)
+        wait_for_descriptors(os.getpid(), at_most=before + SPARE)
+        end = time.monotonic() + PATIENCE
+        while threading.active_count() > threads + SPARE:
+            assert time.monotonic() < end, threading.enumerate()
+            time.sleep(0.05)
+        assert scrape(metrics)["thetaprime_steps_running"].samples[0].value == 0
+
+
+@pytest.mark.parametrize("messages", range(4))
+def test_an_upload_whose_client_goes_after_so_many_messages_gives_everything_back(start: Start, messages: int) -> None:
+    with start() as service:
+        created = service.create()
+        session_id = created.session.session_id
+        payload = wire.pack(collect(created.policy))
+        whole = list(wire.iter_upload(session_id, "u", 0, payload, 4, 32))
+        sent, over = threading.Event(), threading.Event()
+
+        def cut() -> Any:
+            yield from whole[:messages]
+            sent.set()
+            over.wait(PATIENCE)
+
+        call: Any = service.stub.UploadTrajectories.future(cut(), timeout=PATIENCE)
+        assert sent.wait(PATIENCE)
+        if messages < len(whole):
+            call.cancel()
+        over.set()
+        if messages < len(whole):
+            with pytest.raises(grpc.FutureCancelledError):
+                call.result()
+        batch = service.send(iter(whole)).batch
+        assert (batch.uploads, batch.sha256) == (1, wire.batch_digest([wire.sha256_hex(payload)]))
