@@ -53,7 +53,7 @@ def spans(exporter: InMemorySpanExporter) -> Iterator[InMemorySpanExporter]:
 
 
 def served(point_artifact: Path, store: Path, *, tracing: bool) -> ServerConfig:
-    return ServerConfig(address="127.0.0.1:0", store=store, zoo=(point_artifact,), tracing=tracing)
+    return ServerConfig(address="127.0.0.1:0", store=store, zoo=(point_artifact,), tracing=tracing, row_bytes=0)
 
 
 def adapt(address: str, *, tracing: bool) -> None:
