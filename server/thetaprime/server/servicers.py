@@ -71,7 +71,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: runs the steps.
         threads: for everything else that blocks.
         reading: places for what merely asks the store.
-        verifying: places for what takes a processor too: to verify an upload.
+        writing: places for what changes a row of it, since only one transaction writes at a time.
+        processors: places for what takes a processor too: to verify an upload, beside the engine's steps.
         gate: the tenants' quotas.
     """
 
@@ -83,7 +84,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: AdaptationEngine,
         threads: ThreadPoolExecutor,
         reading: Places,
-        verifying: Places,
+        writing: Places,
+        processors: Places,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -92,7 +94,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._engine = engine
         self._threads = threads
         self._reading = reading
-        self._verifying = verifying
+        self._writing = writing
+        self._processors = processors
         self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
@@ -108,7 +111,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             step_size_scale=request.options.step_size_scale if has_scale else None,
             ttl=request.ttl.ToMicroseconds() if request.HasField("ttl") else None,
         )
-        session, batch = await self._run(
+        session, batch = await self._write(
             sessions.create_session,
             self._store,
             self._catalog,
@@ -135,7 +138,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle, self._config.upload_seconds)
-            async with self._verifying.place(caller.tenant):
+            async with self._processors.place(caller.tenant):
                 response = await self._on_thread(
                     accept_upload,
                     self._store,
@@ -206,7 +209,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         """Ends a session."""
         caller = current_caller()
         _log_session(request.session_id)
-        session, batch = await self._run(sessions.close_session, self._store, caller.tenant, request.session_id)
+        session, batch = await self._write(sessions.close_session, self._store, caller.tenant, request.session_id)
         audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._session(session, batch))
 
@@ -217,6 +220,11 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what blocks on a thread, when it is its tenant's turn."""
         async with self._reading.place(current_caller().tenant):
+            return await self._on_thread(function, *args, **kwargs)
+
+    async def _write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `_run`, for what writes."""
+        async with self._writing.place(current_caller().tenant):
             return await self._on_thread(function, *args, **kwargs)
 
     async def _on_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -67,6 +68,8 @@ class Store:
         """
         self.now = now
         self.recent = Recent(recent_bytes)
+        # SQLite has its writers ask again and again, with pauses of up to a tenth of a second; here they wait in line.
+        self._writer = threading.Lock()
         self._row_bytes = row_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +108,11 @@ class Store:
             UnavailableError: other processes kept the database locked for too long.
             StoreFailedError: the disk is full, read-only or broken; nothing was changed.
         """
-        # Blobs are deleted, and sometimes written again, beside the rows.
         with (
             database_failures(),
+            # Blobs are deleted, and sometimes written again, beside the rows.
             disk_failures(),
+            self._writer,
             self._engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
