@@ -28,9 +28,9 @@ class RoundStart:
 
 def hold_upload(store: Store, session: SessionRecord, digest: str, policy: Policy, start: RoundStart) -> None:
     """Keeps at hand what verifying an upload has made, in case that its round takes no other."""
-    # The batch, and for each layer what goes into it and what comes out.
-    size = 4 * sum(start.batch.lengths) * 2 * sum(policy.layer_sizes)
-    store.recent.put(_key(session, digest), start, size)
+    # The batch, and what comes out of each layer; of the first also what goes in.
+    width = policy.layer_sizes[0] + policy.layer_sizes[-1] + sum(policy.layer_sizes)
+    store.recent.put(_key(session, digest), start, 4 * sum(start.batch.lengths) * width)
 
 
 def round_start(
@@ -55,4 +55,5 @@ def round_start(
 
 
 def _key(session: SessionRecord, digest: str) -> tuple[str, ...]:
-    return "upload", session.meta_policy, str(session.meta_policy_version), session.policy_id, digest
+    # A forward pass serves one gradient: no two sessions share one, not even of the same bytes.
+    return "upload", session.session_id, session.policy_id, digest
