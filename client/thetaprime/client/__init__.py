@@ -43,6 +43,7 @@ from thetaprime.client._types import (
     SessionInfo,
     UploadedBatch,
     UploadReceipt,
+    UploadShare,
 )
 from thetaprime.wire import ActionKind, EnvironmentContract, Trajectory
 
@@ -75,6 +76,7 @@ __all__ = [
     "Trajectory",
     "UnreachableError",
     "UploadReceipt",
+    "UploadShare",
     "UploadedBatch",
     "Violation",
     "check_environment",

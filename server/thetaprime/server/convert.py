@@ -1,7 +1,10 @@
 """Between the models' words, the store's records and the wire's messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from google.protobuf import timestamp_pb2
 
 from thetaprime import wire
@@ -120,6 +123,23 @@ def report_message(
         entropy=summary.entropy,
         batch_sha256=batch_sha256,
     )
+
+
+def share_messages(
+    payloads: Sequence[str], counts: Sequence[int], returns: torch.Tensor, shares: npt.NDArray[np.float64]
+) -> Iterator[service_pb.UploadShare]:
+    """What each trajectory had to do with a step.
+
+    Args:
+        payloads: digest of each upload, in the order in which the step took them.
+        counts: how many trajectories each holds; N in all.
+        returns: [N], undiscounted.
+        shares: [N] from `trajectory_shares`.
+    """
+    ends = np.cumsum(counts)
+    for digest, end, count in zip(payloads, ends.tolist(), counts, strict=True):
+        rows = slice(end - count, end)
+        yield service_pb.UploadShare(sha256=digest, returns=returns[rows].tolist(), shares=shares[rows].tolist())
 
 
 def _timestamp(microseconds: int) -> timestamp_pb2.Timestamp:

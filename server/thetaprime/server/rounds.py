@@ -1,6 +1,7 @@
 """What a round starts from: its trajectories and θ_k, from the store or from what is still at hand of its upload."""
 
 import dataclasses
+import itertools
 
 from thetaprime import wire
 from thetaprime.models import ForwardPass, Parameters, Policy, TrajectoryBatch
@@ -19,11 +20,13 @@ class RoundStart:
         parameters: θ_k.
         batch: the round's trajectories.
         forward: θ_k run over them, where it has been; for one gradient.
+        counts: how many of the trajectories are of each upload.
     """
 
     parameters: Parameters
     batch: TrajectoryBatch
     forward: ForwardPass | None = None
+    counts: tuple[int, ...] = ()
 
 
 def hold_upload(store: Store, session: SessionRecord, digest: str, policy: Policy, start: RoundStart) -> None:
@@ -50,8 +53,12 @@ def round_start(
         if isinstance(held, RoundStart):
             return held
     # The payloads are sorted by digest, so θ_{k+1} does not depend on the order in which they arrived.
-    trajectories = [each for digest in uploaded.payloads for each in wire.unpack(store.read(digest))]
-    return RoundStart(current_parameters(store, entry, record), convert.trajectory_batch(trajectories))
+    uploads = [list(wire.unpack(store.read(digest))) for digest in uploaded.payloads]
+    return RoundStart(
+        current_parameters(store, entry, record),
+        convert.trajectory_batch(list(itertools.chain.from_iterable(uploads))),
+        counts=tuple(map(len, uploads)),
+    )
 
 
 def _key(session: SessionRecord, digest: str) -> tuple[str, ...]:

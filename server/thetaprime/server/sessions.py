@@ -146,7 +146,7 @@ def create_session(
 def get_session(
     store: Store, tenant: str, session_id: str
 ) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
-    """A session, the current round's batch, and the report of each round taken."""
+    """A session, the current round's batch, and the report of each round taken: the last one whole, the others without shares."""
     with store.reading() as connection:
         session = find_session(connection, tenant, session_id, store.now())
         batch = uploaded_batch(connection, session)
@@ -156,6 +156,9 @@ def get_session(
             .order_by(policies.c.round)
         )
         reports = [service_pb.AdaptationReport.FromString(report) for report in connection.scalars(query)]
+    for report in reports[:-1]:
+        # Those of many rounds would be more than one message holds.
+        report.ClearField("uploads")
     return session, batch, reports
 
 

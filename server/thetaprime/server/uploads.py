@@ -230,11 +230,11 @@ def _verify(
     batch = convert.trajectory_batch(trajectories)
     meta_policy = entry.meta_policy
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
-    forward = forward_pass(meta_policy.policy, parameters, batch, moving)
+    forward = forward_pass(meta_policy.policy, parameters, batch, moving, layers=True)
     for doubt in behaviour_evidence(meta_policy.policy, parameters, batch, forward.values):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
         raise PreconditionError(
             doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
         )
-    return RoundStart(parameters, batch, forward)
+    return RoundStart(parameters, batch, forward, counts=(len(trajectories),))
