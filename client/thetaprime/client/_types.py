@@ -12,7 +12,11 @@ from thetaprime import wire
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import policy_pb2
 
-_STATES: Final = {pb.SESSION_STATE_OPEN: "open", pb.SESSION_STATE_CLOSED: "closed"}
+_STATES: Final = {
+    pb.SESSION_STATE_OPEN: "open",
+    pb.SESSION_STATE_CLOSED: "closed",
+    pb.SESSION_STATE_EXPIRED: "expired",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +181,14 @@ class SessionInfo:
     Attributes:
         session_id: its id.
         meta_policy: the meta-policy that it adapts.
-        state: ``open`` or ``closed``.
+        state: ``open``, ``closed`` or ``expired``: only an open one takes uploads and steps.
         round: rounds taken so far: k when θ_k is the current policy.
         policy_id: SHA-256 (hex) of θ_k.
         batch: what has been uploaded in this round.
         step_size_scale: multiplies every inner step size.
         create_time: when it was created (UTC).
         expire_time: when it expires (UTC).
+        delete_time: until when the policies that it made can be read (UTC).
     """
 
     session_id: str
@@ -195,6 +200,7 @@ class SessionInfo:
     step_size_scale: float
     create_time: datetime.datetime
     expire_time: datetime.datetime
+    delete_time: datetime.datetime
 
     @classmethod
     def from_message(cls, message: pb.Session) -> Self:
@@ -210,6 +216,7 @@ class SessionInfo:
             step_size_scale=options.step_size_scale if options.HasField("step_size_scale") else 1.0,
             create_time=_time(message.create_time),
             expire_time=_time(message.expire_time),
+            delete_time=_time(message.delete_time),
         )
 
 

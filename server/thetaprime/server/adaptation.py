@@ -193,7 +193,7 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
         if taken is not None and taken.batch_sha256 == call.batch_sha256:
             return session, taken
         raise RoundMismatchError(call.expected_round, session.round)
-    session.require_open()
+    session.require_open(now)
     batch = uploaded_batch(connection, session)
     if not batch.uploads:
         raise PreconditionError("EMPTY_BATCH", f"nothing was uploaded in round {session.round}")

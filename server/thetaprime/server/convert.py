@@ -86,10 +86,12 @@ def batch_message(batch: UploadedBatch) -> service_pb.UploadedBatch:
 
 
 def session_message(
-    session: SessionRecord, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy
+    session: SessionRecord, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy, *, expired: bool
 ) -> service_pb.Session:
     """A session with what was uploaded in its current round."""
     state = service_pb.SESSION_STATE_CLOSED if session.closed else service_pb.SESSION_STATE_OPEN
+    if expired:
+        state = service_pb.SESSION_STATE_EXPIRED
     return service_pb.Session(
         session_id=session.session_id,
         meta_policy=meta_policy,
@@ -100,6 +102,7 @@ def session_message(
         options=service_pb.SessionOptions(step_size_scale=session.step_size_scale),
         create_time=_timestamp(session.create_time),
         expire_time=_timestamp(session.expire_time),
+        delete_time=_timestamp(session.delete_time),
     )
 
 

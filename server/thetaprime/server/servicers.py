@@ -166,9 +166,9 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         else:
             outcome = await self._engine.adapt(dataclasses.replace(call, found=found))
         audit.record("adapted", caller, **_audited(outcome.session))
-        return service_pb.AdaptResponse(
-            session=self._session(outcome.session, UploadedBatch()), policy=outcome.policy, report=outcome.report
-        )
+        # As the step left it: what has become of it since is not for this reply to tell.
+        session = self._session(outcome.session, UploadedBatch(), expired=False)
+        return service_pb.AdaptResponse(session=session, policy=outcome.policy, report=outcome.report)
 
     async def GetSession(  # noqa: N802
         self, request: service_pb.GetSessionRequest, context: Context
@@ -213,9 +213,13 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._session(session, batch))
 
-    def _session(self, session: SessionRecord, batch: UploadedBatch) -> service_pb.Session:
+    def _session(
+        self, session: SessionRecord, batch: UploadedBatch, *, expired: bool | None = None
+    ) -> service_pb.Session:
         described = self._catalog.describe(session.meta_policy, session.meta_policy_version)
-        return convert.session_message(session, batch, described)
+        if expired is None:
+            expired = session.expire_time <= self._store.now()
+        return convert.session_message(session, batch, described, expired=expired)
 
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what blocks on a thread, when it is its tenant's turn."""
