@@ -85,6 +85,16 @@ check-sync-client: $(VENV)/.ready-to-develop
 	done
 	@echo "the synchronous client is up to date"
 
+ORT_WEB := 1.30.0
+WEB_ASSETS := client/thetaprime/cli/web/assets/ort
+
+.PHONY: web-assets
+web-assets: ## Fetch the runtime of the demo's page again (needs npm).
+	rm -rf build/ort-web && mkdir -p build/ort-web
+	cd build/ort-web && npm pack --silent onnxruntime-web@$(ORT_WEB) && tar xzf onnxruntime-web-$(ORT_WEB).tgz
+	cp build/ort-web/package/dist/ort.wasm.bundle.min.mjs $(WEB_ASSETS)/
+	gzip -9 -n -c build/ort-web/package/dist/ort-wasm-simd-threaded.wasm > $(WEB_ASSETS)/ort-wasm-simd-threaded.wasm.gz
+
 fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUNS=1000000 times.
 	$(BIN)/python -m tests.fuzz.run
 
@@ -110,7 +120,7 @@ half-cheetah-velocity := 80 610
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
 measure-ant-direction := --adapted-std-factor 0.25
-measure-ant-velocity := --adapted-std-factor 0.25
+measure-ant-velocity := --exploration-std-factor 2 --adapted-std-factor 0.125
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.
