@@ -19,6 +19,15 @@ from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.behaviour import BehaviourDoubt, behaviour_evidence
 from thetaprime.models.catalog import find_meta_policies, resolve_meta_policy, zoo_directory
 from thetaprime.models.errors import ArtifactError
+from thetaprime.models.forms import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    OnnxForm,
+    OnnxTemplate,
+    ProfileError,
+    RobotDescription,
+    derive_form,
+)
 from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
 from thetaprime.models.inner_loop import (
     InnerStep,
@@ -33,7 +42,6 @@ from thetaprime.models.inner_loop import (
 )
 from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
 from thetaprime.models.memory import hold_freed_memory
-from thetaprime.models.onnx_form import OnnxTemplate
 from thetaprime.models.parameters import (
     NonFiniteStepError,
     Parameters,
@@ -48,6 +56,8 @@ from thetaprime.models.shares import trajectory_shares
 from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, EnvironmentContract, PolicySpec
 
 __all__ = [
+    "DEFAULT_PROFILE",
+    "PROFILES",
     "AdaptationSpec",
     "Amendment",
     "ArtifactError",
@@ -63,11 +73,14 @@ __all__ = [
     "Manifest",
     "MetaPolicy",
     "NonFiniteStepError",
+    "OnnxForm",
     "OnnxTemplate",
     "Parameters",
     "Policy",
     "PolicySpec",
+    "ProfileError",
     "Provenance",
+    "RobotDescription",
     "StepSummary",
     "TrajectoryBatch",
     "adapt_path",
@@ -76,6 +89,7 @@ __all__ = [
     "behaviour_evidence",
     "check_finite",
     "check_parameters",
+    "derive_form",
     "digest_bytes",
     "find_meta_policies",
     "forward_pass",

@@ -25,6 +25,15 @@ from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
 from thetaprime.models.spec import CONTEXT, BoxAction
 
+TENSORS: Final = {
+    "obs": ("the environment's", "the observation, flattened, raw"),
+    "actions": ("the environment's", "the deterministic action, scaled and clipped"),
+    "mean": ("the policy's", "mean of the Gaussian, unclipped"),
+    "log_std": ("the policy's, log", "its log standard deviation"),
+    "logits": ("log-probability", "up to a constant"),
+}
+"""Unit and meaning of each tensor."""
+
 CONTRACT_VERSION: Final = "1"
 # Both set explicitly: onnxruntime from 1.10 on, and the engines that embed it, read these.
 OPSET: Final = 15

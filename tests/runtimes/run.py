@@ -1,0 +1,45 @@
+"""Runs every step of some episodes through Python's onnxruntime: ``python run.py FOLDER JOBS RESULTS``.
+
+FOLDER is where onnxruntime is installed. Jobs and results are those of run.mjs. Nothing of this project is imported:
+the oldest release that we support needs a numpy that we do not take.
+"""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+
+def main(folder: str, jobs_path: str, results_path: str) -> None:
+    sys.path.insert(0, folder)
+    import numpy as np
+    import onnxruntime
+
+    assert Path(onnxruntime.__file__).is_relative_to(folder), onnxruntime.__file__
+    results = []
+    for job in json.loads(Path(jobs_path).read_text()):
+        session = onnxruntime.InferenceSession(job["onnx"], providers=["CPUExecutionProvider"])
+        inputs = {
+            name: np.frombuffer(base64.b64decode(each["data"]), each["type"]).reshape(each["dims"])
+            for name, each in job["inputs"].items()
+        }
+        steps = len(next(iter(inputs.values())))
+        runs = [
+            session.run(job["outputs"], {name: array[step] for name, array in inputs.items()}) for step in range(steps)
+        ]
+        given = {name: np.stack(each) for name, each in zip(job["outputs"], zip(*runs, strict=True), strict=True)}
+        results.append(
+            {
+                name: {
+                    "type": str(array.dtype),
+                    "dims": list(array.shape),
+                    "data": base64.b64encode(array.tobytes()).decode(),
+                }
+                for name, array in given.items()
+            }
+        )
+    Path(results_path).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
