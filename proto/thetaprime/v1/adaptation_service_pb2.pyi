@@ -222,12 +222,16 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
-    __slots__ = ("session_id", "round")
+    __slots__ = ("session_id", "round", "profile", "robot")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     round: int
-    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
+    profile: str
+    robot: _policy_pb2.RobotDescription
+    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ..., profile: _Optional[str] = ..., robot: _Optional[_Union[_policy_pb2.RobotDescription, _Mapping]] = ...) -> None: ...
 
 class GetPolicyResponse(_message.Message):
     __slots__ = ("policy", "report")

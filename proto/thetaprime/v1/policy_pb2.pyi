@@ -78,7 +78,7 @@ class GoldenVectors(_message.Message):
     def __init__(self, observations: _Optional[_Union[_trajectory_pb2.Array, _Mapping]] = ..., actions: _Optional[_Union[_trajectory_pb2.Array, _Mapping]] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("policy_id", "parent_id", "onnx", "onnx_sha256", "metadata", "golden")
+    __slots__ = ("policy_id", "parent_id", "onnx", "onnx_sha256", "metadata", "golden", "profile")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,10 +92,30 @@ class Policy(_message.Message):
     ONNX_SHA256_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     parent_id: str
     onnx: bytes
     onnx_sha256: str
     metadata: _containers.ScalarMap[str, str]
     golden: GoldenVectors
-    def __init__(self, policy_id: _Optional[str] = ..., parent_id: _Optional[str] = ..., onnx: _Optional[bytes] = ..., onnx_sha256: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., golden: _Optional[_Union[GoldenVectors, _Mapping]] = ...) -> None: ...
+    profile: str
+    def __init__(self, policy_id: _Optional[str] = ..., parent_id: _Optional[str] = ..., onnx: _Optional[bytes] = ..., onnx_sha256: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., golden: _Optional[_Union[GoldenVectors, _Mapping]] = ..., profile: _Optional[str] = ...) -> None: ...
+
+class RobotDescription(_message.Message):
+    __slots__ = ("joint_names", "joint_stiffness", "joint_damping", "default_joint_pos", "action_scale", "observation_names", "command_names")
+    JOINT_NAMES_FIELD_NUMBER: _ClassVar[int]
+    JOINT_STIFFNESS_FIELD_NUMBER: _ClassVar[int]
+    JOINT_DAMPING_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_JOINT_POS_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SCALE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_NAMES_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_NAMES_FIELD_NUMBER: _ClassVar[int]
+    joint_names: _containers.RepeatedScalarFieldContainer[str]
+    joint_stiffness: _containers.RepeatedScalarFieldContainer[float]
+    joint_damping: _containers.RepeatedScalarFieldContainer[float]
+    default_joint_pos: _containers.RepeatedScalarFieldContainer[float]
+    action_scale: _containers.RepeatedScalarFieldContainer[float]
+    observation_names: _containers.RepeatedScalarFieldContainer[str]
+    command_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, joint_names: _Optional[_Iterable[str]] = ..., joint_stiffness: _Optional[_Iterable[float]] = ..., joint_damping: _Optional[_Iterable[float]] = ..., default_joint_pos: _Optional[_Iterable[float]] = ..., action_scale: _Optional[_Iterable[float]] = ..., observation_names: _Optional[_Iterable[str]] = ..., command_names: _Optional[_Iterable[str]] = ...) -> None: ...
