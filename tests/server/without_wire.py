@@ -79,7 +79,9 @@ class ServiceWithoutWire:
             ),
             server,
         )
-        meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
+        meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(
+            MetaPolicyServicer(catalog, Places(1)), server
+        )
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> Self:

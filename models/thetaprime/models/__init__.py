@@ -26,6 +26,7 @@ from thetaprime.models.forms import (
     OnnxTemplate,
     ProfileError,
     RobotDescription,
+    check_profile,
     derive_form,
 )
 from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
@@ -89,6 +90,7 @@ __all__ = [
     "behaviour_evidence",
     "check_finite",
     "check_parameters",
+    "check_profile",
     "derive_form",
     "digest_bytes",
     "find_meta_policies",

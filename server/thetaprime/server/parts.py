@@ -116,5 +116,5 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
             adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, gate),
-            meta_policies=MetaPolicyServicer(catalog),
+            meta_policies=MetaPolicyServicer(catalog, processors),
         )

@@ -16,6 +16,7 @@ from thetaprime.server.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import InvalidRequestError
+from thetaprime.server.forms import in_form, requested_form
 from thetaprime.server.policies import get_policy, session_entry
 from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
 from thetaprime.server.records import SessionRecord, UploadedBatch
@@ -34,10 +35,16 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class MetaPolicyServicer(meta_grpc.MetaPolicyServiceServicer):
-    """The catalog."""
+    """The catalog.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Args:
+        catalog: the meta-policies.
+        processors: places for what takes a processor: to put a form of θ together.
+    """
+
+    def __init__(self, catalog: Catalog, processors: Places) -> None:
         self._catalog = catalog
+        self._processors = processors
 
     async def ListMetaPolicies(  # noqa: N802
         self, request: meta_pb.ListMetaPoliciesRequest, context: Context
@@ -51,14 +58,19 @@ class MetaPolicyServicer(meta_grpc.MetaPolicyServiceServicer):
         """One meta-policy with θ."""
         if request.version < 0:
             raise InvalidRequestError("version", f"{request.version}; expected 0 or more")
+        caller, form = current_caller(), requested_form(request)
         entry = self._catalog.find(request.name, request.version)
+        theta = entry.theta
+        if not form.is_default:
+            async with self._processors.place(caller.tenant):
+                theta = await asyncio.to_thread(in_form, theta, form)
         audit.record(
             "fetched",
-            current_caller(),
+            caller,
             meta_policy=f"{entry.message.name}@{entry.message.version}",
             policy_id=entry.theta.policy_id,
         )
-        return meta_pb.GetMetaPolicyResponse(meta_policy=entry.message, policy=entry.theta)
+        return meta_pb.GetMetaPolicyResponse(meta_policy=entry.message, policy=theta)
 
 
 class AdaptationServicer(service_grpc.AdaptationServiceServicer):
@@ -196,10 +208,14 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         """θ_k of a session."""
         caller = current_caller()
         _log_session(request.session_id)
+        form = requested_form(request)
         index = request.round if request.HasField("round") else None
         policy, report = await self._run(
             get_policy, self._store, self._catalog, caller.tenant, request.session_id, index
         )
+        if not form.is_default:
+            async with self._processors.place(caller.tenant):
+                policy = await self._on_thread(in_form, policy, form)
         audit.record("fetched", caller, session_id=request.session_id, policy_id=policy.policy_id)
         return service_pb.GetPolicyResponse(policy=policy, report=report)
 

@@ -12,9 +12,18 @@ with the names, shapes and constants that one consumer looks for. The same file 
     catalog.py          all of them by name
 """
 
-from thetaprime.models.forms.catalog import DEFAULT_PROFILE, PROFILES, derive_form
+from thetaprime.models.forms.catalog import DEFAULT_PROFILE, PROFILES, check_profile, derive_form
 from thetaprime.models.forms.default import OnnxTemplate
 from thetaprime.models.forms.profile import OnnxForm, ProfileError
 from thetaprime.models.forms.robot_description import RobotDescription
 
-__all__ = ["DEFAULT_PROFILE", "PROFILES", "OnnxForm", "OnnxTemplate", "ProfileError", "RobotDescription", "derive_form"]
+__all__ = [
+    "DEFAULT_PROFILE",
+    "PROFILES",
+    "OnnxForm",
+    "OnnxTemplate",
+    "ProfileError",
+    "RobotDescription",
+    "check_profile",
+    "derive_form",
+]

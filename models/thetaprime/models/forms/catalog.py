@@ -17,6 +17,23 @@ PROFILES: Final = (DEFAULT_PROFILE, *_HEADS, _ROBOT)
 """The names of all forms."""
 
 
+def check_profile(profile: str, robot_description: RobotDescription | None = None) -> None:
+    """Whether a profile can be asked for, whatever the policy.
+
+    Args:
+        profile: one of `PROFILES`.
+        robot_description: the robot, for the profile ``robot``.
+
+    Raises:
+        ProfileError: there is no such profile, or it takes no description.
+    """
+    if profile not in PROFILES:
+        name = repr(profile if len(profile) <= _SHOWN else profile[:_SHOWN] + "…")
+        raise ProfileError("profile", f"{name}; expected one of {', '.join(PROFILES)}")
+    if robot_description is not None and profile != _ROBOT:
+        raise ProfileError("robot", f"a description; the profile {profile!r} takes none, only {_ROBOT!r} does")
+
+
 def derive_form(onnx: bytes, profile: str, robot_description: RobotDescription | None = None) -> OnnxForm:
     """A policy in the form that a profile names.
 
@@ -32,11 +49,7 @@ def derive_form(onnx: bytes, profile: str, robot_description: RobotDescription |
         ProfileError: there is no such profile, or it cannot express the policy.
         ValueError: `onnx` is no policy in the default form.
     """
-    if profile not in PROFILES:
-        name = repr(profile if len(profile) <= _SHOWN else profile[:_SHOWN] + "…")
-        raise ProfileError("profile", f"{name}; expected one of {', '.join(PROFILES)}")
-    if robot_description is not None and profile != _ROBOT:
-        raise ProfileError("robot", f"a description; the profile {profile!r} takes none, only {_ROBOT!r} does")
+    check_profile(profile, robot_description)
     source = DefaultForm.read(onnx)
     if profile == DEFAULT_PROFILE:
         return OnnxForm(profile, onnx, digest_bytes(onnx), source.metadata)

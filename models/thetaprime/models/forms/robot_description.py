@@ -10,11 +10,11 @@ from thetaprime.models.spec import Spec
 def _plain(name: str) -> str:
     # The names are joined with commas, and split at them by who reads them.
     if not name or name != name.strip() or "," in name or not name.isprintable():
-        raise ValueError(f"{name!r}; expected a name without commas, line breaks and blanks around it")
+        raise ValueError("expected a name without commas, line breaks and blanks around it")
     return name
 
 
-Name = Annotated[str, pydantic.AfterValidator(_plain)]
+Name = Annotated[str, pydantic.Field(max_length=200), pydantic.AfterValidator(_plain)]
 Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(allow_inf_nan=False, ge=0.0)]
 Positive = Annotated[float, pydantic.Field(allow_inf_nan=False, gt=0.0)]
