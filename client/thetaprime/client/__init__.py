@@ -32,6 +32,7 @@ from thetaprime.client._errors import (
 )
 from thetaprime.client._minari import from_minari, to_minari
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._policy_file import PolicyFile, RobotDescription, TensorInfo
 from thetaprime.client._runner import PolicyRunner
 from thetaprime.client._spaces import check_environment
 from thetaprime.client._sync.client import Client
@@ -64,14 +65,17 @@ __all__ = [
     "LimitError",
     "MetaPolicyInfo",
     "NotFoundError",
+    "PolicyFile",
     "PolicyRunner",
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
+    "RobotDescription",
     "ServerError",
     "Session",
     "SessionInfo",
     "StaleRoundError",
+    "TensorInfo",
     "ThetaPrimeError",
     "Trajectory",
     "UnreachableError",

@@ -15,7 +15,10 @@ from thetaprime import wire
 from thetaprime.client._errors import PolicyVerificationError
 
 CONTRACT_VERSION: Final = "1"
+DEFAULT_PROFILE: Final = "default"
+"""The form that clients act on; it names no profile."""
 _PREFIX: Final = "thetaprime."
+PROFILE_KEY: Final = f"{_PREFIX}profile"
 _DISTRIBUTIONS: Final = {wire.ActionKind.BOX: "gaussian", wire.ActionKind.DISCRETE: "categorical"}
 # Exported policies equal torch to 1e-5 in onnxruntime.
 _TOLERANCE: Final = 1e-5
@@ -83,6 +86,11 @@ def read_form(metadata: Mapping[str, str]) -> OnnxForm:
     Raises:
         PolicyVerificationError: a key is missing or does not read.
     """
+    if (profile := metadata.get(PROFILE_KEY, DEFAULT_PROFILE)) != DEFAULT_PROFILE:
+        raise PolicyVerificationError(
+            f"the file is in the form {profile!r}, for another engine; this client acts on the default one: export the "
+            "policy without a profile (PolicyFile reads every form)"
+        )
     version = _entry(metadata, "contract_version")
     if version != CONTRACT_VERSION:
         raise PolicyVerificationError(

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +24,7 @@ from thetaprime.client._onnx_form import (
     open_session,
     read_form,
 )
+from thetaprime.client._whole_file import write_whole
 from thetaprime.v1 import policy_pb2
 
 
@@ -63,7 +63,7 @@ class AdaptedPolicy:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None, *, seed: int | None = None) -> Self:
-        """Reads a file that `save` or ``thetaprime export`` wrote.
+        """Reads a file in the default form, that `save` or ``thetaprime export`` wrote.
 
         Args:
             path: the file.
@@ -225,16 +225,7 @@ class AdaptedPolicy:
         Raises:
             OSError: it cannot be written.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            with partial.open("xb") as file:
-                file.write(self._onnx)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self._onnx)
 
     def _bind(self) -> None:
         """Binds arrays of our own to the graph for one observation: a third faster than `run`."""

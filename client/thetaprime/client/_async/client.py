@@ -18,6 +18,7 @@ from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, C
 from thetaprime.client._deadline import Deadline
 from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
@@ -138,6 +139,24 @@ class Client:
             NotFoundError: there is none.
         """
         return await runtime.offload(AdaptedPolicy.from_message, (await self._get_meta_policy(name, version)).policy)
+
+    async def export(
+        self, name: str, profile: str, version: int = 0, *, robot: RobotDescription | None = None
+    ) -> PolicyFile:
+        """θ of a meta-policy in the form that another engine reads; `Session.export` gives θ′ in it.
+
+        Args:
+            name: its name, or ``name@version``.
+            profile: as `Session.export`'s.
+            version: its version; 0 is the newest.
+            robot: the robot, for the profile ``robot``.
+
+        Raises:
+            NotFoundError: there is no such meta-policy.
+            InvalidInputError: there is no such profile, or it cannot express the policy; the message says why.
+        """
+        response = await self._get_meta_policy(name, version, profile, robot)
+        return await runtime.offload(PolicyFile.from_message, response.policy, profile)
 
     @runtime.traced("create_session")
     async def create_session(
@@ -278,9 +297,13 @@ class Client:
             await session.close()
         return session.policy
 
-    async def _get_meta_policy(self, name: str, version: int) -> meta_policy_pb.GetMetaPolicyResponse:
+    async def _get_meta_policy(
+        self, name: str, version: int, profile: str = "", robot: RobotDescription | None = None
+    ) -> meta_policy_pb.GetMetaPolicyResponse:
         name, version = name_and_version(name, version)
         return await self._transport.call(
             self._transport.meta_policies.GetMetaPolicy,
-            meta_policy_pb.GetMetaPolicyRequest(name=name, version=version),
+            meta_policy_pb.GetMetaPolicyRequest(
+                name=name, version=version, profile=profile, robot=None if robot is None else robot.to_message()
+            ),
         )

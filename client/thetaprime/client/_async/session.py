@@ -9,6 +9,7 @@ from thetaprime.client._async.rounds import Tasks, take_rounds
 from thetaprime.client._async.transport import Transport
 from thetaprime.client._deadline import Deadline
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
 from thetaprime.client._upload import prepare_upload
@@ -179,6 +180,38 @@ class Session:
         if round == self.round:
             return self.policy
         return await fetch_policy(self._transport, self.id, round)
+
+    async def export(
+        self,
+        profile: str,
+        *,
+        round: int | None = None,  # noqa: A002 - the contract's word
+        robot: RobotDescription | None = None,
+        timeout: float | None = None,
+    ) -> PolicyFile:
+        """A policy of this session in the form that another engine reads.
+
+        Args:
+            profile: ``default``, ``epsilon``, ``unity-mlagents``, ``godot-rl`` or ``robot``, or what the server knows
+                beside these.
+            round: whose policy: k for θ_k; None is the current one.
+            robot: the robot, for the profile ``robot``.
+            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
+
+        Raises:
+            InvalidInputError: there is no such profile, or it cannot express the policy; the message says why.
+            NotFoundError: there is no such round.
+            PolicyVerificationError: what came is not what it says it is.
+            ThetaPrimeError: the call failed.
+        """
+        request = pb.GetPolicyRequest(
+            session_id=self.id,
+            round=self.round if round is None else round,
+            profile=profile,
+            robot=None if robot is None else robot.to_message(),
+        )
+        response = await self._transport.call(self._transport.adaptation.GetPolicy, request, timeout)
+        return await runtime.offload(PolicyFile.from_message, response.policy, profile)
 
     async def refresh(self) -> None:
         """Asks the server where the session is, and takes over its round, batch and policy."""

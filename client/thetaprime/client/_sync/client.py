@@ -15,6 +15,7 @@ from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, C
 from thetaprime.client._deadline import Deadline
 from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
 from thetaprime.client._policy import AdaptedPolicy
+from thetaprime.client._policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._sync import runtime
 from thetaprime.client._sync.rounds import Tasks, check_tasks, take_rounds
@@ -139,6 +140,22 @@ class Client:
             NotFoundError: there is none.
         """
         return runtime.offload(AdaptedPolicy.from_message, (self._get_meta_policy(name, version)).policy)
+
+    def export(self, name: str, profile: str, version: int = 0, *, robot: RobotDescription | None = None) -> PolicyFile:
+        """θ of a meta-policy in the form that another engine reads; `Session.export` gives θ′ in it.
+
+        Args:
+            name: its name, or ``name@version``.
+            profile: as `Session.export`'s.
+            version: its version; 0 is the newest.
+            robot: the robot, for the profile ``robot``.
+
+        Raises:
+            NotFoundError: there is no such meta-policy.
+            InvalidInputError: there is no such profile, or it cannot express the policy; the message says why.
+        """
+        response = self._get_meta_policy(name, version, profile, robot)
+        return runtime.offload(PolicyFile.from_message, response.policy, profile)
 
     @runtime.traced("create_session")
     def create_session(
@@ -279,9 +296,13 @@ class Client:
             session.close()
         return session.policy
 
-    def _get_meta_policy(self, name: str, version: int) -> meta_policy_pb.GetMetaPolicyResponse:
+    def _get_meta_policy(
+        self, name: str, version: int, profile: str = "", robot: RobotDescription | None = None
+    ) -> meta_policy_pb.GetMetaPolicyResponse:
         name, version = name_and_version(name, version)
         return self._transport.call(
             self._transport.meta_policies.GetMetaPolicy,
-            meta_policy_pb.GetMetaPolicyRequest(name=name, version=version),
+            meta_policy_pb.GetMetaPolicyRequest(
+                name=name, version=version, profile=profile, robot=None if robot is None else robot.to_message()
+            ),
         )
