@@ -50,7 +50,8 @@ def test_help_imports_no_component() -> None:
         (("demo",), "server,training"),
         (("train",), "training"),
         (("evaluate",), "training"),
-        (("export",), "training"),
+        (("export", ".", "--pretrained=.", "--oracle=.", "--name=a", "--description=b"), "training"),
+        (("export", ".", "--profile=epsilon"), "training"),
     ],
 )
 def test_a_missing_extra_is_one_line_that_says_what_mends_it(args: tuple[str, ...], extra: str, tmp_path: Path) -> None:

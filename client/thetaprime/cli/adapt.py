@@ -11,7 +11,8 @@ import gymnasium
 
 from thetaprime.cli._connection import connect, connection_options
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import ThetaPrimeError, check_environment
+from thetaprime.cli._profiles import profile_options
+from thetaprime.client import AdaptedPolicy, PolicyFile, RobotDescription, ThetaPrimeError, check_environment
 from thetaprime.client._progress import progress_bars
 
 _OUR_NAMESPACE: Final = "thetaprime/"
@@ -70,6 +71,7 @@ class KeyJson(click.ParamType[tuple[str, Any]]):
     show_default=True,
     help="Where to write the adapted policy.",
 )
+@profile_options
 @json_option
 def command(
     meta_policy: str | None,
@@ -81,6 +83,8 @@ def command(
     timeout: float | None,
     session_id: str | None,
     output: Path,
+    profile: str | None,
+    robot: RobotDescription | None,
     as_json: bool,
     **connection: Any,
 ) -> None:
@@ -92,6 +96,8 @@ def command(
         raise click.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     if (meta_policy is None) == (session_id is None):
         raise click.UsageError("expected either a META_POLICY to begin with, or --resume SESSION to go on")
+    if robot is not None and profile is None:
+        raise click.UsageError("--robot describes the robot for --profile robot")
     console = console_for(as_json)
     env = _make(env_id, dict(env_args))
     try:
@@ -99,16 +105,24 @@ def command(
             if meta_policy is not None:
                 found = client.meta_policy(meta_policy)
                 check_environment(env, found.environment)  # before a session is opened for nothing
+                if profile is not None:  # so is what the profile cannot express
+                    client.export(found.label, profile, robot=robot)
                 session = client.create_session(found.label)
             else:
                 session = client.resume(str(session_id))
+                if profile is not None:
+                    session.export(profile, robot=robot)
             adapted = session.run(env, rounds, trajectories, seed=seed, progress=show, timeout=timeout)
+            written: AdaptedPolicy | PolicyFile = adapted
+            if profile is not None:
+                written = session.export(profile, robot=robot)
             with contextlib.suppress(ThetaPrimeError):  # θ′ is here; an open session expires by itself
                 session.close()
     finally:
         env.close()
-    adapted.save(output)
-    console.print(f"wrote {output} ({adapted.meta_policy}, policy {adapted.policy_id[:12]})")
+    written.save(output)
+    form = f"{adapted.meta_policy} as {profile}" if profile else adapted.meta_policy
+    console.print(f"wrote {output} ({form}, policy {adapted.policy_id[:12]})")
     if as_json:
         print_json(
             {
@@ -118,7 +132,8 @@ def command(
                 "policy_id": adapted.policy_id,
                 "rounds": [dataclasses.asdict(report) for report in session.reports],
                 "onnx": str(output),
-                "sha256": adapted.sha256,
+                "profile": profile or "default",
+                "sha256": written.sha256,
             }
         )
 

@@ -4,25 +4,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from thetaprime.cli._describe import describe_contract
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import AdaptedPolicy
+from thetaprime.client import AdaptedPolicy, PolicyFile
 
-_NOT_SHOWN: Final = ("thetaprime.golden", "thetaprime.environment")  # hundreds of numbers; shown already
+# Hundreds of numbers, or shown already.
+_NOT_SHOWN: Final = ("thetaprime.golden", "thetaprime.environment", "thetaprime.tensors")
 
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
-    """Verify and describe PATH: a policy (an .onnx file), or the folder of an artifact.
+    """Verify and describe PATH: a policy (an .onnx file, in any form), or the folder of an artifact.
 
     Every digest is computed again, and the golden vectors are run through onnxruntime. Ends with a status other than
     0 where something does not fit.
     """
-    facts = _artifact(path) if path.is_dir() else _policy(AdaptedPolicy.load(path))
+    facts = _artifact(path) if path.is_dir() else _policy(path)
     table = Table(title=str(path), show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -34,15 +36,20 @@ def command(path: Path, as_json: bool) -> None:
         print_json({"path": str(path), "verified": True, **facts})
 
 
-def _policy(policy: AdaptedPolicy) -> dict[str, Any]:
+def _policy(path: Path) -> dict[str, Any]:
+    file = PolicyFile.load(path)
+    if file.profile == "default":
+        AdaptedPolicy.load(path)  # which acts on it, and checks more
     return {
         "kind": "policy",
-        "meta_policy": policy.meta_policy,
-        "policy_id": policy.policy_id,
-        "parent_id": policy.parent_id,
-        "sha256": policy.sha256,
-        "environment": describe_contract(policy.contract),
-        "metadata": dict(policy.metadata),
+        "profile": file.profile,
+        "meta_policy": file.meta_policy,
+        "policy_id": file.policy_id,
+        "parent_id": file.parent_id,
+        "sha256": file.sha256,
+        "tensors": {each.name: str(each) for each in file.tensors},
+        "environment": describe_contract(file.contract),
+        "metadata": dict(file.metadata),
     }
 
 
@@ -75,4 +82,4 @@ def _add_rows(table: Table, prefix: str, facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             _add_rows(table, f"{prefix}{name}.", value)
         elif name not in _NOT_SHOWN:
-            table.add_row(f"{prefix}{name}", str(value))
+            table.add_row(f"{prefix}{name}", escape(str(value)))

@@ -96,7 +96,7 @@ def read_form(metadata: Mapping[str, str]) -> OnnxForm:
         raise PolicyVerificationError(
             f"{_PREFIX}contract_version is {version!r}; this client reads {CONTRACT_VERSION!r}: update thetaprime"
         )
-    contract = _contract(_entry(metadata, "environment"))
+    contract = read_contract(metadata)
     distribution = _entry(metadata, "distribution")
     if distribution != _DISTRIBUTIONS[contract.action_kind]:
         raise PolicyVerificationError(
@@ -110,6 +110,15 @@ def read_form(metadata: Mapping[str, str]) -> OnnxForm:
         contract=contract,
         golden=_golden(_entry(metadata, "golden"), contract),
     )
+
+
+def read_contract(metadata: Mapping[str, str]) -> wire.EnvironmentContract:
+    """What the environment of a policy sends and takes, from its file's metadata.
+
+    Raises:
+        PolicyVerificationError: the key is missing or does not read.
+    """
+    return _contract(_entry(metadata, "environment"))
 
 
 def check_digest(data: bytes, sha256: str) -> None:

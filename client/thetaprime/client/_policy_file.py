@@ -14,7 +14,14 @@ import onnxruntime
 
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError, PolicyVerificationError, ServerError
-from thetaprime.client._onnx_form import DEFAULT_PROFILE, PROFILE_KEY, check_digest, check_golden, open_session
+from thetaprime.client._onnx_form import (
+    DEFAULT_PROFILE,
+    PROFILE_KEY,
+    check_digest,
+    check_golden,
+    open_session,
+    read_contract,
+)
 from thetaprime.client._whole_file import write_whole
 from thetaprime.v1 import policy_pb2
 
@@ -78,6 +85,11 @@ class TensorInfo:
     unit: str = ""
     what: str = ""
 
+    def __str__(self) -> str:
+        shape = ", ".join(str(length) for length in self.shape)
+        said = f": {self.what} ({self.unit})" if self.what else ""
+        return f"{self.direction} [{shape}] {self.dtype}{said}"
+
 
 class PolicyFile:
     """A policy as an ONNX file in the form of a profile, for the engine that reads it.
@@ -101,6 +113,7 @@ class PolicyFile:
         self._metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         if "thetaprime.policy_id" not in self._metadata:
             raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id; it is no ThetaPrime policy")
+        self._contract = read_contract(self._metadata)
         self._tensors = _tensors(session, self._metadata)
         _verify(session, self._metadata)
 
@@ -173,6 +186,11 @@ class PolicyFile:
     def metadata(self) -> Mapping[str, str]:
         """The file's metadata, as it stands there."""
         return MappingProxyType(self._metadata)
+
+    @property
+    def contract(self) -> wire.EnvironmentContract:
+        """What the policy's environment sends and takes."""
+        return self._contract
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
