@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results clean
+.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,7 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	@$(BIN)/python benchmarks/results.py --check
+	@$(BIN)/python models/document_profiles.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
 
 format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
@@ -184,6 +185,9 @@ export-%: $(VENV)/.ready-to-run
 
 results: $(VENV)/.ready-to-run ## Write docs/results.md from what was measured in the zoo.
 	$(BIN)/python benchmarks/results.py
+
+profiles: $(VENV)/.ready-to-run ## Write the tables of docs/onnx.md from the files of each profile.
+	$(BIN)/python models/document_profiles.py
 
 clean: ## Remove everything that was made here.
 	rm -rf $(VENV) build dist runs demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

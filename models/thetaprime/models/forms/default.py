@@ -27,7 +27,7 @@ from thetaprime.models.spec import CONTEXT, BoxAction
 
 TENSORS: Final = {
     "obs": ("the environment's", "the observation, flattened, raw"),
-    "actions": ("the environment's", "the deterministic action, scaled and clipped"),
+    "actions": ("the environment's", "the deterministic action"),
     "mean": ("the policy's", "mean of the Gaussian, unclipped"),
     "log_std": ("the policy's, log", "its log standard deviation"),
     "logits": ("log-probability", "up to a constant"),
