@@ -2,6 +2,7 @@
 
 import { createInterface } from 'node:readline';
 
+import { Client } from '../../examples/node/client/client.mjs';
 import { Policy } from '../../examples/node/policy/policy.mjs';
 import { Random } from '../../examples/node/policy/random.mjs';
 import { PointNavigation } from '../../examples/node/simulator/point-navigation.mjs';
@@ -50,6 +51,29 @@ const answers = {
     }
     return { actions, sampled };
   },
+
+  /** Uploads so many long trajectories of nothing but zeros to a new session. */
+  async upload({ address, trajectories }) {
+    const client = new Client(address);
+    try {
+      const { session } = await client.createSession({ requestId: 'harness', metaPolicy: 'point-navigation' });
+      const { horizon } = session.metaPolicy.environment;
+      const zeros = (...shape) => ({ values: new Float32Array(shape.reduce((product, each) => product * each)), shape });
+      const trajectory = {
+        policyId: session.policyId,
+        observations: zeros(horizon, 2),
+        actions: zeros(horizon, 2),
+        rewards: zeros(horizon),
+        terminated: false,
+        truncated: true,
+        finalObservation: zeros(2),
+      };
+      const acknowledged = await client.uploadTrajectories(session, Array(trajectories).fill(trajectory));
+      return { acknowledged };
+    } finally {
+      client.close();
+    }
+  },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
@@ -58,7 +82,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     answer = await answers[call](request);
   } catch (error) {
-    answer = { error: `${error.name}: ${error.message}` };
+    answer = { error: `${error.name}: ${error.message}`, code: error.code, reason: error.reason };
   }
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }

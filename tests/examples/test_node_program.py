@@ -17,11 +17,12 @@ from cryptography.x509.oid import NameOID
 
 import thetaprime.client as tp
 import thetaprime.training
+from tests.durability.proxy import FAULTS, faulty_proxy
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
 
 if TYPE_CHECKING:
-    from .conftest import Node
+    from .conftest import Node, Talk
 
 gymnasium.register_envs(thetaprime.training)
 
@@ -86,6 +87,36 @@ def test_it_goes_on_where_our_client_stopped(node: "Node", address: str, tmp_pat
         assert [report.trajectories for report in found.reports] == [20, 20, 20]
         assert answer["returns"][:-1] == [report.mean_return for report in found.reports]
         assert found.policy.policy_id == answer["policy_id"]
+
+
+def test_calls_that_are_lost_cut_delayed_and_doubled_count_once(node: "Node", address: str, tmp_path: Path) -> None:
+    common = ("--rounds", 5, "--trajectories", 5, "--output", tmp_path / "policy.onnx")
+    expected = _run(node, "--address", address, *common)
+    suffered: set[str] = set()
+    for seed in range(3):
+        with faulty_proxy(address, seed, share=0.6) as (faulty, proxy):
+            found = _run(node, "--address", faulty, *common)
+            suffered |= proxy.suffered.keys()
+        assert found["policy_id"] == expected["policy_id"]
+        assert found["returns"] == expected["returns"]
+        with tp.Client(address) as client:
+            session = client.resume(found["session"])
+            assert [report.trajectories for report in session.reports] == [5] * 5
+    assert suffered.issuperset(FAULTS), suffered
+
+
+def test_an_upload_that_is_refused_at_its_first_message_ends_at_once(talk: "Talk", tmp_path: Path) -> None:
+    config = ServerConfig(address="127.0.0.1:0", store=tmp_path / "store", max_upload_bytes=1 << 20)
+    with running_server(config) as small:
+        answer = talk.ask("upload", address=small, trajectories=5000)  # twelve chunks
+    assert (answer["code"], answer["reason"]) == ("RESOURCE_EXHAUSTED", "UPLOAD_TOO_LARGE")
+    assert answer["error"].startswith("CallError: header.payload_bytes: 1")
+
+
+def test_actions_that_no_policy_chose_are_refused_with_the_reason(talk: "Talk", address: str) -> None:
+    answer = talk.ask("upload", address=address, trajectories=1000)
+    assert (answer["code"], answer["reason"]) == ("FAILED_PRECONDITION", "UNSCALED_ACTIONS")
+    assert "trajectories[0]: standardised actions spread by" in answer["error"]
 
 
 def _free_port() -> int:

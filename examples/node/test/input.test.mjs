@@ -5,8 +5,9 @@ import { test } from 'node:test';
 
 import { readArguments } from '../arguments.mjs';
 import { callMetadata, isLoopback, requireAddress } from '../client/connection.mjs';
-import { prepareUpload } from '../client/upload.mjs';
+import { CHUNK_BYTES, prepareUpload } from '../client/upload.mjs';
 import { Random } from '../policy/random.mjs';
+import { sha256Hex } from '../wire/digests.mjs';
 
 const floats = (...shape) => {
   const length = shape.reduce((product, each) => product * each, 1);
@@ -30,6 +31,27 @@ function upload(change) {
 
 test('a trajectory that fits', () => {
   assert.equal([...upload(() => {}).messages()].length, 3);
+});
+
+test('a payload of several chunks', () => {
+  const steps = 150_000;
+  const environment = { observationShape: [2], horizon: steps, box: { low: [-1], high: [1] } };
+  const trajectory = {
+    policyId: 'p',
+    observations: floats(steps, 2),
+    actions: floats(steps, 1),
+    rewards: floats(steps),
+    terminated: true,
+    truncated: false,
+    finalObservation: floats(2),
+  };
+  const { messages, sha256 } = prepareUpload({ sessionId: 's', round: 0, metaPolicy: { environment } }, [trajectory]);
+  const [{ header }, ...rest] = messages();
+  const chunks = rest.slice(0, -1).map(({ chunk }) => chunk.data);
+  assert.deepEqual(chunks.slice(0, -1).map((data) => data.length), [CHUNK_BYTES, CHUNK_BYTES]);
+  assert.ok(chunks.at(-1).length < CHUNK_BYTES);
+  assert.equal(Buffer.concat(chunks).length, header.payloadBytes);
+  assert.equal(sha256Hex(Buffer.concat(chunks)), sha256);
 });
 
 for (const [field, change] of Object.entries({
