@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
 
 from thetaprime import wire
 from thetaprime.client._exploration import Exploration
@@ -260,9 +261,19 @@ def _errors() -> Iterator[dict[str, Any]]:
         yield {
             "code": code.name,
             "message": status.message,
-            "grpc_status_details_bin": base64.b64encode(status.SerializeToString(deterministic=True)).decode(),
+            "grpc_status_details_bin": base64.b64encode(_settled(status)).decode(),
             **{"violations": [], "reason": "", "metadata": {}, "retry_after": None, **told},
         }
+
+
+def _settled(status: status_pb2.Status) -> bytes:
+    """A status with its maps in one order, where the server leaves that to chance."""
+    for packed in status.details:
+        detail = getattr(error_details_pb2, packed.type_url.rpartition(".")[2])()
+        assert packed.Unpack(detail)
+        packed.Pack(detail, deterministic=True)
+    settled: bytes = status.SerializeToString(deterministic=True)
+    return settled
 
 
 if __name__ == "__main__":
