@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results clean
+.PHONY: help demo test check format proto sync-client vectors fuzz soak bench build zoo results clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,6 +84,9 @@ check-sync-client: $(VENV)/.ready-to-develop
 		|| { echo "client/thetaprime/client/_sync/$$file is out of date: run make sync-client"; exit 1; }; \
 	done
 	@echo "the synchronous client is up to date"
+
+vectors: $(VENV)/.ready-to-develop ## Write the test vectors and the worked example for authors of clients.
+	$(BIN)/python -m tests.examples.vectors
 
 fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUNS=1000000 times.
 	$(BIN)/python -m tests.fuzz.run
@@ -176,4 +179,4 @@ results: $(VENV)/.ready-to-run ## Write docs/results.md from what was measured i
 	$(BIN)/python benchmarks/results.py
 
 clean: ## Remove everything that was made here.
-	rm -rf $(VENV) build dist runs demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist runs demo-output examples/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

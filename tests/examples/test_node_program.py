@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,15 @@ from tests.durability.proxy import FAULTS, faulty_proxy
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
 
+from .conftest import NODE_EXAMPLE
+
 if TYPE_CHECKING:
     from .conftest import Node, Talk
 
 gymnasium.register_envs(thetaprime.training)
 
 GOAL = (0.4, -0.3)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _environment(goal: tuple[float, float]) -> gymnasium.Env[Any, Any]:
@@ -117,6 +121,21 @@ def test_actions_that_no_policy_chose_are_refused_with_the_reason(talk: "Talk", 
     answer = talk.ask("upload", address=address, trajectories=1000)
     assert (answer["code"], answer["reason"]) == ("FAILED_PRECONDITION", "UNSCALED_ACTIONS")
     assert "trajectories[0]: standardised actions spread by" in answer["error"]
+
+
+def test_it_stands_alone_with_the_contract_copied_beside_it(node: "Node", tmp_path: Path) -> None:
+    alone = tmp_path / "deep" / "alone"
+    shutil.copytree(NODE_EXAMPLE, alone, ignore=shutil.ignore_patterns("node_modules"))
+    (alone / "node_modules").symlink_to(NODE_EXAMPLE / "node_modules")
+    run = node.run(str(alone / "main.mjs"))
+    assert run.returncode == 1
+    assert "thetaprime/v1/adaptation_service.proto is in none of" in run.stderr
+    contract = alone / "protos" / "thetaprime" / "v1"
+    contract.mkdir(parents=True)
+    for path in (ROOT / "proto" / "thetaprime" / "v1").glob("*.proto"):
+        shutil.copy(path, contract)
+    run = node.run(str(alone / "main.mjs"), "--address", f"127.0.0.1:{_free_port()}")
+    assert "is `thetaprime serve` running there?" in run.stderr
 
 
 def _free_port() -> int:

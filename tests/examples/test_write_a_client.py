@@ -29,7 +29,7 @@ def page() -> str:
 
 @pytest.mark.parametrize("path", written(), ids=lambda path: path.name)
 def test_what_is_written_is_what_the_code_makes(path: Path) -> None:
-    assert path.read_text() == written()[path], f"{path.name} is out of date: run python -m tests.examples.vectors"
+    assert path.read_text() == written()[path], f"{path.name} is out of date: run make vectors"
 
 
 def test_the_worked_example_is_an_upload_that_reads_back() -> None:
