@@ -28,7 +28,7 @@ A return is undiscounted, of the stochastic policy, the mean over trajectories a
 standard deviation over tasks. The paper's physics (rllab, MuJoCo 1.31) is not Gymnasium's, so that returns do not
 carry over from one to the other. What does is the normalised score after k gradient steps,
 
-    S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0),
+$$S_k = \\frac{R_k - R_{\\text{pretrained},0}}{R_{\\text{oracle}} - R_{\\text{pretrained},0}},$$
 
 0 at the pretrained policy before it adapts and 1 at the oracle, which is told the task, each in its own physics. A
 weak oracle makes scores cheap, as ant-direction's does: its return and its training stand beside them. The share of
