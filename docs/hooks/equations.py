@@ -12,7 +12,9 @@ from ziamath.config import config as drawing
 from ziamath.zmath import Latex
 
 _SIZE: Final = 20.0
-"""Pixels of an em. The SVGs are measured in em, and take the size of the text around them."""
+"""Pixels of an em, when it is drawn. On the page the SVGs are measured in em, and so take the size of the text around."""
+_SCALE: Final = 1.12
+"""The font of equations is small beside those that browsers choose for text."""
 _EQUATION: Final = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL
 )
@@ -29,12 +31,13 @@ def _drawn(match: re.Match[str]) -> str:
     latex = " ".join(html.unescape(match["latex"]).split())
     inline = match["tag"] == "span"
     equation = Latex(latex, size=_SIZE, inline=inline, color="currentColor")
-    width, height = (each / _SIZE for each in equation.getsize())
     svg = equation.svgxml()
+    left, top, width, height = (float(each) * _SCALE / _SIZE for each in svg.attrib["viewBox"].split())
     svg.set("width", f"{width:.3f}em")
     svg.set("height", f"{height:.3f}em")
     svg.set("role", "img")
     svg.set("aria-label", latex)
     if inline:
-        svg.set("style", f"vertical-align: {equation.getyofst() / _SIZE:.3f}em")
+        # The baseline is at 0.
+        svg.set("style", f"vertical-align: {-(top + height):.3f}em; margin-left: {left:.3f}em")
     return f'<{match["tag"]} class="equation">{tostring(svg, encoding="unicode")}</{match["tag"]}>'
