@@ -12,7 +12,7 @@ from ziamath.config import config as drawing
 from ziamath.zmath import Latex
 
 _SIZE: Final = 20.0
-"""Pixels of an em, when it is drawn. On the page the SVGs are measured in em, and so take the size of the text around."""
+"""Pixels of an em, as drawn. On the page the SVGs are measured in em, and so take the size of the text around them."""
 _SCALE: Final = 1.12
 """The font of equations is small beside those that browsers choose for text."""
 _EQUATION: Final = re.compile(
