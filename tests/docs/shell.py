@@ -19,8 +19,8 @@ from thetaprime.cli import cli
 
 # Options that come after those of the page, and so replace them: the same commands with less to do.
 SMALL: Final[dict[str, tuple[str, ...]]] = {
-    "train": ("--iterations", "1", "--meta-batch-size", "2", "--adaptation-trajectories-per-round", "2"),
-    "export": ("--tasks", "2", "--more-trajectories", "2"),
+    "train": ("--iterations", "1", "--meta-batch-size", "2", "--adaptation-trajectories-per-round", "1"),
+    "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
 }
 _SERVE: Final = ("--address", "127.0.0.1:0")
@@ -94,7 +94,7 @@ class Shell:
 
     def _serve(self, options: list[str]) -> str:
         self.close()
-        workers = ("--workers", "2") if "--workers" in options else ()
+        workers = ("--workers", "1") if "--workers" in options else ()
         command = [sys.executable, "-m", "thetaprime.cli", "serve", *options, *_SERVE, *workers]
         with (self._folder / "server.log").open("a") as log:
             self._server = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.PIPE, stderr=log, text=True)
