@@ -1,6 +1,8 @@
 """Writes the reference of the commands from the commands themselves: what ``--help`` says, with links to go to."""
 
+import html
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,6 +14,12 @@ from mkdocs.structure.pages import Page
 from thetaprime.cli import cli
 
 _MARK: Final = "<!-- commands -->"
+_DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
+_DEPENDS: Final = {
+    ("serve", "zoo"): "[default: the shipped meta-policies]",
+    ("serve", "adaptation_threads"): "[default: cores ÷ workers]",
+}
+"""Defaults that depend on where they are asked for."""
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -33,6 +41,8 @@ def _commands() -> Iterator[str]:
             record = parameter.get_help_record(context)
             if record is not None:
                 flags, meaning = record
+                depends = _DEPENDS.get((name, str(parameter.name)))
+                meaning = _DEFAULT.sub(depends, meaning) if depends else meaning
                 yield f"| {_cell(flags, code=True)} | {_cell(meaning)} |"
         yield ""
 
@@ -42,6 +52,7 @@ def _cell(text: str, *, code: bool = False) -> str:
     text = " ".join(text.split())
     if code:
         return f"`{text}`".replace("|", "\\|")
-    for character in "\\|*_[]<>":
+    text = html.escape(text, quote=False)
+    for character in "\\|*_[]":
         text = text.replace(character, f"\\{character}")
     return text

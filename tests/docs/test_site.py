@@ -78,6 +78,13 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, site_pages: dict[str, Page
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
 
 
+def test_it_tells_nothing_of_where_it_was_built(site_pages: dict[str, Page]) -> None:
+    for name, page in site_pages.items():
+        assert str(ROOT) not in page.text, name
+        assert sys.prefix not in page.text, name
+    assert "cores ÷ workers" in site_pages["reference/commands.html"].text
+
+
 def test_every_link_leads_somewhere(site: Path, site_pages: dict[str, Page]) -> None:
     dead = set()
     for name, page in site_pages.items():
@@ -107,6 +114,7 @@ def test_the_commands_are_all_there(site_pages: dict[str, Page]) -> None:
     page = site_pages["reference/commands.html"]
     assert {f"thetaprime-{name}" for name in SUBCOMMANDS} <= page.anchors
     assert "--max-tenant-adaptations-per-second" in page.text
+    assert "laid out as <name>/<version>/manifest.json" in page.text
 
 
 @pytest.mark.parametrize("package", ["client", "client.aio", "wire", "models", "training"])
