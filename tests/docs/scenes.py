@@ -26,11 +26,13 @@ class Scene:
         names: of its Python blocks, given anew to each; called with what gives the server's address.
         toml: what reads its TOML blocks, in order.
         prepare: puts files into the folder, and gives environment variables.
+        elsewhere: blocks that cannot be run here, by how their code begins: what holds each of them instead.
     """
 
     names: Names = lambda address: {}
     toml: tuple[Callable[[Path], object], ...] = ()
     prepare: Callable[[Path], Mapping[str, str]] = lambda folder: {}
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Robot:

@@ -66,8 +66,12 @@ def reader(
 @pytest.mark.parametrize("page", WITH_BLOCKS)
 def test_a_page_does_what_it_says(page: str, reader: Callable[[str], Reader]) -> None:
     reading = reader(page)
-    for block in read_blocks(page):
-        reading.do(block)
+    blocks, elsewhere = read_blocks(page), scene(page).elsewhere
+    for beginning, where in elsewhere.items():
+        assert any(block.code.startswith(beginning) for block in blocks), f"{page} has no {beginning!r} ({where})"
+    for block in blocks:
+        if not block.code.startswith(tuple(elsewhere)):
+            reading.do(block)
 
 
 def test_every_scene_is_of_a_page() -> None:
