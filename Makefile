@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := proto models training server client tests benchmarks examples
+SOURCES := proto models training server client tests benchmarks examples docs/hooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results clean
+.PHONY: help demo test check format docs proto sync-client fuzz soak bench build zoo results clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,10 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	$(BIN)/lint-imports
 	@$(BIN)/python benchmarks/results.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
+
+docs: $(VENV)/.ready-to-develop ## Build the documentation site into build/site, warnings as errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
 
 format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format $(SOURCES)
