@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := proto models training server client tests benchmarks examples
+SOURCES := proto models training server client tests benchmarks examples docs/hooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto sync-client vectors fuzz soak bench build zoo results clean
+.PHONY: help demo test check format docs proto sync-client vectors fuzz soak bench build zoo results clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,10 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	@$(BIN)/python benchmarks/results.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
 
+docs: $(VENV)/.ready-to-develop ## Build the documentation site into build/site, warnings as errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
+
 format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -88,6 +92,16 @@ check-sync-client: $(VENV)/.ready-to-develop
 vectors: $(VENV)/.ready-to-develop ## Write the test vectors and the worked example for authors of clients.
 	$(BIN)/python -m tests.examples.vectors
 
+ORT_WEB := 1.30.0
+WEB_ASSETS := client/thetaprime/cli/web/assets/ort
+
+.PHONY: web-assets
+web-assets: ## Fetch the runtime of the demo's page again (needs npm).
+	rm -rf build/ort-web && mkdir -p build/ort-web
+	cd build/ort-web && npm pack --silent onnxruntime-web@$(ORT_WEB) && tar xzf onnxruntime-web-$(ORT_WEB).tgz
+	cp build/ort-web/package/dist/ort.wasm.bundle.min.mjs $(WEB_ASSETS)/
+	gzip -9 -n -c build/ort-web/package/dist/ort-wasm-simd-threaded.wasm > $(WEB_ASSETS)/ort-wasm-simd-threaded.wasm.gz
+
 fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUNS=1000000 times.
 	$(BIN)/python -m tests.fuzz.run
 
@@ -113,7 +127,7 @@ half-cheetah-velocity := 80 610
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
 measure-ant-direction := --adapted-std-factor 0.25
-measure-ant-velocity := --adapted-std-factor 0.25
+measure-ant-velocity := --exploration-std-factor 2 --adapted-std-factor 0.125
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.

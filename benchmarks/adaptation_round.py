@@ -25,6 +25,7 @@ from thetaprime.models import (
     forward_pass,
     inner_advantages,
     summarize_step,
+    trajectory_shares,
 )
 from thetaprime.server import convert
 from thetaprime.server.store import Store, tables
@@ -78,9 +79,9 @@ def _parts(
     contract = convert.wire_contract(policy.environment)
     payload = wire.pack(collected)
     store = Store(root / "store")
-    forward = forward_pass(policy, parameters, batch, parameters)
+    forward = forward_pass(policy, parameters, batch, parameters, layers=True)
     outputs = forward.values
-    step = adapt_step(policy, parameters, batch, adaptation, step=0)
+    step = adapt_step(policy, parameters, batch, adaptation, step=0, forward=forward)
     exported = meta_policy.export(step.parameters)
     message = convert.policy_message(exported)
     numbers = itertools.count()
@@ -117,6 +118,7 @@ def _parts(
             policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))
         ),
         "report": lambda: summarize_step(policy, parameters, step, batch),
+        "shares": lambda: trajectory_shares(policy, parameters, batch, step),
         "ONNX": lambda: meta_policy.export(step.parameters),
         "load": lambda: AdaptedPolicy.from_message(message),
     }

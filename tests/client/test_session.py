@@ -51,7 +51,12 @@ def test_adapt_with_an_environment(client: tp.Client) -> None:
     session = client.resume(seen[0].session_id)
     assert session.info.state == "closed"
     assert session.policy.policy_id == adapted.policy_id
-    assert session.reports == tuple(each.report for each in seen if each.report is not None)
+    first, last = (each.report for each in seen if each.report is not None)
+    # Shares of rounds before the last one are not told again.
+    assert session.reports == (dataclasses.replace(first, uploads=()), last)
+    assert last.shares.shape == last.returns.shape == (3,)
+    assert last.shares.sum() == pytest.approx(1.0)
+    assert last.returns.mean() == pytest.approx(last.mean_return)
 
 
 def test_adapt_takes_as_many_trajectories_as_the_meta_policy_was_trained_with(client: tp.Client) -> None:

@@ -86,11 +86,14 @@ def test_killed_at_every_failpoint_nothing_is_lost(
 
 
 def _leave_expired(address: str) -> None:
-    """Leaves a session with an upload for the sweep at the next start to find."""
+    """Leaves a session with an upload, and one with a policy too, for the sweep at the next start to find."""
     with tp.Client(address) as client:
-        session = patiently(lambda: client.create_session(META_POLICY, ttl=EXPIRED_AFTER))
-        # No other upload has these bytes: a blob that another session needs is not swept.
-        session.upload(play(session.policy, np.random.default_rng(time.time_ns())))
+        for adapts in (True, False):
+            session = patiently(lambda: client.create_session(META_POLICY, ttl=EXPIRED_AFTER))
+            # No other upload has these bytes: a blob that another session needs is not swept.
+            session.upload(play(session.policy, np.random.default_rng(time.time_ns())))
+            if adapts:
+                session.adapt()
     time.sleep(EXPIRED_AFTER)
 
 

@@ -61,7 +61,7 @@ def test_every_reason_of_a_refusal_is_on_the_page(page: str) -> None:
 
 def test_the_limits_on_the_page_are_the_defaults(page: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for name, shown in rows:
         assert int(shown.replace(",", "")) == ServerConfig.model_fields[name].default, name
     for fixed in (wire.CHUNK_BYTES, _MESSAGE_BYTES, MAX_ID_LENGTH, _MAX_AXES):

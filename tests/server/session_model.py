@@ -15,6 +15,7 @@ Answer = tuple[StatusCode, str]
 OK: Final[Answer] = (StatusCode.OK, "")
 NOT_FOUND: Final[Answer] = (StatusCode.NOT_FOUND, "")
 CLOSED: Final[Answer] = (StatusCode.FAILED_PRECONDITION, "SESSION_CLOSED")
+EXPIRED: Final[Answer] = (StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")
 OTHER_ROUND: Final[Answer] = (StatusCode.ABORTED, "ROUND_MISMATCH")
 
 
@@ -76,6 +77,8 @@ class Session:
         uploads: acknowledged, by id, in the order in which they came.
         acknowledgements: what each got, by id.
         steps: what each round's `Adapt` got.
+        deleted: when the policies that it made go.
+        swept: whether its uploads are gone.
     """
 
     session_id: str
@@ -84,29 +87,35 @@ class Session:
     arguments: Arguments
     created: int
     expires: int
+    deleted: int
     policy_ids: list[str]
     closed: bool = False
     uploads: dict[str, Upload] = dataclasses.field(default_factory=dict)
     acknowledgements: dict[str, service_pb.UploadTrajectoriesResponse] = dataclasses.field(default_factory=dict)
     steps: list[service_pb.AdaptResponse] = dataclasses.field(default_factory=list)
+    swept: bool = False
 
     @property
     def round(self) -> int:
         return len(self.steps)
 
-    def message(self, meta_policy: policy_pb2.MetaPolicy) -> service_pb.Session:
+    def message(self, meta_policy: policy_pb2.MetaPolicy, now: int) -> service_pb.Session:
         """As every call describes it."""
+        state = service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN
+        if self.expires <= now:
+            state = service_pb.SESSION_STATE_EXPIRED
         message = service_pb.Session(
             session_id=self.session_id,
             meta_policy=meta_policy,
-            state=service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN,
+            state=state,
             round=self.round,
             policy_id=self.policy_ids[-1],
-            batch=self.batch(),
+            batch=service_pb.UploadedBatch() if self.swept else self.batch(),
             options=service_pb.SessionOptions(step_size_scale=self.arguments.scale),
         )
         message.create_time.FromMicroseconds(self.created)
         message.expire_time.FromMicroseconds(self.expires)
+        message.delete_time.FromMicroseconds(self.deleted)
         return message
 
     def batch(self, round_index: int | None = None) -> service_pb.UploadedBatch:
@@ -128,16 +137,17 @@ class Model:
         now: microseconds since 1970.
         max_sessions: that a tenant may have open.
         max_round_uploads: in one round.
+        keep: seconds for which policies are kept when their session has expired.
     """
 
-    def __init__(self, now: int, max_sessions: int, max_round_uploads: int) -> None:
+    def __init__(self, now: int, max_sessions: int, max_round_uploads: int, keep: int) -> None:
         self.now = now
         self.sessions: dict[str, Session] = {}
-        self._max_sessions, self._max_round_uploads = max_sessions, max_round_uploads
+        self._max_sessions, self._max_round_uploads, self._keep = max_sessions, max_round_uploads, keep
 
     def alive(self, tenant: str) -> list[Session]:
-        """A tenant's sessions that have not expired, newest first."""
-        mine = [each for each in self.sessions.values() if each.tenant == tenant and each.expires > self.now]
+        """A tenant's sessions that have not expired, or whose policies are kept, newest first."""
+        mine = [each for each in self.sessions.values() if each.tenant == tenant and self._is_left(each)]
         return sorted(mine, key=lambda each: (each.created, each.session_id), reverse=True)
 
     def find(self, tenant: str, session_id: str) -> Session | None:
@@ -147,6 +157,14 @@ class Model:
     def same_request(self, tenant: str, request_id: str) -> Session | None:
         """The session that a request created before."""
         return next((each for each in self.alive(tenant) if each.request_id == request_id), None)
+
+    def _is_left(self, session: Session) -> bool:
+        return session.expires > self.now or (bool(session.steps) and session.deleted > self.now)
+
+    def sweep(self) -> None:
+        """Takes the uploads of what has expired."""
+        for session in self.sessions.values():
+            session.swept |= session.expires <= self.now
 
     def remember(
         self, tenant: str, request_id: str, arguments: Arguments, created: service_pb.CreateSessionResponse
@@ -159,6 +177,7 @@ class Model:
             arguments=arguments,
             created=self.now,
             expires=self.now + arguments.seconds * 1_000_000,
+            deleted=self.now + (arguments.seconds + self._keep) * 1_000_000,
             policy_ids=[created.policy.policy_id],
         )
         assert session.session_id not in self.sessions
@@ -166,11 +185,11 @@ class Model:
         return session
 
     def answer_create(self, tenant: str, request_id: str, arguments: Arguments) -> Answer:
-        """Created once for each request of a tenant, until it expires."""
+        """Created once for each request of a tenant, for as long as anything is left of it."""
         known = self.same_request(tenant, request_id)
         if known is not None:
             return OK if known.arguments == arguments else (StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
-        if sum(not each.closed for each in self.alive(tenant)) >= self._max_sessions:
+        if sum(not each.closed and each.expires > self.now for each in self.alive(tenant)) >= self._max_sessions:
             return StatusCode.RESOURCE_EXHAUSTED, "TENANT_SESSIONS"
         return OK
 
@@ -179,12 +198,14 @@ class Model:
         session = self.find(tenant, session_id)
         if session is None:
             return NOT_FOUND
-        known = session.uploads.get(upload_id)
+        known = None if session.swept else session.uploads.get(upload_id)
         if known is not None:
             same = (known.round, known.payload) == (upload.round, upload.payload)
             return OK if same else (StatusCode.ALREADY_EXISTS, "UPLOAD_ID_REUSED")
         if session.closed:
             return CLOSED
+        if session.expires <= self.now:
+            return EXPIRED
         if upload.round != session.round:
             return OTHER_ROUND
         if session.batch().uploads >= self._max_round_uploads:
@@ -204,6 +225,8 @@ class Model:
             return OTHER_ROUND
         if session.closed:
             return CLOSED
+        if session.expires <= self.now:
+            return EXPIRED
         if not session.batch().uploads:
             return StatusCode.FAILED_PRECONDITION, "EMPTY_BATCH"
         if sha256 != session.batch().sha256:

@@ -228,6 +228,7 @@ def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> d
         "policy_id": "",
         "create_time": 0,
         "expire_time": expire_time,
+        "delete_time": expire_time + 10,
         "kept_bytes": 0,
         "kept_steps": 0,
     }

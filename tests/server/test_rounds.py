@@ -86,6 +86,33 @@ def test_every_round_s_policy_stays_readable_after_the_session_is_closed(service
     assert refusal.code is grpc.StatusCode.NOT_FOUND
 
 
+def test_a_report_says_what_each_trajectory_had_to_do_with_the_step(service: "Service", collect: Collect) -> None:
+    created = service.create()
+    session_id, policy = created.session.session_id, created.policy
+    for index in range(2):
+        parts = {}
+        for seed, trajectories in enumerate((2, 3)):
+            part = collect(policy, trajectories=trajectories, seed=seed)
+            parts[service.upload(session_id, part, round_index=index).sha256] = part
+        batch = service.get(session_id).session.batch
+        reply = service.adapt(session_id, index, batch.sha256)
+        assert [each.sha256 for each in reply.report.uploads] == sorted(parts)
+        for each in reply.report.uploads:
+            np.testing.assert_allclose(each.returns, [part.rewards.sum() for part in parts[each.sha256]], rtol=1e-5)
+            assert len(each.shares) == len(each.returns)
+        shares = [share for each in reply.report.uploads for share in each.shares]
+        assert np.isclose(sum(shares), 1.0)
+        assert np.ptp(shares) > 0
+        assert service.adapt(session_id, index, batch.sha256).report == reply.report
+        policy = reply.policy
+    # Of the rounds before the last one a list of all reports would grow too long.
+    first, last = service.get(session_id).reports
+    assert last == reply.report
+    assert not first.uploads
+    told = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=1))
+    assert len(told.report.uploads) == 2
+
+
 def test_the_order_of_arrival_does_not_change_the_outcome(service: "Service", collect: Collect) -> None:
     outcomes = set()
     theta = service.create().policy

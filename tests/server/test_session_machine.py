@@ -30,13 +30,14 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
 from .conftest import NAME, write_point_artifact, write_tokens
-from .session_model import CLOSED, NOT_FOUND, OK, OTHER_ROUND, Answer, Arguments, Model, Session, Upload
+from .session_model import CLOSED, EXPIRED, NOT_FOUND, OK, OTHER_ROUND, Answer, Arguments, Model, Session, Upload
 from .without_wire import RefusedError, ServiceWithoutWire
 
 EXAMPLES: Final = int(os.environ.get("EXAMPLES", "12"))
 """Sequences of calls; thousands take an hour."""
 TENANTS: Final = ("alice", "bob")
 MAX_SESSIONS, MAX_ROUND_UPLOADS = 3, 2
+KEEP_SECONDS = 100
 ARGUMENTS: Final = (Arguments(None, 100), Arguments(None, 1_000_000), Arguments(0.5, 1_000_000))
 MICROSECONDS: Final = 1_000_000
 BEGINNING: Final = 1_700_000_000 * MICROSECONDS
@@ -65,8 +66,9 @@ class SessionMachine(RuleBasedStateMachine):
             tokens=write_tokens(folder / "tokens.toml", {f"theta_{tenant}": tenant for tenant in (*TENANTS, "carol")}),
             max_tenant_sessions=MAX_SESSIONS,
             max_round_uploads=MAX_ROUND_UPLOADS,
+            keep_policies=KEEP_SECONDS,
         )
-        self._model = Model(BEGINNING, MAX_SESSIONS, MAX_ROUND_UPLOADS)
+        self._model = Model(BEGINNING, MAX_SESSIONS, MAX_ROUND_UPLOADS, KEEP_SECONDS)
         self._policies: dict[str, policy_pb2.Policy] = {}
         self._service = self._started()
 
@@ -108,7 +110,7 @@ class SessionMachine(RuleBasedStateMachine):
         messages = upload.messages(session.session_id, upload_id)
         expected = self._model.answer_upload(tenant, session.session_id, upload_id, upload)
         # Nothing but the header is looked at where the upload could not count.
-        received = expected not in (NOT_FOUND, CLOSED, OTHER_ROUND)
+        received = expected not in (NOT_FOUND, CLOSED, EXPIRED, OTHER_ROUND)
         if damage == "cut":
             messages = messages[:-1]
             expected = INVALID if received else expected
@@ -167,6 +169,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self._service.store.sweep()
+        self._model.sweep()
 
     @rule()
     def restart(self) -> None:
@@ -184,7 +187,11 @@ class SessionMachine(RuleBasedStateMachine):
             if reply is not None:
                 found = service_pb.GetSessionResponse.FromString(reply)
                 assert found.session == self._message(session)
-                assert list(found.reports) == [step.report for step in session.steps]
+                reports = [step.report for step in session.steps]
+                for report in found.reports[:-1]:
+                    assert not report.uploads
+                    report.uploads.extend(reports[report.round].uploads)
+                assert list(found.reports) == reports
 
     # How.
 
@@ -272,7 +279,7 @@ class SessionMachine(RuleBasedStateMachine):
         return Upload(index, payload, 2, 8, policy.policy_id)
 
     def _message(self, session: Session) -> service_pb.Session:
-        return session.message(self._meta_policy)
+        return session.message(self._meta_policy, self._model.now)
 
     def _check_step(self, session: Session, step: service_pb.AdaptResponse) -> None:
         """What a new step says of itself."""

@@ -75,6 +75,7 @@ def record(session_id: str, expire_time: int) -> SessionRecord:
         policy_id="t",
         create_time=0,
         expire_time=expire_time,
+        delete_time=expire_time + 1_000,
     )
 
 
@@ -236,10 +237,10 @@ def test_a_store_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path).close()
     Store(tmp_path).close()
     connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
-    connection.execute("UPDATE schema_info SET version = 4")
+    connection.execute("UPDATE schema_info SET version = 5")
     connection.commit()
     connection.close()
-    with pytest.raises(StartupError, match="schema version 4; this server reads version 3"):
+    with pytest.raises(StartupError, match="schema version 5; this server reads version 4"):
         Store(tmp_path)
 
 

@@ -189,6 +189,7 @@ def test_a_store_of_version_1_is_the_default_tenant_s(tmp_path: Path) -> None:
         policy_id="p",
         create_time=3,
         expire_time=FAR,
+        delete_time=FAR + 30 * 24 * 3600 * 10**6,
         kept_bytes=5 + 1 + 3,
         kept_steps=42,
     )

@@ -74,7 +74,10 @@ class ServiceWithoutWire:
         self._handlers = _Handlers()
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, self.store, catalog, self._engine, threads, Places(1), Places(1), gate), server
+            AdaptationServicer(
+                config, self.store, catalog, self._engine, threads, Places(1), Places(1), Places(1), gate
+            ),
+            server,
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(MetaPolicyServicer(catalog), server)
         self._loop = asyncio.new_event_loop()

@@ -3,11 +3,13 @@
 import dataclasses
 import importlib.util
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +22,8 @@ _META_POLICY: Final = "point-navigation"
 _ENVIRONMENT: Final = "thetaprime.training.environments:thetaprime/PointNavigation-v0"
 _GOAL_RANGE: Final = 0.5  # meta-training drew its goals from this square
 _NEEDED: Final = ("gymnasium", "matplotlib", "sqlalchemy", "torch")  # one or more of each extra
+_NEEDED_BY_SERVER: Final = ("sqlalchemy", "torch")
+_NOT_WITH_WEB: Final = ("goal", "seed", "rounds", "trajectories", "episodes", "output", "as_json")
 _EVALUATION_SEED: Final = 20_000  # apart from the seeds that adaptation uses
 
 
@@ -56,8 +60,15 @@ class Stage:
     show_default=True,
     help="Folder for the adapted policy and the picture.",
 )
+@click.option("--web", is_flag=True, help="A page in your browser instead, in which you choose goals.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="With --web: the page's port.  [default: a free one]"
+)
+@click.option("--no-browser", is_flag=True, help="With --web: print where the page is, and open nothing.")
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     goal: tuple[float, float] | None,
     seed: int,
     rounds: int,
@@ -65,15 +76,30 @@ def command(
     episodes: int,
     zoo: Path | None,
     output: Path,
+    web: bool,
+    port: int,
+    no_browser: bool,
     as_json: bool,
 ) -> None:
     """Adapt a policy to a goal it has never seen, end to end.
 
     Starts a real server with the shipped meta-policies, collects with θ on a task that meta-training did not see, has
     the server take a few REINFORCE steps, and evaluates every policy on the way with onnxruntime alone.
+
+    With --web the robot walks in a page of your browser, served by this machine to this machine, and every goal that
+    you click is adapted to while you watch.
     """
-    _check_extras()
     console = console_for(as_json)
+    if web:
+        _refuse_beside(context, web=True)
+        _check_extras(_NEEDED_BY_SERVER)
+        from thetaprime.cli.web.show import show_page
+
+        options = () if zoo is None else ("--zoo", str(zoo))
+        show_page(_META_POLICY, options=options, port=port, browser=not no_browser, console=console)
+        return
+    _refuse_beside(context, web=False)
+    _check_extras(_NEEDED)
     goal = goal or _draw_goal(seed)
     output.mkdir(parents=True, exist_ok=True)
     console.print(f"goal ({goal[0]:.3f}, {goal[1]:.3f}): the policy sees where it is, never the goal")
@@ -113,9 +139,17 @@ def command(
         )
 
 
-def _check_extras() -> None:
+def _refuse_beside(context: click.Context, *, web: bool) -> None:
+    """Refuses options that would not do anything."""
+    idle = _NOT_WITH_WEB if web else ("port", "no_browser")
+    for parameter in context.command.params:
+        if parameter.name in idle and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} {'does nothing' if web else 'is only'} with --web")
+
+
+def _check_extras(needed: Sequence[str]) -> None:
     """Fails before anything is started or written, importing nothing yet."""
-    for package in _NEEDED:
+    for package in needed:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 

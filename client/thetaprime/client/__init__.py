@@ -1,6 +1,6 @@
 """The SDK: adapts a meta-policy to a task, and runs the adapted policy locally.
 
-Example:
+Examples:
     >>> import thetaprime.client as tp
     >>> with tp.Client("localhost:50051") as client:
     ...     adapted = client.adapt("half-cheetah-direction", env, rounds=3)
@@ -43,6 +43,7 @@ from thetaprime.client._types import (
     SessionInfo,
     UploadedBatch,
     UploadReceipt,
+    UploadShare,
 )
 from thetaprime.wire import ActionKind, EnvironmentContract, Trajectory
 
@@ -75,6 +76,7 @@ __all__ = [
     "Trajectory",
     "UnreachableError",
     "UploadReceipt",
+    "UploadShare",
     "UploadedBatch",
     "Violation",
     "check_environment",

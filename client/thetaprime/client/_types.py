@@ -4,13 +4,19 @@ import dataclasses
 import datetime
 from typing import Final, Self
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from thetaprime import wire
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import policy_pb2
 
-_STATES: Final = {pb.SESSION_STATE_OPEN: "open", pb.SESSION_STATE_CLOSED: "closed"}
+_STATES: Final = {
+    pb.SESSION_STATE_OPEN: "open",
+    pb.SESSION_STATE_CLOSED: "closed",
+    pb.SESSION_STATE_EXPIRED: "expired",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +107,21 @@ class UploadReceipt:
 
 
 @dataclasses.dataclass(frozen=True)
+class UploadShare:
+    """What each trajectory of one upload had to do with a step.
+
+    Attributes:
+        sha256: digest (hex) of the upload's payload, as in its `UploadReceipt`.
+        returns: undiscounted return of each trajectory, in the order in which they were sent.
+        shares: each one's own part of the step, as in `AdaptationReport.shares`.
+    """
+
+    sha256: str
+    returns: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class AdaptationReport:
     """What one adaptation step saw and did.
 
@@ -115,6 +136,8 @@ class AdaptationReport:
         entropy: mean entropy of π_θk+1 over the observations used, in nats.
         seconds: time that the step took inside the server, waiting excluded.
         batch_sha256: digest (hex) of the uploads used.
+        uploads: what each trajectory had to do with the step, upload by upload; empty for all but the last of the
+            rounds that a session had taken before it was resumed.
     """
 
     round: int
@@ -127,11 +150,28 @@ class AdaptationReport:
     entropy: float
     seconds: float
     batch_sha256: str
+    uploads: tuple[UploadShare, ...] = ()
+
+    @property
+    def returns(self) -> npt.NDArray[np.float64]:
+        """[N]: undiscounted return of each trajectory, upload by upload."""
+        return np.array([value for upload in self.uploads for value in upload.returns], np.float64)
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """[N]: each trajectory's own part of the step, ⟨g_n, α∘g⟩ / ⟨g, α∘g⟩, g = Σ_n g_n being the gradient.
+
+        They add up to 1. One below 0 pulled against what the others asked for together; one near 1 means that the
+        step rests on a single trajectory. All are 0 where the gradient is.
+        """
+        return np.array([value for upload in self.uploads for value in upload.shares], np.float64)
 
     @classmethod
     def from_message(cls, message: pb.AdaptationReport) -> Self:
         """The message as data."""
-        return cls(**{field.name: getattr(message, field.name) for field in dataclasses.fields(cls)})
+        plain = {field.name: getattr(message, field.name) for field in dataclasses.fields(cls)}
+        uploads = tuple(UploadShare(each.sha256, tuple(each.returns), tuple(each.shares)) for each in message.uploads)
+        return cls(**{**plain, "uploads": uploads})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,13 +181,14 @@ class SessionInfo:
     Attributes:
         session_id: its id.
         meta_policy: the meta-policy that it adapts.
-        state: ``open`` or ``closed``.
+        state: ``open``, ``closed`` or ``expired``: only an open one takes uploads and steps.
         round: rounds taken so far: k when θ_k is the current policy.
         policy_id: SHA-256 (hex) of θ_k.
         batch: what has been uploaded in this round.
         step_size_scale: multiplies every inner step size.
         create_time: when it was created (UTC).
         expire_time: when it expires (UTC).
+        delete_time: until when the policies that it made can be read (UTC).
     """
 
     session_id: str
@@ -159,6 +200,7 @@ class SessionInfo:
     step_size_scale: float
     create_time: datetime.datetime
     expire_time: datetime.datetime
+    delete_time: datetime.datetime
 
     @classmethod
     def from_message(cls, message: pb.Session) -> Self:
@@ -174,6 +216,7 @@ class SessionInfo:
             step_size_scale=options.step_size_scale if options.HasField("step_size_scale") else 1.0,
             create_time=_time(message.create_time),
             expire_time=_time(message.expire_time),
+            delete_time=_time(message.delete_time),
         )
 
 

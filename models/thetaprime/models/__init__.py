@@ -19,7 +19,7 @@ from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.behaviour import BehaviourDoubt, behaviour_evidence
 from thetaprime.models.catalog import find_meta_policies, resolve_meta_policy, zoo_directory
 from thetaprime.models.errors import ArtifactError
-from thetaprime.models.forward import ForwardPass, forward_pass
+from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
 from thetaprime.models.inner_loop import (
     InnerStep,
     StepSummary,
@@ -44,6 +44,7 @@ from thetaprime.models.parameters import (
     parameters_to_bytes,
 )
 from thetaprime.models.policy import Policy
+from thetaprime.models.shares import trajectory_shares
 from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, EnvironmentContract, PolicySpec
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "ExportedPolicy",
     "ForwardPass",
     "InnerStep",
+    "LayerGradient",
     "Manifest",
     "MetaPolicy",
     "NonFiniteStepError",
@@ -88,6 +90,7 @@ __all__ = [
     "reinforce_loss",
     "resolve_meta_policy",
     "summarize_step",
+    "trajectory_shares",
     "with_std_factor",
     "write_meta_policy",
     "zoo_directory",

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
-from thetaprime.models.forward import ForwardPass, forward_pass
+from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature
@@ -32,11 +32,18 @@ class InnerStep:
         parameters: θ_{k+1}.
         gradient: ∇L(θ_k), by parameter; without those whose step size is 0.
         outputs: what π_θk gave at the batch's observations, as in `Policy.outputs`; None where a graph was kept.
+        advantage: [S], what weighed the gradient.
+        layers: the gradient's way through each layer, where the forward pass noted it.
+        direction: step sizes times ∇L(θ_k), with `layers`: where the step went, up to one positive factor and the
+            change of noise.
     """
 
     parameters: Parameters
     gradient: Parameters
     outputs: tuple[torch.Tensor, ...] | None = None
+    advantage: torch.Tensor | None = None
+    layers: tuple[LayerGradient, ...] = ()
+    direction: Parameters = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +143,8 @@ def adapt_step(
         advantage = inner_advantages(policy, batch, adaptation)
     sizes = step_sizes or _fixed_sizes(parameters, adaptation)
     moving = {name: value for name, value in parameters.items() if name in sizes}
-    outputs = None
+    outputs: tuple[torch.Tensor, ...] | None = None
+    layers: tuple[LayerGradient, ...] = ()
     if create_graph:
         resting = {name: value for name, value in parameters.items() if name not in sizes}
         gradient = torch.func.grad(
@@ -152,7 +160,7 @@ def adapt_step(
         with torch.enable_grad():
             log_prob = policy.distribution_of(forward.outputs).log_prob(batch.actions)
             # No second derivative is wanted: the plain form is the cheapest with the same first.
-            gradient = forward.gradient(_surrogate(log_prob, batch, advantage, "log_prob", 1.0))
+            gradient, layers = forward.gradient(_surrogate(log_prob, batch, advantage, "log_prob", 1.0))
     factor: float | torch.Tensor = scale * adaptation.step_scale(step, float(batch.returns.mean()))
     if adaptation.normalize_gradient:
         factor = factor / _norm(gradient)
@@ -163,7 +171,14 @@ def adapt_step(
         adapted = with_std_factor(adapted, adaptation.adapted_std_factor)
     if not create_graph:
         adapted = {name: value.detach() for name, value in adapted.items()}
-    return InnerStep(parameters=adapted, gradient=gradient, outputs=outputs)
+    return InnerStep(
+        parameters=adapted,
+        gradient=gradient,
+        outputs=outputs,
+        direction={name: sizes[name] * gradient[name] for name in moving} if layers else {},
+        advantage=advantage,
+        layers=layers,
+    )
 
 
 def moving_parameters(meta: Parameters, adaptation: AdaptationSpec, step_sizes: Parameters | None) -> frozenset[str]:

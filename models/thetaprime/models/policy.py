@@ -66,12 +66,18 @@ class Policy:
             parameters[CONTEXT_WEIGHT] = weight
         return parameters
 
-    def head(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
+    def head(
+        self,
+        parameters: Parameters,
+        observations: torch.Tensor,
+        layers: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
         """The network's output: the Gaussian's mean (policy units) or the categorical's logits.
 
         Args:
             parameters: as from `init`, or each with a leading axis of T tasks.
             observations: [B, O], or [T, B, O] where the parameters have the task axis.
+            layers: takes, of each layer in turn, what goes into it and what comes out before the activation.
 
         Returns:
             [B, A] or [T, B, A].
@@ -84,7 +90,9 @@ class Policy:
             if index == 0 and self.spec.context_size:
                 # The same as appending the context to each observation, and cheaper.
                 bias = bias + (parameters[CONTEXT_WEIGHT] @ parameters[CONTEXT].unsqueeze(-1)).squeeze(-1)
-            hidden = _affine(hidden, weight, bias)
+            inputs, hidden = hidden, _affine(hidden, weight, bias)
+            if layers is not None:
+                layers.append((inputs, hidden))
             if index < last:
                 hidden = activation(hidden)
         return hidden
@@ -93,9 +101,14 @@ class Policy:
         """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
         return parameters[LOG_STD].clamp_min(self.spec.min_log_std)
 
-    def outputs(self, parameters: Parameters, observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def outputs(
+        self,
+        parameters: Parameters,
+        observations: torch.Tensor,
+        layers: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """All that the action distribution depends on: the head, and for box actions the log standard deviation."""
-        head = self.head(parameters, observations)
+        head = self.head(parameters, observations, layers)
         return (head, self.log_std(parameters)) if self.continuous else (head,)
 
     def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:

@@ -17,9 +17,11 @@ class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATE_UNSPECIFIED: _ClassVar[SessionState]
     SESSION_STATE_OPEN: _ClassVar[SessionState]
     SESSION_STATE_CLOSED: _ClassVar[SessionState]
+    SESSION_STATE_EXPIRED: _ClassVar[SessionState]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_OPEN: SessionState
 SESSION_STATE_CLOSED: SessionState
+SESSION_STATE_EXPIRED: SessionState
 
 class UploadedBatch(_message.Message):
     __slots__ = ("uploads", "trajectories", "steps", "sha256")
@@ -34,7 +36,7 @@ class UploadedBatch(_message.Message):
     def __init__(self, uploads: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time")
+    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time", "delete_time")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     META_POLICY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +46,7 @@ class Session(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DELETE_TIME_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     meta_policy: _policy_pb2.MetaPolicy
     state: SessionState
@@ -53,7 +56,8 @@ class Session(_message.Message):
     options: SessionOptions
     create_time: _timestamp_pb2.Timestamp
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    delete_time: _timestamp_pb2.Timestamp
+    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delete_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class SessionOptions(_message.Message):
     __slots__ = ("step_size_scale",)
@@ -152,7 +156,7 @@ class AdaptResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
 
 class AdaptationReport(_message.Message):
-    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256")
+    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256", "uploads")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +167,7 @@ class AdaptationReport(_message.Message):
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SHA256_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
     round: int
     trajectories: int
     steps: int
@@ -173,7 +178,18 @@ class AdaptationReport(_message.Message):
     entropy: float
     seconds: float
     batch_sha256: str
-    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ...) -> None: ...
+    uploads: _containers.RepeatedCompositeFieldContainer[UploadShare]
+    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[UploadShare, _Mapping]]] = ...) -> None: ...
+
+class UploadShare(_message.Message):
+    __slots__ = ("sha256", "returns", "shares")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    returns: _containers.RepeatedScalarFieldContainer[float]
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, sha256: _Optional[str] = ..., returns: _Optional[_Iterable[float]] = ..., shares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
     __slots__ = ("session_id",)

@@ -120,7 +120,7 @@ class AdaptationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Ends a session. Its policies stay readable until it expires.
+        """Ends a session. Its policies stay readable until `Session.delete_time`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class AdaptationServiceStub:
     """Newest first."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]
     CloseSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]
-    """Ends a session. Its policies stay readable until it expires."""
+    """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 @_typing.type_check_only
 class AdaptationServiceAsyncStub(AdaptationServiceStub):
@@ -66,7 +66,7 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """Newest first."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
     CloseSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Ends a session. Its policies stay readable until it expires."""
+    """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
@@ -125,6 +125,6 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_service_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.CloseSessionResponse, _abc.Awaitable[_adaptation_service_pb2.CloseSessionResponse]]:
-        """Ends a session. Its policies stay readable until it expires."""
+        """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 def add_AdaptationServiceServicer_to_server(servicer: AdaptationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

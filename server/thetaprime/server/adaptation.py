@@ -21,7 +21,10 @@ from thetaprime.models import (
     Parameters,
     adapt_step,
     check_finite,
+    forward_pass,
+    moving_parameters,
     summarize_step,
+    trajectory_shares,
 )
 from thetaprime.server import convert, failpoints
 from thetaprime.server.catalog import Catalog, CatalogEntry
@@ -190,7 +193,7 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
         if taken is not None and taken.batch_sha256 == call.batch_sha256:
             return session, taken
         raise RoundMismatchError(call.expected_round, session.round)
-    session.require_open()
+    session.require_open(now)
     batch = uploaded_batch(connection, session)
     if not batch.uploads:
         raise PreconditionError("EMPTY_BATCH", f"nothing was uploaded in round {session.round}")
@@ -219,15 +222,23 @@ def _step(store: Store, entry: CatalogEntry, taken: RoundToTake) -> _Made:
     started = time.perf_counter()
     session, meta_policy = taken.session, entry.meta_policy
     start = round_start(store, entry, session, taken.record, taken.batch)
+    adaptation, step_sizes = meta_policy.manifest.adaptation, meta_policy.step_sizes
+    forward = start.forward or forward_pass(
+        meta_policy.policy,
+        start.parameters,
+        start.batch,
+        moving_parameters(start.parameters, adaptation, step_sizes),
+        layers=True,
+    )
     step = adapt_step(
         meta_policy.policy,
         start.parameters,
         start.batch,
-        meta_policy.manifest.adaptation,
+        adaptation,
         step=session.round,
-        step_sizes=meta_policy.step_sizes,
+        step_sizes=step_sizes,
         scale=1.0 if session.step_size_scale is None else session.step_size_scale,
-        forward=start.forward,
+        forward=forward,
     )
     report = _report(entry, taken, start, step)
     exported = meta_policy.export(step.parameters, parent_id=session.policy_id)
@@ -257,9 +268,12 @@ def _report(entry: CatalogEntry, taken: RoundToTake, start: RoundStart, step: In
     for name, value in dataclasses.asdict(summary).items():
         if not math.isfinite(value):
             raise PreconditionError("NON_FINITE_STEP", f"{name} of the step is {value}")
-    return convert.report_message(
+    shares = trajectory_shares(entry.meta_policy.policy, start.parameters, start.batch, step)
+    report = convert.report_message(
         round_index=taken.session.round, batch=start.batch, batch_sha256=taken.batch.sha256, summary=summary
     )
+    report.uploads.extend(convert.share_messages(taken.batch.payloads, start.counts, start.batch.returns, shares))
+    return report
 
 
 def _outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:

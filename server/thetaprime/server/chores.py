@@ -8,6 +8,8 @@ from typing import Any, Final
 import structlog
 
 from thetaprime.server.parts import Parts
+from thetaprime.server.store import Gone
+from thetaprime.server.trust import audit
 
 _SWEEP_SECONDS: Final = 600.0
 _EXPIRE_SECONDS: Final = 60.0
@@ -38,8 +40,12 @@ async def _sweep(parts: Parts) -> None:
     """Clears out what nobody can ask for any more: at the start, and from time to time."""
     await _try("sweep failed", parts.store.sweep_orphans, parts.threads)
     while True:
-        await _try("sweep failed", parts.store.sweep, parts.threads)
+        await _try("sweep failed", lambda: parts.store.sweep(_note), parts.threads)
         await asyncio.sleep(_SWEEP_SECONDS)
+
+
+def _note(gone: Gone) -> None:
+    audit.record_end(gone.what, gone.tenant, gone.session_id, gone.policy_id, gone.round)
 
 
 async def _repeat(failed: str, chore: Callable[[], object], threads: ThreadPoolExecutor, seconds: float) -> None:

@@ -1,7 +1,10 @@
 """Between the models' words, the store's records and the wire's messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from google.protobuf import timestamp_pb2
 
 from thetaprime import wire
@@ -83,10 +86,12 @@ def batch_message(batch: UploadedBatch) -> service_pb.UploadedBatch:
 
 
 def session_message(
-    session: SessionRecord, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy
+    session: SessionRecord, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy, *, expired: bool
 ) -> service_pb.Session:
     """A session with what was uploaded in its current round."""
     state = service_pb.SESSION_STATE_CLOSED if session.closed else service_pb.SESSION_STATE_OPEN
+    if expired:
+        state = service_pb.SESSION_STATE_EXPIRED
     return service_pb.Session(
         session_id=session.session_id,
         meta_policy=meta_policy,
@@ -97,6 +102,7 @@ def session_message(
         options=service_pb.SessionOptions(step_size_scale=session.step_size_scale),
         create_time=_timestamp(session.create_time),
         expire_time=_timestamp(session.expire_time),
+        delete_time=_timestamp(session.delete_time),
     )
 
 
@@ -120,6 +126,23 @@ def report_message(
         entropy=summary.entropy,
         batch_sha256=batch_sha256,
     )
+
+
+def share_messages(
+    payloads: Sequence[str], counts: Sequence[int], returns: torch.Tensor, shares: npt.NDArray[np.float64]
+) -> Iterator[service_pb.UploadShare]:
+    """What each trajectory had to do with a step.
+
+    Args:
+        payloads: digest of each upload, in the order in which the step took them.
+        counts: how many trajectories each holds; N in all.
+        returns: [N], undiscounted.
+        shares: [N] from `trajectory_shares`.
+    """
+    ends = np.cumsum(counts)
+    for digest, end, count in zip(payloads, ends.tolist(), counts, strict=True):
+        rows = slice(end - count, end)
+        yield service_pb.UploadShare(sha256=digest, returns=returns[rows].tolist(), shares=shares[rows].tolist())
 
 
 def _timestamp(microseconds: int) -> timestamp_pb2.Timestamp:

@@ -28,6 +28,7 @@ class AdaptationEngine:
         threads: how many there are.
         queue: steps of one tenant that may wait for one.
         pace: called with the tenant before a step is begun or waits; refuses one that comes too soon.
+        processors: places that a step takes turns for with what is not the engine's; it holds one while it runs.
         waiting: gives what to do around a step's wait for a thread.
     """
 
@@ -38,6 +39,7 @@ class AdaptationEngine:
         threads: int,
         queue: int,
         pace: Callable[[str], None],
+        processors: Places | None = None,
         waiting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._take_round = take_round
@@ -46,6 +48,7 @@ class AdaptationEngine:
         self._waiting = waiting
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adaptation")
         self._places = Places(threads)
+        self._processors = processors or Places(threads)
         self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
 
@@ -76,6 +79,7 @@ class AdaptationEngine:
     def close(self) -> None:
         """Drops the steps that still wait for a thread."""
         self._places.drop()
+        self._processors.drop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
@@ -95,7 +99,8 @@ class AdaptationEngine:
                 with self._in_the_queue(call.tenant):
                     await turn
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, self._take_round, call)
+                async with self._processors.place(call.tenant):
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, self._take_round, call)
             finally:
                 self._places.give_back(call.tenant)
         finally:

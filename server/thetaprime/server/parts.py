@@ -31,7 +31,9 @@ SERVICES: Final = (
     meta_policy_service_pb2.DESCRIPTOR.services_by_name["MetaPolicyService"].full_name,
 )
 """Full names of the services of this package."""
-_STORE_THREADS: Final = 8
+# Calls that read the store at once, and that write a row: of those one is at it and one stands by.
+_READING: Final = 8
+_WRITING: Final = 2
 # Of one tenant. Uploads that wait have their memory set aside, which bounds them; steps have a queue of their own.
 _WAITING_CALLS: Final = 1000
 
@@ -85,17 +87,21 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
     with contextlib.ExitStack() as held:
         held.enter_context(contextlib.closing(store))
         await asyncio.to_thread(warm_up, catalog)
-        # Nobody who has a place waits for a thread.
-        count = _STORE_THREADS + config.adaptation_threads
-        threads = held.enter_context(ThreadPoolExecutor(count, thread_name_prefix="store"))
-        reading = Places(_STORE_THREADS, _WAITING_CALLS)
-        # To verify an upload takes a processor for about as long as a step does, and waits for none to end.
-        verifying = Places(config.adaptation_threads)
+        # To verify an upload takes a processor for about as long as a step does: they take turns. Two at least, so that
+        # one long step does not keep every upload waiting.
+        processor_places = max(2, config.adaptation_threads)
+        processors = Places(processor_places)
+        reading, writing = Places(_READING, _WAITING_CALLS), Places(_WRITING, _WAITING_CALLS)
+        # Nobody who has a place waits for a thread; some do for the others' writes.
+        threads = held.enter_context(
+            ThreadPoolExecutor(_READING + _WRITING + processor_places, thread_name_prefix="store")
+        )
         engine = AdaptationEngine(
             lambda call: take_observed_round(metrics, store, catalog, call),
             threads=config.adaptation_threads,
             queue=config.queue,
             pace=Pace(gate.quotas_of).take,
+            processors=processors,
             waiting=metrics.step_waiting,
         )
         held.enter_context(contextlib.closing(engine))
@@ -109,6 +115,6 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             engine=engine,
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, verifying, gate),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, gate),
             meta_policies=MetaPolicyServicer(catalog),
         )

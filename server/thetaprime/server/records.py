@@ -4,6 +4,7 @@ The statements of a round are built once: building one takes as long as running 
 """
 
 import dataclasses
+import datetime
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -13,10 +14,16 @@ from thetaprime import wire
 from thetaprime.server.errors import NotFoundError, PreconditionError
 from thetaprime.server.store.tables import sessions, uploads
 
+
+def is_there(now: "int | sa.BindParameter[int]") -> sa.ColumnElement[bool]:
+    """Of a session: it has not expired, or has made policies that are kept."""
+    return sa.and_(sessions.c.delete_time > now, sa.or_(sessions.c.expire_time > now, sessions.c.round > 0))
+
+
 _SESSION: Final = sa.select(sessions).where(
     sessions.c.session_id == sa.bindparam("session_id"),
     sessions.c.tenant == sa.bindparam("tenant"),
-    sessions.c.expire_time > sa.bindparam("now"),
+    is_there(sa.bindparam("now")),
 )
 _ROUND_UPLOADS: Final = (
     sa.select(uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
@@ -50,7 +57,8 @@ class SessionRecord:
         round: k, the rounds taken so far.
         policy_id: of θ_k.
         create_time: microseconds since 1970.
-        expire_time: microseconds since 1970.
+        expire_time: from when on it takes nothing more; microseconds since 1970.
+        delete_time: when the policies that it made go; microseconds since 1970.
         kept_bytes: of its uploads' payloads, and of its policies.
         kept_steps: environment steps of its uploads, over all rounds.
     """
@@ -68,17 +76,27 @@ class SessionRecord:
     policy_id: str
     create_time: int
     expire_time: int
+    delete_time: int
     kept_bytes: int = 0
     kept_steps: int = 0
 
-    def require_open(self) -> None:
+    def require_open(self, now: int) -> None:
         """Refuses what only an open session takes.
 
+        Args:
+            now: microseconds since 1970.
+
         Raises:
-            PreconditionError: it is closed.
+            PreconditionError: it is closed, or has expired.
         """
         if self.closed:
             raise PreconditionError("SESSION_CLOSED", f"session {self.session_id} is closed")
+        if self.expire_time <= now:
+            raise PreconditionError(
+                "SESSION_EXPIRED",
+                f"session {self.session_id} expired at {_as_text(self.expire_time)}; its policies can be read until "
+                f"{_as_text(self.delete_time)}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +128,7 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
     """One session of a tenant.
 
     Raises:
-        NotFoundError: there is none, it is another tenant's, or it has expired: all in the same words.
+        NotFoundError: there is none, it is another tenant's, or nothing is left of it: all in the same words.
     """
     row = (
         connection.execute(_SESSION, {"session_id": session_id, "tenant": tenant, "now": now}).mappings().one_or_none()
@@ -118,6 +136,10 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
     if row is None:
         raise NotFoundError("session", session_id)
     return SessionRecord(**row)
+
+
+def _as_text(microseconds: int) -> str:
+    return datetime.datetime.fromtimestamp(microseconds // 10**6, datetime.UTC).isoformat()
 
 
 def count_as_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:

@@ -1,6 +1,7 @@
 """What a round starts from: its trajectories and θ_k, from the store or from what is still at hand of its upload."""
 
 import dataclasses
+import itertools
 
 from thetaprime import wire
 from thetaprime.models import ForwardPass, Parameters, Policy, TrajectoryBatch
@@ -19,18 +20,20 @@ class RoundStart:
         parameters: θ_k.
         batch: the round's trajectories.
         forward: θ_k run over them, where it has been; for one gradient.
+        counts: how many of the trajectories are of each upload.
     """
 
     parameters: Parameters
     batch: TrajectoryBatch
     forward: ForwardPass | None = None
+    counts: tuple[int, ...] = ()
 
 
 def hold_upload(store: Store, session: SessionRecord, digest: str, policy: Policy, start: RoundStart) -> None:
     """Keeps at hand what verifying an upload has made, in case that its round takes no other."""
-    # The batch, and for each layer what goes into it and what comes out.
-    size = 4 * sum(start.batch.lengths) * 2 * sum(policy.layer_sizes)
-    store.recent.put(_key(session, digest), start, size)
+    # The batch, and what comes out of each layer; of the first also what goes in.
+    width = policy.layer_sizes[0] + policy.layer_sizes[-1] + sum(policy.layer_sizes)
+    store.recent.put(_key(session, digest), start, 4 * sum(start.batch.lengths) * width)
 
 
 def round_start(
@@ -50,9 +53,14 @@ def round_start(
         if isinstance(held, RoundStart):
             return held
     # The payloads are sorted by digest, so θ_{k+1} does not depend on the order in which they arrived.
-    trajectories = [each for digest in uploaded.payloads for each in wire.unpack(store.read(digest))]
-    return RoundStart(current_parameters(store, entry, record), convert.trajectory_batch(trajectories))
+    uploads = [list(wire.unpack(store.read(digest))) for digest in uploaded.payloads]
+    return RoundStart(
+        current_parameters(store, entry, record),
+        convert.trajectory_batch(list(itertools.chain.from_iterable(uploads))),
+        counts=tuple(map(len, uploads)),
+    )
 
 
 def _key(session: SessionRecord, digest: str) -> tuple[str, ...]:
-    return "upload", session.meta_policy, str(session.meta_policy_version), session.policy_id, digest
+    # A forward pass serves one gradient: no two sessions share one, not even of the same bytes.
+    return "upload", session.session_id, session.policy_id, digest

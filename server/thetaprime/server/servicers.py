@@ -71,7 +71,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: runs the steps.
         threads: for everything else that blocks.
         reading: places for what merely asks the store.
-        verifying: places for what takes a processor too: to verify an upload.
+        writing: places for what changes a row of it, since only one transaction writes at a time.
+        processors: places for what takes a processor too: to verify an upload, beside the engine's steps.
         gate: the tenants' quotas.
     """
 
@@ -83,7 +84,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         engine: AdaptationEngine,
         threads: ThreadPoolExecutor,
         reading: Places,
-        verifying: Places,
+        writing: Places,
+        processors: Places,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -92,7 +94,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._engine = engine
         self._threads = threads
         self._reading = reading
-        self._verifying = verifying
+        self._writing = writing
+        self._processors = processors
         self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
@@ -108,7 +111,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             step_size_scale=request.options.step_size_scale if has_scale else None,
             ttl=request.ttl.ToMicroseconds() if request.HasField("ttl") else None,
         )
-        session, batch = await self._run(
+        session, batch = await self._write(
             sessions.create_session,
             self._store,
             self._catalog,
@@ -135,7 +138,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         with self._budget.reserve(caller.tenant, header.payload_bytes):
             payload, footer = await receive_payload(request_iterator, assembly, idle, self._config.upload_seconds)
-            async with self._verifying.place(caller.tenant):
+            async with self._processors.place(caller.tenant):
                 response = await self._on_thread(
                     accept_upload,
                     self._store,
@@ -163,9 +166,9 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         else:
             outcome = await self._engine.adapt(dataclasses.replace(call, found=found))
         audit.record("adapted", caller, **_audited(outcome.session))
-        return service_pb.AdaptResponse(
-            session=self._session(outcome.session, UploadedBatch()), policy=outcome.policy, report=outcome.report
-        )
+        # As the step left it: what has become of it since is not for this reply to tell.
+        session = self._session(outcome.session, UploadedBatch(), expired=False)
+        return service_pb.AdaptResponse(session=session, policy=outcome.policy, report=outcome.report)
 
     async def GetSession(  # noqa: N802
         self, request: service_pb.GetSessionRequest, context: Context
@@ -206,17 +209,26 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         """Ends a session."""
         caller = current_caller()
         _log_session(request.session_id)
-        session, batch = await self._run(sessions.close_session, self._store, caller.tenant, request.session_id)
+        session, batch = await self._write(sessions.close_session, self._store, caller.tenant, request.session_id)
         audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._session(session, batch))
 
-    def _session(self, session: SessionRecord, batch: UploadedBatch) -> service_pb.Session:
+    def _session(
+        self, session: SessionRecord, batch: UploadedBatch, *, expired: bool | None = None
+    ) -> service_pb.Session:
         described = self._catalog.describe(session.meta_policy, session.meta_policy_version)
-        return convert.session_message(session, batch, described)
+        if expired is None:
+            expired = session.expire_time <= self._store.now()
+        return convert.session_message(session, batch, described, expired=expired)
 
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what blocks on a thread, when it is its tenant's turn."""
         async with self._reading.place(current_caller().tenant):
+            return await self._on_thread(function, *args, **kwargs)
+
+    async def _write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `_run`, for what writes."""
+        async with self._writing.place(current_caller().tenant):
             return await self._on_thread(function, *args, **kwargs)
 
     async def _on_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -24,6 +24,7 @@ from thetaprime.server.records import (
     SessionRecord,
     UploadedBatch,
     find_session,
+    is_there,
     uploaded_batch,
     uploaded_batches,
 )
@@ -110,8 +111,7 @@ def create_session(
         now = store.now()
         same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
         row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
-        if row is not None and row["expire_time"] > now:
-            session = SessionRecord(**row)
+        if row is not None and _is_left(session := SessionRecord(**row), now):
             if session.request_sha256 != arguments.sha256:
                 raise ReusedIdError(
                     "REQUEST_ID_REUSED", f"request_id {shown(request_id)} created a session with other arguments"
@@ -136,6 +136,7 @@ def create_session(
             policy_id=entry.message.policy_id,
             create_time=now,
             expire_time=now + ttl,
+            delete_time=now + ttl + round(config.keep_policies * 1e6),
         )
         connection.execute(sessions.insert().values(dataclasses.asdict(session)))
         failpoints.reach("create.row")
@@ -146,7 +147,7 @@ def create_session(
 def get_session(
     store: Store, tenant: str, session_id: str
 ) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
-    """A session, the current round's batch, and the report of each round taken."""
+    """A session, the current round's batch, and the report of each round taken; of all but the last without shares."""
     with store.reading() as connection:
         session = find_session(connection, tenant, session_id, store.now())
         batch = uploaded_batch(connection, session)
@@ -156,6 +157,9 @@ def get_session(
             .order_by(policies.c.round)
         )
         reports = [service_pb.AdaptationReport.FromString(report) for report in connection.scalars(query)]
+    for report in reports[:-1]:
+        # Those of many rounds would be more than one message holds.
+        report.ClearField("uploads")
     return session, batch, reports
 
 
@@ -179,7 +183,7 @@ def list_sessions(
     if page_size < 0:
         raise InvalidRequestError("page_size", f"{page_size}; expected 0 to {_MAX_PAGE}")
     size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
-    query = sa.select(sessions).where(sessions.c.tenant == tenant, sessions.c.expire_time > store.now())
+    query = sa.select(sessions).where(sessions.c.tenant == tenant, is_there(store.now()))
     if page_token:
         before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
         query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
@@ -197,6 +201,10 @@ def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRe
         session = find_session(connection, tenant, session_id, store.now())
         connection.execute(sessions.update().where(sessions.c.session_id == session_id).values(closed=True))
         return dataclasses.replace(session, closed=True), uploaded_batch(connection, session)
+
+
+def _is_left(session: SessionRecord, now: int) -> bool:
+    return session.expire_time > now or (session.round > 0 and session.delete_time > now)
 
 
 def _require_room(connection: sa.Connection, now: int, limit: int) -> None:

@@ -74,7 +74,7 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
         known = _find_upload(connection, tenant, header)
         if known is not None:
             return AdmittedUpload(tenant, header, session, known=known)
-        _require_current(session, header)
+        _require_current(session, header, store.now())
         record = find_policy(connection, session.session_id, session.round) if session.round else None
     return AdmittedUpload(tenant, header, session, record)
 
@@ -126,7 +126,7 @@ def accept_upload(
             return _acknowledge_again(known, header, digest)
         now = store.now()
         session = find_session(connection, tenant, header.session_id, now)
-        _require_current(session, header)
+        _require_current(session, header, now)
         quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
         batch = _extended(uploaded_batch(connection, session), digest, footer, config)
         response = service_pb.UploadTrajectoriesResponse(
@@ -167,8 +167,8 @@ def _acknowledge_again(
     return service_pb.UploadTrajectoriesResponse.FromString(known["acknowledgement"])
 
 
-def _require_current(session: SessionRecord, header: service_pb.UploadHeader) -> None:
-    session.require_open()
+def _require_current(session: SessionRecord, header: service_pb.UploadHeader, now: int) -> None:
+    session.require_open(now)
     if header.round != session.round:
         raise RoundMismatchError(header.round, session.round)
 
@@ -230,11 +230,11 @@ def _verify(
     batch = convert.trajectory_batch(trajectories)
     meta_policy = entry.meta_policy
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
-    forward = forward_pass(meta_policy.policy, parameters, batch, moving)
+    forward = forward_pass(meta_policy.policy, parameters, batch, moving, layers=True)
     for doubt in behaviour_evidence(meta_policy.policy, parameters, batch, forward.values):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
         raise PreconditionError(
             doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
         )
-    return RoundStart(parameters, batch, forward)
+    return RoundStart(parameters, batch, forward, counts=(len(trajectories),))

@@ -4,5 +4,6 @@ from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 from thetaprime.server.store.database import ROW_BYTES, Store
 from thetaprime.server.store.recent import RECENT_BYTES, Recent
+from thetaprime.server.store.sweep import Gone
 
-__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Recent", "Store", "tables"]
+__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Gone", "Recent", "Store", "tables"]

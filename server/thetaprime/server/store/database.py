@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,11 +17,11 @@ from thetaprime.server.store import migrations, tables
 from thetaprime.server.store.blobs import BlobStore, verified
 from thetaprime.server.store.failures import database_failures, disk_failures
 from thetaprime.server.store.recent import RECENT_BYTES, Recent
+from thetaprime.server.store.sweep import Gone, release, sweep_some
 
 _BUSY_SECONDS: Final = 10.0
 # A process that writes a blob or its row now must not have it swept away by another one that starts.
 _SETTLED_SECONDS: Final = 3600.0
-_SWEEP_SESSIONS: Final = 200
 _GIVEN_BACK_PAGES: Final = 4096
 
 # Built once: building a statement takes as long as running it.
@@ -67,6 +68,8 @@ class Store:
         """
         self.now = now
         self.recent = Recent(recent_bytes)
+        # SQLite has its writers ask again and again, with pauses of up to a tenth of a second; here they wait in line.
+        self._writer = threading.Lock()
         self._row_bytes = row_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +108,11 @@ class Store:
             UnavailableError: other processes kept the database locked for too long.
             StoreFailedError: the disk is full, read-only or broken; nothing was changed.
         """
-        # Blobs are deleted, and sometimes written again, beside the rows.
         with (
             database_failures(),
+            # Blobs are deleted, and sometimes written again, beside the rows.
             disk_failures(),
+            self._writer,
             self._engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
@@ -151,16 +155,21 @@ class Store:
             data = connection.scalar(_READ, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
-    def sweep(self) -> int:
-        """Deletes expired sessions and the blobs that only they needed.
+    def sweep(self, on_gone: Callable[[Gone], object] = lambda gone: None) -> int:
+        """Clears out expired sessions, and the blobs that only they needed.
+
+        Args:
+            on_gone: told of each once its transaction is over.
 
         Returns:
-            The number of sessions.
+            The number of sessions that something was cleared out of.
         """
         self.recent.expire()
         total = 0
-        while deleted := self._sweep_some():
-            total += deleted
+        while gone := self._sweep_some():
+            total += len(gone)
+            for each in gone:
+                on_gone(each)
         if total:
             # Some of the pages that are free now go back to the disk; the rest is used again.
             with contextlib.closing(self._engine.raw_connection()) as connection:
@@ -172,33 +181,13 @@ class Store:
         """Deletes what crashes left behind: blobs that were never acknowledged, and halves of files."""
         self.blobs.delete_fragments(older_than=_SETTLED_SECONDS)
         with self.writing() as connection:
-            self._release(connection, set(self.blobs.digests(older_than=_SETTLED_SECONDS)))
+            release(connection, self.blobs, set(self.blobs.digests(older_than=_SETTLED_SECONDS)))
 
-    def _sweep_some(self) -> int:
-        expired = (
-            sa.select(tables.sessions.c.session_id)
-            .where(tables.sessions.c.expire_time <= self.now())
-            .limit(_SWEEP_SESSIONS)
-        )
+    def _sweep_some(self) -> list[Gone]:
         with self.writing() as connection:
-            ids = list(connection.scalars(expired))
-            digests: set[str] = set()
-            for column in tables.BLOB_COLUMNS:
-                digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(ids))))
-            connection.execute(tables.sessions.delete().where(tables.sessions.c.session_id.in_(ids)))
-            failpoints.reach("sweep.rows")
-            self._release(connection, digests)
+            gone = sweep_some(connection, self.blobs, self.now())
         failpoints.reach("sweep.committed")
-        return len(ids)
-
-    def _release(self, connection: sa.Connection, digests: set[str]) -> None:
-        """Deletes those of the blobs that no row names; the write lock keeps new rows away meanwhile."""
-        for digest in digests:
-            named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
-            if not connection.scalar(sa.select(sa.or_(*named))):
-                connection.execute(tables.blobs.delete().where(tables.blobs.c.sha256 == digest))
-                self.blobs.delete(digest)
-                failpoints.reach("sweep.blob")
+        return gone
 
     def _ensure_schema(self, folder: Path) -> None:
         with self.writing() as connection:

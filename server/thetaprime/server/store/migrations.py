@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 
-_KNOWN: Final = (1, 2)
+_KNOWN: Final = (1, 2, 3)
+_KEPT: Final = 30 * 24 * 3600 * 10**6
 _OLD: Final = "_before"
 
 
@@ -22,16 +23,20 @@ def migrate(connection: sa.Connection, blobs: BlobStore) -> None:
     """
     if not sa.inspect(connection).has_table(tables.schema_info.name):
         return
-    if connection.scalar(sa.select(tables.schema_info.c.version)) in _KNOWN:
-        _rebuild(connection, blobs)
+    version = connection.scalar(sa.select(tables.schema_info.c.version))
+    if version in _KNOWN:
+        _rebuild(connection)
+        if version < 3:
+            _count_what_is_kept(connection, blobs)
         connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
 
 
-def _rebuild(connection: sa.Connection, blobs: BlobStore) -> None:
+def _rebuild(connection: sa.Connection) -> None:
     """Makes every table again and moves the rows.
 
     Version 1 knew no tenants: its sessions become the default tenant's, "", which a server without tokens has. Up to
-    version 2 every blob was a file, as large ones still are, and parameters were blobs beside their ONNX file.
+    version 2 every blob was a file, as large ones still are, and parameters were blobs beside their ONNX file. Up to
+    version 3 policies went with their session.
     """
     # A request id was unique by itself, which SQLite cannot take back from a table. The tables that refer to the
     # sessions are made again with them: to drop sessions that are referred to would delete what refers to them.
@@ -42,7 +47,7 @@ def _rebuild(connection: sa.Connection, blobs: BlobStore) -> None:
             connection.exec_driver_sql(f"DROP INDEX {name}")
         connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO {table.name}{_OLD}")
     tables.metadata.create_all(connection)
-    fresh = {"tenant": "''", "kept_bytes": "0", "kept_steps": "0"}
+    fresh = {"tenant": "''", "kept_bytes": "0", "kept_steps": "0", "delete_time": f"expire_time + {_KEPT}"}
     for table in moved:
         old = {column["name"] for column in sa.inspect(connection).get_columns(table.name + _OLD)}
         names = [column.name for column in table.columns]
@@ -52,7 +57,6 @@ def _rebuild(connection: sa.Connection, blobs: BlobStore) -> None:
         )
     for table in reversed(moved):
         connection.exec_driver_sql(f"DROP TABLE {table.name}{_OLD}")
-    _count_what_is_kept(connection, blobs)
 
 
 def _count_what_is_kept(connection: sa.Connection, blobs: BlobStore) -> None:

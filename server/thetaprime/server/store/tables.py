@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 metadata = MetaData()
 
@@ -42,14 +42,20 @@ sessions = Table(
     Column("round", BigInteger, nullable=False),
     Column("policy_id", String, nullable=False),
     Column("create_time", BigInteger, nullable=False),
+    # From when on it takes nothing more; one that has made no policies goes then.
     Column("expire_time", BigInteger, nullable=False),
+    # When the policies that it made go.
+    Column("delete_time", BigInteger, nullable=False),
     # What its uploads and policies amount to, for the tenant's quota: they go when the session goes.
     Column("kept_bytes", BigInteger, nullable=False),
     Column("kept_steps", BigInteger, nullable=False),
     UniqueConstraint("tenant", "request_id"),
     Index("sessions_newest", "tenant", "create_time", "session_id"),
-    Index("sessions_kept", "tenant", "expire_time", "kept_bytes", "kept_steps"),
-    Index("sessions_expiry", "expire_time"),
+    # Each holds all that its query asks for.
+    Index("sessions_kept", "tenant", "delete_time", "expire_time", "round", "kept_bytes", "kept_steps"),
+    Index("sessions_open", "closed", "expire_time", "tenant"),
+    Index("sessions_expiry", "expire_time", "round", "kept_steps"),
+    Index("sessions_deletion", "delete_time"),
 )
 
 uploads = Table(

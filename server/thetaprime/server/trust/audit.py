@@ -30,3 +30,16 @@ def record_refusal(peer: str, method: str, reason: str) -> None:
         reason: why not.
     """
     _log.warning("audit", action="refused", peer=peer, method=method, reason=reason)
+
+
+def record_end(action: str, tenant: str, session_id: str, policy_id: str, rounds: int) -> None:
+    """Writes down what went with time, and by nobody's call.
+
+    Args:
+        action: expired, where a session's uploads went; deleted, where the policies that it had made went.
+        tenant: whose it was.
+        session_id: the session.
+        policy_id: of the last policy that it had made; of θ where it made none.
+        rounds: how many it had made.
+    """
+    _log.info("audit", action=action, tenant=tenant, session_id=session_id, policy_id=policy_id, rounds=rounds)

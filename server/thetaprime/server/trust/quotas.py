@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import BusyError, QuotaError
+from thetaprime.server.records import is_there
 from thetaprime.server.store.tables import sessions
 
 
@@ -16,7 +17,7 @@ class Quotas(pydantic.BaseModel):
 
     Attributes:
         max_sessions: sessions that may be open at once.
-        max_bytes: payloads, parameters and ONNX files of sessions that have not expired.
+        max_bytes: payloads and ONNX files of sessions; of those that have expired, the ONNX files that are kept.
         max_steps: environment steps of sessions that have not expired.
         max_adaptations_per_second: adaptation steps, in the mean; as many as of one second may come at once.
     """
@@ -76,7 +77,7 @@ class Quotas(pydantic.BaseModel):
         kept = sa.select(
             sa.func.coalesce(sa.func.sum(sessions.c.kept_bytes), 0),
             sa.func.coalesce(sa.func.sum(sessions.c.kept_steps), 0),
-        ).where(sessions.c.tenant == tenant, sessions.c.expire_time > now)
+        ).where(sessions.c.tenant == tenant, is_there(now))
         kept_bytes, kept_steps = connection.execute(kept).one()
         for reason, subject, came, limit in (
             ("TENANT_BYTES", "the tenant's stored bytes", kept_bytes + size, self.max_bytes),

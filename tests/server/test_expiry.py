@@ -1,0 +1,208 @@
+"""What a client was given does not go unannounced: policies outlive their session, and their end is written down."""
+
+import dataclasses
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import sqlalchemy as sa
+import structlog
+
+from thetaprime import wire
+from thetaprime.client import Client
+from thetaprime.server import running_server
+from thetaprime.server.errors import NotFoundError
+from thetaprime.server.records import SessionRecord, find_session
+from thetaprime.server.store import Gone, Store, tables
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+
+if TYPE_CHECKING:
+    from .conftest import Configure, Connect
+
+Collect = Callable[..., list[wire.Trajectory]]
+
+
+def expire(store: Path, session_id: str) -> None:
+    """Lets a session's time be over."""
+    connection = sqlite3.connect(store / "thetaprime.sqlite3")
+    connection.execute(
+        "UPDATE sessions SET expire_time = ? WHERE session_id = ?", (time.time_ns() // 1000 - 1, session_id)
+    )
+    connection.commit()
+    connection.close()
+
+
+def ends(logs: list[Any]) -> list[dict[str, Any]]:
+    known = {"audit", "event", "log_level"}
+    mine = [entry for entry in logs if entry.get("action") in ("expired", "deleted")]
+    return [{key: value for key, value in entry.items() if key not in known} for entry in mine]
+
+
+@pytest.mark.usefixtures("everything_logged")
+def test_policies_can_be_read_after_their_session_has_expired(
+    configure: "Configure", connect: "Connect", collect: Collect
+) -> None:
+    config = configure()
+    with running_server(config) as address, connect(address) as service:
+        created, idle = service.create(request_id="r"), service.create()
+        session_id = created.session.session_id
+        first = service.upload(session_id, collect(created.policy), upload_id="u")
+        step = service.adapt(session_id, 0, first.batch.sha256)
+        expire(config.store, session_id)
+        expire(config.store, idle.session.session_id)
+
+        found = service.get(session_id)
+        assert found.session.state == service_pb.SESSION_STATE_EXPIRED
+        assert found.session.round == 1
+        assert [report.round for report in found.reports] == [0]
+        assert list(service.stub.ListSessions(service_pb.ListSessionsRequest()).sessions) == [found.session]
+        assert service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id)).policy == step.policy
+        # A call that comes again is answered as it was; the same request names the same session.
+        again = service.adapt(session_id, 0, first.batch.sha256)
+        assert (again.policy, again.report) == (step.policy, step.report)
+        assert service.create(request_id="r").session == found.session
+        with service.refuses(session_id) as refusal:
+            service.upload(session_id, collect(step.policy), round_index=1)
+        assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert refusal.details["ErrorInfo"].reason == "SESSION_EXPIRED"
+        with service.refuses() as refusal:
+            service.get(idle.session.session_id)
+        assert refusal.code is grpc.StatusCode.NOT_FOUND
+        with Client(address) as client:
+            resumed = client.resume(session_id)
+            assert resumed.info.state == "expired"
+            assert resumed.info.delete_time > resumed.info.expire_time
+            assert resumed.policy.policy_id == step.policy.policy_id
+
+    # The next server finds what has expired when it starts.
+    with structlog.testing.capture_logs() as logs, running_server(config) as address, connect(address) as service:
+        deadline = time.monotonic() + 30
+        while len(ends(logs)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id)).policy == step.policy
+    told = {"action": "expired", "tenant": ""}
+    assert ends(logs) == [
+        {**told, "session_id": idle.session.session_id, "policy_id": created.policy.policy_id, "rounds": 0},
+        {**told, "session_id": session_id, "policy_id": step.policy.policy_id, "rounds": 1},
+    ]
+
+
+def record(**changes: Any) -> SessionRecord:
+    plain = SessionRecord(
+        session_id="s",
+        tenant="alice",
+        request_id="r",
+        request_sha256="",
+        meta_policy="m",
+        meta_policy_version=1,
+        theta_id="t",
+        step_size_scale=None,
+        closed=False,
+        round=1,
+        policy_id="p",
+        create_time=0,
+        expire_time=2_000,
+        delete_time=3_000,
+        kept_bytes=11,
+        kept_steps=8,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+@pytest.mark.parametrize("row_bytes", [0, 1 << 20], ids=["files", "rows"])
+def test_uploads_go_when_a_session_expires_and_policies_when_their_time_is_over(tmp_path: Path, row_bytes: int) -> None:
+    now = 1_000
+    store = Store(tmp_path, now=lambda: now, row_bytes=row_bytes)
+    blobs = {wire.sha256_hex(data): data for data in (b"payload", b"onnx")}
+    payload, onnx = blobs
+    store.prepare(blobs)
+    with store.writing() as connection:
+        connection.execute(tables.sessions.insert().values(dataclasses.asdict(record())))
+        connection.execute(
+            tables.uploads.insert().values(
+                session_id="s",
+                upload_id="u",
+                round=0,
+                payload_sha256=payload,
+                trajectories=1,
+                steps=8,
+                acknowledgement=b"",
+            )
+        )
+        connection.execute(
+            tables.policies.insert().values(
+                session_id="s", round=1, batch_sha256="b", onnx_sha256=onnx, policy=b"", report=b""
+            )
+        )
+        store.keep(connection, blobs)
+
+    def kept() -> set[str]:
+        with store.reading() as connection:
+            return {*connection.scalars(sa.select(tables.blobs.c.sha256)), *store.blobs.digests()}
+
+    gone: list[Gone] = []
+    assert store.sweep(gone.append) == 0
+    now = 2_000
+    assert store.sweep(gone.append) == 1
+    assert kept() == {onnx}
+    with store.reading() as connection:
+        found = find_session(connection, "alice", "s", now)
+        assert (found.kept_bytes, found.kept_steps) == (len(b"onnx"), 0)
+        assert connection.execute(tables.uploads.select()).all() == []
+    assert store.sweep(gone.append) == 0
+    now = 3_000
+    with store.reading() as connection, pytest.raises(NotFoundError):
+        find_session(connection, "alice", "s", now)
+    assert store.sweep(gone.append) == 1
+    assert not kept()
+    assert [dataclasses.astuple(each) for each in gone] == [
+        ("expired", "alice", "s", 1, "p"),
+        ("deleted", "alice", "s", 1, "p"),
+    ]
+    store.close()
+
+
+# The tables of version 3 that version 4 changed, as they were.
+VERSION_3 = """
+DROP TABLE uploads; DROP TABLE policies; DROP TABLE sessions;
+UPDATE schema_info SET version = 3;
+CREATE TABLE sessions (
+    session_id VARCHAR NOT NULL, tenant VARCHAR NOT NULL, request_id VARCHAR NOT NULL,
+    request_sha256 VARCHAR NOT NULL, meta_policy VARCHAR NOT NULL, meta_policy_version BIGINT NOT NULL,
+    theta_id VARCHAR NOT NULL, step_size_scale FLOAT, closed BOOLEAN NOT NULL, round BIGINT NOT NULL,
+    policy_id VARCHAR NOT NULL, create_time BIGINT NOT NULL, expire_time BIGINT NOT NULL,
+    kept_bytes BIGINT NOT NULL, kept_steps BIGINT NOT NULL, PRIMARY KEY (session_id), UNIQUE (tenant, request_id));
+CREATE INDEX sessions_expiry ON sessions (expire_time);
+CREATE INDEX sessions_kept ON sessions (tenant, expire_time, kept_bytes, kept_steps);
+CREATE INDEX sessions_newest ON sessions (tenant, create_time, session_id);
+CREATE TABLE policies (
+    session_id VARCHAR NOT NULL, round BIGINT NOT NULL, batch_sha256 VARCHAR NOT NULL, onnx_sha256 VARCHAR NOT NULL,
+    policy BLOB NOT NULL, report BLOB NOT NULL, PRIMARY KEY (session_id, round),
+    FOREIGN KEY(session_id) REFERENCES sessions (session_id) ON DELETE CASCADE);
+CREATE INDEX policies_onnx ON policies (onnx_sha256);
+CREATE TABLE uploads (
+    session_id VARCHAR NOT NULL, upload_id VARCHAR NOT NULL, round BIGINT NOT NULL, payload_sha256 VARCHAR NOT NULL,
+    trajectories BIGINT NOT NULL, steps BIGINT NOT NULL, acknowledgement BLOB NOT NULL,
+    PRIMARY KEY (session_id, upload_id), FOREIGN KEY(session_id) REFERENCES sessions (session_id) ON DELETE CASCADE);
+CREATE INDEX uploads_payload ON uploads (payload_sha256);
+CREATE INDEX uploads_round ON uploads (session_id, round);
+INSERT INTO sessions VALUES ('s', 'alice', 'r', '', 'm', 1, 't', NULL, 0, 1, 'p', 0, 2000, 11, 8);
+INSERT INTO policies VALUES ('s', 1, 'b', 'o', 'policy', 'report');
+"""
+
+
+def test_policies_of_a_store_of_version_3_are_kept_as_long(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    before = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
+    before.executescript(VERSION_3)
+    before.close()
+    store = Store(tmp_path)
+    month = 30 * 24 * 3600 * 10**6
+    with store.reading() as connection:
+        assert find_session(connection, "alice", "s", 2_000) == record(delete_time=2_000 + month)
+        assert connection.execute(tables.policies.select()).one().policy == "policy"
+    store.close()
