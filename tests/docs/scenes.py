@@ -142,6 +142,13 @@ SCENES: dict[str, Scene] = {
     "docs/client.md": Scene(names=_client, toml=(_client_file,)),
     "docs/operating.md": Scene(toml=(_server_file,)),
     "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
+    "docs/write-a-client.md": Scene(
+        elsewhere={
+            "session, theta = CreateSession(": "examples/node/main.mjs, run by tests/examples/test_node_program.py",
+            " " * 19 + "CreateSession": "tests/server/session_model.py",
+            "57 ": "tests/examples/test_write_a_client.py",
+        }
+    ),
     "docs/your-own-tasks.md": Scene(toml=(_pendulum,)),
 }
 
