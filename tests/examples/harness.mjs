@@ -74,6 +74,34 @@ const answers = {
       client.close();
     }
   },
+
+  /** What every call that reads says, about the server and about a session, and what closing it answers. */
+  async read({ address, sessionId }) {
+    const client = new Client(address);
+    try {
+      const { metaPolicies } = await client.listMetaPolicies();
+      const listed = [];
+      let token = '';
+      do {
+        const page = await client.listSessions(1, token);
+        listed.push(...page.sessions.map((session) => session.sessionId));
+        token = page.nextPageToken;
+      } while (token !== '');
+      const { session, reports } = await client.getSession(sessionId);
+      const policies = [await client.getPolicy(sessionId, 0), await client.getPolicy(sessionId)];
+      const closed = await client.closeSession(sessionId);
+      return {
+        metaPolicies: metaPolicies.map(({ name, version }) => `${name}@${version}`),
+        listed,
+        batch: session.batch,
+        returns: reports.map((report) => report.meanReturn),
+        policies: policies.map(({ policy }) => policy.policyId),
+        states: [session.state, closed.session.state],
+      };
+    } finally {
+      client.close();
+    }
+  },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

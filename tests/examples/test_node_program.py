@@ -1,5 +1,6 @@
 """The Node example's program, against a real server: it learns, goes on, and says what is wrong."""
 
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -136,6 +137,24 @@ def test_it_stands_alone_with_the_contract_copied_beside_it(node: "Node", tmp_pa
         shutil.copy(path, contract)
     run = node.run(str(alone / "main.mjs"), "--address", f"127.0.0.1:{_free_port()}")
     assert "is `thetaprime serve` running there?" in run.stderr
+
+
+def test_every_call_that_reads_says_what_our_client_hears(talk: "Talk", address: str) -> None:
+    with tp.Client(address) as client:
+        session = client.create_session("point-navigation")
+        session.upload(tp.collect(session.policy, _environment(GOAL), 4, seed=1))
+        session.adapt()
+        session.upload(tp.collect(session.policy, _environment(GOAL), 2, seed=2))
+        sessions = [each.session_id for each in client.sessions()]
+        answer = talk.ask("read", address=address, sessionId=session.id)
+        assert answer == {
+            "metaPolicies": [each.label for each in client.meta_policies()],
+            "listed": sessions,
+            "batch": dataclasses.asdict(session.batch),
+            "returns": [each.mean_return for each in session.reports],
+            "policies": [session.policy_at(0).policy_id, session.policy.policy_id],
+            "states": ["SESSION_STATE_OPEN", "SESSION_STATE_CLOSED"],
+        }
 
 
 def _free_port() -> int:
