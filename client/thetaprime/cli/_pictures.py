@@ -153,8 +153,6 @@ class Pictures:
 
 def _camera(env: Env, make: Make, arguments: dict[str, Any]) -> Env:
     """The environment once more, that has rendered a frame."""
-    if "render_mode" in arguments:
-        raise click.BadParameter("render_mode is chosen by --video", param_hint="--env-args")
     modes = list(env.metadata.get("render_modes") or ())
     if _RGB not in modes:
         raise click.BadParameter(f"the environment renders {modes}; expected {_RGB!r} among them", param_hint="--video")

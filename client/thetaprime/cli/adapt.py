@@ -108,8 +108,10 @@ def command(
         raise click.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     if (meta_policy is None) == (session_id is None):
         raise click.UsageError("expected either a META_POLICY to begin with, or --resume SESSION to go on")
-    console = console_for(as_json)
     make, arguments = functools.partial(_make, env_id), dict(env_args)
+    if video is not None and "render_mode" in arguments:
+        raise click.BadParameter("render_mode is chosen by --video", param_hint="--env-args")
+    console = console_for(as_json)
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(contextlib.closing(make(arguments)))
         pictures = None

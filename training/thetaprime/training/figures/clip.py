@@ -130,7 +130,7 @@ def write_clip(path: Path, films: Sequence[Film], fps: float, on_frame: Callable
 
 
 def _write_mp4(path: Path, films: Sequence[Film], fps: float, on_frame: Callable[[], None]) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
+    with path.open("wb") as file, av.open(file, "w", format="mp4") as container:
         # What every browser and slide plays: H.264, with colour at half the resolution.
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20"})
         stream.width, stream.height = clip_size(films)
