@@ -101,9 +101,13 @@ def command(
 ) -> None:
     """Adapt META_POLICY (name or name@version) to an environment, and write the adapted policy as ONNX.
 
+    \b
+    thetaprime adapt half-cheetah-velocity --env thetaprime/HalfCheetahVelocity-v0 \\
+        --env-args goal=1.7 --plot adaptation.png --video clip.mp4
+
     Ctrl-C and errors leave the session to be resumed, and say how. With --resume, --plot and --video also picture a
     session that has had all its rounds, the rounds of earlier processes included.
-    """
+    """  # noqa: D301  # click's mark for lines that stay as they are
     if not output.parent.is_dir():
         raise click.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     if (meta_policy is None) == (session_id is None):
