@@ -115,6 +115,13 @@ def test_where_nothing_draws_the_error_says_what_to_install(monkeypatch: pytest.
     assert "MUJOCO_GL" not in os.environ
 
 
+def test_a_choice_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "no_such_backend")
+    monkeypatch.setattr(opengl, "_BACKENDS", ("no_such_backend",))
+    with pytest.raises(RuntimeError, match="MUJOCO_GL: 'no_such_backend' does not work here; leave it unset, or"):
+        opengl.choose_opengl()
+
+
 _FILM_A_ROBOT = """
 import os, sys
 import gymnasium, numpy as np

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 _BACKENDS: Final = ("egl", "osmesa")  # the first may be the graphics card, the second never is
 _TRY: Final = "from mujoco.{0} import GLContext; context = GLContext(8, 8); context.make_current(); context.free()"
+_INSTALL: Final = "install EGL or OSMesa (Debian, Ubuntu: apt-get install libegl1, or libosmesa6)"
 _PATIENCE: Final = 60.0  # seconds for a try
 
 
@@ -16,10 +17,13 @@ def choose_opengl() -> None:
     To be called before anything is rendered.
 
     Raises:
-        RuntimeError: neither EGL nor OSMesa works; the message says what to install.
+        RuntimeError: neither EGL nor OSMesa works, or not the one that ``MUJOCO_GL`` names; the message says what to
+            install.
     """
-    shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if os.environ.get("MUJOCO_GL") or shown or sys.platform != "linux":
+    chosen, shown = os.environ.get("MUJOCO_GL"), os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if chosen in _BACKENDS and (problem := _problem_with(chosen)) is not None:
+        raise RuntimeError(f"MUJOCO_GL: {chosen!r} does not work here; leave it unset, or {_INSTALL} ({problem})")
+    if chosen or shown or sys.platform != "linux":
         return
     problems = []
     for backend in _BACKENDS:
@@ -30,8 +34,7 @@ def choose_opengl() -> None:
             return
         problems.append(f"{backend}: {problem}")
     raise RuntimeError(
-        "MuJoCo can draw neither with EGL nor with OSMesa, and there is no display: install one of them "
-        f"(Debian, Ubuntu: apt-get install libegl1, or libosmesa6) ({'; '.join(problems)})"
+        f"MuJoCo can draw neither with EGL nor with OSMesa, and there is no display: {_INSTALL} ({'; '.join(problems)})"
     )
 
 
