@@ -163,8 +163,8 @@ def _budgets(found: Mapping[str, Any]) -> str:
 _NOTES: Final = {
     "ant-direction": "The oracle settled into a slower gait than the meta-policy, on as many environment steps and "
     "with the same settings. A score above 1 says that about this oracle, and not that adapting beats knowing.\n",
-    "ant-velocity": "What falls short of the oracle are a few fast tasks on which the step goes the wrong way: by the "
-    "little noise that θ explores with, 20 trajectories do not always tell which way is faster. 40 tell it better.\n",
+    "ant-velocity": "θ explores with twice the noise that it learned, chosen on tasks apart: with less of it, 20 "
+    "trajectories do not always tell which way is faster, and on one task in twelve the step went the wrong way.\n",
 }
 """What else has to be known to read a task's numbers."""
 

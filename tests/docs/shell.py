@@ -23,7 +23,7 @@ SMALL: Final[dict[str, tuple[str, ...]]] = {
     "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
 }
-# Options that are left out, with their value: a clip needs what draws robots, and `tests/training/test_clip.py` films them.
+# Options that are left out, with their value: a clip needs what draws robots, and `tests/training/test_clip.py` films.
 LEFT_OUT: Final = ("--video",)
 _SERVE: Final = ("--address", "127.0.0.1:0")
 _START_SECONDS: Final = 60
