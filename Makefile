@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := proto models training server client tests benchmarks examples
+SOURCES := proto models training server client tests benchmarks examples docs/hooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto sync-client fuzz soak bench build zoo results profiles clean
+.PHONY: help demo test check format docs proto sync-client vectors fuzz soak bench build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,6 +49,10 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	@$(BIN)/python models/document_profiles.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
 
+docs: $(VENV)/.ready-to-develop ## Build the documentation site into build/site, warnings as errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
+
 format: $(VENV)/.ready-to-develop ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -85,6 +89,9 @@ check-sync-client: $(VENV)/.ready-to-develop
 		|| { echo "client/thetaprime/client/_sync/$$file is out of date: run make sync-client"; exit 1; }; \
 	done
 	@echo "the synchronous client is up to date"
+
+vectors: $(VENV)/.ready-to-develop ## Write the test vectors and the worked example for authors of clients.
+	$(BIN)/python -m tests.examples.vectors
 
 ORT_WEB := 1.30.0
 WEB_ASSETS := client/thetaprime/cli/web/assets/ort
@@ -190,4 +197,4 @@ profiles: $(VENV)/.ready-to-run ## Write the tables of docs/onnx.md from the fil
 	$(BIN)/python models/document_profiles.py
 
 clean: ## Remove everything that was made here.
-	rm -rf $(VENV) build dist runs demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist runs demo-output examples/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

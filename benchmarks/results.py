@@ -28,7 +28,7 @@ A return is undiscounted, of the stochastic policy, the mean over trajectories a
 standard deviation over tasks. The paper's physics (rllab, MuJoCo 1.31) is not Gymnasium's, so that returns do not
 carry over from one to the other. What does is the normalised score after k gradient steps,
 
-    S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0),
+$$S_k = \\frac{R_k - R_{\\text{pretrained},0}}{R_{\\text{oracle}} - R_{\\text{pretrained},0}},$$
 
 0 at the pretrained policy before it adapts and 1 at the oracle, which is told the task, each in its own physics. A
 weak oracle makes scores cheap, as ant-direction's does: its return and its training stand beside them. The share of
@@ -37,16 +37,16 @@ tasks with R_1 < R_0 is that of *negative adaptation*: where one step made it wo
 How ours differ from the paper's, beyond the physics: a context of a few numbers adapts and no other parameter; step
 sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalised
 gradient; the inner loop discounts more; the first step lessens the action noise of half-cheetah and ant, which θ
-explores with and θ′ does not need; the outer loop is ProMP, or TRPO (half-cheetah-direction). half-cheetah-
-direction and ant-velocity began from an oracle's run (`thetaprime train --warm-start`): meta-training may know the
-tasks it trains on, and what the oracle was told became the context that adaptation has to find. The oracle's steps
-count as theirs, and the oracle that they are measured against went on to at least as many. Navigation takes 20
-trajectories for each step, where the paper took 40. The configurations in `training/configs/` say all of it. The
-pretrained policy and the random one learn in the way that served each best on six tasks apart: as the meta-policy
-does, or with all parameters by one of four step sizes and two discounts, with the noise lessened or not; what
-serves best there may still diverge elsewhere. The oracle acts with as much noise as it learned, or with as much
-less as θ′, by what returns more. Test tasks are drawn apart from those of training. The direction tasks have two
-tasks only: their test tasks are so many seeds of two.
+explores with and θ′ does not need; the outer loop is ProMP, or TRPO (half-cheetah-direction). Two of them,
+half-cheetah-direction and ant-velocity, began from an oracle's run (`thetaprime train --warm-start`): meta-training
+may know the tasks it trains on, and what the oracle was told became the context that adaptation has to find. The
+oracle's steps count as theirs, and the oracle that they are measured against went on to at least as many.
+Navigation takes 20 trajectories for each step, where the paper took 40. The configurations in `training/configs/`
+say all of it. The pretrained policy and the random one learn in the way that served each best on six tasks apart:
+as the meta-policy does, or with all parameters by one of four step sizes and two discounts, with the noise lessened
+or not; what serves best there may still diverge elsewhere. The oracle acts with as much noise as it learned, or
+with as much less as θ′, by what returns more. Test tasks are drawn apart from those of training. The direction
+tasks have two tasks only: their test tasks are so many seeds of two.
 """
 
 
@@ -163,8 +163,8 @@ def _budgets(found: Mapping[str, Any]) -> str:
 _NOTES: Final = {
     "ant-direction": "The oracle settled into a slower gait than the meta-policy, on as many environment steps and "
     "with the same settings. A score above 1 says that about this oracle, and not that adapting beats knowing.\n",
-    "ant-velocity": "What falls short of the oracle are a few fast tasks on which the step goes the wrong way: by the "
-    "little noise that θ explores with, 20 trajectories do not always tell which way is faster. 40 tell it better.\n",
+    "ant-velocity": "θ explores with twice the noise that it learned, chosen on tasks apart: with less of it, 20 "
+    "trajectories do not always tell which way is faster, and on one task in twelve the step went the wrong way.\n",
 }
 """What else has to be known to read a task's numbers."""
 

@@ -1,6 +1,6 @@
 """Kills a server again and again under its clients, then lets it work undisturbed and watches what it takes.
 
-    KILLS=1000 MINUTES=60 make soak
+    KILLS=1000 MINUTES=60 CLIENTS=4 make soak
 
 Half of the kills are at a failpoint, half at any moment. Every client must end with the θ′ that an undisturbed server
 gives it, and everything acknowledged must be there afterwards. For what remains of the minutes, and a quarter of them
@@ -28,7 +28,6 @@ from tests.durability.workload import Customers, Outcome, adapt_once
 from tests.server.conftest import write_point_artifact
 from thetaprime.server import ServerConfig, failpoints, running_server
 
-CLIENTS: Final = 4
 _SAMPLE_SECONDS: Final = 1.0
 _WARM_UP: Final = 0.25
 _KIB_PAGES: Final = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -37,7 +36,7 @@ _KIB_PAGES: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 def main() -> None:
     """Runs the soak; exits with 1 if anything was lost or differs."""
     kills, minutes = int(os.environ.get("KILLS", "1000")), float(os.environ.get("MINUTES", "60"))
-    seed = int(os.environ.get("SEED", "0"))
+    seed, clients = int(os.environ.get("SEED", "0")), int(os.environ.get("CLIENTS", "4"))
     console = Console(stderr=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="thetaprime-soak-") as name, Progress(console=console) as bar:
@@ -45,7 +44,7 @@ def main() -> None:
         write_point_artifact(folder / "zoo")
         with (
             Victim(folder, folder / "zoo") as victim,
-            Customers(victim.address, CLIENTS, expiring=True) as customers,
+            Customers(victim.address, clients, expiring=True) as customers,
         ):
             killed = _disturb(victim, customers, kills, random.Random(seed), bar)
             left = max(minutes * 60 - (time.monotonic() - began), minutes * 15)
@@ -61,6 +60,7 @@ def main() -> None:
         console.print(line)
     result = {
         "kills": killed,
+        "clients": clients,
         "lost": len(lost),
         "differing": differing,
         "rss_slope_kib_per_hour": round(memory, 1),

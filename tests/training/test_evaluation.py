@@ -11,7 +11,7 @@ from thetaprime.training.scores import Evaluation
 from thetaprime.training.tasks import PointNavigationTasks
 
 
-def _evaluation() -> Evaluation:
+def evaluation_by_hand() -> Evaluation:
     """Two tasks, two gradient steps, by hand."""
     return Evaluation(
         meta_policy="hand@1",
@@ -28,7 +28,7 @@ def _evaluation() -> Evaluation:
 
 
 def test_scores_and_negative_adaptation_follow_their_definitions() -> None:
-    evaluation = _evaluation()
+    evaluation = evaluation_by_hand()
     # S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0): floor −6, oracle −1
     np.testing.assert_allclose(evaluation.scores(), [0.0, 2 / 5, 4 / 5])
     # the second task fell at step 1 (−5 < −4) and recovered at step 2
@@ -36,7 +36,7 @@ def test_scores_and_negative_adaptation_follow_their_definitions() -> None:
 
 
 def test_several_seeds_are_pooled_and_told_apart() -> None:
-    one = _evaluation()
+    one = evaluation_by_hand()
     both = dataclasses.replace(
         one,
         seeds=(0, 1),
@@ -50,7 +50,7 @@ def test_several_seeds_are_pooled_and_told_apart() -> None:
 
 
 def test_the_json_object_has_what_is_promised() -> None:
-    result = json.loads(json.dumps(_evaluation().to_json()))
+    result = json.loads(json.dumps(evaluation_by_hand().to_json()))
     assert result["meta_policy"] == "hand@1" and result["tasks"] == 2 and result["seeds"] == [0]
     assert result["returns"]["maml"] == [-6.0, -4.0, -2.0] and result["returns"]["oracle"] == -1.0
     assert len(result["scores"]) == 3 and len(result["negative_adaptation"]) == 2
@@ -70,7 +70,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
 
 
 def test_figures_are_drawn() -> None:
-    assert curves_png(_evaluation()).startswith(b"\x89PNG")
+    assert curves_png(evaluation_by_hand()).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])

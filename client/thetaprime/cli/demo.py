@@ -108,9 +108,10 @@ def command(
         import gymnasium
 
         import thetaprime.training.environments
-        from thetaprime.cli._picture import draw_paths
         from thetaprime.models import load_meta_policy, resolve_meta_policy
         from thetaprime.training.evaluation import oracle_return
+        from thetaprime.training.figures.paths import paths_figure
+        from thetaprime.training.figures.style import number, save
 
         gymnasium.register_envs(thetaprime.training.environments)
         env = gymnasium.make(_ENVIRONMENT, disable_env_checker=True, goal=goal)
@@ -122,7 +123,12 @@ def command(
     console.print(_table(stages, oracle))
     onnx, picture = output / "policy.onnx", output / "paths.png"
     stages[-1].policy.save(onnx)
-    draw_paths(picture, goal, stages[0].rollouts, stages[-1].rollouts, rounds, oracle)
+    titles = ("θ: before adaptation", f"θ′: after {rounds} {'round' if rounds == 1 else 'rounds'}")
+    panels = [
+        (f"{title}\nmean return {number(each.mean, '.1f')} (oracle {number(oracle, '.1f')})", each.paths)
+        for title, each in zip(titles, (stages[0].rollouts, stages[-1].rollouts), strict=True)
+    ]
+    save(paths_figure(panels, goal), picture)
     console.print(f"wrote {onnx} and {picture}")
     if as_json:
         print_json(

@@ -6,11 +6,13 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from thetaprime.cli._files import FIGURE_FORMATS, NewFile
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_bar
 from thetaprime.models import hold_freed_memory, load_meta_policy, resolve_meta_policy
 from thetaprime.training.evaluation import GRADIENT_STEPS, evaluate, evaluation_steps
-from thetaprime.training.figures import curves_png
+from thetaprime.training.figures.evaluation import curves_figure
+from thetaprime.training.figures.style import save
 from thetaprime.training.scores import Evaluation
 
 
@@ -44,6 +46,12 @@ from thetaprime.training.scores import Evaluation
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for evaluation.json and curves.png.  [default: runs/evaluation/<meta-policy>]",
 )
+@click.option(
+    "--plot",
+    type=NewFile(FIGURE_FORMATS),
+    help="Where to draw the four-way curve, with 95 % intervals and each task's points: PNG, PDF or SVG.  "
+    "[default: curves.png in the folder of --output]",
+)
 @json_option
 def command(
     meta_policy: str,
@@ -53,6 +61,7 @@ def command(
     trajectories: int | None,
     zoo: Path | None,
     output: Path | None,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how well META_POLICY adapts to tasks it has not seen.
@@ -77,12 +86,13 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     result = evaluation.to_json()
     (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / "curves.png").write_bytes(curves_png(evaluation))
+    figure = plot or folder / "curves.png"
+    save(curves_figure(evaluation), figure)
     console.print(evaluation_table(evaluation))
     console.print(budgets_table(evaluation))
-    console.print(f"wrote {folder / 'evaluation.json'} and {folder / 'curves.png'}")
+    console.print(f"wrote {folder / 'evaluation.json'} and {figure}")
     if as_json:
-        print_json({**result, "figure": str(folder / "curves.png")})
+        print_json({**result, "figure": str(figure)})
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

@@ -1,6 +1,6 @@
 """The SDK: adapts a meta-policy to a task, and runs the adapted policy locally.
 
-Example:
+Examples:
     >>> import thetaprime.client as tp
     >>> with tp.Client("localhost:50051") as client:
     ...     adapted = client.adapt("half-cheetah-direction", env, rounds=3)

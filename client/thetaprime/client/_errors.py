@@ -1,7 +1,5 @@
 """What can go wrong, as one tree.
 
-::
-
     ThetaPrimeError
     ├── UnreachableError (ConnectionError)        no server answers at the address, or it is shutting down
     ├── DeadlineError (TimeoutError)              the server did not answer within the client's timeout

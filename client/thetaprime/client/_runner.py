@@ -26,7 +26,7 @@ class PolicyRunner:
     Args:
         policy: acts first. It may have been replaced before, and belongs to the runner from now on.
 
-    Example:
+    Examples:
         >>> with tp.PolicyRunner(client.theta("half-cheetah-direction")) as runner:
         ...     loaded = runner.replace("policy.onnx")  # returns at once
         ...     action = runner.act(observation)

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class AdaptationServiceStub(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     def __init__(self, channel):
@@ -74,8 +75,9 @@ class AdaptationServiceStub(object):
 
 
 class AdaptationServiceServicer(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     def CreateSession(self, request, context):
@@ -85,7 +87,7 @@ class AdaptationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadTrajectories(self, request_iterator, context):
-        """header, chunk..., footer. The upload counts once it is acknowledged.
+        """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,8 +173,9 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdaptationService(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     @staticmethod

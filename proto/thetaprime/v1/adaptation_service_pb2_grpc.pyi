@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdaptationServiceStub:
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     @_typing.overload
@@ -37,7 +38,7 @@ class AdaptationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdaptationServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]
     UploadTrajectories: _grpc.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]
-    """header, chunk..., footer. The upload counts once it is acknowledged."""
+    """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
     Adapt: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]
     """Takes one REINFORCE step on what was uploaded in this round."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]
@@ -49,14 +50,15 @@ class AdaptationServiceStub:
 
 @_typing.type_check_only
 class AdaptationServiceAsyncStub(AdaptationServiceStub):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     UploadTrajectories: _aio.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]  # type: ignore[assignment]
-    """header, chunk..., footer. The upload counts once it is acknowledged."""
+    """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
     Adapt: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]  # type: ignore[assignment]
     """Takes one REINFORCE step on what was uploaded in this round."""
     GetSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]  # type: ignore[assignment]
@@ -67,8 +69,9 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call
-    has the effect of one, and answers alike.
+    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
+    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    grpc-status-details-bin.
     """
 
     @_abc_1.abstractmethod
@@ -84,7 +87,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_adaptation_service_pb2.UploadTrajectoriesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.UploadTrajectoriesResponse, _abc.Awaitable[_adaptation_service_pb2.UploadTrajectoriesResponse]]:
-        """header, chunk..., footer. The upload counts once it is acknowledged."""
+        """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
 
     @_abc_1.abstractmethod
     def Adapt(

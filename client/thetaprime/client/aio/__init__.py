@@ -2,7 +2,7 @@
 
 What takes long here (collecting in an environment, packing, loading a policy) runs on threads: the event loop goes on.
 
-Example:
+Examples:
     >>> from thetaprime.client import aio
     >>> async with aio.Client("localhost:50051") as client:
     ...     adapted = await client.adapt("half-cheetah-direction", env, rounds=3)

@@ -54,15 +54,20 @@ class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
 
     Args:
         goal: (x, y), within ±0.5 in the paper.
+        render_mode: ``rgb_array`` for pictures of path and goal.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own declaration
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # Gymnasium's own declaration
 
-    def __init__(self, goal: Sequence[float] = (0.5, 0.5)) -> None:
+    def __init__(self, goal: Sequence[float] = (0.5, 0.5), render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode: {render_mode!r}; expected 'rgb_array' or None")
+        self.render_mode = render_mode
         self.observation_space = _observation_space()
         self.action_space = _action_space()
         self._goal = _goals(goal, (2,))
         self._position = np.zeros(2)
+        self._path = [self._position]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -70,14 +75,30 @@ class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         """Puts the point back to the origin."""
         super().reset(seed=seed)
         self._position = np.zeros(2)
-        return self._position.astype(np.float32), {}
+        self._path = [self._position]
+        return self._position.astype(np.float32), self._info()
 
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Moves the point."""
         self._position, reward, arrived = advance(self._position, action, self._goal)
-        return self._position.astype(np.float32), float(reward), bool(arrived), False, {}
+        if self.render_mode is not None:
+            self._path.append(self._position)
+        return self._position.astype(np.float32), float(reward), bool(arrived), False, self._info()
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The path so far, the point and the goal, from above: [400, 400, 3]; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        from thetaprime.training.environments.point_picture import draw_point
+
+        return draw_point(np.asarray(self._path), self._goal)
+
+    def _info(self) -> dict[str, Any]:
+        # For those who watch. The policy sees the position as well, and never the goal.
+        x, y = self._position.tolist()
+        return {"x_position": x, "y_position": y, "goal_position": tuple(self._goal.tolist())}
 
 
 class PointNavigationVector(VectorEnv[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[Any]]):

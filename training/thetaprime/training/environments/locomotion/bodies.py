@@ -54,6 +54,7 @@ class Body:
         velocity_bonus: added where a velocity is asked for.
         healthy_height: of the torso, in m; outside it the robot has fallen. None: it cannot fall.
         frame_skip: physics steps in one environment step.
+        camera_distance: from where it is watched, in m.
         reset_noise: half-width of the uniform noise on the initial qpos, standard deviation of that on qvel.
     """
 
@@ -66,6 +67,7 @@ class Body:
     healthy_height: tuple[float, float] | None = None
     frame_skip: int = 5
     reset_noise: float = 0.1
+    camera_distance: float = 3.0
 
     @property
     def model_path(self) -> Path:
@@ -210,4 +212,5 @@ ANT: Final = Body(
     bonus=0.05,
     velocity_bonus=1.0,
     healthy_height=(0.2, 1.0),
+    camera_distance=4.5,
 )

@@ -1,6 +1,6 @@
 """One robot, as an `Env` that can be watched."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import mujoco
 import numpy as np
@@ -11,6 +11,8 @@ from gymnasium.utils import EzPickle
 
 from thetaprime.training.environments.locomotion.bodies import ANT, HALF_CHEETAH, Body, Floats, State
 from thetaprime.training.environments.locomotion.goals import DIRECTION, VELOCITY, Goal
+
+_ELEVATION: Final = np.radians(18.0)  # of the camera, above the horizon
 
 
 class Locomotion(MujocoEnv, EzPickle):
@@ -38,6 +40,8 @@ class Locomotion(MujocoEnv, EzPickle):
 
     def __init__(self, goal: float | None = None, render_mode: str | None = None, **kwargs: Any) -> None:
         EzPickle.__init__(self, goal, render_mode, **kwargs)
+        if kwargs.get("camera_id") is None:
+            kwargs.setdefault("camera_name", "track")  # Gymnasium's own stands still, and the robot leaves the picture
         self._goal = self.kind.check(self.kind.default if goal is None else goal, 1)
         MujocoEnv.__init__(
             self,
@@ -52,6 +56,7 @@ class Locomotion(MujocoEnv, EzPickle):
         # The body's model, with its sensors; a copy, since a viewer may write to it.
         model = self.body.model.__copy__()
         model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
+        _look_from_the_side(model, self.body.camera_distance)
         return model, mujoco.MjData(model)
 
     def step(  # type: ignore[override]  # plain floats, as Gymnasium's checker asks for
@@ -66,14 +71,31 @@ class Locomotion(MujocoEnv, EzPickle):
         outcome = self.body.outcome(self.kind, self._goal, np.asarray(action)[None], before, after, sensors)
         if self.render_mode == "human":
             self.render()  # type: ignore[no-untyped-call]
-        info = {"x_position": float(after.position[0, 0]), "x_velocity": float(outcome.velocity[0])}
+        info = {
+            "x_position": float(after.position[0, 0]),
+            "x_velocity": float(outcome.velocity[0]),
+            **self._get_reset_info(),
+        }
         return outcome.observation[0], float(outcome.reward[0]), bool(outcome.fallen[0]), False, info
+
+    def _get_reset_info(self) -> dict[str, float]:
+        # What is asked for, to those who watch; the policy sees observations alone.
+        return {f"goal_{self.kind.name}": float(self._goal[0])}
 
     def reset_model(self) -> Floats:
         """Puts the robot back to its start."""
         position, velocity = self.body.initial(self.np_random)
         self.set_state(position, velocity)  # type: ignore[no-untyped-call]
         return self.body.observe(position, velocity)
+
+
+def _look_from_the_side(model: mujoco.MjModel, distance: float) -> None:
+    """Puts the camera that follows the robot where it sees the robot and the ground that it covers."""
+    index = model.camera("track").id
+    away = np.array([0.0, -np.cos(_ELEVATION), np.sin(_ELEVATION)])
+    right = np.array([1.0, 0.0, 0.0])
+    model.cam_poscom0[index] = distance * away
+    model.cam_mat0[index] = np.stack([right, np.cross(away, right), away], axis=1).ravel()
 
 
 class HalfCheetahVelocity(Locomotion):

@@ -1,0 +1,126 @@
+"""Somebody who reads a page from top to bottom, and does what its code blocks say, in a folder of their own."""
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.docs.blocks import Block
+from tests.docs.output import check_output
+from tests.docs.shell import Shell
+
+# Where the pages say that a server is; the one that runs for the test listens elsewhere.
+_ADDRESSES: Final = re.compile(r"(?:localhost|theta\.example\.org|policies\.example\.org):(?:50051|443)")
+
+
+class Reader:
+    """Does what code blocks say, one after the other; later ones see what earlier ones did.
+
+    Args:
+        folder: the working directory.
+        address: gives the address of a server with the shipped meta-policies, for pages that do not start one.
+        names: what the page takes for granted: given anew to each Python block, since the page may use them up.
+        toml: what reads the page's TOML blocks, in order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        address: Callable[[], str],
+        names: Callable[[Callable[[], str]], Mapping[str, Any]],
+        toml: list[Callable[[Path], object]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self._folder = folder
+        self._shell = Shell(folder, address, monkeypatch)
+        self._names, self._toml = names, list(toml)
+        self._namespace: dict[str, Any] = {"__name__": "page"}
+        self._output = ""
+        self._given = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Stops the page's server, and closes what it was given."""
+        self._given.close()
+        self._shell.close()
+
+    def do(self, block: Block) -> None:
+        """Does what one block says.
+
+        Raises:
+            Exception: whatever is wrong with it.
+        """
+        if block.file_name is not None:
+            (self._folder / block.file_name).write_text(block.code, encoding="utf-8")
+        output, self._output = self._output, ""
+        match block.language:
+            case "python":
+                self._output = self._python(block)
+            case "console":
+                self._output = self._shell.run(block)
+            case "toml":
+                self._read_toml(block)
+            case "json":
+                json.loads(block.code)
+            case "yaml":
+                yaml.safe_load(block.code)
+            case "text":
+                check_output(block.code, output, block.where)
+            case language:
+                pytest.fail(f"{block.where}: nothing is known of how to run {language or 'a block without language'}")
+
+    def _python(self, block: Block) -> str:
+        names = self._names(self._shell.address)
+        for given in names.values():
+            if hasattr(given, "close"):
+                self._given.callback(given.close)
+        self._namespace.update(names)
+        known = {name for name in self._namespace if name.startswith("test_")}
+        code = _ADDRESSES.sub(self._shell.address() if _ADDRESSES.search(block.code) else "", block.code)
+        # So that a traceback shows the page's own line.
+        padded = "\n" * (block.line - 1) + code
+        compiled = compile(padded, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            if compiled.co_flags & inspect.CO_COROUTINE:
+                asyncio.run(eval(compiled, self._namespace))  # noqa: S307 - the page's own code
+            else:
+                exec(compiled, self._namespace)  # noqa: S102 - as above
+            for name, value in list(self._namespace.items()):
+                if name.startswith("test_") and name not in known:
+                    value()
+        return printed.getvalue()
+
+    def _read_toml(self, block: Block) -> None:
+        tomllib.loads(block.code)
+        if not self._toml:
+            pytest.fail(f"{block.where}: say in tests/docs/scenes.py what reads this file")
+        path = self._folder / (block.file_name or "block.toml")
+        path.write_text(block.code, encoding="utf-8")
+        # A file that is named beside settings is looked for.
+        for named in re.findall(r'"([\w-]+)"$', block.code, flags=re.MULTILINE):
+            (self._folder / named).touch()
+        self._toml.pop(0)(path)
+
+
+@contextlib.contextmanager
+def own_modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets modules of the folder be imported, and forgets them."""
+    monkeypatch.syspath_prepend(str(folder))
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            if os.fspath(getattr(module, "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]

@@ -1,0 +1,158 @@
+"""What the pages take for granted: an environment, a robot, files. Whatever is not here, a page has to bring."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+import thetaprime.client as tp
+from tests.server.test_tls import Authority
+from thetaprime.client._configuration import Configuration
+from thetaprime.server import ServerConfig
+from thetaprime.server.trust.tokens import TokenEntry, TokenTable, new_token, token_digest
+from thetaprime.training import load_config
+
+Address = Callable[[], str]
+Names = Callable[[Address], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What one page takes for granted.
+
+    Attributes:
+        names: of its Python blocks, given anew to each; called with what gives the server's address.
+        toml: what reads its TOML blocks, in order.
+        prepare: puts files into the folder, and gives environment variables.
+        elsewhere: blocks that cannot be run here, by how their code begins: what holds each of them instead.
+    """
+
+    names: Names = lambda address: {}
+    toml: tuple[Callable[[Path], object], ...] = ()
+    prepare: Callable[[Path], Mapping[str, str]] = lambda folder: {}
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Robot:
+    """A half-cheetah that wants to run at 1.3 m/s, behind the interface of a robot's driver."""
+
+    def __init__(self) -> None:
+        self._env: Any = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.3)
+        self._observation, _ = self._env.reset(seed=0)
+
+    def reset(self) -> Any:
+        """Back to the start; the first observation."""
+        self._observation, _ = self._env.reset()
+        return self._observation
+
+    def observe(self) -> Any:
+        """What the sensors say."""
+        return self._observation
+
+    def step(self, action: Any) -> tuple[Any, float]:
+        """Acts; the next observation, and the reward."""
+        self._observation, reward, _, truncated, _ = self._env.step(action)
+        if truncated:
+            self.reset()
+        return self._observation, float(reward)
+
+    def fallen(self) -> bool:
+        """Never: it has no way to."""
+        return False
+
+
+class Countdown:
+    """True for so many questions, as the condition of a control loop."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def __bool__(self) -> bool:
+        self._left -= 1
+        return self._left >= 0
+
+
+def _navigation() -> Any:
+    return gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.4, -0.3))
+
+
+def _readme(address: Address) -> Mapping[str, Any]:
+    env = _navigation()
+    return {"env": env, "observation": env.reset(seed=0)[0], "client": tp.Client(address())}
+
+
+def _client(address: Address) -> Mapping[str, Any]:
+    client = tp.Client(address())
+    env = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.3)
+    session = client.create_session("half-cheetah-velocity")
+    policy = session.policy
+    trajectories = tp.collect(policy, env, 2, seed=0)
+    policy.save("policy.onnx")
+    return {
+        "client": client,
+        "env": env,
+        "observation": env.reset(seed=0)[0],
+        "session": session,
+        "session_id": session.id,
+        "policy": policy,
+        "trajectories": trajectories,
+        "digest": policy.sha256,
+        "robot": Robot(),
+        "running": Countdown(50),
+        **{f"robot_{n}": gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.3) for n in (1, 2, 3)},
+    }
+
+
+def _robot(address: Address) -> Mapping[str, Any]:
+    return {"robot": Robot(), "running": Countdown(50), "client": tp.Client(address())}
+
+
+def _trust(folder: Path) -> Mapping[str, str]:
+    """Certificates and a tokens file."""
+    authority = Authority(folder, "authority")
+    for name, certificate, key in (("server", "server.pem", "server.key"), ("me", "me.pem", "me.key")):
+        issued = authority.issue(name)
+        issued.certificate.rename(folder / certificate)
+        issued.key.rename(folder / key)
+    (folder / "clients.pem").write_bytes(authority.certificate.read_bytes())
+    token = new_token()
+    entry = TokenEntry(tenant="alice", sha256=token_digest(token))
+    (folder / "tokens.toml").write_text(f'[[tokens]]\ntenant = "{entry.tenant}"\nsha256 = "{entry.sha256}"\n')
+    return {"THETAPRIME_TOKEN": token}
+
+
+def _client_file(path: Path) -> object:
+    (path.parent / "token").write_text(new_token())
+    return Configuration.read(path, {})
+
+
+def _pendulum(path: Path) -> object:
+    return load_config(path, {"tasks": "pendulum_gravity:PendulumGravity"})
+
+
+def _server_file(path: Path) -> object:
+    return ServerConfig(config=path)
+
+
+SCENES: dict[str, Scene] = {
+    "README.md": Scene(names=_readme),
+    "docs/adapt-your-robot.md": Scene(names=_robot),
+    "docs/client.md": Scene(names=_client, toml=(_client_file,)),
+    "docs/operating.md": Scene(toml=(_server_file,)),
+    "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
+    "docs/write-a-client.md": Scene(
+        elsewhere={
+            "session, theta = CreateSession(": "examples/node/main.mjs, run by tests/examples/test_node_program.py",
+            " " * 19 + "CreateSession": "tests/server/session_model.py",
+            "57 ": "tests/examples/test_write_a_client.py",
+        }
+    ),
+    "docs/your-own-tasks.md": Scene(toml=(_pendulum,)),
+}
+
+
+def scene(page: str) -> Scene:
+    """That of a page; an empty one where it brings everything itself."""
+    return SCENES.get(page, Scene())

@@ -1,0 +1,116 @@
+/** The Node example's parts, for tests in Python: a request in each line of stdin, its answer in a line of stdout. */
+
+import { createInterface } from 'node:readline';
+
+import { Client } from '../../examples/node/client/client.mjs';
+import { Policy } from '../../examples/node/policy/policy.mjs';
+import { Random } from '../../examples/node/policy/random.mjs';
+import { PointNavigation } from '../../examples/node/simulator/point-navigation.mjs';
+import { arrayFromMessage } from '../../examples/node/wire/arrays.mjs';
+import { sha256Hex } from '../../examples/node/wire/digests.mjs';
+import { messageType } from '../../examples/node/wire/protos.mjs';
+import { pack } from '../../examples/node/wire/trajectories.mjs';
+
+const bytes = (hex) => Buffer.from(hex, 'hex');
+const array = ({ data, ...message }) => arrayFromMessage({ ...message, data: bytes(data) }, 'array');
+
+const answers = {
+  /** Trajectories, their arrays as bytes, as the payload of an upload. */
+  pack({ trajectories }) {
+    const payload = pack(
+      trajectories.map((each) => ({
+        ...each,
+        observations: array(each.observations),
+        actions: array(each.actions),
+        rewards: array(each.rewards),
+        finalObservation: array(each.finalObservation),
+      })),
+    );
+    return { payload: payload.toString('hex'), sha256: sha256Hex(payload) };
+  },
+
+  /** One episode of point navigation, with given actions. */
+  simulate({ goal, actions }) {
+    const simulator = new PointNavigation(goal);
+    const first = [...simulator.reset()];
+    const steps = actions.map((action) => simulator.step(Float32Array.from(action)));
+    return { first, steps: steps.map(({ observation, ...rest }) => ({ ...rest, observation: [...observation] })) };
+  },
+
+  /** A policy's actions for one observation after another, and many samples for the first. */
+  async act({ policy, environment, observations, samples }) {
+    const message = messageType('thetaprime.v1.Policy').deserialize(bytes(policy));
+    const contract = messageType('thetaprime.v1.EnvironmentContract').deserialize(bytes(environment));
+    const loaded = await Policy.load(message, contract);
+    const plain = (action) => (typeof action === 'number' ? action : [...action]);
+    const [actions, sampled, random] = [[], [], new Random('harness')];
+    for (const each of observations) actions.push(plain(await loaded.act(Float32Array.from(each))));
+    for (let i = 0; i < samples; i += 1) {
+      const { forEnvironment, toRecord } = await loaded.sample(Float32Array.from(observations[0]), random);
+      sampled.push([plain(forEnvironment), plain(toRecord)]);
+    }
+    return { actions, sampled };
+  },
+
+  /** Uploads so many long trajectories of nothing but zeros to a new session. */
+  async upload({ address, trajectories }) {
+    const client = new Client(address);
+    try {
+      const { session } = await client.createSession({ requestId: 'harness', metaPolicy: 'point-navigation' });
+      const { horizon } = session.metaPolicy.environment;
+      const zeros = (...shape) => ({ values: new Float32Array(shape.reduce((product, each) => product * each)), shape });
+      const trajectory = {
+        policyId: session.policyId,
+        observations: zeros(horizon, 2),
+        actions: zeros(horizon, 2),
+        rewards: zeros(horizon),
+        terminated: false,
+        truncated: true,
+        finalObservation: zeros(2),
+      };
+      const acknowledged = await client.uploadTrajectories(session, Array(trajectories).fill(trajectory));
+      return { acknowledged };
+    } finally {
+      client.close();
+    }
+  },
+
+  /** What every call that reads says, about the server and about a session, and what closing it answers. */
+  async read({ address, sessionId }) {
+    const client = new Client(address);
+    try {
+      const { metaPolicies } = await client.listMetaPolicies();
+      const listed = [];
+      let token = '';
+      do {
+        const page = await client.listSessions(1, token);
+        listed.push(...page.sessions.map((session) => session.sessionId));
+        token = page.nextPageToken;
+      } while (token !== '');
+      const { session, reports } = await client.getSession(sessionId);
+      const policies = [await client.getPolicy(sessionId, 0), await client.getPolicy(sessionId)];
+      const closed = await client.closeSession(sessionId);
+      return {
+        metaPolicies: metaPolicies.map(({ name, version }) => `${name}@${version}`),
+        listed,
+        batch: session.batch,
+        returns: reports.map((report) => report.meanReturn),
+        policies: policies.map(({ policy }) => policy.policyId),
+        states: [session.state, closed.session.state],
+      };
+    } finally {
+      client.close();
+    }
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { call, ...request } = JSON.parse(line);
+  let answer;
+  try {
+    answer = await answers[call](request);
+  } catch (error) {
+    answer = { error: `${error.name}: ${error.message}`, code: error.code, reason: error.reason };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}

@@ -1,0 +1,66 @@
+"""What MuJoCo draws with where there is no display."""
+
+import os
+import subprocess
+import sys
+from typing import Any, Final
+
+_BACKENDS: Final = ("egl", "osmesa")  # the first may be the graphics card, the second never is
+_TRY: Final = "from mujoco.{0} import GLContext; context = GLContext(8, 8); context.make_current(); context.free()"
+_INSTALL: Final = "install EGL or OSMesa (Debian, Ubuntu: apt-get install libegl1, or libosmesa6)"
+_PATIENCE: Final = 60.0  # seconds for a try
+
+
+def choose_opengl() -> None:
+    """Sets ``MUJOCO_GL`` to what works here, where it is not set and there is no display.
+
+    To be called before anything is rendered.
+
+    Raises:
+        RuntimeError: neither EGL nor OSMesa works, or not the one that ``MUJOCO_GL`` names; the message says what to
+            install.
+    """
+    chosen, shown = os.environ.get("MUJOCO_GL"), os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if chosen in _BACKENDS and (problem := _problem_with(chosen)) is not None:
+        raise RuntimeError(f"MUJOCO_GL: {chosen!r} does not work here; leave it unset, or {_INSTALL} ({problem})")
+    if chosen or shown or sys.platform != "linux":
+        return
+    problems = []
+    for backend in _BACKENDS:
+        # In a process of its own: PyOpenGL keeps to the first that was tried, whether it works or not.
+        problem = _problem_with(backend)
+        if problem is None:
+            os.environ["MUJOCO_GL"] = backend
+            return
+        problems.append(f"{backend}: {problem}")
+    raise RuntimeError(
+        f"MuJoCo can draw neither with EGL nor with OSMesa, and there is no display: {_INSTALL} ({'; '.join(problems)})"
+    )
+
+
+def follow_robot(env: Any) -> None:
+    """Lets the camera go with a robot of MuJoCo's, where its model has a camera for that and none was chosen."""
+    renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id == -1:
+        cameras = [renderer.model.camera(index).name for index in range(renderer.model.ncam)]
+        renderer.camera_id = cameras.index("track") if "track" in cameras else -1
+
+
+def _problem_with(backend: str) -> str | None:
+    """What went wrong, in one line; None where it works."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", _TRY.format(backend)],
+            env={**environment, "MUJOCO_GL": backend},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_PATIENCE:.0f} s"
+    if result.returncode == 0:
+        return None
+    said = [line for line in result.stderr.splitlines() if line and not line.startswith((" ", "Exception ignored"))]
+    return said[-1] if said else f"exit status {result.returncode}"
