@@ -1,6 +1,7 @@
 """What the pages take for granted: an environment, a robot, files. Whatever is not here, a page has to bring."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import gymnasium
 
 import thetaprime.client as tp
 from tests.server.test_tls import Authority
+from thetaprime.cli._profiles import RobotFile
 from thetaprime.client._configuration import Configuration
+from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig
 from thetaprime.server.trust.tokens import TokenEntry, TokenTable, new_token, token_digest
 from thetaprime.training import load_config
@@ -136,10 +139,36 @@ def _server_file(path: Path) -> object:
     return ServerConfig(config=path)
 
 
+def _onnx(address: Address) -> Mapping[str, Any]:
+    client = tp.Client(address())
+    session = client.create_session("half-cheetah-velocity")
+    return {"client": client, "session": session, "observation": Robot().observe(), "tp": tp}
+
+
+def _default_form(folder: Path) -> Mapping[str, str]:
+    """A policy in the default form, of six joints."""
+    shutil.copy(zoo_directory() / "half-cheetah-velocity" / "1" / "policy.onnx", folder)
+    return {}
+
+
+def _robot_file(path: Path) -> object:
+    return RobotFile().convert(path, None, None)
+
+
 SCENES: dict[str, Scene] = {
     "README.md": Scene(names=_readme),
     "docs/adapt-your-robot.md": Scene(names=_robot),
     "docs/client.md": Scene(names=_client, toml=(_client_file,)),
+    "docs/onnx.md": Scene(
+        names=_onnx,
+        toml=(_robot_file,),
+        prepare=_default_form,
+        elsewhere={
+            "import * as ort": "tests/runtimes/run.mjs",
+            "float torque": "tests/models/forms/test_unity_importer.py",
+            "func set_action": "tests/models/forms/test_godot_plugin.py",
+        },
+    ),
     "docs/operating.md": Scene(toml=(_server_file,)),
     "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
     "docs/write-a-client.md": Scene(

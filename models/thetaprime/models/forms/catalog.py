@@ -9,6 +9,7 @@ from thetaprime.models.forms.source import DefaultForm
 from thetaprime.models.parameters import digest_bytes
 
 DEFAULT_PROFILE: Final = "default"
+"""Contract version 1: what servers keep and clients act on."""
 _ROBOT: Final = "robot"
 _HEADS: Final = {"epsilon": epsilon.head, "unity-mlagents": unity_mlagents.head, "godot-rl": godot_rl.head}
 _SHOWN: Final = 40
