@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pydantic
-from google.protobuf.message import DecodeError
 
 from thetaprime.models.forms.default import CONTRACT_VERSION
 from thetaprime.models.spec import BoxAction, EnvironmentContract
@@ -45,7 +44,7 @@ class DefaultForm:
         """
         try:
             model = onnx.ModelProto.FromString(data)
-        except DecodeError as error:
+        except Exception as error:  # protobuf's own, which comes with onnx
             raise ValueError("the bytes are no ONNX file") from error
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         if PROFILE_KEY in metadata:
