@@ -110,10 +110,10 @@ class ServerConfig(BaseSettings):
     default_ttl: pydantic.PositiveFloat = 24 * 3600.0
     """Seconds until a session expires, where its creator names no time."""
     max_ttl: pydantic.PositiveFloat = 30 * 24 * 3600.0
+    """Longest time to live, in seconds, that a session may ask for."""
     keep_policies: pydantic.NonNegativeFloat = 30 * 24 * 3600.0
     """Seconds for which the policies that a session made can still be read after it has expired; what was uploaded goes
     at once."""
-    """Longest time to live, in seconds, that a session may ask for."""
     drain_notice: pydantic.NonNegativeFloat = 0.0
     """Seconds from saying NOT_SERVING to refusing calls, for load balancers to notice."""
     grace: pydantic.NonNegativeFloat = 30.0
