@@ -13,6 +13,7 @@ import onnxruntime
 
 from thetaprime import wire
 from thetaprime.client._errors import PolicyVerificationError
+from thetaprime.client._onnx_weights import KeptFile
 
 CONTRACT_VERSION: Final = "1"
 DEFAULT_PROFILE: Final = "default"
@@ -56,8 +57,12 @@ class OnnxForm:
     golden: Golden
 
 
-def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
+def open_session(onnx: bytes, kept: KeptFile) -> onnxruntime.InferenceSession:
     """Loads a file into onnxruntime, set for one small network on one thread.
+
+    Args:
+        onnx: the file.
+        kept: the same, whose weights the session reads; it must live as long.
 
     Raises:
         PolicyVerificationError: the bytes are no ONNX file, or one that onnxruntime cannot run.
@@ -74,10 +79,14 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        kept.lend(options)
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         text = " ".join(str(error).split())
         raise PolicyVerificationError(f"onnxruntime cannot load the policy: {text}") from error
+    # It keeps the file to begin anew on another device; there is none that it could go to.
+    session._model_bytes = b""
+    return session
 
 
 def read_form(metadata: Mapping[str, str]) -> OnnxForm:

@@ -24,6 +24,7 @@ from thetaprime.client._onnx_form import (
     open_session,
     read_form,
 )
+from thetaprime.client._onnx_weights import KeptFile
 from thetaprime.client._whole_file import write_whole
 from thetaprime.v1 import policy_pb2
 
@@ -46,8 +47,8 @@ class AdaptedPolicy:
     def __init__(self, onnx: bytes, *, sha256: str | None = None, seed: int | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
-        self._onnx = onnx
-        self._session = open_session(onnx)
+        self._file = KeptFile.of(onnx)
+        self._session = open_session(onnx, self._file)
         self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self._form: OnnxForm = read_form(self._metadata)
         contract = self._form.contract
@@ -131,12 +132,12 @@ class AdaptedPolicy:
     @property
     def onnx(self) -> bytes:
         """The ONNX file."""
-        return self._onnx
+        return bytes(self._file)
 
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) of the ONNX file, as `load` takes it."""
-        return wire.sha256_hex(self._onnx)
+        return wire.sha256_hex(self.onnx)
 
     def __repr__(self) -> str:
         return f"AdaptedPolicy({self.meta_policy}, policy_id={self.policy_id[:12]}…)"
@@ -225,7 +226,7 @@ class AdaptedPolicy:
         Raises:
             OSError: it cannot be written.
         """
-        write_whole(path, self._onnx)
+        write_whole(path, self.onnx)
 
     def _bind(self) -> None:
         """Binds arrays of our own to the graph for one observation: a third faster than `run`."""

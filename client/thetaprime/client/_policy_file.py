@@ -22,6 +22,7 @@ from thetaprime.client._onnx_form import (
     open_session,
     read_contract,
 )
+from thetaprime.client._onnx_weights import KeptFile
 from thetaprime.client._whole_file import write_whole
 from thetaprime.v1 import policy_pb2
 
@@ -108,8 +109,8 @@ class PolicyFile:
     def __init__(self, onnx: bytes, *, sha256: str | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
-        self._onnx = onnx
-        session = open_session(onnx)
+        self._file = KeptFile.of(onnx)
+        session = open_session(onnx, self._file)
         self._metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         if "thetaprime.policy_id" not in self._metadata:
             raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id; it is no ThetaPrime policy")
@@ -200,12 +201,12 @@ class PolicyFile:
     @property
     def onnx(self) -> bytes:
         """The ONNX file."""
-        return self._onnx
+        return bytes(self._file)
 
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) of the ONNX file, as `load` takes it."""
-        return wire.sha256_hex(self._onnx)
+        return wire.sha256_hex(self.onnx)
 
     def __repr__(self) -> str:
         return f"PolicyFile({self.profile}, {self.meta_policy}, policy_id={self.policy_id[:12]}…)"
@@ -216,7 +217,7 @@ class PolicyFile:
         Raises:
             OSError: it cannot be written.
         """
-        write_whole(path, self._onnx)
+        write_whole(path, self.onnx)
 
 
 def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> tuple[TensorInfo, ...]:
