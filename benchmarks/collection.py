@@ -9,8 +9,8 @@ from gymnasium.vector import VectorEnv
 
 from benchmarks.act import bare_session
 from benchmarks.measure import Row, compare
+from benchmarks.policies import shipped
 from thetaprime.client import AdaptedPolicy, collect
-from thetaprime.models import load_meta_policy, zoo_directory
 from thetaprime.training.environments.locomotion import HALF_CHEETAH, VELOCITY, LocomotionVector
 from thetaprime.training.environments.point_navigation import PointNavigationVector
 
@@ -26,8 +26,7 @@ def rows() -> list[Row]:
 
 
 def _row(name: str, make: Callable[..., VectorEnv[Any, Any, Any]], rounds: int) -> Row:
-    versions = sorted((zoo_directory() / name).iterdir(), key=lambda folder: int(folder.name))
-    meta_policy = load_meta_policy(versions[-1])
+    meta_policy = shipped(name)
     onnx = meta_policy.export(meta_policy.parameters).onnx
     policy, session, env = AdaptedPolicy(onnx, seed=0), bare_session(onnx), make(num_envs=ENVIRONMENTS)
     contract = policy.contract

@@ -1,4 +1,4 @@
-"""Half-cheetah-sized policies and trajectories: 17 observations, 6 actions, two layers of 100."""
+"""Policies: those that ship, and one of half-cheetah's size (17 observations, 6 actions, two layers of 100)."""
 
 import tempfile
 from pathlib import Path
@@ -14,11 +14,18 @@ from thetaprime.models import (
     Policy,
     PolicySpec,
     Provenance,
+    load_meta_policy,
+    resolve_meta_policy,
     write_meta_policy,
 )
 from thetaprime.wire import Trajectory
 
 TRAJECTORIES, STEPS, OBSERVATION, ACTION = 20, 200, 17, 6
+
+
+def shipped(name: str) -> MetaPolicy:
+    """A meta-policy of the zoo, with all that a real one has: a context, scaled actions, a floor of its noise."""
+    return load_meta_policy(resolve_meta_policy(name, None))
 
 
 def artifact(root: Path | None = None) -> MetaPolicy:

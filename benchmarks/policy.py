@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.measure import Row, machine
-from benchmarks.policies import OBSERVATION, artifact
+from benchmarks.policies import OBSERVATION, shipped
 from thetaprime.client import AdaptedPolicy, PolicyRunner
 
 LOAD_BUDGET_MS = 2.0
@@ -24,12 +24,12 @@ STEP_SECONDS = 0.001
 _MEMORY = """
 import json, sys
 from pathlib import Path
-from benchmarks.policies import artifact, OBSERVATION
+from benchmarks.policies import OBSERVATION, shipped
 from thetaprime.client import AdaptedPolicy
 import numpy as np
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-meta_policy = artifact()
+meta_policy = shipped("half-cheetah-velocity")
 onnx = meta_policy.export(meta_policy.parameters).onnx
 observation = np.zeros(OBSERVATION, np.float32)
 AdaptedPolicy(onnx).act(observation)
@@ -43,7 +43,7 @@ print(json.dumps([(resident() - before) / len(kept) / 1024, len(onnx) / 1024]))
 
 def rows() -> list[Row]:
     """Load, memory, hot swap."""
-    meta_policy = artifact()
+    meta_policy = shipped("half-cheetah-velocity")
     onnx = meta_policy.export(meta_policy.parameters).onnx
     digest = AdaptedPolicy(onnx).sha256
     return [_load(onnx, digest), _memory(), _swap(onnx)]
