@@ -131,7 +131,7 @@ def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_ste
     for walk in walks:
         query = _collected(policy, after, 1, [_walk(walk)])
         made = objective(policy, parameters, None, config, [TaskData([support], [query])], in_turn)
-        found += float(_walk_probability(policy, after, walk)) * made.gradient(theta)[0]
+        found += float(_walk_probability(policy, after, walk)) * made.gradient(theta).theta
     assert exact.norm() > 0.05
     if curvature == "dice":
         torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-7)
@@ -202,7 +202,7 @@ def test_e_maml_estimates_the_derivative_of_the_expected_return_after_adapting(
     found = torch.zeros_like(theta)
     for (chance, task), (other_chance, other) in itertools.product(*outcomes):  # independent, as tasks are
         objective = e_maml.EMAMLObjective(policy, parameters, None, config, [task, other], in_turn)
-        found += chance * other_chance * objective.gradient(theta)[0]
+        found += chance * other_chance * objective.gradient(theta).theta
     assert sum(chance for chance, _ in outcomes[0]) == pytest.approx(1.0)
     if exact_there:
         torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-7)

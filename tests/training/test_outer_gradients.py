@@ -69,7 +69,7 @@ def test_gradient_away_from_where_was_collected_agrees_with_finite_differences(
     objective, theta, data = _objective(distribution, config, distance=0.03)
     direction = torch.randn(theta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
-    gradient, _ = objective.gradient(theta)
+    gradient = objective.gradient(theta).theta
     ends = [objective.evaluate(theta + sign * STEP * direction)[0] for sign in (1, -1)]
     assert gradient.dot(direction).item() == pytest.approx((ends[0] - ends[1]) / (2 * STEP), rel=1e-4, abs=1e-8)
 
@@ -86,7 +86,7 @@ def test_step_size_gradient_agrees_with_finite_differences(outer_loop: str) -> N
     theta = flatten(parameters)
     sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
     objective = OUTER_LOOPS[config.outer_loop][0]
-    _, found = objective(policy, parameters, sizes, config, data, in_turn).gradient(theta)
+    found = objective(policy, parameters, sizes, config, data, in_turn).gradient(theta).step_sizes
     assert found is not None
     for name, size in sizes.items():
         losses = []
@@ -106,8 +106,8 @@ def test_at_the_collecting_parameters_the_gradient_is_mamls_with_that_curvature(
     policy, parameters, data = sampled(distribution, config)
     parameters, data = in_double(parameters, data)
     theta = flatten(parameters)
-    found, _ = OUTER_LOOPS[config.outer_loop][0](policy, parameters, None, config, data, in_turn).gradient(theta)
-    maml, _ = SurrogateObjective(policy, parameters, None, config, data, in_turn).gradient(theta)
+    found = OUTER_LOOPS[config.outer_loop][0](policy, parameters, None, config, data, in_turn).gradient(theta).theta
+    maml = SurrogateObjective(policy, parameters, None, config, data, in_turn).gradient(theta).theta
     torch.testing.assert_close(found, maml, rtol=1e-3, atol=1e-6)  # π_old was taken in float32
 
 

@@ -49,7 +49,8 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
     theta = flatten(parameters)
     direction = torch.randn(theta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    gradient, _ = objective.gradient(theta)
+    loss, gradient, _ = objective.gradient(theta)
+    assert loss == pytest.approx(objective.evaluate(theta)[0], rel=1e-9, abs=1e-12)
     ends = [objective.evaluate(theta + sign * 1e-6 * direction)[0] for sign in (1, -1)]
     assert gradient.dot(direction).item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-8)
 
@@ -79,7 +80,7 @@ def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) ->
     parameters, data = in_double(parameters, data)
     sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
     theta = flatten(parameters)
-    _, found = SurrogateObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta)
+    found = SurrogateObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta).step_sizes
     assert found is not None
     for name, size in sizes.items():
         losses = []
@@ -107,13 +108,15 @@ def test_conjugate_gradient_solves(size: int, seed: int) -> None:
     root = torch.randn(size, size, dtype=torch.float64, generator=generator)
     matrix = root @ root.T + torch.eye(size, dtype=torch.float64)
     target = torch.randn(size, dtype=torch.float64, generator=generator)
-    found = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
+    found, _ = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
     torch.testing.assert_close(matrix @ found, target, rtol=1e-6, atol=1e-6)
+    early, left = conjugate_gradient(lambda v: matrix @ v, target, iterations=1)
+    torch.testing.assert_close(target - matrix @ early, left)
 
 
 def test_a_step_that_does_not_improve_is_rejected() -> None:
     start = torch.tensor([1.0, -1.0])
-    uphill = trust_region_step(start, -start, lambda v: v, lambda x: (float(x.dot(x)), 0.0), max_kl=0.1)
+    uphill = trust_region_step(start, 2.0, -start, lambda v: v, lambda x: (float(x.dot(x)), 0.0), max_kl=0.1)
     assert not uphill.accepted and torch.equal(uphill.position, start)
 
 
@@ -122,6 +125,7 @@ def test_a_step_backs_off_until_the_divergence_allows() -> None:
     start = torch.tensor([2.0, 0.0])
     outcome = trust_region_step(
         start,
+        2.0,
         start,
         lambda v: v,
         lambda x: (float(x.dot(x)) / 2, 5.0 * float((x - start).square().sum())),

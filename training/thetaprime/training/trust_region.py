@@ -27,7 +27,7 @@ class StepOutcome:
 
 def conjugate_gradient(
     product: Callable[[torch.Tensor], torch.Tensor], target: torch.Tensor, *, iterations: int, tolerance: float = 1e-10
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Solves A x = b for a symmetric positive definite A that is known by its products.
 
     Args:
@@ -37,7 +37,7 @@ def conjugate_gradient(
         tolerance: on the squared residual.
 
     Returns:
-        x [P].
+        x [P], and what is left of b, b − A x [P].
     """
     solution = torch.zeros_like(target)
     residual = target.clone()
@@ -52,11 +52,12 @@ def conjugate_gradient(
         residual -= step * along
         previous, squared = squared, residual.dot(residual)
         direction = residual + squared / previous * direction
-    return solution
+    return solution, residual
 
 
 def trust_region_step(
     start: torch.Tensor,
+    loss: float,
     gradient: torch.Tensor,
     fisher_product: Callable[[torch.Tensor], torch.Tensor],
     evaluate: Callable[[torch.Tensor], tuple[float, float]],
@@ -71,6 +72,7 @@ def trust_region_step(
 
     Args:
         start: [P].
+        loss: at `start`.
         gradient: [P] of the loss at `start`.
         fisher_product: v [P] -> F v [P], the Hessian of the mean KL at `start`.
         evaluate: position [P] -> (loss, mean KL from `start`).
@@ -80,16 +82,16 @@ def trust_region_step(
         ratio: shrinks the step at each backtrack.
         backtracks: at most, after which the step is rejected.
     """
-    natural = conjugate_gradient(lambda v: fisher_product(v) + damping * v, gradient, iterations=iterations)
-    curvature = float(natural.dot(fisher_product(natural) + damping * natural))
-    before, _ = evaluate(start)
+    natural, left = conjugate_gradient(lambda v: fisher_product(v) + damping * v, gradient, iterations=iterations)
+    # F x without another product: x solves F x = g up to what is left of g.
+    curvature = float(natural.dot(gradient - left))
     rejected = StepOutcome(start, accepted=False, improvement=0.0, kl_divergence=0.0, backtracks=backtracks)
     if not curvature > 0.0:
         return rejected
     longest = (2 * max_kl / curvature) ** 0.5
     for attempt in range(backtracks):
         position = start - ratio**attempt * longest * natural
-        loss, kl = evaluate(position)
-        if loss < before and kl <= max_kl:
-            return StepOutcome(position, accepted=True, improvement=before - loss, kl_divergence=kl, backtracks=attempt)
+        there, kl = evaluate(position)
+        if there < loss and kl <= max_kl:
+            return StepOutcome(position, accepted=True, improvement=loss - there, kl_divergence=kl, backtracks=attempt)
     return rejected

@@ -47,16 +47,14 @@ class AdamLoop:
         """As `OuterLoop.step`."""
         objective = self._objective(self._policy, parameters, step_sizes, self._config, data, each_task)
         position = flatten(parameters)
-        before, _ = objective.evaluate(position)
-        accepted, loss, divergence = False, before, 0.0
-        step_size_gradient: Parameters | None = None
+        slope = first = objective.gradient(position)
+        accepted, loss, divergence = False, first.loss, 0.0
         for epoch in range(self._config.outer_epochs):
-            gradient, by_size = objective.gradient(position)
-            if epoch == 0:
-                step_size_gradient = by_size
-            if not bool(gradient.isfinite().all()):
+            if epoch:
+                slope = objective.gradient(position)
+            if not bool(slope.theta.isfinite().all()):
                 break
-            update = self._update(gradient)
+            update = self._update(slope.theta)
             for halvings in range(_HALVINGS + 1):
                 tried = position + 0.5**halvings * update
                 loss_there, divergence_there = objective.evaluate(tried)
@@ -69,9 +67,9 @@ class AdamLoop:
                 break
         return OuterStep(
             parameters=unflatten(position, parameters),
-            step_size_gradient=step_size_gradient,
+            step_size_gradient=first.step_sizes,
             accepted=accepted,
-            improvement=before - loss,
+            improvement=first.loss - loss,
             kl_divergence=divergence,
         )
 

@@ -30,13 +30,18 @@ class TrustRegionLoop:
         """As `OuterLoop.step`."""
         objective = self._objective(self._policy, parameters, step_sizes, self._config, data, each_task)
         theta = flatten(parameters)
-        gradient, step_size_gradient = objective.gradient(theta)
+        slope = objective.gradient(theta)
         outcome = trust_region_step(
-            theta, gradient, objective.fisher_product(theta), objective.evaluate, max_kl=self._config.max_kl
+            theta,
+            slope.loss,
+            slope.theta,
+            objective.fisher_product(theta),
+            objective.evaluate,
+            max_kl=self._config.max_kl,
         )
         return OuterStep(
             parameters=unflatten(outcome.position, parameters),
-            step_size_gradient=step_size_gradient,
+            step_size_gradient=slope.step_sizes,
             accepted=outcome.accepted,
             improvement=outcome.improvement,
             kl_divergence=outcome.kl_divergence,

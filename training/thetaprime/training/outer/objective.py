@@ -7,6 +7,7 @@ is, given the path θ, θ_1, …, θ′ and the action distributions at its end;
 import abc
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch.distributions import Distribution, kl_divergence
@@ -17,6 +18,20 @@ from thetaprime.training.fisher import FisherProduct
 from thetaprime.training.flat import unflatten
 from thetaprime.training.outer.data import Collected, TaskData
 from thetaprime.training.parallel import MapTasks
+
+
+class MetaGradient(NamedTuple):
+    """A loss and its derivatives.
+
+    Attributes:
+        loss: as `MetaObjective.evaluate` gives it.
+        theta: [P], ∂loss/∂θ.
+        step_sizes: ∂loss/∂step sizes, where they are learned.
+    """
+
+    loss: float
+    theta: torch.Tensor
+    step_sizes: Parameters | None
 
 
 def log_ratio(policy: Distribution, collected: Collected) -> torch.Tensor:
@@ -108,18 +123,23 @@ class MetaObjective(abc.ABC):
         ]
         return float(self.task_loss(path, adapted, task)), float(torch.stack(divergences).mean())
 
-    def gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, Parameters | None]:
-        """∂loss/∂θ [P], and ∂loss/∂step sizes where they are learned."""
+    def gradient(self, theta: torch.Tensor) -> "MetaGradient":
+        """The loss over all tasks, and where it falls."""
         point = theta.detach().requires_grad_()
         sizes = list((self._step_sizes or {}).values())
 
-        def of_task(task: TaskData) -> tuple[torch.Tensor, ...]:
+        def of_task(task: TaskData) -> tuple[float, tuple[torch.Tensor, ...]]:
             path = self.path(point, task, create_graph=True)
-            loss = self.task_loss(path, self.adapted(path, task), task) / len(self._data)
-            return torch.autograd.grad(loss, (point, *sizes))
+            loss = self.task_loss(path, self.adapted(path, task), task)
+            return float(loss.detach()), torch.autograd.grad(loss / len(self._data), (point, *sizes))
 
-        total, *by_size = (sum(parts) for parts in zip(*self._each_task(of_task, self._data), strict=True))
-        return total, dict(zip(self._step_sizes, by_size, strict=True)) if self._step_sizes else None
+        losses, gradients = zip(*self._each_task(of_task, self._data), strict=True)
+        total, *by_size = (sum(parts) for parts in zip(*gradients, strict=True))
+        return MetaGradient(
+            loss=float(torch.tensor(losses, dtype=torch.float64).mean()),
+            theta=total,
+            step_sizes=dict(zip(self._step_sizes, by_size, strict=True)) if self._step_sizes else None,
+        )
 
     def fisher_product(self, theta: torch.Tensor) -> FisherProduct:
         """V [P] -> F v [P], the Hessian of the mean KL at θ, over a part of the tasks."""
