@@ -105,6 +105,8 @@ def _flood(address: str, payload: bytes) -> "Iterator[tuple[Event, Synchronized[
 
 
 def _flooding(address: str, payload: bytes, going: Event, over: Event, taken: "Synchronized[int]") -> None:
+    # A flood comes from elsewhere: it is the server's places that it is to take, not this machine's processors.
+    os.nice(19)
     asyncio.run(_send_all(address, payload, going, over, taken))
 
 
