@@ -46,6 +46,7 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	@$(BIN)/python benchmarks/results.py --check
+	@$(BIN)/python benchmarks/speed.py --check
 	@$(BIN)/python models/document_profiles.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
 
@@ -109,7 +110,7 @@ fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUN
 soak: $(VENV)/.ready-to-develop ## Kill a server under its clients, KILLS=1000 times, and watch it for MINUTES=60.
 	$(BIN)/python -m tests.durability.soak
 
-bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmarks/results.json.
+bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmarks/results.json and docs/speed.md.
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in an empty environment.

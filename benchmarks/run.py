@@ -1,14 +1,16 @@
-"""Measures this project against its budgets: a table, and benchmarks/results.json.
+"""Measures this project against its budgets: a table, benchmarks/results.json and docs/speed.md.
 
 python benchmarks/run.py            every benchmark
-python benchmarks/run.py act        only those named
+python benchmarks/run.py act        only those named; what was measured of the others before stays
 """
 
 import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -28,6 +30,7 @@ from benchmarks import (  # noqa: E402
     policy,
     sampler,
     service_load,
+    speed,
     start,
 )
 from benchmarks.measure import Row, machine  # noqa: E402
@@ -57,9 +60,9 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; expected any of {', '.join(BENCHMARKS)}")
     console = Console()
-    found: list[Row] = []
-    for name in track(arguments.names or list(BENCHMARKS), "measuring", console=console, transient=True):
-        found += BENCHMARKS[name]()
+    names = arguments.names or list(BENCHMARKS)
+    measured = {name: BENCHMARKS[name]() for name in track(names, "measuring", console=console, transient=True)}
+    found = [row for rows in measured.values() for row in rows]
     table = Table("what", "ours", "reference", "ratio", "budget", "holds", caption=machine())
     for row in found:
         table.add_row(
@@ -77,8 +80,23 @@ def main() -> None:
             for name, value in row.parts.items():
                 parts.add_row(name, f"{value:.3g}", f"{value / row.ours:.0%}")
             console.print(parts)
-    arguments.output.write_text(json.dumps([dataclasses.asdict(row) for row in found], indent=2) + "\n")
+    arguments.output.write_text(json.dumps(_recorded(arguments.output, measured), indent=2) + "\n")
     console.print(f"wrote {arguments.output}")
+    if arguments.output == speed.RESULTS:
+        speed.PAGE.write_text(speed.page(json.loads(speed.RESULTS.read_text())))
+        console.print(f"wrote {speed.PAGE}")
+
+
+def _recorded(path: Path, measured: Mapping[str, list[Row]]) -> list[dict[str, Any]]:
+    """What the file is to hold: this run's rows, and for benchmarks that it left out those that are there."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    recorded: list[dict[str, Any]] = []
+    for name in BENCHMARKS:
+        if name in measured:
+            recorded += [{"benchmark": name, **dataclasses.asdict(row)} for row in measured[name]]
+        else:
+            recorded += [row for row in before if row.get("benchmark") == name]
+    return recorded
 
 
 if __name__ == "__main__":
