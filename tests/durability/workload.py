@@ -70,6 +70,8 @@ def adapt_once(client: tp.Client, seed: int, ttl: float | None = None) -> Outcom
         again = patiently(lambda: client.resume(session.id)).policy_at
         if patiently(lambda: again(index)).onnx != onnx:  # noqa: B023
             lost.append(f"seed {seed}: θ_{index} is not what it was")
+    # In an hour there are more sessions than a server has open.
+    patiently(session.close)
     return Outcome(seed, tuple(wire.sha256_hex(onnx) for onnx in received), tuple(lost))
 
 
