@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,8 @@ def test_the_seed_decides(tmp_path: Path, tiny: TrainConfig) -> None:
 
 def test_tensorboard_shows_every_iteration_once_after_a_resume(tmp_path: Path, tiny: TrainConfig) -> None:
     train(tiny.model_copy(update={"iterations": 2}), tmp_path)
+    # TensorBoard tells which of two files is the earlier one by the second in their names, where that differs.
+    time.sleep(1.0)
     train(tiny, tmp_path, resume=True)
     events = EventAccumulator(str(tmp_path / LOG_FOLDER))
     events.Reload()
