@@ -50,7 +50,11 @@ class Exploration:
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[Any]:
         """Noise for so many actions, [count, A], with the policy's standard deviation."""
         shape = (count, self._size)
-        return rng.standard_normal(shape, np.float32) * self._std if self._box else rng.gumbel(size=shape)
+        if not self._box:
+            return rng.gumbel(size=shape)
+        noise = rng.standard_normal(shape, np.float32)
+        noise *= self._std
+        return noise
 
     def draw_one(self) -> npt.NDArray[Any]:
         """Noise for one action, [A]. Not safe for several threads at once."""
@@ -79,7 +83,10 @@ class Exploration:
         if not self._box:
             return action + self._start
         # Clipped last: rounding must not carry an action over the bound, which an environment may refuse.
-        return np.minimum(np.maximum(action * self._half + self._middle, self._low), self._high)
+        scaled = action * self._half
+        scaled += self._middle
+        np.maximum(scaled, self._low, out=scaled)
+        return np.minimum(scaled, self._high, out=scaled)
 
     def from_environment(self, action: npt.NDArray[Any]) -> Any:
         """The reverse of `to_environment`, where nothing was clipped."""

@@ -53,7 +53,7 @@ class AdaptedPolicy:
         self._form: OnnxForm = read_form(self._metadata)
         contract = self._form.contract
         check_signature(self._session, contract)
-        self._shape = contract.observation_shape
+        self._shape, self._size = contract.observation_shape, contract.observation_size
         self._box = contract.action_kind is wire.ActionKind.BOX
         self._bind()
         # A parameter of the policy: the same for every observation.
@@ -273,7 +273,7 @@ class AdaptedPolicy:
         batch = np.ascontiguousarray(obs, dtype=np.float32)
         if b"\0" in np.isfinite(batch).tobytes():  # faster than all()
             _check_finite(batch)
-        return batch.reshape(len(batch), self._form.contract.observation_size)
+        return batch.reshape(len(batch), self._size)
 
 
 def _bad_dtype(obs: npt.NDArray[Any]) -> InvalidInputError:
