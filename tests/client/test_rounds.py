@@ -280,6 +280,37 @@ def test_ctrl_c_prints_the_session_which_goes_on(collectors: int, after: float, 
         assert [report.round for report in session.reports] == list(range(taken + 1))
 
 
+_COLLECTING = """
+import sys, gymnasium, thetaprime.client as tp
+with tp.Client(sys.argv[1]) as client:
+    def tell(progress):
+        print(progress.session_id, progress.collected, flush=True)
+    client.adapt("pendulum", gymnasium.make("Pendulum-v1"), 1, 500, progress=tell)
+"""
+
+
+def test_ctrl_c_keeps_the_episodes_that_were_whole(address: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COLLECTING, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    session_id = ""
+    for line in process.stdout:
+        session_id, told = line.split()
+        if int(told) >= 3:
+            break
+    process.send_signal(signal.SIGINT)
+    more, errors = process.communicate(timeout=60)
+    (kept,) = re.findall(rf"session {session_id} is in round 0, with (\d+) of 500 trajectories", errors)
+    assert int(kept) >= max(3, len(more.splitlines()) + 3)
+    with tp.Client(address) as client:
+        assert client.resume(session_id).batch.trajectories == int(kept)
+
+
 def test_seeds_differ_between_rounds_collectors_and_what_is_resumed(client: tp.Client) -> None:
     drawn: list[int] = []
 

@@ -18,6 +18,9 @@ from thetaprime.client._types import AdaptationReport, Progress
 if TYPE_CHECKING:
     from thetaprime.client._async.session import Session
 
+# Whoever pressed Ctrl-C waits this long at most for what was collected to be kept, and less after pressing it again.
+_PATIENCE_SECONDS: Final = 10.0
+
 Tasks: TypeAlias = Any
 """A Gymnasium `Env` or `VectorEnv`, a `runtime.Collector`, or a list of those."""
 
@@ -132,16 +135,19 @@ class _Round:
                 with collection_errors("the collector", collected, count):
                     found = await runtime.call_collector(task, policy, count - len(collected))
                 await runtime.offload(take_into, collected, found, count, progress=tell, check=check)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             await self._keep(collected, error)
             raise
         await session.upload(collected, timeout=self._deadline.remaining())
 
-    async def _keep(self, collected: Sequence[wire.Trajectory], error: Exception) -> None:
-        """Uploads what was collected before a failure; a second failure does not hide the first."""
+    async def _keep(self, collected: Sequence[wire.Trajectory], error: BaseException) -> None:
+        """Uploads what was collected before a failure or Ctrl-C; a second failure does not hide the first."""
         if collected:
             try:
-                await self._session.upload(collected, timeout=self._deadline.remaining())
+                timeout = self._deadline.remaining()
+                if isinstance(error, KeyboardInterrupt):
+                    timeout = min(timeout or _PATIENCE_SECONDS, _PATIENCE_SECONDS)
+                await self._session.upload(collected, timeout=timeout)
             except ThetaPrimeError as refusal:
                 error.add_note(f"the {len(collected)} trajectories collected before are lost: {refusal}")
 

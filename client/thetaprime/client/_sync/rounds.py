@@ -19,6 +19,9 @@ from thetaprime.client._types import AdaptationReport, Progress
 if TYPE_CHECKING:
     from thetaprime.client._sync.session import Session
 
+# Whoever pressed Ctrl-C waits this long at most for what was collected to be kept, and less after pressing it again.
+_PATIENCE_SECONDS: Final = 10.0
+
 Tasks: TypeAlias = Any
 """A Gymnasium `Env` or `VectorEnv`, a `runtime.Collector`, or a list of those."""
 
@@ -131,16 +134,19 @@ class _Round:
                 with collection_errors("the collector", collected, count):
                     found = runtime.call_collector(task, policy, count - len(collected))
                 runtime.offload(take_into, collected, found, count, progress=tell, check=check)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._keep(collected, error)
             raise
         session.upload(collected, timeout=self._deadline.remaining())
 
-    def _keep(self, collected: Sequence[wire.Trajectory], error: Exception) -> None:
-        """Uploads what was collected before a failure; a second failure does not hide the first."""
+    def _keep(self, collected: Sequence[wire.Trajectory], error: BaseException) -> None:
+        """Uploads what was collected before a failure or Ctrl-C; a second failure does not hide the first."""
         if collected:
             try:
-                self._session.upload(collected, timeout=self._deadline.remaining())
+                timeout = self._deadline.remaining()
+                if isinstance(error, KeyboardInterrupt):
+                    timeout = min(timeout or _PATIENCE_SECONDS, _PATIENCE_SECONDS)
+                self._session.upload(collected, timeout=timeout)
             except ThetaPrimeError as refusal:
                 error.add_note(f"the {len(collected)} trajectories collected before are lost: {refusal}")
 
