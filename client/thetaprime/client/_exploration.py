@@ -39,13 +39,24 @@ class Exploration:
             self._middle = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
         self._low = np.where(bounded, low, -np.inf).astype(np.float32)
         self._high = np.where(bounded, high, np.inf).astype(np.float32)
+        # Bounds of ±1 are the policy's own units.
+        self._scales = bool((self._half != 1).any() or self._middle.any())
         self.seed(seed)
 
     def seed(self, seed: int | None) -> None:
         """Starts the noise anew; None draws a seed from the system."""
-        self.rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._rng: np.random.Generator | None = None
         self._block: npt.NDArray[Any] = np.empty((0, self._size))
         self._next = 0
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Where the noise comes from. Not safe for several threads at once."""
+        # Made when it is first asked for: most policies are never sampled from.
+        if self._rng is None:
+            self._rng = np.random.default_rng(self._seed)
+        return self._rng
 
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[Any]:
         """Noise for so many actions, [count, A], with the policy's standard deviation."""
@@ -83,9 +94,12 @@ class Exploration:
         if not self._box:
             return action + self._start
         # Clipped last: rounding must not carry an action over the bound, which an environment may refuse.
-        scaled = action * self._half
-        scaled += self._middle
-        np.maximum(scaled, self._low, out=scaled)
+        if self._scales:
+            scaled = action * self._half
+            scaled += self._middle
+            np.maximum(scaled, self._low, out=scaled)
+        else:
+            scaled = np.maximum(action, self._low)
         return np.minimum(scaled, self._high, out=scaled)
 
     def from_environment(self, action: npt.NDArray[Any]) -> Any:

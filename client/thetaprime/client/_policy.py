@@ -23,6 +23,7 @@ from thetaprime.client._onnx_form import (
     golden_from_arrays,
     open_session,
     read_form,
+    read_golden,
 )
 from thetaprime.client._onnx_weights import KeptFile
 from thetaprime.client._whole_file import write_whole
@@ -49,8 +50,8 @@ class AdaptedPolicy:
             check_digest(onnx, sha256)
         self._file = KeptFile.of(onnx)
         self._session = open_session(onnx, self._file)
-        self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._form: OnnxForm = read_form(self._metadata)
+        metadata = self.metadata
+        self._form: OnnxForm = read_form(metadata)
         contract = self._form.contract
         check_signature(self._session, contract)
         self._shape, self._size = contract.observation_shape, contract.observation_size
@@ -60,7 +61,7 @@ class AdaptedPolicy:
         log_std = self._session.run(["log_std"], {"obs": self._one_obs})[0] if self._box else np.zeros(0, np.float32)
         self._exploration = Exploration(contract, log_std, seed)
         self._lock = threading.Lock()
-        self._verify(self._form.golden)
+        self._verify(read_golden(metadata, contract))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None, *, seed: int | None = None) -> Self:
@@ -92,7 +93,7 @@ class AdaptedPolicy:
         for name, said, found in (
             ("policy_id", message.policy_id, policy.policy_id),
             ("parent_id", message.parent_id, policy.parent_id),
-            ("metadata", dict(message.metadata), policy._metadata),
+            ("metadata", dict(message.metadata), dict(policy.metadata)),
         ):
             if said != found:
                 raise PolicyVerificationError(f"the reply says {name} {said!r}; its file says {found!r}")
@@ -127,7 +128,7 @@ class AdaptedPolicy:
     @property
     def metadata(self) -> Mapping[str, str]:
         """The file's metadata, as it stands there."""
-        return MappingProxyType(self._metadata)
+        return MappingProxyType(self._session.get_modelmeta().custom_metadata_map)
 
     @property
     def onnx(self) -> bytes:
