@@ -22,7 +22,7 @@ NAMES = ("point-navigation", "pendulum", "cart-pole", "grid", "half-open")
 
 
 def torch_actions(meta_policy: models.MetaPolicy, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    flat = torch.from_numpy(observations.reshape(len(observations), -1))
+    flat = torch.from_numpy(observations.reshape(len(observations), math.prod(observations.shape[1:])))
     with torch.no_grad():
         return meta_policy.policy.act(meta_policy.parameters, flat).numpy()
 
@@ -57,12 +57,44 @@ def test_a_list_is_an_observation_too(theta: Theta) -> None:
     np.testing.assert_array_equal(policy.act([0.1, 0.2]), policy.act(np.array([0.1, 0.2], np.float32)))
 
 
-def test_an_action_is_the_callers_to_keep(theta: Theta) -> None:
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(NAMES), counts=st.lists(st.sampled_from([0, 1, 2, 3, 64, 65]), max_size=12))
+def test_batches_of_any_size_in_any_order_equal_torch(
+    name: str, counts: list[int], artifact: Artifact, theta: Theta
+) -> None:
+    meta_policy, policy = artifact(name), theta(name)
+    shape = meta_policy.manifest.environment.observation_shape
+    rng = np.random.default_rng(len(counts))
+    for count in counts:
+        observations = rng.normal(size=(count, *shape)).astype(np.float32)
+        expected = torch_actions(meta_policy, observations)
+        acted = policy.act(observations)
+        assert (acted.shape, acted.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(acted, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_of_one_size_are_sampled_with_the_noise_they_are_given(artifact: Artifact, theta: Theta) -> None:
+    meta_policy, policy = artifact("pendulum"), theta("pendulum")
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    with torch.no_grad():
+        mean, log_std = meta_policy.policy.outputs(meta_policy.parameters, torch.from_numpy(observations))
+    drawn, again = np.random.default_rng(1), np.random.default_rng(1)
+    for _ in range(4):
+        _, action = policy.sample(observations, rng=drawn)
+        noise = again.standard_normal(action.shape, np.float32) * log_std.exp().numpy()
+        np.testing.assert_allclose(action, mean.numpy() + noise, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 2), (100, 2)])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_action_is_the_callers_to_keep(shape: tuple[int, ...], deterministic: bool, theta: Theta) -> None:
     policy = theta("point-navigation")
-    first = policy.act(np.array([1.0, 2.0], np.float32))
-    kept = first.copy()
-    policy.act(np.array([-5.0, 3.0], np.float32))
-    np.testing.assert_array_equal(first, kept)
+    acted = []
+    for number in (1.0, 2.0, 3.0):
+        action = policy.act(np.full(shape, number, np.float32), deterministic)
+        acted.append((action, action.copy()))
+    for action, kept in acted:
+        np.testing.assert_array_equal(action, kept)
 
 
 def test_a_discrete_action_is_one_that_environments_take(theta: Theta) -> None:
@@ -72,9 +104,10 @@ def test_a_discrete_action_is_one_that_environments_take(theta: Theta) -> None:
     assert {action: "hashable"}
 
 
-def test_threads_do_not_disturb_each_other(theta: Theta) -> None:
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 65, 3)])
+def test_threads_do_not_disturb_each_other(shape: tuple[int, ...], theta: Theta) -> None:
     policy = theta("pendulum")
-    observations = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    observations = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = [policy.act(observation) for observation in observations]
     same: list[bool] = []
 
@@ -163,11 +196,16 @@ def test_the_seed_decides_the_noise(theta: Theta) -> None:
 def test_an_observation_that_does_not_fit_is_refused(
     observation: np.ndarray[Any, Any], field: str, problem: str, deterministic: bool, theta: Theta
 ) -> None:
-    with pytest.raises(tp.InvalidInputError) as caught:
-        theta("point-navigation").act(observation, deterministic=deterministic)
-    assert isinstance(caught.value, ValueError)
-    assert caught.value.violations[0].field == field
-    assert problem in str(caught.value)
+    policy = theta("point-navigation")
+    fitting = [np.zeros((len(observation), 2), np.float32)] * 2 if observation.ndim == 2 else []
+    for _ in range(2):
+        with pytest.raises(tp.InvalidInputError) as caught:
+            policy.act(observation, deterministic=deterministic)
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.violations[0].field == field
+        assert problem in str(caught.value)
+        for batch in fitting:  # the second of a size takes another way
+            policy.act(batch)
 
 
 def test_large_finite_observations_are_not_taken_for_infinite(theta: Theta) -> None:

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from thetaprime import wire
+from thetaprime.client._bound_graph import BoundGraph, check_dtype, check_finite
 from thetaprime.client._errors import InvalidInputError, PolicyVerificationError
 from thetaprime.client._exploration import Exploration
 from thetaprime.client._onnx_form import (
@@ -28,6 +28,9 @@ from thetaprime.client._onnx_form import (
 from thetaprime.client._onnx_weights import KeptFile
 from thetaprime.client._whole_file import write_whole
 from thetaprime.v1 import policy_pb2
+
+# Batches beyond it gain nothing from being bound, and would have other threads wait.
+_BOUND_COUNT: Final = 64
 
 
 class AdaptedPolicy:
@@ -56,9 +59,12 @@ class AdaptedPolicy:
         check_signature(self._session, contract)
         self._shape, self._size = contract.observation_shape, contract.observation_size
         self._box = contract.action_kind is wire.ActionKind.BOX
-        self._bind()
+        self._one = BoundGraph(self._session, contract, 1)
+        self._several: BoundGraph | None = None
+        self._last_count = 0
         # A parameter of the policy: the same for every observation.
-        log_std = self._session.run(["log_std"], {"obs": self._one_obs})[0] if self._box else np.zeros(0, np.float32)
+        nothing = np.zeros((1, self._size), np.float32)
+        log_std = self._session.run(["log_std"], {"obs": nothing})[0] if self._box else np.zeros(0, np.float32)
         self._exploration = Exploration(contract, log_std, seed)
         self._lock = threading.Lock()
         self._verify(read_golden(metadata, contract))
@@ -166,8 +172,14 @@ class AdaptedPolicy:
         array = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
         if array.shape == self._shape:
             with self._lock:
-                self._run_one(array)
-                return self._one_action.copy() if self._box else self._one_actions[0]
+                one = self._one
+                one.run(array)
+                action = one.actions[0]
+                return action.copy() if self._box else action
+        with self._lock:
+            if graph := self._bound(array):
+                graph.run(array)
+                return graph.actions.copy()
         return self._session.run(["actions"], {"obs": self._batch(array)})[0]
 
     def predict(
@@ -213,8 +225,13 @@ class AdaptedPolicy:
         if array.shape == self._shape:
             with self._lock:
                 noise = exploration.draw_one() if rng is None else exploration.draw(rng, 1)[0]
-                self._run_one(array)
-                return exploration.choose(self._one_parameters[0], noise)
+                self._one.run(array)
+                return exploration.choose(self._one.parameters[0], noise)
+        with self._lock:
+            if graph := self._bound(array):
+                noise = exploration.draw(exploration.rng if rng is None else rng, graph.count)
+                graph.run(array)
+                return exploration.choose(graph.parameters, noise)
         batch = self._batch(array)
         with self._lock:
             noise = exploration.draw(exploration.rng if rng is None else rng, len(batch))
@@ -229,39 +246,22 @@ class AdaptedPolicy:
         """
         write_whole(path, self.onnx)
 
-    def _bind(self) -> None:
-        """Binds arrays of our own to the graph for one observation: a third faster than `run`."""
-        contract = self._form.contract
-        size = contract.action_size
-        self._one_obs = np.zeros((1, contract.observation_size), np.float32)
-        self._flat_obs = self._one_obs.reshape(contract.observation_size)
-        self._shaped_obs = self._one_obs.reshape(contract.observation_shape)
-        self._finite = np.ones(contract.observation_size, np.bool_)
-        self._all_finite = self._finite.tobytes()
-        self._one_actions = np.zeros((1, size), np.float32) if self._box else np.zeros(1, np.int64)
-        self._one_action = self._one_actions[0]
-        self._one_parameters = np.zeros((1, size), np.float32)
-        self._binding = self._session.io_binding()
-        value = onnxruntime.OrtValue.ortvalue_from_numpy
-        # On the CPU an OrtValue shares the array's memory; the golden vectors would show it if it did not.
-        self._binding.bind_ortvalue_input("obs", value(self._one_obs))
-        self._binding.bind_ortvalue_output("actions", value(self._one_actions))
-        self._binding.bind_ortvalue_output("mean" if self._box else "logits", value(self._one_parameters))
-        self._run_bound = self._session.run_with_iobinding
-
     def _verify(self, golden: Golden) -> None:
         """Acts on the golden observations both ways, one by one and as a batch."""
         check_golden("as a batch", self.act(golden.observations), golden.actions)
         check_golden("one by one", np.stack([self.act(obs) for obs in golden.observations]), golden.actions)
 
-    def _run_one(self, obs: npt.NDArray[Any]) -> None:
-        if obs.dtype.kind not in "fiub":
-            raise _bad_dtype(obs)
-        self._shaped_obs[...] = obs
-        np.isfinite(self._flat_obs, self._finite)
-        if self._finite.tobytes() != self._all_finite:  # three times as fast as all()
-            _check_finite(self._shaped_obs)
-        self._run_bound(self._binding)
+    def _bound(self, obs: npt.NDArray[Any]) -> BoundGraph | None:
+        """The graph bound to a batch's size, once a second batch of it comes: those of an environment all have one."""
+        count = obs.shape[0] if obs.shape[1:] == self._shape and obs.ndim == len(self._shape) + 1 else 0
+        if not 0 < count <= _BOUND_COUNT:
+            return None
+        if self._several is None or self._several.count != count:
+            before, self._last_count = self._last_count, count
+            if before != count:
+                return None
+            self._several = BoundGraph(self._session, self._form.contract, count)
+        return self._several
 
     def _batch(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if obs.ndim != len(self._shape) + 1 or obs.shape[1:] != self._shape:
@@ -269,20 +269,8 @@ class AdaptedPolicy:
             raise InvalidInputError.at(
                 "obs", f"shape {list(obs.shape)}; expected {expected} or {['B', *expected]}".replace("'", "")
             )
-        if obs.dtype.kind not in "fiub":
-            raise _bad_dtype(obs)
+        check_dtype(obs)
         batch = np.ascontiguousarray(obs, dtype=np.float32)
         if b"\0" in np.isfinite(batch).tobytes():  # faster than all()
-            _check_finite(batch)
+            check_finite(batch)
         return batch.reshape(len(batch), self._size)
-
-
-def _bad_dtype(obs: npt.NDArray[Any]) -> InvalidInputError:
-    return InvalidInputError.at("obs", f"dtype {obs.dtype}; expected real numbers")
-
-
-def _check_finite(obs: npt.NDArray[np.float32]) -> None:
-    finite = np.isfinite(obs)
-    if not finite.all():
-        index = "".join(f"[{i}]" for i in np.argwhere(~finite)[0])
-        raise InvalidInputError.at(f"obs{index}", "not a finite float32; a policy cannot act on it")
