@@ -3,12 +3,16 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
 from thetaprime.v1 import adaptation_service_pb2 as pb
 
 # Enough of a SHA-256 to name an upload: 128 bits.
 _UPLOAD_ID_DIGITS = 32
+# About half of what a server takes in one upload where nothing else is set: trajectories, steps, numbers of 4 bytes.
+_PART = np.array([500, 100_000, 2**21])
 
 
 def prepare_upload(
@@ -52,3 +56,20 @@ def prepare_upload(
         sum(len(trajectory) for trajectory in trajectories),
         digest,
     )
+
+
+def in_parts(trajectories: Sequence[wire.Trajectory]) -> Iterator[Sequence[wire.Trajectory]]:
+    """What is too much for one upload, for several; no trajectory is divided."""
+    part: list[wire.Trajectory] = []
+    held = np.zeros_like(_PART)
+    for trajectory in trajectories:
+        # Not checked yet: it may hold anything.
+        numbers = [np.size(each) for each in (trajectory.rewards, trajectory.observations, trajectory.actions)]
+        size = np.array([1, numbers[0], sum(numbers)])
+        if part and (held + size > _PART).any():
+            yield part
+            part, held = [], np.zeros_like(_PART)
+        part.append(trajectory)
+        held += size
+    if part:
+        yield part

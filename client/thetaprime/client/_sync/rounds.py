@@ -15,6 +15,7 @@ from thetaprime.client._progress import ProgressOption, shown
 from thetaprime.client._spaces import check_environment, is_environment
 from thetaprime.client._sync import runtime
 from thetaprime.client._types import AdaptationReport, Progress
+from thetaprime.client._upload import in_parts
 
 if TYPE_CHECKING:
     from thetaprime.client._sync.session import Session
@@ -128,27 +129,33 @@ class _Round:
         session, policy, check = self._session, self._session.policy, self._deadline.check
         collected: list[wire.Trajectory] = []
         try:
-            if is_environment(task):
-                runtime.offload(collect_into, collected, policy, task, count, seed=seed, progress=tell, check=check)
-            while len(collected) < count:
-                with collection_errors("the collector", collected, count):
-                    found = runtime.call_collector(task, policy, count - len(collected))
-                runtime.offload(take_into, collected, found, count, progress=tell, check=check)
-        except (Exception, KeyboardInterrupt) as error:
+            try:
+                if is_environment(task):
+                    runtime.offload(collect_into, collected, policy, task, count, seed=seed, progress=tell, check=check)
+                while len(collected) < count:
+                    with collection_errors("the collector", collected, count):
+                        found = runtime.call_collector(task, policy, count - len(collected))
+                    runtime.offload(take_into, collected, found, count, progress=tell, check=check)
+            except Exception as error:
+                self._keep(collected, error)
+                raise
+            for part in in_parts(collected):
+                session.upload(part, timeout=self._deadline.remaining())
+        except KeyboardInterrupt as error:  # in the middle of an upload too: what arrived before counts once
             self._keep(collected, error)
             raise
-        session.upload(collected, timeout=self._deadline.remaining())
 
     def _keep(self, collected: Sequence[wire.Trajectory], error: BaseException) -> None:
         """Uploads what was collected before a failure or Ctrl-C; a second failure does not hide the first."""
-        if collected:
-            try:
-                timeout = self._deadline.remaining()
-                if isinstance(error, KeyboardInterrupt):
-                    timeout = min(timeout or _PATIENCE_SECONDS, _PATIENCE_SECONDS)
-                self._session.upload(collected, timeout=timeout)
-            except ThetaPrimeError as refusal:
-                error.add_note(f"the {len(collected)} trajectories collected before are lost: {refusal}")
+        patience = _PATIENCE_SECONDS if isinstance(error, KeyboardInterrupt) else None
+        deadline, kept = Deadline(patience, "keeping what was collected"), 0
+        try:
+            for part in in_parts(collected):
+                left = [each for each in (deadline.remaining(), self._deadline.remaining()) if each is not None]
+                self._session.upload(part, timeout=min(left, default=None))
+                kept += len(part)
+        except ThetaPrimeError as refusal:
+            error.add_note(f"{len(collected) - kept} of the trajectories collected before are lost: {refusal}")
 
     def _seed(self, seed: int | None, task: int) -> int | None:
         if seed is None:
