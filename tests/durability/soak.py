@@ -7,7 +7,6 @@ gives it, and everything acknowledged must be there afterwards. For what remains
 at least, the server's memory and open files are sampled. The last line is one JSON object.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,7 @@ import thetaprime.client as tp
 from tests.durability.victim import Victim
 from tests.durability.workload import Customers, Outcome, adapt_once
 from tests.server.conftest import write_point_artifact
-from thetaprime.server import ServerConfig, failpoints, running_server
+from thetaprime.server import failpoints
 
 _SAMPLE_SECONDS: Final = 1.0
 _WARM_UP: Final = 0.25
@@ -54,7 +54,10 @@ def main() -> None:
         if customers.failures:
             raise customers.failures[0]
         outcomes = {outcome.seed: outcome for outcome in customers.outcomes}
-        differing = _differing(folder, outcomes, bar)
+        console.print(
+            f"{killed} kills, {len(outcomes)} adaptations; an hour: {memory:+.1f} KiB, {files:+.2f} descriptors"
+        )
+        differing = _differing(folder / "undisturbed", folder / "zoo", outcomes, clients, bar)
         lost = [line for outcome in outcomes.values() for line in outcome.lost]
     for line in lost:
         console.print(line)
@@ -119,13 +122,14 @@ def _usage(pid: int) -> tuple[int, int]:
     return pages * _KIB_PAGES, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def _differing(folder: Path, outcomes: Mapping[int, Outcome], bar: Progress) -> int:
+def _differing(folder: Path, zoo: Path, outcomes: Mapping[int, Outcome], clients: int, bar: Progress) -> int:
     """How many of the clients would have ended otherwise with a server that nobody disturbs."""
-    config = ServerConfig(address="127.0.0.1:0", store=folder / "undisturbed", zoo=(folder / "zoo",))
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(tp.Client(stack.enter_context(running_server(config))))
-        seeds = bar.track(sorted(outcomes), description="comparing")
-        return sum(adapt_once(client, seed) != outcomes[seed] for seed in seeds)
+    folder.mkdir()
+    with Victim(folder, zoo) as victim, ThreadPoolExecutor(clients) as threads:
+        victim.start()
+        with tp.Client(victim.address) as client:
+            ends = threads.map(lambda seed: adapt_once(client, seed) == outcomes[seed], sorted(outcomes))
+            return sum(not same for same in bar.track(ends, total=len(outcomes), description="comparing"))
 
 
 if __name__ == "__main__":
