@@ -131,7 +131,7 @@ def test_adapt_that_is_interrupted_says_how_to_go_on(address: str, tmp_path: Pat
         session_id, last = new.pop(), errors.strip().splitlines()[-1]
         kept = re.search(rf"aborted; .*session {session_id} is in round 0, with (\d+) of 1000000 trajectories", last)
         assert kept, errors
-        assert client.resume(session_id).batch.trajectories == int(kept[1]) > 0
+        assert client.resume(session_id).batch.trajectories == int(kept[1])
 
 
 def test_adapt_a_meta_policy_that_is_not_there_is_one_line(address: str, thetaprime: Command) -> None:
