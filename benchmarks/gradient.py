@@ -1,19 +1,38 @@
-"""The bare torch gradient: what an adaptation round cannot do without."""
+"""The bare torch gradient, as one writes it: what an adaptation round cannot do without."""
 
 from collections.abc import Callable
 
 import torch
+from torch.distributions import Independent, Normal
 
-from thetaprime.models import MetaPolicy, Parameters, TrajectoryBatch, inner_advantages, reinforce_loss
+from thetaprime.models import MetaPolicy, Parameters, TrajectoryBatch, inner_advantages
+
+_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 def bare_gradient(meta_policy: MetaPolicy, batch: TrajectoryBatch) -> Callable[[], Parameters]:
-    """∇L(θ) over trajectories that lie there as tensors, their advantages known."""
-    advantage = inner_advantages(meta_policy.policy, batch, meta_policy.manifest.adaptation)
+    """∇L(θ) by autograd over torch's own layers; trajectories lie there as tensors, their advantages known.
+
+    Nothing of ThetaPrime's is in it: its inner loop runs on other kernels.
+    """
+    policy = meta_policy.policy
+    advantage = inner_advantages(policy, batch, meta_policy.manifest.adaptation)
+    activation = _ACTIVATIONS[policy.spec.activation]
+    last = len(policy.layer_sizes) - 2
+    if not policy.continuous or policy.spec.context_size:
+        raise ValueError("a Gaussian policy without a context is expected")
 
     def gradient() -> Parameters:
         leaves = {name: value.clone().requires_grad_() for name, value in meta_policy.parameters.items()}
-        loss = reinforce_loss(leaves, meta_policy.policy, batch, advantage)
+        hidden = batch.observations
+        for index in range(last + 1):
+            hidden = torch.nn.functional.linear(
+                hidden, leaves[f"layers.{index}.weight"], leaves[f"layers.{index}.bias"]
+            )
+            if index < last:
+                hidden = activation(hidden)
+        log_prob = Independent(Normal(hidden, leaves["log_std"].exp()), 1).log_prob(batch.actions)  # type: ignore[no-untyped-call]
+        loss = -(log_prob * advantage).mean()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
     return gradient

@@ -132,10 +132,12 @@ def test_every_curvature_takes_the_same_step(policy: Policy, make_batch: MakeBat
         assert all(torch.equal(step[name], plain[name]) for name in parameters), curvature
 
 
-def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch: MakeBatch) -> None:
+@pytest.mark.parametrize("trajectories", [4, 20])
+def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch: MakeBatch, trajectories: int) -> None:
     """Meta-training keeps the graph, the server does not; θ′ is the same to the last bit."""
     parameters = policy.init(0)
-    batches = [make_batch(policy, parameters, seed) for seed in range(3)]
+    lengths = (12, 5, 12, 9) * (trajectories // 4)
+    batches = [make_batch(policy, parameters, seed, lengths) for seed in range(3)]
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
     trained = adapt_path(policy, leaves, batches, ADAPTATION, create_graph=True)[-1]
     served = adapt_path(policy, parameters, batches, ADAPTATION)[-1]

@@ -28,6 +28,26 @@ def test_log_probabilities_are_summed_over_action_dimensions() -> None:
     torch.testing.assert_close(policy.distribution(parameters, observations).log_prob(actions), expected)
 
 
+@pytest.mark.parametrize("action", [BoxAction(low=(-1.0,) * 3, high=(1.0,) * 3), DiscreteAction(count=4)])
+@pytest.mark.parametrize("tasks", [0, 5])
+def test_log_probabilities_are_the_distributions(action: BoxAction | DiscreteAction, tasks: int) -> None:
+    policy = _policy((2,), action)
+    parameters = policy.init(0)
+    if policy.continuous:
+        parameters["log_std"] = torch.tensor([-1.5, 0.0, 0.7])
+    observations = torch.randn(7, 2)
+    if tasks:
+        parameters = {
+            name: torch.stack([value * (1 + task) for task in range(tasks)]) for name, value in parameters.items()
+        }
+        observations = torch.randn(tasks, 7, 2)
+    outputs = policy.outputs(parameters, observations)
+    actions = policy.distribution_of(outputs).sample()
+    torch.testing.assert_close(
+        policy.log_prob(outputs, actions), policy.distribution_of(outputs).log_prob(actions), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_task_axis_gives_each_task_its_own_parameters() -> None:
     policy = _policy((4,), DiscreteAction(count=3))
     each = [policy.init(seed) for seed in range(3)]

@@ -89,7 +89,7 @@ def test_are_those_of_gradients_taken_one_by_one(policy: Policy, make_batch: Mak
     context=st.integers(0, 2),
     context_alone=st.booleans(),
     hidden=st.lists(st.integers(1, 6), max_size=2),
-    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     learned=st.booleans(),
     floor=st.sampled_from([-13.8, 0.5]),
     seed=st.integers(0, 1000),

@@ -29,7 +29,7 @@ from thetaprime.models.forms import (
     check_profile,
     derive_form,
 )
-from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
+from thetaprime.models.forward import ForwardPass, forward_pass
 from thetaprime.models.inner_loop import (
     InnerStep,
     StepSummary,
@@ -41,6 +41,7 @@ from thetaprime.models.inner_loop import (
     summarize_step,
     with_std_factor,
 )
+from thetaprime.models.layers import LayerGradient
 from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
 from thetaprime.models.memory import hold_freed_memory
 from thetaprime.models.parameters import (

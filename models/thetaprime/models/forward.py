@@ -1,28 +1,14 @@
 """One pass of a policy over a batch, for all that asks for it: evidence, gradient, summary."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from thetaprime.models.batch import TrajectoryBatch
+from thetaprime.models.layers import LayerGradient
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerGradient:
-    """What a gradient came by on its way through one layer, z = W x + b.
-
-    Attributes:
-        inputs: [S, I]: x at each step.
-        outputs: [S, O]: the loss's derivative by z at each step.
-    """
-
-    inputs: torch.Tensor
-    outputs: torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,13 +18,12 @@ class ForwardPass:
     Attributes:
         leaves: those parameters that a gradient is wanted of.
         outputs: as `Policy.outputs` gives them, differentiable in `leaves` once.
-        layers: of each layer, what went into it and where a gradient passes what came out; empty where that was not
-            asked for.
+        noted: takes what a gradient comes by in each layer that it passes; None where that was not asked for.
     """
 
     leaves: Parameters
     outputs: tuple[torch.Tensor, ...]
-    layers: Sequence[tuple[torch.Tensor, GradientEdge]] = ()
+    noted: list[LayerGradient] | None = None
 
     @property
     def values(self) -> tuple[torch.Tensor, ...]:
@@ -49,16 +34,10 @@ class ForwardPass:
         """Of a scalar that was made of `outputs`. What it needed is given up.
 
         Returns:
-            By the names of `leaves`; and what it came by, for each of `layers`.
+            By the names of `leaves`; and what it came by, where that is noted.
         """
-        sought: list[Any] = [*self.leaves.values(), *(edge for _, edge in self.layers)]
-        gradients = torch.autograd.grad(loss, sought, allow_unused=True)
-        found = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(self.leaves.items(), gradients, strict=False)
-        }
-        passed = zip(self.layers, gradients[len(self.leaves) :], strict=True)
-        return found, tuple(LayerGradient(inputs, outputs) for (inputs, _), outputs in passed)
+        gradients = torch.autograd.grad(loss, list(self.leaves.values()), materialize_grads=True)
+        return dict(zip(self.leaves, gradients, strict=True)), tuple(self.noted or ())
 
 
 def forward_pass(
@@ -74,11 +53,8 @@ def forward_pass(
         layers: note the way through each layer, for `trajectory_shares`.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items() if name in moving}
-    passed: list[tuple[torch.Tensor, torch.Tensor]] = []
+    noted: list[LayerGradient] | None = [] if layers else None
     # A caller who wants no gradients elsewhere wants this one.
     with torch.enable_grad():
-        outputs = policy.outputs({**parameters, **leaves}, batch.observations, passed if layers else None)
-    # Of what came out the gradient alone is wanted: an edge of the graph holds no array. A layer whose outputs do not
-    # depend on what moves has none.
-    noted = [(inputs.detach(), get_gradient_edge(after)) for inputs, after in passed if after.requires_grad]
+        outputs = policy.outputs({**parameters, **leaves}, batch.observations, noted)
     return ForwardPass(leaves, outputs, noted)

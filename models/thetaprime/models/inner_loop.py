@@ -14,7 +14,8 @@ from torch.distributions import kl_divergence
 
 from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
-from thetaprime.models.forward import ForwardPass, LayerGradient, forward_pass
+from thetaprime.models.forward import ForwardPass, forward_pass
+from thetaprime.models.layers import LayerGradient
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature
@@ -91,7 +92,7 @@ def reinforce_loss(
       Eq. 12). It counts the earlier actions too, which led to o_t, and so how exploring pays: unbiased at decay 1, and
       noisier.
     """
-    log_prob = policy.distribution(parameters, batch.observations).log_prob(batch.actions)
+    log_prob = policy.log_prob(policy.outputs(parameters, batch.observations), batch.actions)
     return _surrogate(log_prob, batch, advantage, curvature, dice_decay)
 
 
@@ -158,7 +159,7 @@ def adapt_step(
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         outputs = forward.values
         with torch.enable_grad():
-            log_prob = policy.distribution_of(forward.outputs).log_prob(batch.actions)
+            log_prob = policy.log_prob(forward.outputs, batch.actions)
             # No second derivative is wanted: the plain form is the cheapest with the same first.
             gradient, layers = forward.gradient(_surrogate(log_prob, batch, advantage, "log_prob", 1.0))
     factor: float | torch.Tensor = scale * adaptation.step_scale(step, float(batch.returns.mean()))

@@ -10,13 +10,13 @@ from typing import Final
 import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from thetaprime.models.layers import Activation, LayerGradient, Notes, layer, rows_of_kernels
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 
 CONTEXT_WEIGHT: Final = "context.weight"
 LOG_STD: Final = "log_std"
 """Name of the parameter [A] that a Gaussian policy's noise is set by."""
-_ACTIVATIONS: Final = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 class Policy:
@@ -70,32 +70,31 @@ class Policy:
         self,
         parameters: Parameters,
         observations: torch.Tensor,
-        layers: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+        noted: list[LayerGradient] | None = None,
     ) -> torch.Tensor:
         """The network's output: the Gaussian's mean (policy units) or the categorical's logits.
 
         Args:
             parameters: as from `init`, or each with a leading axis of T tasks.
             observations: [B, O], or [T, B, O] where the parameters have the task axis.
-            layers: takes, of each layer in turn, what goes into it and what comes out before the activation.
+            noted: takes what a gradient comes by in each layer that it passes, the last one first.
 
         Returns:
             [B, A] or [T, B, A].
         """
-        activation = _ACTIVATIONS[self.spec.activation]
         last = len(self.layer_sizes) - 2
         hidden = (observations - self._observation_mean) * self._observation_factor
+        rows = hidden.shape[-2]
+        if hidden.ndim == 2 and (more := rows_of_kernels(rows) - rows):
+            hidden = torch.nn.functional.pad(hidden, (0, 0, 0, more))
         for index in range(last + 1):
             weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
             if index == 0 and self.spec.context_size:
                 # The same as appending the context to each observation, and cheaper.
                 bias = bias + (parameters[CONTEXT_WEIGHT] @ parameters[CONTEXT].unsqueeze(-1)).squeeze(-1)
-            inputs, hidden = hidden, _affine(hidden, weight, bias)
-            if layers is not None:
-                layers.append((inputs, hidden))
-            if index < last:
-                hidden = activation(hidden)
-        return hidden
+            activation: Activation = self.spec.activation if index < last else "none"
+            hidden = layer(hidden, weight, bias, activation, None if noted is None else Notes(index, noted))
+        return hidden[..., :rows, :]
 
     def log_std(self, parameters: Parameters) -> torch.Tensor:
         """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
@@ -105,10 +104,10 @@ class Policy:
         self,
         parameters: Parameters,
         observations: torch.Tensor,
-        layers: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+        noted: list[LayerGradient] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """All that the action distribution depends on: the head, and for box actions the log standard deviation."""
-        head = self.head(parameters, observations, layers)
+        head = self.head(parameters, observations, noted)
         return (head, self.log_std(parameters)) if self.continuous else (head,)
 
     def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:
@@ -121,6 +120,24 @@ class Policy:
             return Categorical(logits=head, validate_args=False)
         std = log_std[0].exp().unsqueeze(-2).expand_as(head)
         return Independent(Normal(head, std, validate_args=False), 1, validate_args=False)
+
+    def log_prob(self, outputs: tuple[torch.Tensor, ...], actions: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each action: `distribution_of(outputs).log_prob(actions)`, for less.
+
+        Args:
+            outputs: as from `outputs`.
+            actions: [B, A] or [T, B, A], in policy units; [B] or [T, B] counted from 0.
+
+        Returns:
+            [B] or [T, B].
+        """
+        if not self.continuous:
+            return self.distribution_of(outputs).log_prob(actions)
+        mean, log_std = outputs
+        # One logarithm and one exponential of each dimension, where the distribution takes them at every step.
+        squares = ((actions - mean) * (-log_std).exp().unsqueeze(-2)).square()
+        constant = log_std.sum(-1, keepdim=True) + 0.5 * math.log(2.0 * math.pi) * mean.shape[-1]
+        return -0.5 * squares.sum(-1) - constant
 
     def distribution(self, parameters: Parameters, observations: torch.Tensor) -> Distribution:
         """The action distribution at each observation; shapes as in `head`."""
@@ -172,14 +189,6 @@ class Policy:
     def _start(self) -> int:
         action = self.environment.action
         return 0 if isinstance(action, BoxAction) else action.start
-
-
-def _affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Gives inputs @ weightᵀ + bias: [B, I], [O, I], [O] -> [B, O], or each with a leading axis of tasks."""
-    # Fused where torch can: the sum would be a second array as large as the first.
-    if weight.ndim == 2:
-        return torch.nn.functional.linear(inputs, weight, bias)
-    return inputs @ weight.mT + bias.unsqueeze(-2)
 
 
 def _normalisation(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.inner_loop import InnerStep
+from thetaprime.models.layers import layer
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD, Policy
 from thetaprime.models.spec import CONTEXT
@@ -37,23 +38,19 @@ def trajectory_shares(
     Returns:
         [N]; zeros where the gradient is.
     """
-    each = torch.zeros(sum(batch.lengths))
-    direction = step.direction
-    # Of a policy whose first layers rest, only the last ones passed a gradient on.
-    first = len(policy.layer_sizes) - 1 - len(step.layers)
-    for index, layer in enumerate(step.layers, first):
-        bias = direction.get(f"layers.{index}.bias")
-        if index == 0 and policy.spec.context_size:
+    steps, direction = sum(batch.lengths), step.direction
+    each = torch.zeros(steps)
+    for passed in step.layers:
+        bias = direction.get(f"layers.{passed.index}.bias")
+        if passed.index == 0 and policy.spec.context_size:
             moved = _context_bias(parameters, direction)
             bias = moved if bias is None else bias + moved
-        if bias is not None:
-            each += layer.outputs @ bias
-        weight = direction.get(f"layers.{index}.weight")
+        weight = direction.get(f"layers.{passed.index}.weight")
         if weight is not None:
-            # From whichever side leaves the smaller array.
-            narrow = weight.shape[1] < weight.shape[0]
-            product = layer.outputs @ weight if narrow else layer.inputs @ weight.T
-            each += product.mul_(layer.inputs if narrow else layer.outputs).sum(-1)
+            moved = layer(passed.inputs, weight, torch.zeros(len(weight)) if bias is None else bias)
+            each += moved.mul_(passed.outputs).sum(-1)[:steps]
+        elif bias is not None:
+            each += (passed.outputs @ bias)[:steps]
     if LOG_STD in direction:
         each += _by_log_std(policy, parameters[LOG_STD], batch, step) @ direction[LOG_STD]
     starts = np.cumsum((0, *batch.lengths[:-1]))

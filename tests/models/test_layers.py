@@ -1,0 +1,116 @@
+"""One layer of a network, against torch's own operations, with and without the fused kernel."""
+
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from thetaprime.models import layers
+from thetaprime.models.layers import Activation, LayerGradient, Notes, layer, rows_of_kernels
+
+PLAIN: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": torch.clone,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+}
+each_activation = pytest.mark.parametrize("activation", PLAIN)
+each_size = pytest.mark.parametrize(("rows", "inputs", "outputs"), [(5, 3, 4), (64, 17, 30), (200, 30, 6), (96, 1, 1)])
+
+
+@pytest.fixture(params=["fused", "plain"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch has: oneDNN's kernels, or none of them."""
+    if request.param == "plain":
+        monkeypatch.setattr(layers, "_FUSED", None)
+    elif layers._FUSED is None:
+        pytest.skip("torch has no oneDNN here")
+
+
+def _plain(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: Activation) -> torch.Tensor:
+    return PLAIN[activation](inputs @ weight.T + bias)
+
+
+def _operands(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    return drawn(rows, inputs), drawn(outputs, inputs), drawn(outputs)
+
+
+@pytest.mark.usefixtures("kernels")
+@each_activation
+@each_size
+def test_gives_what_torch_gives(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
+    operands = _operands(rows, inputs, outputs)
+    found, expected = layer(*operands, activation), _plain(*operands, activation)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, operands, cotangent),
+        torch.autograd.grad(expected, operands, cotangent),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.usefixtures("kernels")
+@each_activation
+@each_size
+def test_its_second_derivative_is_torchs(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
+    operands = _operands(rows, inputs, outputs)
+
+    def second(function: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        first = torch.func.grad(lambda *at: function(*at, activation).sin().sum(), argnums=(0, 1, 2))(*operands)
+        return torch.autograd.grad(sum(each.square().sum() for each in first), operands)
+
+    torch.testing.assert_close(second(layer), second(_plain), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("rows", [3, 64])
+def test_notes_take_down_what_passes(rows: int) -> None:
+    inputs, weight, bias = _operands(rows, 3, 4)
+    found: list[LayerGradient] = []
+    layer(inputs, weight, bias, "tanh", Notes(2, found)).sum().backward()
+    (noted,) = found
+    assert noted.index == 2
+    torch.testing.assert_close(noted.inputs, inputs)
+    torch.testing.assert_close(noted.outputs, 1 - torch.tanh(inputs @ weight.T + bias) ** 2)
+    assert not noted.inputs.requires_grad and not noted.outputs.requires_grad
+
+
+def test_a_double_stays_a_double() -> None:
+    inputs, weight, bias = _operands(100, 3, 4)
+    assert layer(inputs.double(), weight.double(), bias.double(), "tanh").dtype == torch.float64
+
+
+def test_a_task_has_parameters_of_its_own() -> None:
+    one = _operands(80, 3, 4)
+    inputs, weight, bias = (torch.stack([value, -value]) for value in one)
+    expected = torch.stack([layer(inputs[task], weight[task], bias[task], "relu") for task in range(2)])
+    torch.testing.assert_close(layer(inputs, weight, bias, "relu"), expected)
+
+
+@hypothesis.given(st.integers(1, 1_000_000))
+def test_a_batch_is_filled_up_by_an_eighth_at_most(rows: int) -> None:
+    filled = rows_of_kernels(rows)
+    assert rows <= filled <= rows * 9 / 8
+    assert rows_of_kernels(filled) == filled
+
+
+@pytest.mark.skipif(layers._FUSED is None, reason="torch has no oneDNN here")
+def test_there_are_few_sizes_of_batches() -> None:
+    """Each costs the compilation of its kernels."""
+    assert len({rows_of_kernels(rows) for rows in range(64, 65_536)}) <= 8 * 10 + 1
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_row_does_not_depend_on_the_others() -> None:
+    """To fill a batch up, or to leave a trajectory out, changes nothing else."""
+    inputs, weight, bias = _operands(128, 17, 30)
+    whole = layer(inputs, weight, bias, "relu")
+    torch.testing.assert_close(layer(inputs[:100], weight, bias, "relu"), whole[:100])
