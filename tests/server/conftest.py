@@ -259,3 +259,9 @@ def _connect() -> Connect:
 @pytest.fixture(name="write_point_artifact", scope="session")
 def _write_point_artifact() -> Callable[..., models.MetaPolicy]:
     return write_point_artifact
+
+
+@pytest.fixture
+def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are computed when they are asked for, never before."""
+    monkeypatch.setattr("thetaprime.server.ahead.Ahead.begin", lambda *_: False)

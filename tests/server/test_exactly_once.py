@@ -124,6 +124,7 @@ def test_two_servers_on_one_store_take_one_step_between_them(
         assert one.get(session_id).session.round == 1
 
 
+@pytest.mark.usefixtures("nothing_ahead")
 def test_an_upload_during_the_step_is_not_left_out_in_silence(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +136,7 @@ def test_an_upload_during_the_step_is_not_left_out_in_silence(
         service.upload(session_id, collect(created.policy, seed=1), upload_id="late")
         return models.adapt_step(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("thetaprime.server.adaptation.adapt_step", interrupted)
+    monkeypatch.setattr("thetaprime.server.step.adapt_step", interrupted)
     with service.refuses() as refusal:
         service.adapt(session_id, 0, ack.batch.sha256)
     monkeypatch.undo()

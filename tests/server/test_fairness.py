@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.server.adaptation import AdaptCall
+from thetaprime.server.ahead import Ahead
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import BusyError
@@ -281,11 +282,13 @@ def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
 ) -> None:
     stuck, go_on = threading.Semaphore(0), threading.Event()
 
-    def accept(store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any) -> Any:
+    def accept(
+        store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, ahead: Ahead, upload: Any, *rest: Any
+    ) -> Any:
         if upload.tenant == "a" and upload.header.upload_id != "first":
             stuck.release()
             assert go_on.wait(60)
-        return accept_upload(store, catalog, config, quotas, upload, *rest)
+        return accept_upload(store, catalog, config, quotas, ahead, upload, *rest)
 
     monkeypatch.setattr("thetaprime.server.servicers.accept_upload", accept)
     # However slow the machine is, the other tenant counts as being about.

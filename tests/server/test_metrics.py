@@ -117,6 +117,7 @@ def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notic
     assert not found["thetaprime_refusals_total"].samples
 
 
+@pytest.mark.usefixtures("nothing_ahead")
 def test_running_and_waiting_steps_are_told_apart(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ def test_running_and_waiting_steps_are_told_apart(
 
     address = free_address()
     with start(adaptation_threads=1, metrics_address=address) as service:
-        monkeypatch.setattr("thetaprime.server.adaptation.adapt_step", slow)
+        monkeypatch.setattr("thetaprime.server.step.adapt_step", slow)
         calls: list[Any] = []
         for _ in range(3):
             created = service.create()

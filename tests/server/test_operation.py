@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-ADAPT_STEP = "thetaprime.server.adaptation.adapt_step"
+ADAPT_STEP = "thetaprime.server.step.adapt_step"
 SERVICES = {"thetaprime.v1.AdaptationService", "thetaprime.v1.MetaPolicyService"}
 
 
@@ -59,6 +59,7 @@ def test_an_internal_error_tells_its_id_and_the_log_the_rest(
     assert (logged["error_id"], logged["exc_info"]) == (error_id, True)
 
 
+@pytest.mark.usefixtures("nothing_ahead")
 def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -84,6 +85,7 @@ def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monke
         assert service.adapt(second.session.session_id, 0, batch.sha256).session.round == 1
 
 
+@pytest.mark.usefixtures("nothing_ahead")
 def test_a_step_whose_caller_goes_away_is_taken_and_kept(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

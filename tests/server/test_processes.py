@@ -33,13 +33,14 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 SERVE_STEPWISE = (
     """
 import sys
-from thetaprime.server import adaptation
-summarize = adaptation.summarize_step
+from thetaprime.server import ahead, step
+ahead.Ahead.begin = lambda *_: False  # not before its call
+summarize = step.summarize_step
 def summarize_step(*args, **kwargs):
     print("stepping", flush=True)
     sys.stdin.readline()
     return summarize(*args, **kwargs)
-adaptation.summarize_step = summarize_step
+step.summarize_step = summarize_step
 """
     + SERVE
 )

@@ -5,28 +5,17 @@ still so when it is recorded, in one transaction with θ_{k+1}: several processe
 again gets what the first one recorded.
 """
 
+import contextlib
 import contextvars
 import dataclasses
-import math
 import time
+from concurrent.futures import CancelledError
 from typing import Final
 
-import numpy as np
 import sqlalchemy as sa
 
-from thetaprime import wire
-from thetaprime.models import (
-    InnerStep,
-    NonFiniteStepError,
-    Parameters,
-    adapt_step,
-    check_finite,
-    forward_pass,
-    moving_parameters,
-    summarize_step,
-    trajectory_shares,
-)
-from thetaprime.server import convert, failpoints
+from thetaprime.server import failpoints
+from thetaprime.server.ahead import begun_ahead
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
 from thetaprime.server.policies import (
@@ -35,8 +24,9 @@ from thetaprime.server.policies import (
     hold_parameters,
     session_entry,
 )
-from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
-from thetaprime.server.rounds import RoundStart, round_start
+from thetaprime.server.records import SessionRecord, count_as_kept, find_session, uploaded_batch
+from thetaprime.server.rounds import round_start
+from thetaprime.server.step import RoundToTake, StepMade, compute_step
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
 from thetaprime.server.telemetry.tracing import traced
@@ -49,21 +39,6 @@ _MOVE_ON: Final = (
     .values(round=sa.bindparam("reached"), policy_id=sa.bindparam("made"))
 )
 _INSERT: Final = policies.insert()
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundToTake:
-    """A round that may be taken, by what it starts from.
-
-    Attributes:
-        session: the session, at round k.
-        batch: what was uploaded in it.
-        record: of the step that made θ_k; None for θ.
-    """
-
-    session: SessionRecord
-    batch: UploadedBatch
-    record: PolicyRecord | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,33 +81,6 @@ class AdaptOutcome:
     report: service_pb.AdaptationReport
 
 
-def warm_up(catalog: Catalog) -> None:
-    """Takes one step that nobody asked for: torch's first one loads a second's worth of modules."""
-    for entry in catalog:
-        contract = entry.contract
-        box = contract.action_kind is wire.ActionKind.BOX
-        trajectory = wire.Trajectory(
-            observations=np.zeros((2, *contract.observation_shape), np.float32),
-            actions=np.zeros((2, contract.action_size), np.float32) if box else np.zeros(2, np.int64),
-            rewards=np.zeros(2, np.float32),
-            terminated=False,
-            truncated=True,
-            final_observation=np.zeros(contract.observation_shape, np.float32),
-            policy_id="",
-        )
-        meta_policy = entry.meta_policy
-        batch = convert.trajectory_batch([trajectory])
-        adapt_step(
-            meta_policy.policy,
-            meta_policy.parameters,
-            batch,
-            meta_policy.manifest.adaptation,
-            step=0,
-            step_sizes=meta_policy.step_sizes,
-        )
-        return
-
-
 def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | RoundToTake:
     """The outcome of an equal call that came before; what the step starts from where it is still to be taken.
 
@@ -161,7 +109,7 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
     if isinstance(start, AdaptOutcome):
         return start
     failpoints.reach("adapt.begun")
-    made = _step(store, session_entry(catalog, start.session), start)
+    made = _made(store, session_entry(catalog, start.session), start)
     failpoints.reach("adapt.computed")
 
     record, blobs = made.record, {made.record.onnx_sha256: made.policy.onnx}
@@ -207,73 +155,15 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
     return RoundToTake(session, batch)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Made:
-    """What a step computed, yet to be recorded."""
-
-    record: PolicyRecord
-    policy: policy_pb2.Policy
-    parameters: Parameters
-
-
 @traced("gradient")
-def _step(store: Store, entry: CatalogEntry, taken: RoundToTake) -> _Made:
-    """Computes θ_{k+1}."""
-    started = time.perf_counter()
-    session, meta_policy = taken.session, entry.meta_policy
-    start = round_start(store, entry, session, taken.record, taken.batch)
-    adaptation, step_sizes = meta_policy.manifest.adaptation, meta_policy.step_sizes
-    forward = start.forward or forward_pass(
-        meta_policy.policy,
-        start.parameters,
-        start.batch,
-        moving_parameters(start.parameters, adaptation, step_sizes),
-        layers=True,
-    )
-    step = adapt_step(
-        meta_policy.policy,
-        start.parameters,
-        start.batch,
-        adaptation,
-        step=session.round,
-        step_sizes=step_sizes,
-        scale=1.0 if session.step_size_scale is None else session.step_size_scale,
-        forward=forward,
-    )
-    report = _report(entry, taken, start, step)
-    exported = meta_policy.export(step.parameters, parent_id=session.policy_id)
-    report.seconds = time.perf_counter() - started
-    policy = convert.policy_message(exported)
-    policy.ClearField("onnx")
-    record = PolicyRecord(
-        session_id=session.session_id,
-        round=session.round + 1,
-        batch_sha256=taken.batch.sha256,
-        onnx_sha256=exported.onnx_sha256,
-        policy=policy.SerializeToString(),
-        report=report.SerializeToString(),
-    )
-    policy.onnx = exported.onnx
-    return _Made(record, policy, step.parameters)
-
-
-def _report(entry: CatalogEntry, taken: RoundToTake, start: RoundStart, step: InnerStep) -> service_pb.AdaptationReport:
-    """Measures the step, and refuses one that left the finite numbers."""
-    try:
-        check_finite(step.parameters)
-    except NonFiniteStepError as error:
-        raise PreconditionError("NON_FINITE_STEP", str(error)) from error
-    summary = summarize_step(entry.meta_policy.policy, start.parameters, step, start.batch)
-    # Finite parameters may still be so large that the policy's outputs are not.
-    for name, value in dataclasses.asdict(summary).items():
-        if not math.isfinite(value):
-            raise PreconditionError("NON_FINITE_STEP", f"{name} of the step is {value}")
-    shares = trajectory_shares(entry.meta_policy.policy, start.parameters, start.batch, step)
-    report = convert.report_message(
-        round_index=taken.session.round, batch=start.batch, batch_sha256=taken.batch.sha256, summary=summary
-    )
-    report.uploads.extend(convert.share_messages(taken.batch.payloads, start.counts, start.batch.returns, shares))
-    return report
+def _made(store: Store, entry: CatalogEntry, taken: RoundToTake) -> StepMade:
+    """The step, which may have been begun when its batch arrived."""
+    begun = begun_ahead(store, taken)
+    if begun is not None:
+        # One that was dropped, as at the end of the server, is computed here.
+        with contextlib.suppress(CancelledError):
+            return begun.result()
+    return compute_step(entry, taken, round_start(store, entry, taken.session, taken.record, taken.batch))
 
 
 def _outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:

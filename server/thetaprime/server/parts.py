@@ -9,13 +9,14 @@ from typing import Final
 
 import torch
 
-from thetaprime.server.adaptation import warm_up
+from thetaprime.server.ahead import Ahead
 from thetaprime.server.calls import CallInterceptor
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.catalog_watch import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.step import warm_up
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.health import Health
 from thetaprime.server.telemetry.metrics import Metrics
@@ -105,6 +106,7 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             waiting=metrics.step_waiting,
         )
         held.enter_context(contextlib.closing(engine))
+        ahead = held.enter_context(contextlib.closing(Ahead(processors)))
         yield Parts(
             config=config,
             metrics=metrics,
@@ -115,6 +117,8 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             engine=engine,
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, gate),
+            adaptation=AdaptationServicer(
+                config, store, catalog, engine, threads, reading, writing, processors, ahead, gate
+            ),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

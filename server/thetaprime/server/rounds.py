@@ -28,12 +28,15 @@ class RoundStart:
     forward: ForwardPass | None = None
     counts: tuple[int, ...] = ()
 
+    def size(self, policy: Policy) -> int:
+        """Bytes of it, about: the batch, and what comes out of each layer; of the first also what goes in."""
+        width = policy.layer_sizes[0] + policy.layer_sizes[-1] + sum(policy.layer_sizes)
+        return 4 * sum(self.batch.lengths) * width
+
 
 def hold_upload(store: Store, session: SessionRecord, digest: str, policy: Policy, start: RoundStart) -> None:
     """Keeps at hand what verifying an upload has made, in case that its round takes no other."""
-    # The batch, and what comes out of each layer; of the first also what goes in.
-    width = policy.layer_sizes[0] + policy.layer_sizes[-1] + sum(policy.layer_sizes)
-    store.recent.put(_key(session, digest), start, 4 * sum(start.batch.lengths) * width)
+    store.recent.put(_key(session, digest), start, start.size(policy))
 
 
 def round_start(

@@ -25,6 +25,10 @@ class Turns(Generic[Item]):
         # Only tenants with something waiting are in it, the one whose turn is next in front.
         self._lines: OrderedDict[str, deque[Item]] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._lines)
+
     def waiting(self, tenant: str) -> int:
         """How many items of a tenant wait."""
         return len(self._lines.get(tenant, ()))
@@ -73,6 +77,11 @@ class Places:
     def may_begin(self, tenant: str) -> bool:
         """Whether work of a tenant would begin at once."""
         return self._free > 1 or (self._free == 1 and (not self._held[tenant] or self._alone(tenant)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether a place is free that nobody waits for. May be asked on any thread."""
+        return self._free > 0 and not self._turns
 
     def ask(self, tenant: str) -> "asyncio.Future[None]":
         """A turn: done once a place is the tenant's, which is to be given back.

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from thetaprime import wire
 from thetaprime.models import behaviour_evidence, forward_pass, moving_parameters
 from thetaprime.server import convert, failpoints
+from thetaprime.server.ahead import Ahead
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -22,6 +23,7 @@ from thetaprime.server.policies import PolicyRecord, current_parameters, find_po
 from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
 from thetaprime.server.rounds import RoundStart, hold_upload
 from thetaprime.server.sessions import check_id
+from thetaprime.server.step import RoundToTake
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import sessions, uploads
 from thetaprime.server.trust.quotas import Quotas
@@ -84,6 +86,7 @@ def accept_upload(
     catalog: Catalog,
     config: ServerConfig,
     quotas: Quotas,
+    ahead: Ahead,
     upload: AdmittedUpload,
     payload: bytes,
     footer: service_pb.UploadFooter,
@@ -145,8 +148,11 @@ def accept_upload(
         count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
+        # The disk takes its time, and so will the client.
+        begun = batch.uploads == 1 and ahead.begin(store, entry, RoundToTake(session, batch, upload.record), start)
     failpoints.reach("upload.committed")
-    hold_upload(store, session, digest, entry.meta_policy.policy, start)
+    if not begun:
+        hold_upload(store, session, digest, entry.meta_policy.policy, start)
     return response
 
 

@@ -1,0 +1,69 @@
+"""Steps that are begun before they are asked for, while a processor has nothing else to do.
+
+Most rounds are one upload and then one step on it. Once the upload is verified, all that the step needs is at hand;
+the acknowledgement has yet to reach the disk and the client, and the client's call for the step to come back. On a
+server that is busy nothing is begun, and a round of several uploads is computed when it is asked for.
+"""
+
+import contextvars
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from thetaprime.server.catalog import CatalogEntry
+from thetaprime.server.rounds import RoundStart
+from thetaprime.server.step import RoundToTake, StepMade, compute_step
+from thetaprime.server.store import Store
+from thetaprime.server.turns import Places
+
+
+class Ahead:
+    """Begins steps on a thread of its own, one at a time.
+
+    Args:
+        processors: the places that all who need a processor take turns for; a step is begun where one is free.
+    """
+
+    def __init__(self, processors: Places) -> None:
+        self._processors = processors
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._one = threading.Lock()
+
+    def begin(self, store: Store, entry: CatalogEntry, taken: RoundToTake, start: RoundStart) -> bool:
+        """Begins a step, whose outcome `begun_ahead` then has.
+
+        Args:
+            store: keeps it at hand.
+            entry: the session's meta-policy.
+            taken: the round, as it will be once its upload is durable.
+            start: its trajectories and θ_k; given up where the step is begun.
+
+        Returns:
+            Whether it was: False while another one runs, or all processors are taken.
+        """
+        if not self._processors.idle or not self._one.acquire(blocking=False):
+            return False
+        # What it logs names the call that brought the upload.
+        run = contextvars.copy_context().run
+        try:
+            begun = self._thread.submit(run, compute_step, entry, taken, start)
+        except RuntimeError:  # the server closes
+            self._one.release()
+            return False
+        begun.add_done_callback(lambda _: self._one.release())
+        store.recent.put(_key(taken), begun, start.size(entry.meta_policy.policy))
+        return True
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def begun_ahead(store: Store, taken: RoundToTake) -> Future[StepMade] | None:
+    """The outcome of a round's step, if that was begun when its upload came; for one caller."""
+    begun: Future[StepMade] | None = store.recent.take(_key(taken))
+    return begun
+
+
+def _key(taken: RoundToTake) -> tuple[str, ...]:
+    session = taken.session
+    return "ahead", session.session_id, session.policy_id, taken.batch.sha256
