@@ -64,8 +64,8 @@ def test_its_second_derivative_is_torchs(rows: int, inputs: int, outputs: int, a
     operands = _operands(rows, inputs, outputs)
 
     def second(function: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        first = torch.func.grad(lambda *at: function(*at, activation).sin().sum(), argnums=(0, 1, 2))(*operands)
-        return torch.autograd.grad(sum(each.square().sum() for each in first), operands)
+        first = torch.autograd.grad(function(*operands, activation).sin().sum(), operands, create_graph=True)
+        return torch.autograd.grad(torch.stack([each.square().sum() for each in first]).sum(), operands)
 
     torch.testing.assert_close(second(layer), second(_plain), rtol=1e-3, atol=1e-3)
 

@@ -147,14 +147,18 @@ def adapt_step(
     outputs: tuple[torch.Tensor, ...] | None = None
     layers: tuple[LayerGradient, ...] = ()
     if create_graph:
-        resting = {name: value for name, value in parameters.items() if name not in sizes}
-        gradient = torch.func.grad(
-            lambda point: reinforce_loss(
-                {**resting, **point}, policy, batch, advantage, adaptation.curvature, adaptation.dice_decay
+        with torch.enable_grad():
+            point = {
+                name: value if value.requires_grad else value.detach().requires_grad_()
+                for name, value in moving.items()
+            }
+            loss = reinforce_loss(
+                {**parameters, **point}, policy, batch, advantage, adaptation.curvature, adaptation.dice_decay
             )
-        )(moving)
-        if adaptation.first_order:
-            gradient = {name: value.detach() for name, value in gradient.items()}
+            found = torch.autograd.grad(
+                loss, list(point.values()), create_graph=not adaptation.first_order, materialize_grads=True
+            )
+        gradient = dict(zip(moving, found, strict=True))
     else:
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         outputs = forward.values

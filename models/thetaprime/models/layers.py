@@ -20,7 +20,7 @@ _ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = 
 }
 # The kernel that `torch.compile` gives a linear layer.
 _FUSED: Any = (
-    torch.ops.mkldnn._linear_pointwise
+    torch.ops.mkldnn._linear_pointwise.default
     if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     else None
@@ -97,28 +97,29 @@ def rows_of_kernels(rows: int) -> int:
 class _Layer(torch.autograd.Function):
     """One layer; its derivative is made of layers again, without bias and activation."""
 
+    # With a `setup_context`, as `torch.func` asks for, each call would take its signature apart.
     @staticmethod
     def forward(
-        inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation, _: Notes | None
+        ctx: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: Activation,
+        notes: Notes | None,
     ) -> torch.Tensor:
-        if _FUSED is not None and len(inputs) >= _FEW_ROWS and inputs.dtype == torch.float32:
-            outputs: torch.Tensor = _FUSED(inputs, weight, bias, activation, [], "")
-            return outputs
-        return _ACTIVATIONS[activation](torch.nn.functional.linear(inputs, weight, bias))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        layer_inputs, weight, _, ctx.activation, ctx.notes = inputs
-        ctx.save_for_backward(layer_inputs, weight, output)
+        outputs = _run(inputs, weight, bias, activation)
+        ctx.activation, ctx.notes = activation, notes
+        ctx.save_for_backward(inputs, weight, outputs)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         inputs, weight, outputs = ctx.saved_tensors
         by_inputs, by_weight, by_bias, *_ = ctx.needs_input_grad
         if ctx.activation == "tanh":
-            gradient = torch.ops.aten.tanh_backward(gradient, outputs)
+            gradient = torch.ops.aten.tanh_backward.default(gradient, outputs)
         elif ctx.activation == "relu":
-            gradient = torch.ops.aten.threshold_backward(gradient, outputs, 0)
+            gradient = torch.ops.aten.threshold_backward.default(gradient, outputs, 0)
         if ctx.notes is not None:
             ctx.notes.found.append(LayerGradient(ctx.notes.index, inputs.detach(), gradient.detach()))
         return (
@@ -128,6 +129,13 @@ class _Layer(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
+    if _FUSED is not None and len(inputs) >= _FEW_ROWS and inputs.dtype == torch.float32:
+        outputs: torch.Tensor = _FUSED(inputs, weight, bias, activation, [], "")
+        return outputs
+    return _ACTIVATIONS[activation](torch.nn.functional.linear(inputs, weight, bias))
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
