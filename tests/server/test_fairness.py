@@ -272,6 +272,22 @@ def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, st
     asyncio.run(run())
 
 
+def test_a_place_stays_free_where_nobody_else_would_get_it() -> None:
+    async def run() -> None:
+        places = Places(2)
+        await places.ask("a")
+        assert places.would_stay("a")  # another one is free anyway
+        places.ask("b")
+        assert places.would_stay("a") and places.would_stay("b")  # nobody waits
+        places.ask("b")
+        assert places.would_stay("a")  # the last one does not go to who has one
+        assert not places.would_stay("b")  # whose own work waits
+        places.ask("c")
+        assert not places.would_stay("a")
+
+    asyncio.run(run())
+
+
 def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
     configure: "Configure",
     connect: "Connect",

@@ -20,7 +20,8 @@ class Ahead:
     """Begins steps on a thread of its own, one at a time.
 
     Args:
-        processors: the places that all who need a processor take turns for; a step is begun where one is free.
+        processors: the places that all who need a processor take turns for; a step is begun where the place of its
+            upload would otherwise be nobody's.
     """
 
     def __init__(self, processors: Places) -> None:
@@ -28,19 +29,20 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._one = threading.Lock()
 
-    def begin(self, store: Store, entry: CatalogEntry, taken: RoundToTake, start: RoundStart) -> bool:
+    def begin(self, tenant: str, store: Store, entry: CatalogEntry, taken: RoundToTake, start: RoundStart) -> bool:
         """Begins a step, whose outcome `begun_ahead` then has.
 
         Args:
+            tenant: whose round it is; it holds a place, for the upload.
             store: keeps it at hand.
             entry: the session's meta-policy.
             taken: the round, as it will be once its upload is durable.
             start: its trajectories and θ_k; given up where the step is begun.
 
         Returns:
-            Whether it was: False while another one runs, or all processors are taken.
+            Whether it was: False while another one runs, or others wait for a processor.
         """
-        if not self._processors.idle or not self._one.acquire(blocking=False):
+        if not self._processors.would_stay(tenant) or not self._one.acquire(blocking=False):
             return False
         # What it logs names the call that brought the upload.
         run = contextvars.copy_context().run

@@ -25,9 +25,9 @@ class Turns(Generic[Item]):
         # Only tenants with something waiting are in it, the one whose turn is next in front.
         self._lines: OrderedDict[str, deque[Item]] = OrderedDict()
 
-    def __bool__(self) -> bool:
-        """Whether anything waits."""
-        return bool(self._lines)
+    def tenants(self) -> list[str]:
+        """Those that have something waiting."""
+        return list(self._lines)
 
     def waiting(self, tenant: str) -> int:
         """How many items of a tenant wait."""
@@ -78,10 +78,16 @@ class Places:
         """Whether work of a tenant would begin at once."""
         return self._free > 1 or (self._free == 1 and (not self._held[tenant] or self._alone(tenant)))
 
-    @property
-    def idle(self) -> bool:
-        """Whether a place is free that nobody waits for. May be asked on any thread."""
-        return self._free > 0 and not self._turns
+    def would_stay(self, tenant: str) -> bool:
+        """Whether a place that a tenant holds would be free for its next piece of work, were it given back now.
+
+        May be asked on any thread; the answer is of the moment.
+        """
+        waiting = self._turns.tenants()
+        if self._free:
+            return not waiting
+        # The last free place goes to a tenant that holds none.
+        return all(self._held[other] and other != tenant for other in waiting)
 
     def ask(self, tenant: str) -> "asyncio.Future[None]":
         """A turn: done once a place is the tenant's, which is to be given back.

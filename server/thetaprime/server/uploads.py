@@ -149,7 +149,9 @@ def accept_upload(
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
         # The disk takes its time, and so will the client.
-        begun = batch.uploads == 1 and ahead.begin(store, entry, RoundToTake(session, batch, upload.record), start)
+        begun = batch.uploads == 1 and ahead.begin(
+            tenant, store, entry, RoundToTake(session, batch, upload.record), start
+        )
     failpoints.reach("upload.committed")
     if not begun:
         hold_upload(store, session, digest, entry.meta_policy.policy, start)
