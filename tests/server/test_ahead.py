@@ -1,5 +1,6 @@
 """Steps that are begun before they are asked for: they come out the same, and cost nobody a turn."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def test_what_a_second_upload_outdates_is_not_used(
     service: "Service", collect: Collect, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reply = _round(service, collect, uploads=2)
-    assert begun.answers == [True]
+    assert begun.answers == [True, False]
     assert reply.report.trajectories == 40
     monkeypatch.setattr(Ahead, "begin", lambda *_: False)
     assert _content(_round(service, collect, uploads=2)) == _content(reply)
@@ -115,3 +116,17 @@ def test_a_step_that_fails_ahead_fails_when_it_is_asked_for_and_not_for_ever(
         service.adapt(session_id, 0, batch.sha256)
     monkeypatch.undo()
     assert service.adapt(session_id, 0, batch.sha256).session.round == 1
+
+
+def test_what_an_upload_that_is_refused_has_begun_is_not_used(
+    service: "Service", collect: Collect, begun: Begun
+) -> None:
+    created = service.create()
+    session_id = created.session.session_id
+    good = collect(created.policy, trajectories=20)
+    off_policy = [dataclasses.replace(each, actions=each.actions + 3.0) for each in good]
+    with service.refuses() as refusal:
+        service.upload(session_id, off_policy)
+    assert (refusal.reason, begun.answers) == ("OFF_POLICY", [True])
+    batch = service.upload(session_id, good, upload_id="good").batch
+    assert _content(service.adapt(session_id, 0, batch.sha256)) == _content(_round(service, collect))

@@ -36,12 +36,15 @@ class Ahead:
             tenant: whose round it is; it holds a place, for the upload.
             store: keeps it at hand.
             entry: the session's meta-policy.
-            taken: the round, as it will be once its upload is durable.
+            taken: the round, as it will be once its first upload is durable, if that is the only one.
             start: its trajectories and θ_k; given up where the step is begun.
 
         Returns:
-            Whether it was: False while another one runs, or others wait for a processor.
+            Whether it was: False while another one runs, or others wait for a processor; or where one was begun for
+            an earlier upload of the round.
         """
+        if store.recent.get(_key(taken)) is not None:
+            return False
         if not self._processors.would_stay(tenant) or not self._one.acquire(blocking=False):
             return False
         # What it logs names the call that brought the upload.
@@ -52,7 +55,7 @@ class Ahead:
             self._one.release()
             return False
         begun.add_done_callback(lambda _: self._one.release())
-        store.recent.put(_key(taken), begun, start.size(entry.meta_policy.policy))
+        store.recent.put(_key(taken), (taken.batch.sha256, begun), start.size(entry.meta_policy.policy))
         return True
 
     def close(self) -> None:
@@ -62,10 +65,9 @@ class Ahead:
 
 def begun_ahead(store: Store, taken: RoundToTake) -> Future[StepMade] | None:
     """The outcome of a round's step, if that was begun when its upload came; for one caller."""
-    begun: Future[StepMade] | None = store.recent.take(_key(taken))
-    return begun
+    begun: tuple[str, Future[StepMade]] | None = store.recent.take(_key(taken))
+    return begun[1] if begun is not None and begun[0] == taken.batch.sha256 else None
 
 
 def _key(taken: RoundToTake) -> tuple[str, ...]:
-    session = taken.session
-    return "ahead", session.session_id, session.policy_id, taken.batch.sha256
+    return "ahead", taken.session.session_id, taken.session.policy_id

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import torch
+
 from thetaprime import wire
 from thetaprime.models import ForwardPass, Parameters, Policy, TrajectoryBatch
 from thetaprime.server import convert
@@ -20,12 +22,14 @@ class RoundStart:
         parameters: θ_k.
         batch: the round's trajectories.
         forward: θ_k run over them, where it has been; for one gradient.
+        outputs: what that gave, as `Policy.outputs` gives it.
         counts: how many of the trajectories are of each upload.
     """
 
     parameters: Parameters
     batch: TrajectoryBatch
     forward: ForwardPass | None = None
+    outputs: tuple[torch.Tensor, ...] | None = None
     counts: tuple[int, ...] = ()
 
     def size(self, policy: Policy) -> int:

@@ -112,11 +112,14 @@ def accept_upload(
     if upload.known is not None:
         return _acknowledge_again(upload.known, header, digest)
     # What cannot be let in whatever else has come is not worth the work of verifying it.
-    _extended(UploadedBatch(), digest, footer, config)
+    alone = _extended(UploadedBatch(), digest, footer, config)
     with store.reading() as connection:
         quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
     entry = session_entry(catalog, upload.session)
-    start = _verify(store, entry, upload.session, upload.record, payload, footer)
+    start = _checked(store, entry, upload.session, upload.record, payload, footer)
+    # There is more to be verified; the disk takes its time, and so will the client.
+    begun = ahead.begin(tenant, store, entry, RoundToTake(upload.session, alone, upload.record), start)
+    _require_plausible(entry, start)
     failpoints.reach("upload.verified")
 
     # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
@@ -148,10 +151,6 @@ def accept_upload(
         count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
-        # The disk takes its time, and so will the client.
-        begun = batch.uploads == 1 and ahead.begin(
-            tenant, store, entry, RoundToTake(session, batch, upload.record), start
-        )
     failpoints.reach("upload.committed")
     if not begun:
         hold_upload(store, session, digest, entry.meta_policy.policy, start)
@@ -200,7 +199,7 @@ def _extended(
     return extended
 
 
-def _verify(
+def _checked(
     store: Store,
     entry: CatalogEntry,
     session: SessionRecord,
@@ -208,7 +207,7 @@ def _verify(
     payload: bytes,
     footer: service_pb.UploadFooter,
 ) -> RoundStart:
-    """Holds the trajectories against the contract, the footer, and the policy that is to have collected them."""
+    """The trajectories, held against the contract and the footer, and the policy that is to have collected them."""
     trajectories: list[wire.Trajectory] = []
     steps = 0
     # The footer's counts are within the limits by now: to stop where they are passed is to stop at the limits.
@@ -239,10 +238,14 @@ def _verify(
     meta_policy = entry.meta_policy
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
     forward = forward_pass(meta_policy.policy, parameters, batch, moving, layers=True)
-    for doubt in behaviour_evidence(meta_policy.policy, parameters, batch, forward.values):
+    return RoundStart(parameters, batch, forward, forward.values, counts=(len(trajectories),))
+
+
+def _require_plausible(entry: CatalogEntry, start: RoundStart) -> None:
+    """Refuses trajectories whose actions the policy can hardly have chosen."""
+    for doubt in behaviour_evidence(entry.meta_policy.policy, start.parameters, start.batch, start.outputs):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
         raise PreconditionError(
             doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
         )
-    return RoundStart(parameters, batch, forward, counts=(len(trajectories),))
