@@ -37,9 +37,9 @@ def lines() -> Iterator[io.StringIO]:
 def test_concurrent_calls_log_under_their_own_session(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO
 ) -> None:
-    together = threading.Barrier(SESSIONS)
-
     def telling(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        together = threading.Barrier(SESSIONS)
+
         def tell(*args: Any, **kwargs: Any) -> Any:
             together.wait(60)  # all of them are in the midst of it
             _log.info(event)
