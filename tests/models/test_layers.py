@@ -1,6 +1,9 @@
 """One layer of a network, against torch's own operations, with and without the fused kernel."""
 
+import ctypes
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -114,3 +117,29 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     inputs, weight, bias = _operands(128, 17, 30)
     whole = layer(inputs, weight, bias, "relu")
     torch.testing.assert_close(layer(inputs[:100], weight, bias, "relu"), whole[:100])
+
+
+@pytest.mark.skipif(layers._FUSED is None, reason="torch has no oneDNN here")
+def test_a_thread_keeps_to_the_process_s_number_of_threads() -> None:
+    """OpenMP counts threads for each thread apart; one that asks torch for nothing else would take all processors."""
+    maps = Path("/proc/self/maps")
+    libraries = (
+        {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line} if maps.exists() else set()
+    )
+    if len(libraries) != 1:
+        pytest.skip("which OpenMP torch runs on is not to be seen here")
+    openmp = ctypes.CDLL(libraries.pop())
+    before = torch.get_num_threads()
+
+    def run() -> int:
+        inputs, weight, bias = _operands(64, 3, 4)
+        layer(inputs, weight, bias, "tanh")
+        return int(openmp.omp_get_max_threads())
+
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with ThreadPoolExecutor(1) as thread:
+                assert thread.submit(run).result() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -133,6 +133,9 @@ class _Layer(torch.autograd.Function):
 
 def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
     if _FUSED is not None and len(inputs) >= _FEW_ROWS and inputs.dtype == torch.float32:
+        # A thread takes over the process's number of threads when torch first asks for it; oneDNN does not ask, and
+        # would take every processor for one product.
+        torch.get_num_threads()
         outputs: torch.Tensor = _FUSED(inputs, weight, bias, activation, [], "")
         return outputs
     return _ACTIVATIONS[activation](torch.nn.functional.linear(inputs, weight, bias))
