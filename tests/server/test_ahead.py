@@ -1,4 +1,4 @@
-"""Steps that are begun before they are asked for: they come out the same, and cost nobody a turn."""
+"""Steps that are computed before they are asked for: they come out the same, and cost nobody a turn."""
 
 import dataclasses
 import threading
@@ -62,11 +62,33 @@ def _round(service: "Service", collect: Collect, uploads: int = 1) -> service_pb
 def test_a_round_of_one_upload_is_computed_once_and_the_same(
     service: "Service", collect: Collect, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead = _round(service, collect)
+    beside = _round(service, collect)
     assert (begun.answers, begun.steps) == ([True], 1)
     monkeypatch.setattr(Ahead, "begin", lambda *_: False)
-    assert _content(_round(service, collect)) == _content(ahead)
+    assert _content(_round(service, collect)) == _content(beside)  # on the upload's own thread
     assert begun.steps == 2
+    monkeypatch.setattr("thetaprime.server.uploads.make_ahead", lambda *_: None)
+    assert _content(_round(service, collect)) == _content(beside)  # when it is asked for
+    assert begun.steps == 3
+
+
+@pytest.mark.parametrize("processor_is_free", [True, False])
+def test_a_step_is_computed_before_it_is_asked_for(
+    service: "Service", collect: Collect, begun: Begun, monkeypatch: pytest.MonkeyPatch, processor_is_free: bool
+) -> None:
+    if not processor_is_free:
+        monkeypatch.setattr(Ahead, "begin", lambda *_: False)
+    created = service.create()
+    session_id = created.session.session_id
+    batch = service.upload(session_id, collect(created.policy)).batch
+
+    def too_late(*args: Any, **kwargs: Any) -> models.InnerStep:
+        raise AssertionError("computed again")
+
+    while not begun.steps:
+        assert processor_is_free  # its own thread has computed it by the acknowledgement
+    monkeypatch.setattr("thetaprime.server.step.adapt_step", too_late)
+    assert service.adapt(session_id, 0, batch.sha256).session.round == 1
 
 
 def test_what_a_second_upload_outdates_is_not_used(
@@ -77,16 +99,19 @@ def test_what_a_second_upload_outdates_is_not_used(
     assert reply.report.trajectories == 40
     monkeypatch.setattr(Ahead, "begin", lambda *_: False)
     assert _content(_round(service, collect, uploads=2)) == _content(reply)
+    monkeypatch.setattr("thetaprime.server.uploads.make_ahead", lambda *_: None)
+    assert _content(_round(service, collect, uploads=2)) == _content(reply)
 
 
-def test_nothing_is_begun_where_it_would_keep_others_waiting(
+def test_one_step_at_a_time_takes_a_processor_besides_its_uploads(
     start: "Start", collect: Collect, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, go_on = threading.Event(), threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> models.InnerStep:
-        running.set()
-        assert go_on.wait(SECONDS)
+        if threading.current_thread().name.startswith("ahead"):
+            running.set()
+            assert go_on.wait(SECONDS)
         return models.adapt_step(*args, **kwargs)
 
     with start(adaptation_threads=1) as service:
@@ -94,7 +119,7 @@ def test_nothing_is_begun_where_it_would_keep_others_waiting(
         monkeypatch.setattr("thetaprime.server.step.adapt_step", slow)
         batch = service.upload(first.session.session_id, collect(first.policy)).batch
         assert running.wait(SECONDS)
-        # One step runs ahead: a second one is not begun beside it.
+        # One step runs ahead: the second one takes its upload's own thread.
         service.upload(second.session.session_id, collect(second.policy))
         assert begun.answers == [True, False]
         go_on.set()
@@ -102,9 +127,13 @@ def test_nothing_is_begun_where_it_would_keep_others_waiting(
             assert service.adapt(created.session.session_id, 0, batch.sha256).session.round == 1
 
 
+@pytest.mark.parametrize("processor_is_free", [True, False])
 def test_a_step_that_fails_ahead_fails_when_it_is_asked_for_and_not_for_ever(
-    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
+    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch, processor_is_free: bool
 ) -> None:
+    if not processor_is_free:
+        monkeypatch.setattr(Ahead, "begin", lambda *_: False)
+
     def broken(*args: Any, **kwargs: Any) -> models.InnerStep:
         raise RuntimeError("of this one time")
 

@@ -64,6 +64,7 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
     assert value(after, refused, method="GetSession", code="NOT_FOUND", reason="NOT_FOUND") == 1
     assert value(after, "thetaprime_call_seconds_count", method="Adapt") == 2
     assert value(after, "thetaprime_step_seconds_count") == 1
+    assert value(after, "thetaprime_gradient_seconds_count") == 1
     assert value(after, "thetaprime_round_seconds_count") == 1
     assert value(after, "thetaprime_round_seconds_sum") >= value(after, "thetaprime_step_seconds_sum") > 0
     for operation in ("read", "write", "put", "get"):
@@ -181,15 +182,18 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 
 def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect: Collect) -> None:
-    address = free_address()
+    address, end = free_address(), time.monotonic() + 60
     with start(metrics_address=address) as service:
         created = service.create()
         batch = service.upload(created.session.session_id, collect(created.policy)).batch
         service.adapt(created.session.session_id, 0, batch.sha256)
         with service.refuses():
             service.get("nobody's")
+        # A refusal is counted once it is sent.
         metrics = scrape(address)
-    assert all(metric.samples for metric in metrics.values())
+        while not all(metric.samples for metric in metrics.values()):
+            assert time.monotonic() < end
+            metrics = scrape(address)
     expected = documented()
     assert {name: kind for name, (kind, _) in expected.items()} == {name: each.type for name, each in metrics.items()}
     for name, metric in metrics.items():

@@ -33,8 +33,9 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 SERVE_STEPWISE = (
     """
 import sys
-from thetaprime.server import ahead, step
+from thetaprime.server import ahead, step, uploads
 ahead.Ahead.begin = lambda *_: False  # not before its call
+uploads.make_ahead = lambda *_: None
 summarize = step.summarize_step
 def summarize_step(*args, **kwargs):
     print("stepping", flush=True)

@@ -15,8 +15,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from thetaprime.server import failpoints
-from thetaprime.server.ahead import begun_ahead
-from thetaprime.server.catalog import Catalog, CatalogEntry
+from thetaprime.server.ahead import made_ahead
+from thetaprime.server.catalog import Catalog
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
 from thetaprime.server.policies import (
     PolicyRecord,
@@ -29,7 +29,6 @@ from thetaprime.server.rounds import round_start
 from thetaprime.server.step import RoundToTake, StepMade, compute_step
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
-from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
@@ -105,11 +104,9 @@ def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
         RoundMismatchError: it is at another round.
         PreconditionError: as in `look_up`; or the step left the finite numbers.
     """
-    start = call.found or look_up(store, call)
-    if isinstance(start, AdaptOutcome):
-        return start
-    failpoints.reach("adapt.begun")
-    made = _made(store, session_entry(catalog, start.session), start)
+    made = _made(store, catalog, call)
+    if isinstance(made, AdaptOutcome):
+        return made
     failpoints.reach("adapt.computed")
 
     record, blobs = made.record, {made.record.onnx_sha256: made.policy.onnx}
@@ -155,15 +152,20 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
     return RoundToTake(session, batch)
 
 
-@traced("gradient")
-def _made(store: Store, entry: CatalogEntry, taken: RoundToTake) -> StepMade:
-    """The step, which may have been begun when its batch arrived."""
-    begun = begun_ahead(store, taken)
-    if begun is not None:
+def _made(store: Store, catalog: Catalog, call: AdaptCall) -> StepMade | AdaptOutcome:
+    """The step, which may have been computed or begun when its batch arrived; what came of it if it is recorded."""
+    ahead = made_ahead(store, call.tenant, call.session_id, call.expected_round, call.batch_sha256)
+    if ahead is not None:
+        failpoints.reach("adapt.begun")
         # One that was dropped, as at the end of the server, is computed here.
         with contextlib.suppress(CancelledError):
-            return begun.result()
-    return compute_step(entry, taken, round_start(store, entry, taken.session, taken.record, taken.batch))
+            return ahead.result()
+    taken = call.found or look_up(store, call)
+    if isinstance(taken, AdaptOutcome):
+        return taken
+    failpoints.reach("adapt.begun")
+    entry = session_entry(catalog, taken.session)
+    return compute_step(entry, taken, round_start(store, entry, taken.record, taken.batch))
 
 
 def _outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:

@@ -12,7 +12,7 @@ import structlog
 
 from thetaprime.server import convert, sessions
 from thetaprime.server.adaptation import AdaptCall, AdaptOutcome, look_up
-from thetaprime.server.ahead import Ahead
+from thetaprime.server.ahead import Ahead, is_made_ahead
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
@@ -21,6 +21,7 @@ from thetaprime.server.forms import in_form, requested_form
 from thetaprime.server.policies import get_policy, session_entry
 from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
 from thetaprime.server.records import SessionRecord, UploadedBatch
+from thetaprime.server.step import RoundToTake
 from thetaprime.server.store import Store
 from thetaprime.server.trust import Gate, audit, current_caller
 from thetaprime.server.turns import Places
@@ -176,8 +177,11 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         caller = current_caller()
         _log_session(request.session_id)
         call = AdaptCall(caller.tenant, request.session_id, request.expected_round, request.batch_sha256)
-        # A call that comes again, or comes to nothing, takes no worker.
-        found = await self._run(look_up, self._store, call)
+        found: AdaptOutcome | RoundToTake | None = None
+        # A call that comes again, or comes to nothing, takes no worker. One whose step is there already is held against
+        # the store when that is recorded.
+        if not is_made_ahead(self._store, caller.tenant, request.session_id, request.expected_round):
+            found = await self._run(look_up, self._store, call)
         if isinstance(found, AdaptOutcome):
             outcome = found
         else:

@@ -24,6 +24,7 @@ from thetaprime.server.errors import PreconditionError
 from thetaprime.server.policies import PolicyRecord
 from thetaprime.server.records import SessionRecord, UploadedBatch
 from thetaprime.server.rounds import RoundStart
+from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
@@ -85,6 +86,7 @@ def warm_up(catalog: Catalog) -> None:
         return
 
 
+@traced("gradient")
 def compute_step(entry: CatalogEntry, taken: RoundToTake, start: RoundStart) -> StepMade:
     """Computes θ_{k+1}.
 

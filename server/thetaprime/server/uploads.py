@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from thetaprime import wire
 from thetaprime.models import behaviour_evidence, forward_pass, moving_parameters
 from thetaprime.server import convert, failpoints
-from thetaprime.server.ahead import Ahead
+from thetaprime.server.ahead import Ahead, make_ahead
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -21,7 +21,7 @@ from thetaprime.server.errors import (
 )
 from thetaprime.server.policies import PolicyRecord, current_parameters, find_policy, session_entry
 from thetaprime.server.records import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
-from thetaprime.server.rounds import RoundStart, hold_upload
+from thetaprime.server.rounds import RoundStart
 from thetaprime.server.sessions import check_id
 from thetaprime.server.step import RoundToTake
 from thetaprime.server.store import Store
@@ -152,8 +152,8 @@ def accept_upload(
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
     failpoints.reach("upload.committed")
-    if not begun:
-        hold_upload(store, session, digest, entry.meta_policy.policy, start)
+    if not begun and batch.uploads == 1:
+        make_ahead(store, entry, RoundToTake(session, batch, upload.record), start)
     return response
 
 

@@ -51,6 +51,9 @@ class Metrics:
         self._step_seconds = Histogram(
             "thetaprime_step_seconds", "A step on its thread: gradient and store.", buckets=_SECONDS, registry=registry
         )
+        self._gradient_seconds = Histogram(
+            "thetaprime_gradient_seconds", "Computing a step, whenever.", buckets=_SECONDS, registry=registry
+        )
         self._store_seconds = Histogram(
             "thetaprime_store_seconds", "Store operations.", ["operation"], buckets=_SECONDS, registry=registry
         )
@@ -100,15 +103,17 @@ class Metrics:
         with self._steps_running.track_inprogress(), self._step_seconds.time():
             yield
 
-    def round_taken(self, meta_policy: str, seconds: float) -> None:
+    def round_taken(self, meta_policy: str, seconds: float, computing: float) -> None:
         """Counts a round.
 
         Args:
             meta_policy: its name.
             seconds: since `Adapt` came.
+            computing: seconds that its step took to compute, which may have been before that.
         """
         self._rounds.labels(meta_policy).inc()
         self._round_seconds.observe(seconds)
+        self._gradient_seconds.observe(computing)
 
     @contextlib.contextmanager
     def store_operation(self, operation: str) -> Iterator[None]:

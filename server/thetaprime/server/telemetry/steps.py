@@ -15,5 +15,5 @@ def take_observed_round(metrics: Metrics, store: Store, catalog: Catalog, call: 
     """
     with metrics.step():
         outcome = call.context.run(take_round, store, catalog, call)
-    metrics.round_taken(outcome.session.meta_policy, time.perf_counter() - call.began)
+    metrics.round_taken(outcome.session.meta_policy, time.perf_counter() - call.began, outcome.report.seconds)
     return outcome
