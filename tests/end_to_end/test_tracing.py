@@ -85,7 +85,7 @@ def test_one_trace_spans_client_server_store_and_gradient(
     for path, times in {
         ("store.put", f"{service}/UploadTrajectories", "session.upload", "adapt"): ROUNDS,
         ("store.write", f"{service}/UploadTrajectories", "session.upload", "adapt"): ROUNDS,
-        ("gradient", f"{service}/Adapt", "session.adapt", "adapt"): ROUNDS,
+        ("gradient", f"{service}/UploadTrajectories", "session.upload", "adapt"): ROUNDS,
         ("store.write", f"{service}/Adapt", "session.adapt", "adapt"): ROUNDS,
         ("store.write", f"{service}/CreateSession", "create_session", "adapt"): 1,
         ("store.write", f"{service}/CloseSession", "session.close", "adapt"): 1,

@@ -264,5 +264,4 @@ def _write_point_artifact() -> Callable[..., models.MetaPolicy]:
 @pytest.fixture
 def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are computed when they are asked for, never before."""
-    monkeypatch.setattr("thetaprime.server.ahead.Ahead.begin", lambda *_: False)
     monkeypatch.setattr("thetaprime.server.uploads.make_ahead", lambda *_: None)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.server.adaptation import AdaptCall
-from thetaprime.server.ahead import Ahead
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.engine import AdaptationEngine
 from thetaprime.server.errors import BusyError
@@ -272,22 +271,6 @@ def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, st
     asyncio.run(run())
 
 
-def test_a_place_stays_free_where_nobody_else_would_get_it() -> None:
-    async def run() -> None:
-        places = Places(2)
-        await places.ask("a")
-        assert places.would_stay("a")  # another one is free anyway
-        places.ask("b")
-        assert places.would_stay("a") and places.would_stay("b")  # nobody waits
-        places.ask("b")
-        assert places.would_stay("a")  # the last one does not go to who has one
-        assert not places.would_stay("b")  # whose own work waits
-        places.ask("c")
-        assert not places.would_stay("a")
-
-    asyncio.run(run())
-
-
 def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
     configure: "Configure",
     connect: "Connect",
@@ -298,13 +281,11 @@ def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
 ) -> None:
     stuck, go_on = threading.Semaphore(0), threading.Event()
 
-    def accept(
-        store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, ahead: Ahead, upload: Any, *rest: Any
-    ) -> Any:
+    def accept(store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any) -> Any:
         if upload.tenant == "a" and upload.header.upload_id != "first":
             stuck.release()
             assert go_on.wait(60)
-        return accept_upload(store, catalog, config, quotas, ahead, upload, *rest)
+        return accept_upload(store, catalog, config, quotas, upload, *rest)
 
     monkeypatch.setattr("thetaprime.server.servicers.accept_upload", accept)
     # However slow the machine is, the other tenant counts as being about.

@@ -33,9 +33,8 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 SERVE_STEPWISE = (
     """
 import sys
-from thetaprime.server import ahead, step, uploads
-ahead.Ahead.begin = lambda *_: False  # not before its call
-uploads.make_ahead = lambda *_: None
+from thetaprime.server import step, uploads
+uploads.make_ahead = lambda *_: None  # not before its call
 summarize = step.summarize_step
 def summarize_step(*args, **kwargs):
     print("stepping", flush=True)

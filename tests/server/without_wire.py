@@ -17,7 +17,6 @@ from google.rpc import error_details_pb2, status_pb2
 
 from thetaprime.server import ServerConfig
 from thetaprime.server.adaptation import take_round
-from thetaprime.server.ahead import Ahead
 from thetaprime.server.calls import CallInterceptor
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.engine import AdaptationEngine
@@ -74,11 +73,9 @@ class ServiceWithoutWire:
         self._calls = CallInterceptor(gate, Metrics(), CallTracer(config.tracing))
         self._handlers = _Handlers()
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
-        processors = Places(2)  # one is free while the other is used: steps are begun ahead
-        self._ahead = Ahead(processors)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
             AdaptationServicer(
-                config, self.store, catalog, self._engine, threads, Places(1), Places(1), processors, self._ahead, gate
+                config, self.store, catalog, self._engine, threads, Places(1), Places(1), Places(1), gate
             ),
             server,
         )
@@ -93,7 +90,6 @@ class ServiceWithoutWire:
     def __exit__(self, *_: object) -> None:
         self._loop.close()
         self._engine.close()
-        self._ahead.close()
         self.store.close()
 
     @property

@@ -5,11 +5,9 @@ still so when it is recorded, in one transaction with θ_{k+1}: several processe
 again gets what the first one recorded.
 """
 
-import contextlib
 import contextvars
 import dataclasses
 import time
-from concurrent.futures import CancelledError
 from typing import Final
 
 import sqlalchemy as sa
@@ -153,13 +151,11 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> RoundToTak
 
 
 def _made(store: Store, catalog: Catalog, call: AdaptCall) -> StepMade | AdaptOutcome:
-    """The step, which may have been computed or begun when its batch arrived; what came of it if it is recorded."""
-    ahead = made_ahead(store, call.tenant, call.session_id, call.expected_round, call.batch_sha256)
-    if ahead is not None:
+    """The step, which may have been computed when its batch arrived; what came of it if it is recorded."""
+    made = made_ahead(store, call.tenant, call.session_id, call.expected_round, call.batch_sha256)
+    if made is not None:
         failpoints.reach("adapt.begun")
-        # One that was dropped, as at the end of the server, is computed here.
-        with contextlib.suppress(CancelledError):
-            return ahead.result()
+        return made
     taken = call.found or look_up(store, call)
     if isinstance(taken, AdaptOutcome):
         return taken

@@ -9,7 +9,6 @@ from typing import Final
 
 import torch
 
-from thetaprime.server.ahead import Ahead
 from thetaprime.server.calls import CallInterceptor
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.catalog_watch import CatalogWatch
@@ -106,7 +105,6 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             waiting=metrics.step_waiting,
         )
         held.enter_context(contextlib.closing(engine))
-        ahead = held.enter_context(contextlib.closing(Ahead(processors)))
         yield Parts(
             config=config,
             metrics=metrics,
@@ -117,8 +115,6 @@ async def made(config: ServerConfig) -> AsyncIterator[Parts]:
             engine=engine,
             calls=CallInterceptor(gate, metrics, tracer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(
-                config, store, catalog, engine, threads, reading, writing, processors, ahead, gate
-            ),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, gate),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

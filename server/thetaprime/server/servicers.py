@@ -12,7 +12,7 @@ import structlog
 
 from thetaprime.server import convert, sessions
 from thetaprime.server.adaptation import AdaptCall, AdaptOutcome, look_up
-from thetaprime.server.ahead import Ahead, is_made_ahead
+from thetaprime.server.ahead import is_made_ahead
 from thetaprime.server.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.engine import AdaptationEngine
@@ -87,7 +87,6 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         reading: places for what merely asks the store.
         writing: places for what changes a row of it, since only one transaction writes at a time.
         processors: places for what takes a processor too: to verify an upload, beside the engine's steps.
-        ahead: begins steps before they are asked for.
         gate: the tenants' quotas.
     """
 
@@ -101,7 +100,6 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         reading: Places,
         writing: Places,
         processors: Places,
-        ahead: Ahead,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -112,7 +110,6 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._reading = reading
         self._writing = writing
         self._processors = processors
-        self._ahead = ahead
         self._gate = gate
         self._budget = InflightBudget(config.max_inflight_bytes)
 
@@ -162,7 +159,6 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
                     self._catalog,
                     self._config,
                     self._gate.quotas_of(caller.tenant),
-                    self._ahead,
                     admitted,
                     payload,
                     footer,

@@ -78,17 +78,6 @@ class Places:
         """Whether work of a tenant would begin at once."""
         return self._free > 1 or (self._free == 1 and (not self._held[tenant] or self._alone(tenant)))
 
-    def would_stay(self, tenant: str) -> bool:
-        """Whether a place that a tenant holds would be free for its next piece of work, were it given back now.
-
-        May be asked on any thread; the answer is of the moment.
-        """
-        waiting = self._turns.tenants()
-        if self._free:
-            return not waiting
-        # The last free place goes to a tenant that holds none.
-        return all(self._held[other] and other != tenant for other in waiting)
-
     def ask(self, tenant: str) -> "asyncio.Future[None]":
         """A turn: done once a place is the tenant's, which is to be given back.
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from thetaprime import wire
 from thetaprime.models import behaviour_evidence, forward_pass, moving_parameters
 from thetaprime.server import convert, failpoints
-from thetaprime.server.ahead import Ahead, make_ahead
+from thetaprime.server.ahead import make_ahead
 from thetaprime.server.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
@@ -86,7 +86,6 @@ def accept_upload(
     catalog: Catalog,
     config: ServerConfig,
     quotas: Quotas,
-    ahead: Ahead,
     upload: AdmittedUpload,
     payload: bytes,
     footer: service_pb.UploadFooter,
@@ -112,13 +111,11 @@ def accept_upload(
     if upload.known is not None:
         return _acknowledge_again(upload.known, header, digest)
     # What cannot be let in whatever else has come is not worth the work of verifying it.
-    alone = _extended(UploadedBatch(), digest, footer, config)
+    _extended(UploadedBatch(), digest, footer, config)
     with store.reading() as connection:
         quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
     entry = session_entry(catalog, upload.session)
     start = _checked(store, entry, upload.session, upload.record, payload, footer)
-    # There is more to be verified; the disk takes its time, and so will the client.
-    begun = ahead.begin(tenant, store, entry, RoundToTake(upload.session, alone, upload.record), start)
     _require_plausible(entry, start)
     failpoints.reach("upload.verified")
 
@@ -152,7 +149,7 @@ def accept_upload(
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
     failpoints.reach("upload.committed")
-    if not begun and batch.uploads == 1:
+    if batch.uploads == 1:
         make_ahead(store, entry, RoundToTake(session, batch, upload.record), start)
     return response
 
