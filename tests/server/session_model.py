@@ -208,10 +208,10 @@ class Model:
             return EXPIRED
         if upload.round != session.round:
             return OTHER_ROUND
-        if session.batch().uploads >= self._max_round_uploads:
-            return StatusCode.RESOURCE_EXHAUSTED, "ROUND_FULL"
         if upload.policy_id != session.policy_ids[-1]:
             return StatusCode.FAILED_PRECONDITION, "STALE_POLICY"
+        if session.batch().uploads >= self._max_round_uploads:
+            return StatusCode.RESOURCE_EXHAUSTED, "ROUND_FULL"
         return OK
 
     def answer_adapt(self, tenant: str, session_id: str, round_index: int, sha256: str) -> Answer:
