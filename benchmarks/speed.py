@@ -36,8 +36,8 @@ _SECTIONS: Final = {
         "One round",
         "From `session.upload` to a loaded θ′ that acts: 20 episodes of 200 half-cheetah steps over loopback, checked, "
         "on the disk, with its report; θ′ on the disk before it is sent. Against the bare gradient, of plain torch, on "
-        "arrays that are there already, on one thread as the server's; and against what one would write without a "
-        "service, that gradient and `torch.onnx.export` in one process.",
+        "arrays that are there already, on one thread and in memory that is kept, as the server's; and against what "
+        "one would write without a service, that gradient and `torch.onnx.export` in one process.",
     ),
     "load": ("Many clients", "Their process takes some of the same processors, so the server's own time is compared."),
     "flood": ("Beside a flood", "Another tenant sends whole rounds, as many at once as its queue takes and more."),
