@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := proto models training server client tests benchmarks examples docs/hooks
+SOURCES := proto models training server client cli tests benchmarks examples docs/hooks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format docs proto sync-client vectors fuzz soak bench build zoo results profiles clean
@@ -95,7 +95,7 @@ vectors: $(VENV)/.ready-to-develop ## Write the test vectors and the worked exam
 	$(BIN)/python -m tests.examples.vectors
 
 ORT_WEB := 1.30.0
-WEB_ASSETS := client/thetaprime/cli/web/assets/ort
+WEB_ASSETS := cli/thetaprime/cli/web/assets/ort
 
 .PHONY: web-assets
 web-assets: ## Fetch the runtime of the demo's page again (needs npm).

@@ -21,13 +21,13 @@ from thetaprime.models import (
     MetaPolicy,
     TrajectoryBatch,
     adapt_step,
-    behaviour_evidence,
+    behavior_evidence,
     forward_pass,
     inner_advantages,
     summarize_step,
     trajectory_shares,
 )
-from thetaprime.server import convert
+from thetaprime.server.sessions import messages as convert
 from thetaprime.server.store import Store, tables
 
 SESSIONS = 64
@@ -101,15 +101,15 @@ def _parts(
         trajectories = list(wire.unpack(payload))
         for each in trajectories:
             wire.validate(each, contract)
-        behaviour_evidence(policy, parameters, convert.trajectory_batch(trajectories), outputs)
+        behavior_evidence(policy, parameters, convert.trajectory_batch(trajectories), outputs)
 
-    def serialise() -> None:
+    def serialize() -> None:
         for each in collected:
             wire.validate(each, contract)
         wire.pack(collected)
 
     return {
-        "serialise": serialise,
+        "serialize": serialize,
         "digests": lambda: [wire.sha256_hex(payload) for _ in range(2)],
         "checks": checks,
         "store": store_both,

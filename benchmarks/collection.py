@@ -11,8 +11,8 @@ from benchmarks.act import bare_session
 from benchmarks.measure import Row, compare
 from benchmarks.policies import shipped
 from thetaprime.client import AdaptedPolicy, collect
-from thetaprime.training.environments.locomotion import HALF_CHEETAH, VELOCITY, LocomotionVector
-from thetaprime.training.environments.point_navigation import PointNavigationVector
+from thetaprime.training.tasks.environments.locomotion import HALF_CHEETAH, VELOCITY, LocomotionVector
+from thetaprime.training.tasks.environments.point_navigation import PointNavigationVector
 
 ENVIRONMENTS = 20
 # A tenth slower, in time.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from thetaprime.models import MetaPolicy, find_meta_policies, load_meta_policy, zoo_directory
-from thetaprime.training.export import EVALUATION_NAME
+from thetaprime.training.export.export import EVALUATION_NAME
 from thetaprime.training.tasks import TASKS_OF_RECORD
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ in the zoo.
 
 A return is undiscounted, of the stochastic policy, the mean over trajectories and then over test tasks, ± its
 standard deviation over tasks. The paper's physics (rllab, MuJoCo 1.31) is not Gymnasium's, so that returns do not
-carry over from one to the other. What does is the normalised score after k gradient steps,
+carry over from one to the other. What does is the normalized score after k gradient steps,
 
 $$S_k = \\frac{R_k - R_{\\text{pretrained},0}}{R_{\\text{oracle}} - R_{\\text{pretrained},0}},$$
 
@@ -35,7 +35,7 @@ weak oracle makes scores cheap, as ant-direction's does: its return and its trai
 tasks with R_1 < R_0 is that of *negative adaptation*: where one step made it worse.
 
 How ours differ from the paper's, beyond the physics: a context of a few numbers adapts and no other parameter; step
-sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalised
+sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalized
 gradient; the inner loop discounts more; the first step lessens the action noise of half-cheetah and ant, which θ
 explores with and θ′ does not need; the outer loop is ProMP, or TRPO (half-cheetah-direction). Two of them,
 half-cheetah-direction and ant-velocity, began from an oracle's run (`thetaprime train --warm-start`): meta-training
@@ -185,7 +185,7 @@ def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper)
     for method, label, key in (
         ("maml", "meta-policy", "maml"),
         ("pretrained", "pretrained", "pretrained"),
-        ("random", "random initialisation", "random-init"),
+        ("random", "random initialization", "random-init"),
     ):
         spread = measured["std_over_tasks"][method]
         lines.append(

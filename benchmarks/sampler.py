@@ -4,7 +4,7 @@ Four ways to step them are timed in turn, in microseconds for each environment s
 
 | way | what |
 |---|---|
-| sampler | `thetaprime.training.sampler.collect`, from reset to trajectory batches |
+| sampler | `thetaprime.training.sampling.sampler.collect`, from reset to trajectory batches |
 | bare | `mujoco.rollout` once for each environment step, nothing else: no policy, no reward, no observation |
 | EnvPool | `envpool`'s own half-cheetah and ant, 400 of them, in a loop with the same policies |
 | AsyncVectorEnv | our single environments, a process each, in such a loop; the best of several numbers of processes |
@@ -37,11 +37,11 @@ from mujoco import rollout
 from benchmarks.measure import Row, machine
 from thetaprime.models import EnvironmentContract, Parameters, Policy, PolicySpec
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.cores import available_cores
-from thetaprime.training.environments.locomotion import LocomotionVector
 from thetaprime.training.run import Progress, train
-from thetaprime.training.sampler import collect, stack
+from thetaprime.training.sampling.cores import available_cores
+from thetaprime.training.sampling.sampler import collect, stack
 from thetaprime.training.tasks import Task
+from thetaprime.training.tasks.environments.locomotion import LocomotionVector
 from thetaprime.training.tasks.locomotion import AntDirectionTasks, HalfCheetahDirectionTasks, LocomotionTasks
 
 TASKS, TRAJECTORIES = 20, 20

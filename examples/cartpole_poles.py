@@ -21,7 +21,8 @@ import numpy as np
 import thetaprime.client as tp
 from thetaprime.models import DiscreteAction, EnvironmentContract
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training import ExportRequest, Progress, Task, export, load_config, train
+from thetaprime.training import ExportRequest, Progress, Task, load_config, train
+from thetaprime.training.export.export import export
 
 NAME = "cartpole-poles"
 HORIZON = 200

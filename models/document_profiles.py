@@ -24,7 +24,7 @@ from thetaprime.models import (
     RobotDescription,
     derive_form,
 )
-from thetaprime.models.forms.default import TENSORS
+from thetaprime.models.onnx.template import TENSORS
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "onnx.md"
 # Lengths that nothing else has, so that a shape shows which axis is which.

@@ -22,7 +22,7 @@ class OnnxPolicy(Protocol):
 
 
 def play(policy: OnnxPolicy, rng: np.random.Generator, trajectories: int = 2, steps: int = 8) -> list[wire.Trajectory]:
-    """Point navigation towards one fixed goal, with sampled actions."""
+    """Point navigation toward one fixed goal, with sampled actions."""
     session = onnxruntime.InferenceSession(policy.onnx, providers=["CPUExecutionProvider"])
     position = np.zeros((trajectories, 2), np.float32)
     observations, actions, rewards = [], [], []

@@ -5,7 +5,7 @@
 /**
  * Runs episodes one after the other.
  *
- * @param {import('./policy/policy.mjs').Policy} policy the behaviour policy
+ * @param {import('./policy/policy.mjs').Policy} policy the behavior policy
  * @param {import('./simulator/point-navigation.mjs').PointNavigation} simulator
  * @param {number} episodes how many
  * @param {number} horizon where an episode is cut short

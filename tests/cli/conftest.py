@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from thetaprime import models
 from thetaprime.cli import cli
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training.comparisons import Comparisons
+from thetaprime.training.evaluation.comparisons import Comparisons
 from thetaprime.training.tasks import OracleTasks, PointNavigationTasks
 
 Command = Callable[..., Result]

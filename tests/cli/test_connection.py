@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.server.trust.tokens import TokenTable, token_digest
+from thetaprime.server.auth.tokens import TokenTable, token_digest
 
 Command = Callable[..., Result]
 TOKENS_FILE = "tokens.toml"

@@ -21,7 +21,7 @@ import thetaprime.client as tp
 from thetaprime.cli import _files, _pictures
 from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training.figures import clip, style
+from thetaprime.training.evaluation.figures import clip, style
 
 from .test_commands import last_json
 
@@ -178,7 +178,7 @@ def test_a_missing_package_is_named_with_what_mends_it(
     package: str, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("thetaprime.cli._pictures", "thetaprime.training.figures")):
+        if name.startswith(("thetaprime.cli._pictures", "thetaprime.training.evaluation.figures")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     args = ("adapt", "cart-pole", "--address", "127.0.0.1:9", "--env", "CartPole-v1", "--plot", tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""Collecting trajectories from real Gymnasium environments, single and vectorised."""
+"""Collecting trajectories from real Gymnasium environments, single and vectorized."""
 
 import functools
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_a_vector_environment(name: str, env_id: str, mode: AutoresetMode, theta
     check(trajectories, policy)
 
 
-def test_a_natively_vectorised_environment(theta: Theta) -> None:
+def test_a_natively_vectorized_environment(theta: Theta) -> None:
     policy = theta("cart-pole")
     env = gymnasium.make_vec("CartPole-v1", 4, "vector_entry_point")
     trajectories = tp.collect(policy, env, 10, seed=0)
@@ -144,7 +144,7 @@ def test_every_step_and_the_final_observation_of_a_vector_environment(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_short_episodes_are_not_favoured(mode: AutoresetMode, theta: Theta) -> None:
+def test_short_episodes_are_not_favored(mode: AutoresetMode, theta: Theta) -> None:
     """Half of the sub-environments end after 1 step, half after 10: so does half of what is collected."""
     makers = [functools.partial(Counter, (length,)) for length in (1, 10, 1, 10)]
     trajectories = tp.collect(theta("half-open"), SyncVectorEnv(makers, autoreset_mode=mode), 12)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import thetaprime.client as tp
 from tests.client.conftest import CONTRACTS
 from thetaprime import models
-from thetaprime.client._onnx_weights import KeptFile
+from thetaprime.client._policy.shared_weights import KeptFile
 
 Artifact = Callable[[str], models.MetaPolicy]
 Theta = Callable[[str], tp.AdaptedPolicy]

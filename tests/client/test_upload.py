@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import thetaprime.client as tp
 from thetaprime import wire
-from thetaprime.client._upload import in_parts
+from thetaprime.client._rpc.upload import in_parts
 
 
 def trajectory(steps: int, width: int) -> wire.Trajectory:

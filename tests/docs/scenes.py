@@ -14,7 +14,7 @@ from thetaprime.cli._profiles import RobotFile
 from thetaprime.client._configuration import Configuration
 from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig
-from thetaprime.server.trust.tokens import TokenEntry, TokenTable, new_token, token_digest
+from thetaprime.server.auth.tokens import TokenEntry, TokenTable, new_token, token_digest
 from thetaprime.training import load_config
 
 Address = Callable[[], str]

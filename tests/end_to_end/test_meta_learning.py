@@ -8,10 +8,10 @@ import pytest
 from thetaprime.models import Policy, load_meta_policy
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation import adaptation_curve, evaluate
-from thetaprime.training.export import ExportRequest, export, more_evaluation_name
+from thetaprime.training.evaluation.evaluation import adaptation_curve, evaluate
+from thetaprime.training.evaluation.scores import Returns
+from thetaprime.training.export.export import ExportRequest, export, more_evaluation_name
 from thetaprime.training.run import run_tasks, train
-from thetaprime.training.scores import Returns
 
 SMALL = {
     "tasks": "point-navigation",

@@ -11,9 +11,9 @@ import torch
 
 from thetaprime.models import Policy
 from thetaprime.training import check_task_distribution, load_config
-from thetaprime.training.sampler import collect
+from thetaprime.training.sampling.sampler import collect
+from thetaprime.training.sampling.vector_env import WORKERS_VARIABLE
 from thetaprime.training.tasks import Task, TaskDistribution
-from thetaprime.training.tasks.vectors import WORKERS_VARIABLE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -36,7 +36,7 @@ def _example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _untrained(distribution: TaskDistribution, tasks: list[Task], config: dict[str, Any]) -> float:
-    """The mean return of a freshly initialised policy."""
+    """The mean return of a freshly initialized policy."""
     policy = Policy(distribution.environment, load_config(None, config).policy)
     batches = collect(distribution, tasks, policy, [policy.init(0)] * len(tasks), 10, rng=np.random.default_rng(0))
     return float(np.mean([float(batch.returns.mean()) for batch in batches]))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from thetaprime import models, wire
-from thetaprime.client._exploration import Exploration
-from thetaprime.server import convert
+from thetaprime.client._policy.exploration import Exploration
+from thetaprime.server.sessions import messages as convert
 from thetaprime.v1 import policy_pb2
 
 if TYPE_CHECKING:

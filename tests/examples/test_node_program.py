@@ -121,7 +121,7 @@ def test_an_upload_that_is_refused_at_its_first_message_ends_at_once(talk: "Talk
 def test_actions_that_no_policy_chose_are_refused_with_the_reason(talk: "Talk", address: str) -> None:
     answer = talk.ask("upload", address=address, trajectories=1000)
     assert (answer["code"], answer["reason"]) == ("FAILED_PRECONDITION", "UNSCALED_ACTIONS")
-    assert "trajectories[0]: standardised actions spread by" in answer["error"]
+    assert "trajectories[0]: standardized actions spread by" in answer["error"]
 
 
 def test_it_stands_alone_with_the_contract_copied_beside_it(node: "Node", tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from thetaprime import models, server, wire
 from thetaprime.server import ServerConfig
-from thetaprime.server.lifecycle import _MESSAGE_BYTES
-from thetaprime.server.sessions import MAX_ID_LENGTH
+from thetaprime.server.runtime.lifecycle import _MESSAGE_BYTES
+from thetaprime.server.sessions.sessions import MAX_ID_LENGTH
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
 from thetaprime.wire.arrays import _MAX_AXES
 
@@ -17,7 +17,7 @@ from .vectors import PAGE, example, worked_example, written
 
 # What refuses with a reason; a file that has none of these has no reasons.
 _REFUSALS: Final = re.compile(
-    r"(Precondition|Quota|ReusedId|CorruptData|Unauthenticated|StoreFailed)Error\(|BehaviourDoubt\(|_error_info\("
+    r"(Precondition|Quota|ReusedId|CorruptData|Unauthenticated|StoreFailed)Error\(|BehaviorDoubt\(|_error_info\("
 )
 _REASON: Final = re.compile(r'"([A-Z]+(?:_[A-Z]+)+)"')
 

@@ -14,10 +14,12 @@ from google.protobuf.message import DecodeError
 
 from tests.server.without_wire import Metadata
 from thetaprime import wire
-from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behaviour_evidence
-from thetaprime.server import ServerConfig, convert, sessions
+from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behavior_evidence
+from thetaprime.server import ServerConfig
 from thetaprime.server.errors import ServiceError
-from thetaprime.server.reassembly import PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.sessions import messages as convert
+from thetaprime.server.sessions import sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import trajectory_pb2
 
@@ -43,7 +45,7 @@ def payload(data: bytes) -> None:
         wire.validate(trajectory, _CONTRACT, f"trajectories[{index}]")
         trajectories.append(trajectory)
     if trajectories:
-        behaviour_evidence(_POLICY, _PARAMETERS, convert.trajectory_batch(trajectories))
+        behavior_evidence(_POLICY, _PARAMETERS, convert.trajectory_batch(trajectories))
 
 
 def upload(data: bytes) -> None:

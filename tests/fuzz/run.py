@@ -20,8 +20,8 @@ _QUERYING = ("adaptation", "policies", "records", "sessions", "trust.quotas", "u
 with atheris.instrument_imports(include=["thetaprime"], exclude=[f"{_PACKAGE}.{name}" for name in _QUERYING]):
     from tests.fuzz.parsers import parse, service
     from tests.fuzz.seeds import upload_that_counts
-    from thetaprime.server import sessions
-    from thetaprime.server.log import configure_logging
+    from thetaprime.server.logging import configure_logging
+    from thetaprime.server.sessions import sessions
 
 atheris.instrument_func(sessions.read_token)
 atheris.instrument_func(sessions.CreateArguments.check)

@@ -80,7 +80,7 @@ def test_truncation_before_the_horizon_is_bootstrapped_and_termination_is_not() 
     assert ended.mean() < -1.5
 
 
-def test_advantages_are_normalised_and_constant_rewards_give_zero() -> None:
+def test_advantages_are_normalized_and_constant_rewards_give_zero() -> None:
     batch = _batch([9, 9, 9], [False] * 3, 0)
     found = advantages(batch, horizon=9, discount=0.9, gae_lambda=1.0, ridge=1e-5)
     assert found.mean().item() == pytest.approx(0.0, abs=1e-6)

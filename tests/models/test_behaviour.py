@@ -12,7 +12,7 @@ from thetaprime.models import (
     Policy,
     PolicySpec,
     TrajectoryBatch,
-    behaviour_evidence,
+    behavior_evidence,
 )
 
 
@@ -36,7 +36,7 @@ def _honest(policy: Policy, seed: int, lengths: tuple[int, ...] = (100, 3, 40)) 
 
 
 def _reasons(policy: Policy, batch: TrajectoryBatch) -> set[tuple[int | None, str]]:
-    return {(doubt.trajectory, doubt.reason) for doubt in behaviour_evidence(policy, policy.init(0), batch)}
+    return {(doubt.trajectory, doubt.reason) for doubt in behavior_evidence(policy, policy.init(0), batch)}
 
 
 @settings(max_examples=60, deadline=None)

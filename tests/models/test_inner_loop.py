@@ -200,16 +200,16 @@ def test_parameters_without_a_step_size_rest(make_batch: MakeBatch, policy: Poli
         assert all(torch.equal(taken.parameters[name], parameters[name]) for name in others)
 
 
-def test_a_normalised_gradient_leaves_its_length_to_the_step_size(policy: Policy, make_batch: MakeBatch) -> None:
+def test_a_normalized_gradient_leaves_its_length_to_the_step_size(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
     plain = adapt_step(policy, parameters, batch, ADAPTATION, step=1)
     spec = ADAPTATION.model_copy(update={"normalize_gradient": True})
-    normalised = adapt_step(policy, parameters, batch, spec, step=1)
+    normalized = adapt_step(policy, parameters, batch, spec, step=1)
     norm = torch.cat([value.flatten() for value in plain.gradient.values()]).norm()
     for name, value in parameters.items():
-        torch.testing.assert_close(normalised.parameters[name], value - 0.3 * 0.5 * plain.gradient[name] / norm)
-        torch.testing.assert_close(normalised.gradient[name], plain.gradient[name])
+        torch.testing.assert_close(normalized.parameters[name], value - 0.3 * 0.5 * plain.gradient[name] / norm)
+        torch.testing.assert_close(normalized.gradient[name], plain.gradient[name])
     alike = dataclasses.replace(batch, rewards=torch.zeros_like(batch.rewards))
     resting = adapt_step(policy, parameters, alike, spec, step=0).parameters
     assert all(torch.equal(resting[name], parameters[name]) for name in parameters)

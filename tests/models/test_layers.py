@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from thetaprime.models import layers
-from thetaprime.models.layers import Activation, LayerGradient, Notes, layer, rows_of_kernels
+from thetaprime.models import kernels as layers
+from thetaprime.models.kernels import Activation, LayerGradient, Notes, layer, rows_of_kernels
 
 PLAIN: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": torch.clone,

@@ -74,14 +74,14 @@ def test_samples_follow_the_distribution() -> None:
     assert discrete.to_environment(chosen).min() >= 7
 
 
-def test_observations_are_normalised_inside() -> None:
+def test_observations_are_normalized_inside() -> None:
     action = BoxAction(low=(-1.0,), high=(1.0,))
     plain = _policy((2,), action)
-    normalising = _policy((2,), action, observation_mean=(1.0, -1.0), observation_std=(2.0, 0.5))
+    normalizing = _policy((2,), action, observation_mean=(1.0, -1.0), observation_std=(2.0, 0.5))
     parameters = plain.init(0)
     raw = torch.tensor([[3.0, -1.5], [1.0, 0.0]])
     torch.testing.assert_close(
-        normalising.head(parameters, raw), plain.head(parameters, torch.tensor([[1.0, -1.0], [0.0, 2.0]]))
+        normalizing.head(parameters, raw), plain.head(parameters, torch.tensor([[1.0, -1.0], [0.0, 2.0]]))
     )
     with pytest.raises(ValueError, match=r"policy\.observation_std has 3 numbers; the observation has 2"):
         _policy((2,), action, observation_std=(1.0, 1.0, 1.0))
@@ -110,7 +110,7 @@ def test_bounded_dimensions_are_scaled_and_clipped_and_others_pass() -> None:
     activation=st.sampled_from(["relu", "tanh"]),
     discrete=st.booleans(),
     batch=st.integers(1, 4),
-    normalised=st.booleans(),
+    normalized=st.booleans(),
     context_size=st.integers(0, 3),
     seed=st.integers(0, 2**16),
 )
@@ -120,20 +120,20 @@ def test_onnx_equals_torch(
     activation: str,
     discrete: bool,
     batch: int,
-    normalised: bool,
+    normalized: bool,
     context_size: int,
     seed: int,
 ) -> None:
     action = DiscreteAction(count=3, start=-1) if discrete else BoxAction(low=(-0.5, -np.inf), high=(2.0, np.inf))
     size = int(np.prod(observation_shape))
-    normaliser = {"observation_mean": (0.5,) * size, "observation_std": (3.0,) * size} if normalised else {}
+    normalizer = {"observation_mean": (0.5,) * size, "observation_std": (3.0,) * size} if normalized else {}
     policy = _policy(
         tuple(observation_shape),
         action,
         hidden_sizes=tuple(sizes),
         activation=activation,
         context_size=context_size,
-        **normaliser,
+        **normalizer,
     )
     parameters = policy.init(seed)
     if context_size:

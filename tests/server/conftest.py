@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 from tests.play import play
 from thetaprime import models, wire
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.server.log import configure_logging
+from thetaprime.server.logging import configure_logging
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2_grpc as meta_grpc
 from thetaprime.v1 import policy_pb2
@@ -264,4 +264,4 @@ def _write_point_artifact() -> Callable[..., models.MetaPolicy]:
 @pytest.fixture
 def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are computed when they are asked for, never before."""
-    monkeypatch.setattr("thetaprime.server.uploads.make_ahead", lambda *_: None)
+    monkeypatch.setattr("thetaprime.server.sessions.uploads.make_ahead", lambda *_: None)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tests.server.conftest import Service
 
 Collect = Callable[..., list[wire.Trajectory]]
-MAKE_AHEAD = "thetaprime.server.uploads.make_ahead"
-ADAPT_STEP = "thetaprime.server.step.adapt_step"
+MAKE_AHEAD = "thetaprime.server.sessions.uploads.make_ahead"
+ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 import structlog
 
 from thetaprime import models, wire
-from thetaprime.server.catalog import Catalog
-from thetaprime.server.catalog_watch import CatalogWatch
+from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.log import configure_logging
+from thetaprime.server.logging import configure_logging
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_damaged_version_is_not_read_again_until_its_files_change(
         read.append(directory)
         return models.load_meta_policy(directory)
 
-    monkeypatch.setattr("thetaprime.server.catalog.load_meta_policy", load)
+    monkeypatch.setattr("thetaprime.server.catalog.catalog.load_meta_policy", load)
     assert (watched.scan(), read) == ([], [])
     shutil.copy(third / "policy.onnx", watched.folder(3))
     assert (watched.scan(), read) == (["meta-policy added"], [watched.folder(3)])

@@ -16,8 +16,8 @@ from thetaprime import wire
 from thetaprime.client import Client
 from thetaprime.server import running_server
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.records import SessionRecord, find_session
-from thetaprime.server.store import Gone, Store, tables
+from thetaprime.server.sessions.rows import SessionRecord, find_session
+from thetaprime.server.store import Store, SweptSession, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def test_policies_can_be_read_after_their_session_has_expired(
         while len(ends(logs)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id)).policy == step.policy
-    told = {"action": "expired", "tenant": ""}
+    expected = {"action": "expired", "tenant": ""}
     assert ends(logs) == [
-        {**told, "session_id": idle.session.session_id, "policy_id": created.policy.policy_id, "rounds": 0},
-        {**told, "session_id": session_id, "policy_id": step.policy.policy_id, "rounds": 1},
+        {**expected, "session_id": idle.session.session_id, "policy_id": created.policy.policy_id, "rounds": 0},
+        {**expected, "session_id": session_id, "policy_id": step.policy.policy_id, "rounds": 1},
     ]
 
 
@@ -144,7 +144,7 @@ def test_uploads_go_when_a_session_expires_and_policies_when_their_time_is_over(
         with store.reading() as connection:
             return {*connection.scalars(sa.select(tables.blobs.c.sha256)), *store.blobs.digests()}
 
-    gone: list[Gone] = []
+    gone: list[SweptSession] = []
     assert store.sweep(gone.append) == 0
     now = 2_000
     assert store.sweep(gone.append) == 1

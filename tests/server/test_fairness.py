@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.server.adaptation import AdaptCall
-from thetaprime.server.catalog import Catalog
-from thetaprime.server.engine import AdaptationEngine
+from thetaprime.server.adaptation.commit import AdaptCall
+from thetaprime.server.adaptation.engine import AdaptationEngine
+from thetaprime.server.auth import Quotas
+from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import BusyError
-from thetaprime.server.reassembly import InflightBudget
+from thetaprime.server.rpc.upload_stream import InflightBudget
+from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots
+from thetaprime.server.sessions.uploads import accept_upload
 from thetaprime.server.store import Store
-from thetaprime.server.trust import Quotas
-from thetaprime.server.turns import Places, Turns
-from thetaprime.server.uploads import accept_upload
 
 if TYPE_CHECKING:
     from tests.server.conftest import Configure, Connect, WriteTokens
@@ -143,7 +143,7 @@ def test_what_waits_when_the_engine_closes_is_dropped() -> None:
 
 @given(st.lists(st.sampled_from("abcd"), max_size=60))
 def test_no_tenant_is_served_twice_while_another_waits_and_each_in_its_order(arrivals: list[str]) -> None:
-    turns: Turns[tuple[str, int]] = Turns()
+    turns: FairQueue[tuple[str, int]] = FairQueue()
     for number, tenant in enumerate(arrivals):
         turns.add(tenant, (tenant, number))
     served = [item for _, item in iter(turns.next, None)]
@@ -192,7 +192,7 @@ class Clock:
 def test_a_tenant_that_is_alone_takes_every_place_and_leaves_one_while_another_is_about() -> None:
     async def run() -> None:
         clock = Clock()
-        places = Places(3, clock=clock)
+        places = FairSlots(3, clock=clock)
         mine = [places.ask("a") for _ in range(5)]
         assert [turn.done() for turn in mine] == [True, True, True, False, False]
         first = places.ask("b")
@@ -215,12 +215,12 @@ def test_a_tenant_that_is_alone_takes_every_place_and_leaves_one_while_another_i
 
 
 def test_a_caller_that_goes_away_takes_no_place_whenever_it_goes() -> None:
-    async def hold(places: Places, go_on: asyncio.Event) -> None:
+    async def hold(places: FairSlots, go_on: asyncio.Event) -> None:
         async with places.place("a"):
             await go_on.wait()
 
     async def run() -> None:
-        places, go_on = Places(1, queue=2), asyncio.Event()
+        places, go_on = FairSlots(1, queue=2), asyncio.Event()
         running, waiting, other = [asyncio.create_task(hold(places, go_on)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(BusyError, match="2 calls of the tenant are waiting"):
@@ -239,7 +239,7 @@ def test_a_caller_that_goes_away_takes_no_place_whenever_it_goes() -> None:
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "back", "cancel"]))))
 def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, str]]) -> None:
     async def run() -> None:
-        places = Places(count, clock=Clock())
+        places = FairSlots(count, clock=Clock())
         turns: dict[str, list[asyncio.Future[None]]] = {"a": [], "b": [], "c": []}
         for tenant, event in events:
             held = [turn for turn in turns[tenant] if turn.done()]
@@ -287,9 +287,9 @@ def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
             assert go_on.wait(60)
         return accept_upload(store, catalog, config, quotas, upload, *rest)
 
-    monkeypatch.setattr("thetaprime.server.servicers.accept_upload", accept)
+    monkeypatch.setattr("thetaprime.server.rpc.adaptation_service.accept_upload", accept)
     # However slow the machine is, the other tenant counts as being about.
-    monkeypatch.setattr("thetaprime.server.turns._PRESENT_SECONDS", 3600.0)
+    monkeypatch.setattr("thetaprime.server.scheduling.fair_slots._PRESENT_SECONDS", 3600.0)
     tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a", "theta_b": "b"})
     with (
         running_server(configure(tokens=tokens, adaptation_threads=2)) as address,

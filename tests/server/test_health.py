@@ -122,7 +122,7 @@ def test_not_serving_is_said_before_calls_are_refused(
         await asyncio.to_thread(use_the_notice)
         noticed.append(seconds)
 
-    monkeypatch.setattr("thetaprime.server.lifecycle._notice", notice)
+    monkeypatch.setattr("thetaprime.server.runtime.lifecycle._notice", notice)
     with running_server(configure(drain_notice=7.0)) as address:
         ready.append(address)
     assert noticed == [7.0]

@@ -12,8 +12,9 @@ import pytest
 import structlog
 
 from thetaprime import models, wire
-from thetaprime.server import sessions, step, uploads
-from thetaprime.server.log import adopt_library_logs, configure_logging
+from thetaprime.server.adaptation import step
+from thetaprime.server.logging import adopt_library_logs, configure_logging
+from thetaprime.server.sessions import sessions, uploads
 
 if TYPE_CHECKING:
     from tests.server.conftest import Service, Start
@@ -56,7 +57,7 @@ def test_concurrent_calls_log_under_their_own_session(
 
     with start(adaptation_threads=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
         monkeypatch.setattr(step, "adapt_step", telling("on a worker", models.adapt_step))
-        monkeypatch.setattr(uploads, "behaviour_evidence", telling("on a thread", models.behaviour_evidence))
+        monkeypatch.setattr(uploads, "behavior_evidence", telling("on a thread", models.behavior_evidence))
         named = list(threads.map(use, [service] * SESSIONS))
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]
     service_name = "/thetaprime.v1.AdaptationService"

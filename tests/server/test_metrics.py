@@ -15,10 +15,11 @@ import grpc
 import pytest
 
 from thetaprime import models, wire
-from thetaprime.server import StartupError, running_server, uploads
-from thetaprime.server.records import SessionRecord
+from thetaprime.server import StartupError, running_server
+from thetaprime.server.sessions import uploads
+from thetaprime.server.sessions.rows import SessionRecord
 from thetaprime.server.store import Store, tables
-from thetaprime.server.telemetry.stored import BlobSizes, count_open_sessions
+from thetaprime.server.telemetry.store_metrics import BlobSizes, count_open_sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 from .metrics_page import free_address, scrape, value
@@ -96,7 +97,7 @@ def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notic
         header_is_in.release()
         return admitted
 
-    monkeypatch.setattr("thetaprime.server.servicers.admit_upload", admit)
+    monkeypatch.setattr("thetaprime.server.rpc.adaptation_service.admit_upload", admit)
     address, end, count = free_address(), time.monotonic() + 60, 20
     with start(metrics_address=address) as service:
         created = service.create()
@@ -131,7 +132,7 @@ def test_running_and_waiting_steps_are_told_apart(
 
     address = free_address()
     with start(adaptation_threads=1, metrics_address=address) as service:
-        monkeypatch.setattr("thetaprime.server.step.adapt_step", slow)
+        monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", slow)
         calls: list[Any] = []
         for _ in range(3):
             created = service.create()

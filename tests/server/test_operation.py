@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-ADAPT_STEP = "thetaprime.server.step.adapt_step"
+ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
 SERVICES = {"thetaprime.v1.AdaptationService", "thetaprime.v1.MetaPolicyService"}
 
 
@@ -48,7 +48,7 @@ def test_an_internal_error_tells_its_id_and_the_log_the_rest(
     def fail(*_: object) -> None:
         raise RuntimeError("the secret")
 
-    monkeypatch.setattr("thetaprime.server.sessions.list_sessions", fail)
+    monkeypatch.setattr("thetaprime.server.sessions.sessions.list_sessions", fail)
     with structlog.testing.capture_logs() as logs, service.refuses() as refusal:
         service.stub.ListSessions(service_pb.ListSessionsRequest())
     assert refusal.code is grpc.StatusCode.INTERNAL

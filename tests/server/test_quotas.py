@@ -10,8 +10,8 @@ import pytest
 
 from thetaprime import wire
 from thetaprime.server import running_server
+from thetaprime.server.auth import Pace, Quotas
 from thetaprime.server.errors import BusyError
-from thetaprime.server.trust import Pace, Quotas
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from thetaprime.server import ServerConfig
 from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError
-from thetaprime.server.reassembly import InflightBudget, PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.rpc.upload_stream import InflightBudget, PayloadAssembly, receive_header, receive_payload
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 CONFIG = ServerConfig(max_upload_bytes=2000)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from thetaprime.server import StartupError
 from thetaprime.server.errors import CorruptDataError, NotFoundError, UnavailableError
-from thetaprime.server.records import SessionRecord, find_session
+from thetaprime.server.sessions.rows import SessionRecord, find_session
 from thetaprime.server.store import BlobStore, Store, database, tables
 from thetaprime.wire import sha256_hex
 

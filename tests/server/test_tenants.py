@@ -14,7 +14,7 @@ import pytest
 from thetaprime import wire
 from thetaprime.server import running_server
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.records import SessionRecord, find_session
+from thetaprime.server.sessions.rows import SessionRecord, find_session
 from thetaprime.server.store import Store, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 

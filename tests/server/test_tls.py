@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 import thetaprime.client as tp
 from thetaprime.server import StartupError, running_server
-from thetaprime.server.trust import server_credentials
+from thetaprime.server.auth import server_credentials
 from thetaprime.wire.tls import is_loopback
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from thetaprime.server import StartupError, running_server
+from thetaprime.server.auth import Authenticator, Quotas, new_token
+from thetaprime.server.auth.tokens import token_digest
 from thetaprime.server.errors import UnauthenticatedError
-from thetaprime.server.trust import Gate, Quotas, new_token
-from thetaprime.server.trust.tokens import token_digest
 
 from . import rpc
 
@@ -77,7 +77,7 @@ def test_health_needs_no_token(guarded: str, connect: "Connect") -> None:
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def tenant_of(gate: Gate, token: str) -> str | None:
+def tenant_of(gate: Authenticator, token: str) -> str | None:
     try:
         return gate.tenant_of([("user-agent", "x"), ("authorization", f"Bearer {token}")])
     except UnauthenticatedError:
@@ -86,7 +86,7 @@ def tenant_of(gate: Gate, token: str) -> str | None:
 
 def test_tokens_change_without_a_restart(tmp_path: Path, write_tokens: "WriteTokens") -> None:
     file = write_tokens(tmp_path / "tokens.toml", {"old": "alice"})
-    gate = Gate(file, Quotas())
+    gate = Authenticator(file, Quotas())
     assert (tenant_of(gate, "old"), tenant_of(gate, "new")) == ("alice", None)
     write_tokens(file, {"old": "alice", "new": "alice"})
     assert (tenant_of(gate, "old"), tenant_of(gate, "new")) == ("alice", "alice")
@@ -96,7 +96,7 @@ def test_tokens_change_without_a_restart(tmp_path: Path, write_tokens: "WriteTok
 
 def test_a_broken_new_file_leaves_the_old_tokens_in_force(tmp_path: Path, write_tokens: "WriteTokens") -> None:
     file = write_tokens(tmp_path / "tokens.toml", {"good": "alice"}, "[tenants.alice]\nmax_sessions = 3\n")
-    gate = Gate(file, Quotas(max_sessions=7, max_steps=9))
+    gate = Authenticator(file, Quotas(max_sessions=7, max_steps=9))
     write_tokens(file, {}, "[[tokens]]\ntenant = 'alice'\nsha256 = 'a-token-in-the-wrong-place'\n")
     with structlog.testing.capture_logs() as logs:
         assert [tenant_of(gate, "good") for _ in range(3)] == ["alice"] * 3
@@ -117,12 +117,12 @@ def test_a_token_expires(tmp_path: Path) -> None:
     file.write_text(f'[[tokens]]\ntenant = "a"\nsha256 = "{token_digest("t")}"\nexpires = 2030-01-01T00:00:00+01:00\n')
     end = datetime.datetime(2029, 12, 31, 23, tzinfo=datetime.UTC)
     times = [end - datetime.timedelta(microseconds=1), end]
-    gate = Gate(file, Quotas(), now=lambda: times.pop(0))
+    gate = Authenticator(file, Quotas(), now=lambda: times.pop(0))
     assert [tenant_of(gate, "t"), tenant_of(gate, "t")] == ["a", None]
 
 
 def test_two_authorizations_are_none(tmp_path: Path, write_tokens: "WriteTokens") -> None:
-    gate = Gate(write_tokens(tmp_path / "tokens.toml", {"good": "alice"}), Quotas())
+    gate = Authenticator(write_tokens(tmp_path / "tokens.toml", {"good": "alice"}), Quotas())
     with pytest.raises(UnauthenticatedError):
         gate.tenant_of([("authorization", "Bearer good"), ("authorization", "Bearer good")])
 

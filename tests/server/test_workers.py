@@ -16,14 +16,14 @@ import sqlalchemy as sa
 
 from thetaprime import models, wire
 from thetaprime.server import StartupError
-from thetaprime.server.catalog import Catalog
-from thetaprime.server.catalog_watch import CatalogWatch
+from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
+from thetaprime.server.runtime.workers import WorkersError
+from thetaprime.server.runtime.workers.port import reserved
+from thetaprime.server.runtime.workers.restarts import Restarts
+from thetaprime.server.runtime.workers.worker_process import WorkerSpec
 from thetaprime.server.store import Store, tables
-from thetaprime.server.workers import WorkersError
-from thetaprime.server.workers.port import reserved
-from thetaprime.server.workers.process import Order
-from thetaprime.server.workers.restarts import Restarts
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
@@ -230,7 +230,7 @@ def test_a_worker_is_what_its_order_says_whatever_the_environment_does(
     config = configure(workers=WORKERS, max_tenant_steps=5)
     monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "4")
     monkeypatch.setenv("THETAPRIME_SERVER_CONFIG", str(tmp_path / "gone.toml"))
-    assert Order.from_line(Order(1, config).to_line()) == Order(1, config)
+    assert WorkerSpec.from_line(WorkerSpec(1, config).to_line()) == WorkerSpec(1, config)
 
 
 def test_a_worker_is_started_again_later_each_time_and_then_no_more() -> None:

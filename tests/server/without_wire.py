@@ -16,17 +16,17 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from thetaprime.server import ServerConfig
-from thetaprime.server.adaptation import take_round
-from thetaprime.server.calls import CallInterceptor
-from thetaprime.server.catalog import Catalog
-from thetaprime.server.engine import AdaptationEngine
-from thetaprime.server.log import configure_logging
-from thetaprime.server.servicers import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.adaptation.commit import take_round
+from thetaprime.server.adaptation.engine import AdaptationEngine
+from thetaprime.server.auth import Authenticator, Pace, Quotas
+from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.logging import configure_logging
+from thetaprime.server.rpc.adaptation_service import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.rpc.interceptor import CallInterceptor
+from thetaprime.server.scheduling.fair_slots import FairSlots
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
-from thetaprime.server.trust import Gate, Pace, Quotas
-from thetaprime.server.turns import Places
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -63,7 +63,7 @@ class ServiceWithoutWire:
         if not structlog.is_configured():
             configure_logging(logging.WARNING)
         self.store = Store(config.store) if now is None else Store(config.store, now)
-        catalog, gate = Catalog.load(config.zoo), Gate(config.tokens, Quotas.defaults(config))
+        catalog, gate = Catalog.load(config.zoo), Authenticator(config.tokens, Quotas.defaults(config))
         self._engine = AdaptationEngine(
             lambda call: take_round(self.store, catalog, call),
             threads=1,
@@ -75,12 +75,12 @@ class ServiceWithoutWire:
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
             AdaptationServicer(
-                config, self.store, catalog, self._engine, threads, Places(1), Places(1), Places(1), gate
+                config, self.store, catalog, self._engine, threads, FairSlots(1), FairSlots(1), FairSlots(1), gate
             ),
             server,
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(
-            MetaPolicyServicer(catalog, Places(1)), server
+            MetaPolicyServicer(catalog, FairSlots(1)), server
         )
         self._loop = asyncio.new_event_loop()
 

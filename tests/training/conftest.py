@@ -11,8 +11,8 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from thetaprime.models import DiscreteAction, EnvironmentContract, Parameters, Policy
+from thetaprime.training.algorithms import Collected, TaskData, sample_iteration
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.outer import Collected, TaskData, sample_iteration
 from thetaprime.training.tasks import Task, TaskDistribution
 
 

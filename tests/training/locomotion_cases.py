@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from thetaprime.training.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
+from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
 
 Floats = npt.NDArray[np.float64]
 Actions = npt.NDArray[np.float32]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from thetaprime.training.environments.point_navigation import PointNavigation
-from thetaprime.training.figures import opengl
-from thetaprime.training.figures.clip import Film, clip_size, frames_per_second, side_by_side, write_clip
+from thetaprime.training.evaluation.figures import opengl
+from thetaprime.training.evaluation.figures.clip import Film, clip_size, frames_per_second, side_by_side, write_clip
+from thetaprime.training.tasks.environments.point_navigation import PointNavigation
 
 GOAL = np.array([0.255, -0.255])
 
@@ -71,7 +71,7 @@ def test_what_is_written_reads_back(kind: str, tmp_path: Path) -> None:
     found, meant = read(path), [np.asarray(frame) for frame in side_by_side(films)]
     assert len(found) == len(meant) == len(counted) == 26
     assert found[0].shape == meant[0].shape
-    # Both formats lose a little: of the colours, never of what is seen.
+    # Both formats lose a little: of the colors, never of what is seen.
     assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(found, meant, strict=True)) < 4.0
     assert np.abs(found[0].astype(int) - found[-1]).max() > 100
     if kind == "mp4":
@@ -126,8 +126,8 @@ _FILM_A_ROBOT = """
 import os, sys
 import gymnasium, numpy as np
 import thetaprime.training
-from thetaprime.training.figures.clip import Film
-from thetaprime.training.figures.opengl import choose_opengl, follow_robot
+from thetaprime.training.evaluation.figures.clip import Film
+from thetaprime.training.evaluation.figures.opengl import choose_opengl, follow_robot
 try:
     choose_opengl()
 except RuntimeError as problem:

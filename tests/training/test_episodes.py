@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import thetaprime.training
-from thetaprime.training.figures.episodes import EpisodeRecorder, play
+from thetaprime.training.evaluation.figures.episodes import EpisodeRecorder, play
 
 gymnasium.register_envs(thetaprime.training)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from thetaprime.models import AdaptationSpec, Policy, PolicySpec
-from thetaprime.training.evaluation import adaptation_curve
-from thetaprime.training.figures import curves_png
-from thetaprime.training.scores import Evaluation
+from thetaprime.training.evaluation.evaluation import adaptation_curve
+from thetaprime.training.evaluation.figures import curves_png
+from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.tasks import PointNavigationTasks
 
 

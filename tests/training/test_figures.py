@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from thetaprime.training.environments.point_navigation import PointNavigation
-from thetaprime.training.figures.adaptation import Behaviour, adaptation_figure
-from thetaprime.training.figures.episodes import Episode
-from thetaprime.training.figures.evaluation import curves_figure
-from thetaprime.training.figures.gait import stretches
-from thetaprime.training.figures.paths import paths_figure
-from thetaprime.training.figures.returns import PolicyReturns, Step
-from thetaprime.training.figures.style import number, policy_name, save
+from thetaprime.training.evaluation.figures.adaptation import Behavior, adaptation_figure
+from thetaprime.training.evaluation.figures.episodes import Episode
+from thetaprime.training.evaluation.figures.evaluation import curves_figure
+from thetaprime.training.evaluation.figures.gait import stretches
+from thetaprime.training.evaluation.figures.paths import paths_figure
+from thetaprime.training.evaluation.figures.returns import PolicyReturns, Step
+from thetaprime.training.evaluation.figures.style import number, policy_name, save
+from thetaprime.training.tasks.environments.point_navigation import PointNavigation
 
 from .test_evaluation import evaluation_by_hand
 
@@ -109,12 +109,12 @@ def test_many_rounds_are_numbered() -> None:
 def test_paths_lie_beside_the_goal() -> None:
     path = np.array([[0.0, 0.0], [0.1, 0.05], [0.2, 0.1]])
     goal = {"goal_position": (0.4, 0.3)}
-    behaviours = [
-        Behaviour(index, [episode(2, position=path * sign), episode(2, position=path * 2 * sign)],
+    behaviors = [
+        Behavior(index, [episode(2, position=path * sign), episode(2, position=path * 2 * sign)],
                   episode(2, position=path * sign, goal=goal))
         for index, sign in ((0, -1.0), (2, 1.0))
     ]  # fmt: skip
-    figure = adaptation_figure("title", POLICIES, STEPS, behaviours)
+    figure = adaptation_figure("title", POLICIES, STEPS, behaviors)
     before, after = panel(figure, "paths")
     for axes, sign in ((before, -1.0), (after, 1.0)):
         np.testing.assert_allclose(drawn(axes, "path"), [path * sign, path * 2 * sign])
@@ -138,7 +138,7 @@ def test_the_gait_is_velocity_over_time_and_contacts(goal: dict[str, float], lin
     played = episode(4, velocity=velocity, contacts=feet, goal=goal)
     # Of the episodes with exploration one fell early: the band goes on with the other.
     explored = [episode(4, velocity=velocity + 1.0), episode(2, velocity=velocity[:2])]
-    figure = adaptation_figure("title", POLICIES, STEPS, [Behaviour(0, explored, played), Behaviour(1, [], played)])
+    figure = adaptation_figure("title", POLICIES, STEPS, [Behavior(0, explored, played), Behavior(1, [], played)])
     before, _ = panel(figure, "velocity")
     ((xy),) = drawn(before, "velocity")
     np.testing.assert_allclose(xy, np.stack([[0.05, 0.1, 0.15, 0.2], velocity], axis=1))

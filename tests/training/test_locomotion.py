@@ -15,11 +15,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thetaprime.training.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
-from thetaprime.training.environments.locomotion import LocomotionVector as Vector
-from thetaprime.training.environments.locomotion.bodies import State
-from thetaprime.training.environments.locomotion.simulator import Simulator
 from thetaprime.training.tasks import check_task_distribution
+from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
+from thetaprime.training.tasks.environments.locomotion import LocomotionVector as Vector
+from thetaprime.training.tasks.environments.locomotion.bodies import State
+from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
 from thetaprime.training.tasks.locomotion import (
     AntDirectionTasks,
     AntVelocityTasks,

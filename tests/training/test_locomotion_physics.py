@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thetaprime.training.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
-from thetaprime.training.environments.locomotion.bodies import State, contact_wrenches
-from thetaprime.training.environments.locomotion.simulator import Simulator
+from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
+from thetaprime.training.tasks.environments.locomotion.bodies import State, contact_wrenches
+from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
 
 from .locomotion_cases import HOWS, Actions, Floats, a_seed, draw_actions, every_body, every_kind, few, make, some_goals
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from thetaprime.models import DiscreteAction, EnvironmentContract, Parameters, Policy, PolicySpec, TrajectoryBatch
-from thetaprime.training.flat import flatten, unflatten
-from thetaprime.training.outer import Collected, MetaObjective, TaskData, e_maml
-from thetaprime.training.outer.dice import DiceObjective
-from thetaprime.training.outer.maml_trpo import SurrogateObjective
-from thetaprime.training.parallel import in_turn
+from thetaprime.training.algorithms import Collected, MetaObjective, TaskData, e_maml
+from thetaprime.training.algorithms.dice import DiceObjective
+from thetaprime.training.algorithms.flat import flatten, unflatten
+from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
+from thetaprime.training.sampling.parallel import in_turn
 
 from .conftest import tiny_config
 
@@ -58,7 +58,7 @@ def _collected(
         [eye[0]] * len(trajectories),
     )
     with torch.no_grad():
-        behaviour = policy.distribution(parameters, batch.observations.double())
+        behavior = policy.distribution(parameters, batch.observations.double())
     remaining = torch.tensor(
         [sum(rewards[t:]) for _, _, rewards in trajectories for t in range(len(rewards))], dtype=torch.float64
     )
@@ -70,7 +70,7 @@ def _collected(
         batch.terminated,
         batch.final_observations,
     )
-    return Collected(steps, batch, remaining, behaviour)
+    return Collected(steps, batch, remaining, behavior)
 
 
 # Two steps: the first action decides in which of two states the second is chosen.
@@ -152,7 +152,7 @@ def test_e_maml_estimates_the_derivative_of_the_expected_return_after_adapting(
     monkeypatch: pytest.MonkeyPatch, credit: float, exact_there: bool
 ) -> None:
     """d/dθ E_D∼π_θ E_D′∼π_θ′ [R], over every support of two pulls and every query of one; MAML's is another."""
-    monkeypatch.setattr(e_maml, "credit_unit", lambda data, discount: 1.0)  # rewards are not normalised here
+    monkeypatch.setattr(e_maml, "credit_unit", lambda data, discount: 1.0)  # rewards are not normalized here
     policy, parameters = _policy(1, 1), _parameters([0.3])
     theta = flatten(parameters)
     config = tiny_config(

@@ -10,13 +10,13 @@ import torch
 from torch.distributions import kl_divergence
 
 from thetaprime.models.advantages import features, fit_baseline
+from thetaprime.training.algorithms import OUTER_LOOPS, MetaObjective, TaskData
+from thetaprime.training.algorithms.e_maml import credit_unit
+from thetaprime.training.algorithms.flat import flatten
+from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
+from thetaprime.training.algorithms.objective import log_ratio
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.flat import flatten
-from thetaprime.training.outer import OUTER_LOOPS, MetaObjective, TaskData
-from thetaprime.training.outer.e_maml import credit_unit
-from thetaprime.training.outer.maml_trpo import SurrogateObjective
-from thetaprime.training.outer.objective import log_ratio
-from thetaprime.training.parallel import in_turn
+from thetaprime.training.sampling.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 
 from .conftest import CorridorTasks, in_double, sampled, tiny_config
@@ -121,7 +121,7 @@ def test_promps_penalty_is_on_the_policies_that_collected_the_support(distributi
         losses.append(objective.evaluate(theta)[0])
     paths = [objective.path(theta, task, create_graph=False) for task in data]
     divergences = [
-        kl_divergence(each.behaviour, objective.distribution(path, each)).mean()
+        kl_divergence(each.behavior, objective.distribution(path, each)).mean()
         for path, task in zip(paths, data, strict=True)
         for each in task.support
     ]

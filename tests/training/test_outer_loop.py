@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
+from thetaprime.training.algorithms import make_outer_loop
+from thetaprime.training.algorithms.flat import flatten, unflatten
+from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
+from thetaprime.training.algorithms.trpo import conjugate_gradient, trust_region_step
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.flat import flatten, unflatten
-from thetaprime.training.outer import make_outer_loop
-from thetaprime.training.outer.maml_trpo import SurrogateObjective
-from thetaprime.training.parallel import in_turn
+from thetaprime.training.sampling.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
-from thetaprime.training.trust_region import conjugate_gradient, trust_region_step
 
 from .conftest import CorridorTasks, in_double, sampled
 

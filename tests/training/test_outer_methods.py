@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from thetaprime.models import Parameters
+from thetaprime.training.algorithms import OUTER_LOOPS, TaskData, make_outer_loop, sample_iteration
+from thetaprime.training.algorithms.adam import AdamLoop
+from thetaprime.training.algorithms.flat import flatten
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.flat import flatten
-from thetaprime.training.outer import OUTER_LOOPS, TaskData, make_outer_loop, sample_iteration
-from thetaprime.training.outer.adam import AdamLoop
-from thetaprime.training.parallel import in_turn, task_threads
 from thetaprime.training.run import run_policy, run_tasks, train
+from thetaprime.training.sampling.parallel import in_turn, task_threads
 from thetaprime.training.tasks import resolve_tasks
 
 from .conftest import sampled, tiny_config

@@ -5,7 +5,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thetaprime.training.environments.point_navigation import ENVIRONMENT_ID, PointNavigation, advance
+from thetaprime.training.tasks.environments.point_navigation import ENVIRONMENT_ID, PointNavigation, advance
 
 coordinate = st.floats(-2, 2, allow_nan=False)
 

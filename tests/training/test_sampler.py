@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from thetaprime.models import Policy, PolicySpec
-from thetaprime.training.sampler import collect
+from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import PointNavigationTasks, Task, TaskDistribution
 
 from .conftest import CorridorTasks

@@ -41,7 +41,7 @@ def test_advice_of_gymnasium_is_no_breach_of_the_contract() -> None:
     check_task_distribution(_Pendulum())
 
 
-def test_batched_form_is_recognised() -> None:
+def test_batched_form_is_recognized() -> None:
     assert isinstance(PointNavigationTasks(), BatchedTaskDistribution)
     assert not isinstance(CorridorTasks(), BatchedTaskDistribution)
 

@@ -10,10 +10,10 @@ Examples:
 `thetaprime.client.aio` has the same client for asyncio.
 """
 
-from thetaprime.client._channel import CHANNEL_OPTIONS
-from thetaprime.client._collect import collect
+from thetaprime.client._collect.collect import collect
+from thetaprime.client._collect.minari import from_minari, to_minari
+from thetaprime.client._collect.spaces import check_environment
 from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
-from thetaprime.client._credentials import tls_credentials
 from thetaprime.client._errors import (
     AccessError,
     CollectionError,
@@ -30,11 +30,11 @@ from thetaprime.client._errors import (
     UnreachableError,
     Violation,
 )
-from thetaprime.client._minari import from_minari, to_minari
-from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._policy_file import PolicyFile, RobotDescription, TensorInfo
-from thetaprime.client._runner import PolicyRunner
-from thetaprime.client._spaces import check_environment
+from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription, TensorInfo
+from thetaprime.client._policy.runner import PolicyRunner
+from thetaprime.client._rpc.channel import CHANNEL_OPTIONS
+from thetaprime.client._rpc.credentials import tls_credentials
 from thetaprime.client._sync.client import Client
 from thetaprime.client._sync.session import Session
 from thetaprime.client._types import (

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from thetaprime.client._credentials import tls_credentials
 from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._rpc.credentials import tls_credentials
 
 DEFAULT_ADDRESS: Final = "localhost:50051"
 DEFAULT_TIMEOUT: Final = 60.0

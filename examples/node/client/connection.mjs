@@ -11,7 +11,7 @@ import { InvalidInputError } from '../wire/errors.mjs';
 export const CHANNEL_OPTIONS = {
   // Room for policies of any size; the default of 4 MiB is a small network's.
   'grpc.max_receive_message_length': 64 << 20,
-  // `withRetries` repeats calls, and honours what the server says about it.
+  // `withRetries` repeats calls, and honors what the server says about it.
   'grpc.enable_retries': 0,
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 1000,

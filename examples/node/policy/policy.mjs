@@ -158,7 +158,7 @@ export class Policy {
 
 async function openSession(onnx) {
   try {
-    // One small network: threads and graph optimisation cost more than they bring.
+    // One small network: threads and graph optimization cost more than they bring.
     return await InferenceSession.create(onnx, {
       executionProviders: ['cpu'],
       intraOpNumThreads: 1,

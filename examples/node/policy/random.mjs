@@ -8,7 +8,7 @@ import { sha256Hex } from '../wire/digests.mjs';
 export class Random {
   /** @param {...(string | number)} key what the numbers are for: a seed, and what else sets them apart from others */
   constructor(...key) {
-    // Through a hash, so that neighbouring seeds have nothing in common.
+    // Through a hash, so that neighboring seeds have nothing in common.
     this.generator = xoroshiro128plus(Number.parseInt(sha256Hex(key.join('/')).slice(0, 8), 16) | 0);
     this.spare = null;
   }

@@ -10,7 +10,7 @@ import { messageType } from './protos.mjs';
  * One whole episode of H steps, collected with one policy.
  *
  * @typedef {object} Trajectory
- * @property {string} policyId of the behaviour policy
+ * @property {string} policyId of the behavior policy
  * @property {NdArray} observations [H, ...observationShape] float: what each action was chosen from, raw
  * @property {NdArray} actions continuous: [H, A] float, as sampled, before scaling and clipping; discrete: [H] integer,
  *   counted from 0

@@ -15,20 +15,11 @@ from thetaprime.models.artifact import (
     read_tensors,
     write_meta_policy,
 )
+from thetaprime.models.artifact_folders import find_meta_policies, resolve_meta_policy, zoo_directory
 from thetaprime.models.batch import TrajectoryBatch
-from thetaprime.models.behaviour import BehaviourDoubt, behaviour_evidence
-from thetaprime.models.catalog import find_meta_policies, resolve_meta_policy, zoo_directory
+from thetaprime.models.behavior import BehaviorDoubt, behavior_evidence
+from thetaprime.models.contributions import trajectory_shares
 from thetaprime.models.errors import ArtifactError
-from thetaprime.models.forms import (
-    DEFAULT_PROFILE,
-    PROFILES,
-    OnnxForm,
-    OnnxTemplate,
-    ProfileError,
-    RobotDescription,
-    check_profile,
-    derive_form,
-)
 from thetaprime.models.forward import ForwardPass, forward_pass
 from thetaprime.models.inner_loop import (
     InnerStep,
@@ -41,9 +32,19 @@ from thetaprime.models.inner_loop import (
     summarize_step,
     with_std_factor,
 )
-from thetaprime.models.layers import LayerGradient
+from thetaprime.models.kernels import LayerGradient
 from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
 from thetaprime.models.memory import hold_freed_memory
+from thetaprime.models.onnx import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    OnnxForm,
+    OnnxTemplate,
+    ProfileError,
+    RobotDescription,
+    check_profile,
+    derive_form,
+)
 from thetaprime.models.parameters import (
     NonFiniteStepError,
     Parameters,
@@ -54,7 +55,6 @@ from thetaprime.models.parameters import (
     parameters_to_bytes,
 )
 from thetaprime.models.policy import Policy
-from thetaprime.models.shares import trajectory_shares
 from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, EnvironmentContract, PolicySpec
 
 __all__ = [
@@ -63,7 +63,7 @@ __all__ = [
     "AdaptationSpec",
     "Amendment",
     "ArtifactError",
-    "BehaviourDoubt",
+    "BehaviorDoubt",
     "BoxAction",
     "ComparisonRun",
     "DiscreteAction",
@@ -88,7 +88,7 @@ __all__ = [
     "adapt_path",
     "adapt_step",
     "advantages",
-    "behaviour_evidence",
+    "behavior_evidence",
     "check_finite",
     "check_parameters",
     "check_profile",

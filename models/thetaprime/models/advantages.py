@@ -71,7 +71,7 @@ def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> 
 def advantages(
     batch: TrajectoryBatch, *, horizon: int, discount: float, gae_lambda: float, ridge: float
 ) -> torch.Tensor:
-    """Generalised advantages (Schulman et al. 2016), normalised over the task.
+    """Generalized advantages (Schulman et al. 2016), normalized over the task.
 
     The return counts `horizon` steps. After a trajectory that terminated, or that reached the horizon, nothing
     follows. One that was truncated earlier would have gone on: the baseline at its final observation,
@@ -110,5 +110,5 @@ def advantages(
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     residuals = (followed + discount * next_values - values) * batch.mask
     advantage = batch.unpad(discounted_sums(residuals, discount * gae_lambda))
-    centred = advantage - advantage.mean()
-    return (centred / (centred.square().mean().sqrt() + 1e-8)).float()
+    centered = advantage - advantage.mean()
+    return (centered / (centered.square().mean().sqrt() + 1e-8)).float()

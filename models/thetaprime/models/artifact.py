@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 
 from thetaprime.models.errors import ArtifactError
-from thetaprime.models.forms import OnnxTemplate
 from thetaprime.models.manifest import MANIFEST_NAME, Manifest, Provenance
+from thetaprime.models.onnx import OnnxTemplate
 from thetaprime.models.parameters import (
     Parameters,
     digest_bytes,

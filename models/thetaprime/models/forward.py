@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 
 from thetaprime.models.batch import TrajectoryBatch
-from thetaprime.models.layers import LayerGradient
+from thetaprime.models.kernels import LayerGradient
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 

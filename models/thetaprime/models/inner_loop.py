@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 from thetaprime.models.advantages import advantages, decayed_past
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.forward import ForwardPass, forward_pass
-from thetaprime.models.layers import LayerGradient
+from thetaprime.models.kernels import LayerGradient
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, Policy
 from thetaprime.models.spec import AdaptationSpec, Curvature

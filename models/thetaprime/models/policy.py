@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from thetaprime.models.layers import Activation, LayerGradient, Notes, layer, rows_of_kernels
+from thetaprime.models.kernels import Activation, LayerGradient, Notes, layer, rows_of_kernels
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 
@@ -33,7 +33,7 @@ class Policy:
         self.spec = spec
         self.layer_sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
         self._clip, self._half, self._middle = _scaling(environment)
-        self._observation_mean, self._observation_factor = _normalisation(environment, spec)
+        self._observation_mean, self._observation_factor = _normalization(environment, spec)
 
     @property
     def continuous(self) -> bool:
@@ -176,7 +176,7 @@ class Policy:
         return actions.clamp(-self._clip, self._clip) * self._half + self._middle
 
     @property
-    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Two [O]: subtract the first from the observation, then multiply by the second."""
         return self._observation_mean, self._observation_factor
 
@@ -191,7 +191,7 @@ class Policy:
         return 0 if isinstance(action, BoxAction) else action.start
 
 
-def _normalisation(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:
     """[O] to subtract and [O] to multiply by."""
     size = environment.observation_size
     for name, values in (("observation_mean", spec.observation_mean), ("observation_std", spec.observation_std)):

@@ -124,7 +124,7 @@ class AdaptationSpec(Spec):
     target_return: float | None = None
     """R*: about the best undiscounted return that any task allows. Where it is given, step sizes are also multiplied by
     (R* − R_k) / return_gap, R_k being the batch's mean return: long steps far from the goal, short ones near it
-    (after Polyak 1969). Advantages are normalised, and would else hide how far there is to go."""
+    (after Polyak 1969). Advantages are normalized, and would else hide how far there is to go."""
     return_gap: float = pydantic.Field(default=1.0, gt=0.0)
     """The gap R* − R_k at which that factor is 1."""
     normalize_gradient: bool = False
@@ -140,7 +140,7 @@ class AdaptationSpec(Spec):
     discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
     """γ of the inner loop's advantages."""
     gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
-    """λ of generalised advantage estimation (Schulman et al. 2016); 1 is REINFORCE's return minus baseline."""
+    """λ of generalized advantage estimation (Schulman et al. 2016); 1 is REINFORCE's return minus baseline."""
     baseline_ridge: float = pydantic.Field(default=1e-5, gt=0.0)
     """Ridge regularisation of the linear feature baseline."""
     first_order: bool = False

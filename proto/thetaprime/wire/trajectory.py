@@ -22,7 +22,7 @@ class Trajectory:
         terminated: the episode ended in a terminal state.
         truncated: the episode was cut short from outside.
         final_observation: [*observation_shape] float; the observation after the last action.
-        policy_id: id of the behaviour policy.
+        policy_id: id of the behavior policy.
     """
 
     observations: npt.NDArray[Any]

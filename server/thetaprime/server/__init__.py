@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from thetaprime.server.config import ServerConfig
     from thetaprime.server.config_file import ConfigFileError, as_toml
     from thetaprime.server.errors import StartupError
-    from thetaprime.server.lifecycle import listening
+    from thetaprime.server.runtime.lifecycle import listening
 
 __all__ = [
     "ConfigFileError",
@@ -29,7 +29,7 @@ _PLACES = {
     "ServerConfig": "config",
     "StartupError": "errors",
     "as_toml": "config_file",
-    "listening": "lifecycle",
+    "listening": "runtime.lifecycle",
     "running_server": "app",
     "serve": "app",
 }

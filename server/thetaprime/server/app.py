@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.log import adopt_library_logs, configure_logging
+from thetaprime.server.logging import adopt_library_logs, configure_logging
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
@@ -30,23 +30,23 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """
     configure_logging()
     adopt_library_logs()
-    told = told_to_stop()
+    stop_event = stop_on_signals()
     if config.workers > 1:
-        from thetaprime.server.workers import supervise
+        from thetaprime.server.runtime.workers import supervise
 
-        await supervise(config, told, on_ready)
+        await supervise(config, stop_event, on_ready)
     else:
-        from thetaprime.server.process import serve_until
+        from thetaprime.server.runtime.process import serve_until
 
-        await serve_until(told, config, on_ready)
+        await serve_until(stop_event, config, on_ready)
 
 
-def told_to_stop() -> asyncio.Event:
+def stop_on_signals() -> asyncio.Event:
     """Set once SIGTERM or SIGINT comes to this process."""
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    stop_event, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    return told
+        loop.add_signal_handler(number, stop_event.set)
+    return stop_event
 
 
 @contextlib.contextmanager
@@ -56,17 +56,17 @@ def running_server(config: ServerConfig) -> Iterator[str]:
     Raises:
         StartupError: the server cannot start.
     """
-    from thetaprime.server.lifecycle import listening
+    from thetaprime.server.runtime.lifecycle import listening
 
     if not structlog.is_configured():
         configure_logging(logging.WARNING)
     ready: Future[tuple[str, Callable[[], object]]] = Future()
 
     async def run() -> None:
-        told, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop_event, loop = asyncio.Event(), asyncio.get_running_loop()
         async with listening(config) as address:
-            ready.set_result((address, lambda: loop.call_soon_threadsafe(told.set)))
-            await told.wait()
+            ready.set_result((address, lambda: loop.call_soon_threadsafe(stop_event.set)))
+            await stop_event.wait()
 
     with ThreadPoolExecutor(1, thread_name_prefix="thetaprime-server") as thread:
         ended = thread.submit(asyncio.run, run())

@@ -1,7 +1,7 @@
 """What Unity's ML-Agents checks when it imports a model.
 
 After com.unity.ml-agents, Runtime/Inference/SentisModelInfo.cs and SentisModelParamLoader.cs (`CheckModel`), for a
-behaviour with one vector sensor. The importer runs the graph on zeros and reads its constants from the outputs.
+behavior with one vector sensor. The importer runs the graph on zeros and reads its constants from the outputs.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ UNSUPPORTED = {"GRU", "RNN", "If", "Loop", "Scan", "SequenceAt", "StringNormaliz
 def failed_checks(
     data: bytes, observation_size: int, continuous_size: int, branches: list[int], deterministic: bool
 ) -> list[str]:
-    """The importer's complaints about a model, for a behaviour with these sizes."""
+    """The importer's complaints about a model, for a behavior with these sizes."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     shapes = {
         each.name: [1 if isinstance(length, str) else length for length in each.shape] for each in session.get_inputs()

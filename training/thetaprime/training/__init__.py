@@ -1,10 +1,10 @@
 """Meta-training and evaluation: task distributions, simulators, sampler, outer loop, export."""
 
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation import evaluate
-from thetaprime.training.export import ExportRequest, export
+from thetaprime.training.evaluation.evaluation import evaluate
+from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.export.export import ExportRequest, export
 from thetaprime.training.run import Progress, train
-from thetaprime.training.scores import Evaluation
 from thetaprime.training.tasks import (
     BatchedTaskDistribution,
     Task,

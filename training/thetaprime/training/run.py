@@ -10,17 +10,17 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from thetaprime.models import Amendment, Policy
+from thetaprime.training.algorithms import OuterLoop, TaskData, make_outer_loop, sample_iteration
+from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
+from thetaprime.training.algorithms.warm_start import run_record, warm_started
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
-from thetaprime.training.outer import OuterLoop, TaskData, make_outer_loop, sample_iteration
-from thetaprime.training.parallel import MapTasks, task_threads
-from thetaprime.training.step_sizes import LearnedStepSizes
+from thetaprime.training.sampling.parallel import MapTasks, task_threads
 from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
-from thetaprime.training.warm_start import run_record, warm_started
 
 # What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
-# the parameters, the optimiser's state or the meaning of the run hang on it.
+# the parameters, the optimizer's state or the meaning of the run hang on it.
 _FREE: Final = {"iterations", "checkpoint_every", "threads"}
 _FIXED: Final = {"tasks", "method", "outer_loop", "seed", "learn_step_sizes", "policy"}
 

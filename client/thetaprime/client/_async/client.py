@@ -9,17 +9,17 @@ from typing import Any, Self
 
 import grpc
 
-from thetaprime.client._arguments import duration, name_and_version
 from thetaprime.client._async import runtime
 from thetaprime.client._async.rounds import Tasks, check_tasks, take_rounds
 from thetaprime.client._async.session import Session, fetch_policy
 from thetaprime.client._async.transport import Transport
 from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Configuration
-from thetaprime.client._deadline import Deadline
 from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
-from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._policy_file import PolicyFile, RobotDescription
+from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
+from thetaprime.client._rpc.arguments import duration, name_and_version
+from thetaprime.client._rpc.deadline import Deadline
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_policy_pb

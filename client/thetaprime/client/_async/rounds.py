@@ -8,13 +8,13 @@ import numpy as np
 
 from thetaprime import wire
 from thetaprime.client._async import runtime
-from thetaprime.client._collect import Counted, collect_into, collection_errors, take_into
-from thetaprime.client._deadline import Deadline
+from thetaprime.client._collect.collect import Counted, collect_into, collection_errors, take_into
+from thetaprime.client._collect.spaces import check_environment, is_environment
 from thetaprime.client._errors import InvalidInputError, ThetaPrimeError
 from thetaprime.client._progress import ProgressOption, shown
-from thetaprime.client._spaces import check_environment, is_environment
+from thetaprime.client._rpc.deadline import Deadline
+from thetaprime.client._rpc.upload import in_parts
 from thetaprime.client._types import AdaptationReport, Progress
-from thetaprime.client._upload import in_parts
 
 if TYPE_CHECKING:
     from thetaprime.client._async.session import Session

@@ -8,10 +8,10 @@ from typing import TypeVar
 import grpc
 
 from thetaprime.client._async import runtime
-from thetaprime.client._channel import Backoff
-from thetaprime.client._credentials import token_metadata
 from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
-from thetaprime.client._tracing import Tracing
+from thetaprime.client._rpc.channel import Backoff
+from thetaprime.client._rpc.credentials import token_metadata
+from thetaprime.client._rpc.tracing import Tracing
 
 _Response = TypeVar("_Response")
 

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import grpc
 
-from thetaprime.client._arguments import duration, name_and_version
 from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Configuration
-from thetaprime.client._deadline import Deadline
 from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
-from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._policy_file import PolicyFile, RobotDescription
+from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
+from thetaprime.client._rpc.arguments import duration, name_and_version
+from thetaprime.client._rpc.deadline import Deadline
 from thetaprime.client._sync import runtime
 from thetaprime.client._sync.rounds import Tasks, check_tasks, take_rounds
 from thetaprime.client._sync.session import Session, fetch_policy

@@ -11,9 +11,9 @@ from typing import Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 import grpc
 
 from thetaprime import wire
-from thetaprime.client._channel import CHANNEL_OPTIONS
-from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._tracing import Traced
+from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._rpc.channel import CHANNEL_OPTIONS
+from thetaprime.client._rpc.tracing import Traced
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
 Channel: TypeAlias = grpc.Channel

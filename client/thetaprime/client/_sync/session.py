@@ -5,15 +5,15 @@ import threading
 from collections.abc import Sequence
 
 from thetaprime import wire
-from thetaprime.client._deadline import Deadline
-from thetaprime.client._policy import AdaptedPolicy
-from thetaprime.client._policy_file import PolicyFile, RobotDescription
+from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
+from thetaprime.client._rpc.deadline import Deadline
+from thetaprime.client._rpc.upload import prepare_upload
 from thetaprime.client._sync import runtime
 from thetaprime.client._sync.rounds import Tasks, take_rounds
 from thetaprime.client._sync.transport import Transport
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
-from thetaprime.client._upload import prepare_upload
 from thetaprime.v1 import adaptation_service_pb2 as pb
 
 

@@ -2,8 +2,8 @@
 
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.cache import RECENT_BYTES, Recent
 from thetaprime.server.store.database import ROW_BYTES, Store
-from thetaprime.server.store.recent import RECENT_BYTES, Recent
-from thetaprime.server.store.sweep import Gone
+from thetaprime.server.store.expiry import SweptSession
 
-__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Gone", "Recent", "Store", "tables"]
+__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Recent", "Store", "SweptSession", "tables"]

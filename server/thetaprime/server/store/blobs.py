@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thetaprime.server import failpoints
 from thetaprime.server.errors import CorruptDataError
-from thetaprime.server.store.failures import disk_failures
+from thetaprime.server.store.errors import disk_failures
 from thetaprime.wire import sha256_hex
 
 

@@ -15,9 +15,9 @@ from thetaprime.server import failpoints
 from thetaprime.server.errors import ServiceError, StartupError
 from thetaprime.server.store import migrations, tables
 from thetaprime.server.store.blobs import BlobStore, verified
-from thetaprime.server.store.failures import database_failures, disk_failures
-from thetaprime.server.store.recent import RECENT_BYTES, Recent
-from thetaprime.server.store.sweep import Gone, release, sweep_some
+from thetaprime.server.store.cache import RECENT_BYTES, Recent
+from thetaprime.server.store.errors import database_failures, disk_failures
+from thetaprime.server.store.expiry import SweptSession, release, sweep_some
 
 _BUSY_SECONDS: Final = 10.0
 # A process that writes a blob or its row now must not have it swept away by another one that starts.
@@ -155,7 +155,7 @@ class Store:
             data = connection.scalar(_READ, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
-    def sweep(self, on_gone: Callable[[Gone], object] = lambda gone: None) -> int:
+    def sweep(self, on_gone: Callable[[SweptSession], object] = lambda gone: None) -> int:
         """Clears out expired sessions, and the blobs that only they needed.
 
         Args:
@@ -183,7 +183,7 @@ class Store:
         with self.writing() as connection:
             release(connection, self.blobs, set(self.blobs.digests(older_than=_SETTLED_SECONDS)))
 
-    def _sweep_some(self) -> list[Gone]:
+    def _sweep_some(self) -> list[SweptSession]:
         with self.writing() as connection:
             gone = sweep_some(connection, self.blobs, self.now())
         failpoints.reach("sweep.committed")

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from thetaprime.models import BoxAction, EnvironmentContract
-from thetaprime.training.environments.locomotion import (
+from thetaprime.training.tasks.environments.locomotion import (
     ANT,
     DIRECTION,
     HALF_CHEETAH,

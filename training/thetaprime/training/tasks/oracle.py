@@ -12,8 +12,8 @@ from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import TransformObservation as TransformVectorObservation
 
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
+from thetaprime.training.sampling.vector_env import make_vector
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
-from thetaprime.training.tasks.vectors import make_vector
 
 
 def task_vector(task: Task) -> npt.NDArray[np.float32]:
@@ -22,7 +22,7 @@ def task_vector(task: Task) -> npt.NDArray[np.float32]:
 
 
 def oracle_policy(environment: EnvironmentContract, spec: PolicySpec) -> Policy:
-    """The network of an oracle: the same, its normalisation leaving the task's parameters as they are.
+    """The network of an oracle: the same, its normalization leaving the task's parameters as they are.
 
     Args:
         environment: of `OracleTasks`.

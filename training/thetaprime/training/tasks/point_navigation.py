@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from thetaprime.models import BoxAction, EnvironmentContract
-from thetaprime.training.environments import point_navigation
+from thetaprime.training.tasks.environments import point_navigation
 from thetaprime.training.tasks.protocol import Task
 
 

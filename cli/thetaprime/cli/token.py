@@ -1,0 +1,37 @@
+"""``thetaprime token``."""
+
+import datetime
+
+import click
+import pydantic
+
+from thetaprime.cli._output import json_option, print_json
+from thetaprime.server.auth import new_token
+from thetaprime.server.auth.tokens import TokenEntry, token_digest
+
+
+@click.command()
+@click.option("--tenant", required=True, metavar="NAME", help="Whom the token is to stand for.")
+@click.option("--days", type=click.IntRange(1), help="Days until it expires.  [default: it does not]")
+@json_option
+def command(tenant: str, days: int | None, as_json: bool) -> None:
+    """Make a token, and the lines by which a server knows it.
+
+    The token is shown this once: the lines for the tokens file, and the server, have only its digest.
+    """
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    expires = None if days is None else now + datetime.timedelta(days=days)
+    token = new_token()
+    try:
+        entry = TokenEntry(tenant=tenant, sha256=token_digest(token), expires=expires)
+    except pydantic.ValidationError as error:
+        expected = "1 to 64 letters, digits and . _ -, beginning with a letter or digit"
+        raise click.BadParameter(f"{tenant!r}; expected {expected}", param_hint="--tenant") from error
+    lines = ["[[tokens]]", f'tenant = "{entry.tenant}"', f'sha256 = "{entry.sha256}"']
+    if entry.expires is not None:
+        lines.append(f"expires = {entry.expires.isoformat()}")
+    if as_json:
+        print_json({"tenant": tenant, "token": token, "lines": "\n".join(lines)})
+    else:
+        click.echo(f"for {tenant}, shown this once:\n\n{token}\n\nfor the tokens file:\n")
+        click.echo("\n".join(lines))

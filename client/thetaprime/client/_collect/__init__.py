@@ -1,0 +1,1 @@
+"""Collecting trajectories from environments and datasets."""

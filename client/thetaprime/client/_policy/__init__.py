@@ -1,0 +1,1 @@
+"""Policies as ONNX files, verified and run by onnxruntime."""

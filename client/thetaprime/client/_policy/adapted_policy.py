@@ -1,0 +1,276 @@
+"""A policy in its ONNX form, verified, on onnxruntime."""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from thetaprime import wire
+from thetaprime.client._errors import InvalidInputError, PolicyVerificationError
+from thetaprime.client._policy.atomic_file import write_whole
+from thetaprime.client._policy.bound_graph import BoundGraph, check_dtype, check_finite
+from thetaprime.client._policy.contract import (
+    Golden,
+    OnnxForm,
+    check_digest,
+    check_golden,
+    check_signature,
+    golden_from_arrays,
+    open_session,
+    read_form,
+    read_golden,
+)
+from thetaprime.client._policy.exploration import Exploration
+from thetaprime.client._policy.shared_weights import KeptFile
+from thetaprime.v1 import policy_pb2
+
+# Batches beyond it gain nothing from being bound, and would have other threads wait.
+_BOUND_COUNT: Final = 64
+
+
+class AdaptedPolicy:
+    """A policy (θ, or θ′ after adaptation) that acts locally, in microseconds.
+
+    The file is held against its digest and its golden vectors before it may act. Safe to use from several
+    threads at once.
+
+    Args:
+        onnx: the ONNX file's bytes.
+        sha256: their SHA-256 (hex), where it is known.
+        seed: seed of stochastic actions; None draws one from the system.
+
+    Raises:
+        PolicyVerificationError: the file is damaged, no ThetaPrime policy, or does not give its golden actions.
+    """
+
+    def __init__(self, onnx: bytes, *, sha256: str | None = None, seed: int | None = None) -> None:
+        if sha256 is not None:
+            check_digest(onnx, sha256)
+        self._file = KeptFile.of(onnx)
+        self._session = open_session(onnx, self._file)
+        metadata = self.metadata
+        self._form: OnnxForm = read_form(metadata)
+        contract = self._form.contract
+        check_signature(self._session, contract)
+        self._shape, self._size = contract.observation_shape, contract.observation_size
+        self._box = contract.action_kind is wire.ActionKind.BOX
+        self._one = BoundGraph(self._session, contract, 1)
+        self._several: BoundGraph | None = None
+        self._last_count = 0
+        # A parameter of the policy: the same for every observation.
+        nothing = np.zeros((1, self._size), np.float32)
+        log_std = self._session.run(["log_std"], {"obs": nothing})[0] if self._box else np.zeros(0, np.float32)
+        self._exploration = Exploration(contract, log_std, seed)
+        self._lock = threading.Lock()
+        self._verify(read_golden(metadata, contract))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], sha256: str | None = None, *, seed: int | None = None) -> Self:
+        """Reads a file in the default form, that `save` or ``thetaprime export`` wrote.
+
+        Args:
+            path: the file.
+            sha256: its SHA-256 (hex), where it is known.
+            seed: seed of stochastic actions.
+
+        Raises:
+            PolicyVerificationError: as the constructor.
+            OSError: the file cannot be read.
+        """
+        data = Path(path).read_bytes()
+        try:
+            return cls(data, sha256=sha256, seed=seed)
+        except PolicyVerificationError as error:
+            raise PolicyVerificationError(f"{os.fspath(path)}: {error}") from error
+
+    @classmethod
+    def from_message(cls, message: policy_pb2.Policy, *, seed: int | None = None) -> Self:
+        """The policy of a server's reply, held against everything the reply says about it.
+
+        Raises:
+            PolicyVerificationError: the reply and the file differ, or as the constructor.
+        """
+        policy = cls(message.onnx, sha256=message.onnx_sha256, seed=seed)
+        for name, said, found in (
+            ("policy_id", message.policy_id, policy.policy_id),
+            ("parent_id", message.parent_id, policy.parent_id),
+            ("metadata", dict(message.metadata), dict(policy.metadata)),
+        ):
+            if said != found:
+                raise PolicyVerificationError(f"the reply says {name} {said!r}; its file says {found!r}")
+        try:
+            observations = wire.array_from_message(message.golden.observations, "golden.observations")
+            actions = wire.array_from_message(message.golden.actions, "golden.actions")
+        except wire.WireError as error:
+            raise PolicyVerificationError(f"the reply's golden vectors do not read: {error}") from error
+        policy._verify(golden_from_arrays(observations, actions, policy.contract))
+        return policy
+
+    @property
+    def policy_id(self) -> str:
+        """SHA-256 (hex) of the policy's parameters: equal ids, equal policies."""
+        return self._form.policy_id
+
+    @property
+    def parent_id(self) -> str:
+        """`policy_id` of the policy it was adapted from; empty for θ."""
+        return self._form.parent_id
+
+    @property
+    def meta_policy(self) -> str:
+        """``name@version`` of the meta-policy that it comes from."""
+        return self._form.meta_policy
+
+    @property
+    def contract(self) -> wire.EnvironmentContract:
+        """What its environment sends and takes."""
+        return self._form.contract
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's metadata, as it stands there."""
+        return MappingProxyType(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def onnx(self) -> bytes:
+        """The ONNX file."""
+        return bytes(self._file)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the ONNX file, as `load` takes it."""
+        return wire.sha256_hex(self.onnx)
+
+    def __repr__(self) -> str:
+        return f"AdaptedPolicy({self.meta_policy}, policy_id={self.policy_id[:12]}…)"
+
+    def seed(self, seed: int | None) -> None:
+        """Starts the noise of stochastic actions anew."""
+        with self._lock:
+            self._exploration.seed(seed)
+
+    def act(self, obs: npt.ArrayLike, deterministic: bool = True) -> Any:
+        """The action for one observation, or for a batch of them, in the environment's units.
+
+        Args:
+            obs: [*observation_shape] or [B, *observation_shape] numbers, raw, as the environment gives them.
+            deterministic: the distribution's mode; False samples from it.
+
+        Returns:
+            Box actions: float32 [A] or [B, A]. Discrete ones: an int64 scalar or [B].
+
+        Raises:
+            InvalidInputError: a wrong shape or dtype, or a number that is not finite.
+        """
+        if not deterministic:
+            return self.sample(obs)[0]
+        array = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
+        if array.shape == self._shape:
+            with self._lock:
+                one = self._one
+                one.run(array)
+                action = one.actions[0]
+                return action.copy() if self._box else action
+        with self._lock:
+            if graph := self._bound(array):
+                graph.run(array)
+                return graph.actions.copy()
+        return self._session.run(["actions"], {"obs": self._batch(array)})[0]
+
+    def predict(
+        self,
+        observation: npt.ArrayLike,
+        state: Any = None,
+        episode_start: npt.ArrayLike | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """`act` by the name and signature that evaluation code of other libraries calls (Stable-Baselines3's habit).
+
+        Args:
+            observation: as in `act`.
+            state: returned as it came: the policy has no memory.
+            episode_start: not used, for the same reason.
+            deterministic: as in `act`.
+
+        Returns:
+            The action, as in `act`, and `state`.
+
+        Raises:
+            InvalidInputError: as `act`.
+        """
+        return self.act(observation, deterministic), state
+
+    def sample(self, obs: npt.ArrayLike, *, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
+        """Samples an action for one observation, or for a batch of them.
+
+        Args:
+            obs: as in `act`.
+            rng: where the noise comes from; None takes the policy's own generator.
+
+        Returns:
+            The action in the environment's units, as in `act`, and the action in the policy's units, which a
+            `Trajectory` records: box: float32 [A] or [B, A] before scaling and clipping; discrete: the index,
+            counted from 0.
+
+        Raises:
+            InvalidInputError: as `act`.
+        """
+        exploration = self._exploration
+        array = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
+        if array.shape == self._shape:
+            with self._lock:
+                noise = exploration.draw_one() if rng is None else exploration.draw(rng, 1)[0]
+                self._one.run(array)
+                return exploration.choose(self._one.parameters[0], noise)
+        with self._lock:
+            if graph := self._bound(array):
+                noise = exploration.draw(exploration.rng if rng is None else rng, graph.count)
+                graph.run(array)
+                return exploration.choose(graph.parameters, noise)
+        batch = self._batch(array)
+        with self._lock:
+            noise = exploration.draw(exploration.rng if rng is None else rng, len(batch))
+        parameters = self._session.run(["mean" if self._box else "logits"], {"obs": batch})[0]
+        return exploration.choose(parameters, noise)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the ONNX file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_whole(path, self.onnx)
+
+    def _verify(self, golden: Golden) -> None:
+        """Acts on the golden observations both ways, one by one and as a batch."""
+        check_golden("as a batch", self.act(golden.observations), golden.actions)
+        check_golden("one by one", np.stack([self.act(obs) for obs in golden.observations]), golden.actions)
+
+    def _bound(self, obs: npt.NDArray[Any]) -> BoundGraph | None:
+        """The graph bound to a batch's size, once a second batch of it comes: those of an environment all have one."""
+        count = obs.shape[0] if obs.shape[1:] == self._shape and obs.ndim == len(self._shape) + 1 else 0
+        if not 0 < count <= _BOUND_COUNT:
+            return None
+        if self._several is None or self._several.count != count:
+            before, self._last_count = self._last_count, count
+            if before != count:
+                return None
+            self._several = BoundGraph(self._session, self._form.contract, count)
+        return self._several
+
+    def _batch(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if obs.ndim != len(self._shape) + 1 or obs.shape[1:] != self._shape:
+            expected = list(self._shape)
+            raise InvalidInputError.at(
+                "obs", f"shape {list(obs.shape)}; expected {expected} or {['B', *expected]}".replace("'", "")
+            )
+        check_dtype(obs)
+        batch = np.ascontiguousarray(obs, dtype=np.float32)
+        if b"\0" in np.isfinite(batch).tobytes():  # faster than all()
+            check_finite(batch)
+        return batch.reshape(len(batch), self._size)

@@ -1,0 +1,1 @@
+"""Channels, credentials, deadlines and uploads."""

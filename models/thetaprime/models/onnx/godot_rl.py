@@ -1,0 +1,58 @@
+"""Profile ``godot-rl``: what the plugin of Godot RL Agents loads.
+
+The plugin clamps continuous actions to ±1, and chooses a discrete one by the largest output, counting up from 0: so the
+graph gives the action in [-1, 1], and probabilities, which are never all negative. It hands a state in and takes one
+back: it passes unchanged, the policy having no memory.
+"""
+
+import math
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from thetaprime.models.onnx.profile import BATCH, Head, ProfileError, Tensor
+from thetaprime.models.onnx.source import DefaultForm
+from thetaprime.models.spec import BoxAction
+
+
+def head(source: DefaultForm) -> Head:
+    """The head on a policy.
+
+    Raises:
+        ProfileError: an action dimension has no bounds, and the engine would clamp it all the same.
+    """
+    _check_bounded(source)
+    shape = (BATCH, source.action_size)
+    if source.continuous:
+        node = helper.make_node("Identity", ["mean_clipped"], ["output"])
+        output = Tensor("output", TensorProto.FLOAT, shape, "[-1, 1]", "the deterministic action")
+    else:
+        node = helper.make_node("Softmax", ["logits"], ["output"], axis=1)
+        output = Tensor("output", TensorProto.FLOAT, shape, "probability", "of each action")
+    count = len(source.golden_observations)
+    return Head(
+        values=("mean_clipped" if source.continuous else "logits",),
+        nodes=[node, helper.make_node("Identity", ["state_ins"], ["state_outs"])],
+        inputs=(
+            Tensor(
+                "obs", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
+            ),
+            Tensor("state_ins", TensorProto.FLOAT, (BATCH,), "none", "anything"),
+        ),
+        outputs=(output, Tensor("state_outs", TensorProto.FLOAT, (BATCH,), "none", "state_ins")),
+        golden_inputs={"state_ins": np.arange(count, dtype=np.float32)},
+    )
+
+
+def _check_bounded(source: DefaultForm) -> None:
+    action = source.environment.action
+    if not isinstance(action, BoxAction):
+        return
+    for dimension, (low, high) in enumerate(zip(action.low, action.high, strict=True)):
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ProfileError(
+                "profile",
+                f"'godot-rl' cannot express this policy: dimension {dimension} of its action has bounds "
+                f"[{low}, {high}], and the engine clamps every action to [-1, 1]; expected an environment whose action "
+                "space is bounded, or the profile 'default', which a script of your own can run",
+            )

@@ -1,0 +1,69 @@
+"""Profile ``robot``: what deployments of mjlab and Isaac Lab (rsl_rl) read.
+
+One observation in, its deterministic action out, and metadata that says how the action becomes a joint's target. The
+numbers stand there in full: mjlab's own exporter rounds them to three decimals.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from onnx import TensorProto
+
+from thetaprime.models.onnx.profile import BATCH, Head, ProfileError, Tensor
+from thetaprime.models.onnx.robot_description import RobotDescription
+from thetaprime.models.onnx.source import DefaultForm
+
+_PER_ACTION: Final = ("joint_names", "joint_stiffness", "joint_damping", "default_joint_pos", "action_scale")
+
+
+def head(source: DefaultForm, robot: RobotDescription | None) -> Head:
+    """The head on a policy.
+
+    Raises:
+        ProfileError: the policy's actions are discrete, or the description is missing or of another robot.
+    """
+    if not source.continuous:
+        raise ProfileError(
+            "profile",
+            "'robot' cannot express this policy: its actions are discrete, and a robot's joints take numbers; expected "
+            "box actions, or the profile 'default'",
+        )
+    if robot is None:
+        raise ProfileError(
+            "robot",
+            "nothing; the profile 'robot' expects a description of the robot (joint_names, joint_stiffness, "
+            "joint_damping, default_joint_pos, action_scale, observation_names), which no policy contains",
+        )
+    size = source.action_size
+    for name in _PER_ACTION:
+        if len(getattr(robot, name)) != size:
+            raise ProfileError(
+                f"robot.{name}", f"{len(getattr(robot, name))} entries; expected {size}, one for each action"
+            )
+    return Head(
+        values=("actions",),
+        nodes=(),
+        inputs=(
+            Tensor(
+                "obs", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
+            ),
+        ),
+        outputs=(
+            Tensor(
+                "actions",
+                TensorProto.FLOAT,
+                (BATCH, size),
+                "the environment's",
+                "the deterministic action; a joint's target is default_joint_pos + action_scale · actions",
+            ),
+        ),
+        metadata={
+            "run_path": f"{source.metadata['thetaprime.meta_policy']}/{source.metadata['thetaprime.policy_id']}",
+            **{name: _csv(getattr(robot, name)) for name in (*_PER_ACTION, "observation_names", "command_names")},
+        },
+        batch=1,
+    )
+
+
+def _csv(values: Sequence[str | float]) -> str:
+    return ",".join(value if isinstance(value, str) else repr(value) for value in values)

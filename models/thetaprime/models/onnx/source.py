@@ -1,0 +1,94 @@
+"""A policy's default form, taken apart: what the other forms are put together from."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pydantic
+
+from thetaprime.models.onnx.template import CONTRACT_VERSION
+from thetaprime.models.spec import BoxAction, EnvironmentContract
+
+PROFILE_KEY: Final = "thetaprime.profile"
+"""Names the profile in the metadata of every form but the default one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DefaultForm:
+    """A file in the default form.
+
+    Attributes:
+        data: the file's bytes.
+        model: its graph.
+        metadata: its metadata_props.
+        environment: what the policy's environment sends and takes.
+        golden_observations: [K, O] float32, flattened.
+    """
+
+    data: bytes
+    model: onnx.ModelProto
+    metadata: dict[str, str]
+    environment: EnvironmentContract
+    golden_observations: npt.NDArray[np.float32]
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """Reads a file that `OnnxTemplate.write` made.
+
+        Raises:
+            ValueError: it is no ONNX file, no policy of ours, or in another form than the default one.
+        """
+        try:
+            model = onnx.ModelProto.FromString(data)
+        except Exception as error:  # protobuf's own, which comes with onnx
+            raise ValueError("the bytes are no ONNX file") from error
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        if PROFILE_KEY in metadata:
+            raise ValueError(
+                f"the file is in the form {metadata[PROFILE_KEY]!r}; other forms are made from the default one"
+            )
+        version = metadata.get("thetaprime.contract_version")
+        if version != CONTRACT_VERSION:
+            raise ValueError(f"thetaprime.contract_version is {version!r}; expected {CONTRACT_VERSION!r}")
+        try:
+            environment = EnvironmentContract.model_validate_json(metadata["thetaprime.environment"])
+            observations = np.asarray(json.loads(metadata["thetaprime.golden"])["observations"], np.float32)
+            golden = observations.reshape(len(observations), environment.observation_size)
+        except (KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
+            raise ValueError(f"the file's metadata does not read: {error!r}") from error
+        return cls(data, model, metadata, environment, golden)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are drawn from a Gaussian (else from a categorical)."""
+        return isinstance(self.environment.action, BoxAction)
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        return self.environment.observation_size
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return self.environment.action.size
+
+    def nodes_for(self, values: Iterable[str]) -> list[onnx.NodeProto]:
+        """The nodes that compute some values of the graph, in its order."""
+        made_by = {output: node for node in self.model.graph.node for output in node.output}
+        wanted, found = list(values), set()
+        while wanted:
+            name = wanted.pop()
+            if name in made_by and name not in found:
+                found.add(name)
+                wanted += made_by[name].input
+        return [node for node in self.model.graph.node if found.intersection(node.output)]
+
+    def initializers_for(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
+        """The constants and parameters that some nodes take from this file, in its order."""
+        read = {name for node in nodes for name in node.input}
+        return [each for each in self.model.graph.initializer if each.name in read]

@@ -1,0 +1,226 @@
+"""The ONNX form of a policy, contract version 1.
+
+The graph is built and checked once, by `OnnxTemplate`. After that a policy is made by writing its parameters
+into the template's initializers: no tracing, no torch.onnx, microseconds.
+
+| name | direction | shape, dtype | what |
+|---|---|---|---|
+| obs | in | [batch, O] float32 | the observation, raw and flattened |
+| actions | out | [batch, A] float32, or [batch] int64 | the deterministic action, as the environment takes it |
+| mean | out, box | [batch, A] float32 | the Gaussian's mean, in policy units, unclipped |
+| log_std | out, box | [A] float32 | its log standard deviation, in policy units |
+| logits | out, discrete | [batch, A] float32 | log-probabilities, unnormalized |
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from thetaprime.models.parameters import Parameters
+from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
+from thetaprime.models.spec import CONTEXT, BoxAction
+
+TENSORS: Final = {
+    "obs": ("the environment's", "the observation, flattened, raw"),
+    "actions": ("the environment's", "the deterministic action"),
+    "mean": ("the policy's", "mean of the Gaussian, unclipped"),
+    "log_std": ("the policy's, log", "its log standard deviation"),
+    "logits": ("log-probability", "up to a constant"),
+}
+"""Unit and meaning of each tensor."""
+
+CONTRACT_VERSION: Final = "1"
+# Both set explicitly: onnxruntime from 1.10 on, and the engines that embed it, read these.
+OPSET: Final = 15
+IR_VERSION: Final = 8
+
+# Initializers that hold parameters are named θ, so that no graph output can collide with one.
+_PREFIX: Final = "theta."
+_ACTIVATION_OPS: Final = {"relu": "Relu", "tanh": "Tanh"}
+
+
+class OnnxTemplate:
+    """A checked graph for one policy architecture, whose initializers are the parameters.
+
+    Args:
+        policy: the network.
+        meta_policy: ``name@version`` of the meta-policy, for the metadata.
+    """
+
+    def __init__(self, policy: Policy, meta_policy: str) -> None:
+        self._model = _build(policy)
+        self._order = tuple(policy.init(0))
+        self._parameter_names = frozenset(self._order)
+        self._constant = {
+            "thetaprime.contract_version": CONTRACT_VERSION,
+            "thetaprime.meta_policy": meta_policy,
+            "thetaprime.environment": policy.environment.model_dump_json(),
+            "thetaprime.distribution": "gaussian" if policy.continuous else "categorical",
+        }
+        onnx.checker.check_model(self._model, full_check=True)
+
+    def write(
+        self, parameters: Parameters, *, policy_id: str, parent_id: str, golden: Mapping[str, Any]
+    ) -> tuple[bytes, dict[str, str]]:
+        """The ONNX file of a policy.
+
+        Args:
+            parameters: by the names that `Policy.init` gives.
+            policy_id: id of the policy.
+            parent_id: id of the policy it was adapted from, or empty.
+            golden: ``observations`` and ``actions`` as nested lists, kept in the metadata.
+
+        Returns:
+            The file's bytes and its metadata.
+
+        Raises:
+            ValueError: the parameters are not those of the template.
+        """
+        if parameters.keys() != self._parameter_names:
+            raise ValueError(f"parameters {sorted(parameters)}; expected {sorted(self._parameter_names)}")
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        for initializer in model.graph.initializer:
+            if not initializer.name.startswith(_PREFIX):
+                continue
+            value = parameters[initializer.name.removeprefix(_PREFIX)]
+            if tuple(value.shape) != tuple(initializer.dims):
+                raise ValueError(f"{initializer.name} has shape {list(value.shape)}; expected {list(initializer.dims)}")
+            initializer.raw_data = _bytes(value)
+        metadata = {
+            **self._constant,
+            "thetaprime.policy_id": policy_id,
+            "thetaprime.parent_id": parent_id,
+            "thetaprime.golden": json.dumps(golden, separators=(",", ":")),
+        }
+        helper.set_model_props(model, metadata)
+        return model.SerializeToString(deterministic=True), metadata
+
+    def read(self, data: bytes) -> Parameters:
+        """The parameters of a policy, to the bit, from the file that `write` made of them.
+
+        Raises:
+            ValueError: the file is of another template.
+        """
+        model = onnx.ModelProto.FromString(data)
+        found = {
+            initializer.name.removeprefix(_PREFIX): _read(initializer)
+            for initializer in model.graph.initializer
+            if initializer.name.startswith(_PREFIX)
+        }
+        if found.keys() != self._parameter_names:
+            raise ValueError(f"the file holds parameters {sorted(found)}; expected {sorted(self._parameter_names)}")
+        return {name: found[name] for name in self._order}
+
+
+def _read(initializer: onnx.TensorProto) -> torch.Tensor:
+    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
+
+
+def _bytes(value: torch.Tensor) -> bytes:
+    array = value.detach().numpy().astype("<f4", copy=False)
+    return np.ascontiguousarray(array).tobytes()
+
+
+def _build(policy: Policy) -> onnx.ModelProto:
+    nodes, initializers, last = [], [], len(policy.layer_sizes) - 2
+    mean, factor = policy.normalization
+    initializers += [
+        numpy_helper.from_array(mean.numpy(), "observation_mean"),
+        numpy_helper.from_array(factor.numpy(), "observation_factor"),
+    ]
+    nodes += [
+        helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centered"]),
+        helper.make_node("Mul", ["obs_centered", "observation_factor"], ["obs_normalized"]),
+    ]
+    current = "obs_normalized"
+    if policy.spec.context_size:
+        size, units = policy.spec.context_size, policy.layer_sizes[1]
+        initializers += [
+            _placeholder(f"{_PREFIX}{CONTEXT}", (size,)),
+            _placeholder(f"{_PREFIX}{CONTEXT_WEIGHT}", (units, size)),
+        ]
+        nodes += [
+            helper.make_node("MatMul", [f"{_PREFIX}{CONTEXT_WEIGHT}", f"{_PREFIX}{CONTEXT}"], ["context.bias"]),
+            helper.make_node("Add", [f"{_PREFIX}layers.0.bias", "context.bias"], ["layers.0.bias"]),
+        ]
+    for index, (fan_in, fan_out) in enumerate(zip(policy.layer_sizes, policy.layer_sizes[1:], strict=False)):
+        weight, bias = f"{_PREFIX}layers.{index}.weight", f"{_PREFIX}layers.{index}.bias"
+        initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]
+        result = f"layers.{index}.linear"
+        if index == last:
+            result = "mean" if policy.continuous else "logits"
+        added = "layers.0.bias" if index == 0 and policy.spec.context_size else bias
+        nodes.append(helper.make_node("Gemm", [current, weight, added], [result], transB=1))
+        if index < last:
+            current = f"layers.{index}.output"
+            nodes.append(helper.make_node(_ACTIVATION_OPS[policy.spec.activation], [result], [current]))
+    head = _gaussian_head(policy) if policy.continuous else _categorical_head(policy)
+    graph = helper.make_graph(
+        nodes + head.nodes,
+        "thetaprime_policy",
+        [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", policy.layer_sizes[0]])],
+        head.outputs,
+        initializers + head.initializers,
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="thetaprime",
+    )
+
+
+class _Head(NamedTuple):
+    nodes: list[onnx.NodeProto]
+    initializers: list[onnx.TensorProto]
+    outputs: list[onnx.ValueInfoProto]
+
+
+def _gaussian_head(policy: Policy) -> _Head:
+    size = policy.layer_sizes[-1]
+    clip, half, middle = policy.scaling
+    initializers = [
+        _placeholder(f"{_PREFIX}log_std", (size,)),
+        numpy_helper.from_array(np.array([policy.spec.min_log_std], np.float32), "min_log_std"),
+        numpy_helper.from_array(-clip.numpy(), "clip_low"),
+        numpy_helper.from_array(clip.numpy(), "clip_high"),
+        numpy_helper.from_array(half.numpy(), "action_half"),
+        numpy_helper.from_array(middle.numpy(), "action_middle"),
+    ]
+    nodes = [
+        helper.make_node("Max", ["mean", "clip_low"], ["mean_above_low"]),
+        helper.make_node("Min", ["mean_above_low", "clip_high"], ["mean_clipped"]),
+        helper.make_node("Mul", ["mean_clipped", "action_half"], ["mean_scaled"]),
+        helper.make_node("Add", ["mean_scaled", "action_middle"], ["actions"]),
+        helper.make_node("Max", [f"{_PREFIX}log_std", "min_log_std"], ["log_std"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("actions", TensorProto.FLOAT, ["batch", size]),
+        helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", size]),
+        helper.make_tensor_value_info("log_std", TensorProto.FLOAT, [size]),
+    ]
+    return _Head(nodes, initializers, outputs)
+
+
+def _categorical_head(policy: Policy) -> _Head:
+    action = policy.environment.action
+    start = 0 if isinstance(action, BoxAction) else action.start
+    nodes = [
+        helper.make_node("ArgMax", ["logits"], ["chosen"], axis=1, keepdims=0),
+        helper.make_node("Add", ["chosen", "action_start"], ["actions"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("actions", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", policy.layer_sizes[-1]]),
+    ]
+    return _Head(nodes, [numpy_helper.from_array(np.array([start], np.int64), "action_start")], outputs)
+
+
+def _placeholder(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.zeros(shape, np.float32), name)

@@ -1,0 +1,109 @@
+"""Profile ``unity-mlagents``: what Unity's ML-Agents imports, model API version 3.
+
+Its importer finds tensors by name, and the sizes of the action space in constants that are outputs of the graph.
+It has a stochastic and a deterministic output of each kind and lets the component choose. Both are the deterministic
+action here: a policy that is to act needs no noise, and noise drawn inside the graph could not be held against
+anything; to explore, take ``epsilon``.
+
+An ML-Agents trainer clamps its own Gaussian at ±3 and divides by 3, so that environments there take [-1, 1]. So do they
+from this file: along a dimension with bounds, -1 is the lower and 1 the upper one.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from thetaprime.models.onnx.profile import BATCH, Head, Tensor
+from thetaprime.models.onnx.source import DefaultForm
+
+_MODEL_API_VERSION: Final = 3.0
+# What ML-Agents subtracts from the logits of actions that are not allowed.
+_FORBIDDEN: Final = 1e8
+
+
+def head(source: DefaultForm) -> Head:
+    """The head on a policy; every policy has one."""
+    return _continuous(source) if source.continuous else _discrete(source)
+
+
+def _observation(source: DefaultForm) -> Tensor:
+    return Tensor(
+        "obs_0", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
+    )
+
+
+_FACTS: Final = (
+    Tensor("version_number", TensorProto.FLOAT, (1,), "constant", "version of the model API: 3"),
+    Tensor("memory_size", TensorProto.FLOAT, (1,), "constant", "numbers of memory: 0"),
+)
+
+
+def _continuous(source: DefaultForm) -> Head:
+    shape = (BATCH, source.action_size)
+    unit = "[-1, 1] where bounded"
+    return Head(
+        values=("mean_clipped",),
+        nodes=[
+            *_facts("continuous_action_output_shape", [float(source.action_size)]),
+            helper.make_node("Identity", ["mean_clipped"], ["continuous_actions"]),
+            helper.make_node("Identity", ["mean_clipped"], ["deterministic_continuous_actions"]),
+        ],
+        inputs=(_observation(source),),
+        outputs=(
+            *_FACTS,
+            Tensor("continuous_actions", TensorProto.FLOAT, shape, unit, "the deterministic action"),
+            Tensor("continuous_action_output_shape", TensorProto.FLOAT, (1,), "constant", "dimensions of the action"),
+            Tensor("deterministic_continuous_actions", TensorProto.FLOAT, shape, unit, "the same"),
+        ),
+    )
+
+
+def _discrete(source: DefaultForm) -> Head:
+    size = source.action_size
+    unit = "index from 0"
+    return Head(
+        values=("logits",),
+        nodes=[
+            *_facts("discrete_action_output_shape", [[float(size)]]),
+            helper.make_node("Sub", ["action_masks", "mask_allowed"], ["mask_below"]),
+            helper.make_node("Mul", ["mask_below", "mask_penalty"], ["mask_added"]),
+            helper.make_node("Add", ["logits", "mask_added"], ["logits_allowed"]),
+            helper.make_node("ArgMax", ["logits_allowed"], ["chosen_allowed"], axis=1, keepdims=1),
+            helper.make_node("Identity", ["chosen_allowed"], ["discrete_actions"]),
+            helper.make_node("Identity", ["chosen_allowed"], ["deterministic_discrete_actions"]),
+        ],
+        initializers=[
+            numpy_helper.from_array(np.array([1.0], np.float32), "mask_allowed"),
+            numpy_helper.from_array(np.array([_FORBIDDEN], np.float32), "mask_penalty"),
+        ],
+        inputs=(
+            _observation(source),
+            Tensor("action_masks", TensorProto.FLOAT, (BATCH, size), "1 or 0", "1 where an action is allowed"),
+        ),
+        outputs=(
+            *_FACTS,
+            Tensor("discrete_actions", TensorProto.INT64, (BATCH, 1), unit, "the likeliest of the allowed actions"),
+            Tensor("discrete_action_output_shape", TensorProto.FLOAT, (1, 1), "constant", "number of actions"),
+            Tensor("deterministic_discrete_actions", TensorProto.INT64, (BATCH, 1), unit, "the same"),
+        ),
+        golden_inputs={"action_masks": _golden_masks(len(source.golden_observations), size)},
+    )
+
+
+def _facts(shape_name: str, action_shape: list[float] | list[list[float]]) -> list[NodeProto]:
+    # Constants that are outputs: initializers that are would be inputs to some importers.
+    facts = {"version_number": [_MODEL_API_VERSION], "memory_size": [0.0], shape_name: action_shape}
+    return [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.float32), name))
+        for name, value in facts.items()
+    ]
+
+
+def _golden_masks(count: int, size: int) -> npt.NDArray[np.float32]:
+    """[count, size]: at every other vector one action is forbidden."""
+    masks = np.ones((count, size), np.float32)
+    odd = np.arange(1, count, 2)
+    masks[odd, odd // 2 % size] = 0.0
+    return masks

@@ -1,0 +1,1 @@
+"""The meta-policies that the server serves."""

@@ -1,0 +1,1 @@
+"""The gRPC services: messages in, plain functions on a thread, messages out."""

@@ -1,0 +1,1 @@
+"""The life of the server process: start, background tasks, drain, workers."""

@@ -1,0 +1,1 @@
+"""Sessions and their uploads and policies, as functions over the store."""

@@ -1,0 +1,232 @@
+"""The life of a session: created, read, listed, closed. Plain functions over the store; they block."""
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from thetaprime.server import failpoints
+from thetaprime.server.auth.quotas import Quotas
+from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.config import ServerConfig
+from thetaprime.server.errors import (
+    InvalidRequestError,
+    QuotaError,
+    ReusedIdError,
+    shown,
+)
+from thetaprime.server.sessions.rows import (
+    SessionRecord,
+    UploadedBatch,
+    find_session,
+    is_there,
+    uploaded_batch,
+    uploaded_batches,
+)
+from thetaprime.server.store import Store
+from thetaprime.server.store.tables import policies, sessions
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.wire import sha256_hex
+
+MAX_ID_LENGTH: Final = 128
+"""Characters that an id chosen by a client may have."""
+_MAX_PAGE: Final = 1000
+_DEFAULT_PAGE: Final = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class CreateArguments:
+    """What the creator of a session asks for.
+
+    Attributes:
+        meta_policy: name of the meta-policy.
+        meta_policy_version: 0 means the newest.
+        step_size_scale: factor on every inner step size, or None.
+        ttl: microseconds to expiry, or None for the server's default.
+    """
+
+    meta_policy: str
+    meta_policy_version: int
+    step_size_scale: float | None
+    ttl: int | None
+
+    def check(self, config: ServerConfig) -> None:
+        """Holds the arguments against the contract and the limits.
+
+        Raises:
+            InvalidRequestError: a field is out of range.
+        """
+        if self.meta_policy_version < 0:
+            raise InvalidRequestError("meta_policy_version", f"{self.meta_policy_version}; expected 0 or more")
+        scale = self.step_size_scale
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise InvalidRequestError("options.step_size_scale", f"{scale}; expected a finite number above 0")
+        if self.ttl is not None and not 0 < self.ttl <= config.max_ttl * 1e6:
+            raise InvalidRequestError(
+                "ttl", f"{self.ttl / 1e6:g} s; expected more than 0 and at most {config.max_ttl:g} s"
+            )
+
+    @property
+    def sha256(self) -> str:
+        """A digest that only equal arguments share."""
+        return sha256_hex(json.dumps(dataclasses.astuple(self)).encode())
+
+
+def check_id(value: str, field: str) -> None:
+    """Holds an id that a client chose against the contract.
+
+    Raises:
+        InvalidRequestError: it is empty or too long.
+    """
+    if not 0 < len(value) <= MAX_ID_LENGTH:
+        raise InvalidRequestError(field, f"{len(value)} characters; expected 1 to {MAX_ID_LENGTH}")
+
+
+def create_session(
+    store: Store,
+    catalog: Catalog,
+    config: ServerConfig,
+    quotas: Quotas,
+    tenant: str,
+    request_id: str,
+    arguments: CreateArguments,
+) -> tuple[SessionRecord, UploadedBatch]:
+    """Creates a session, or finds the one that the same request of the tenant created before.
+
+    Raises:
+        InvalidRequestError: an argument is out of range.
+        ReusedIdError: the request id came before with other arguments.
+        NotFoundError: there is no such meta-policy.
+        QuotaError: too many sessions are open, the tenant's or all together.
+    """
+    check_id(request_id, "request_id")
+    arguments.check(config)
+    with store.writing() as connection:
+        now = store.now()
+        same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
+        row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
+        if row is not None and _is_left(session := SessionRecord(**row), now):
+            if session.request_sha256 != arguments.sha256:
+                raise ReusedIdError(
+                    "REQUEST_ID_REUSED", f"request_id {shown(request_id)} created a session with other arguments"
+                )
+            return session, uploaded_batch(connection, session)
+        connection.execute(sessions.delete().where(same_request))
+        entry = catalog.find(arguments.meta_policy, arguments.meta_policy_version)
+        quotas.require_session(connection, tenant, now)
+        _require_room(connection, now, config.max_sessions)
+        ttl = arguments.ttl or round(config.default_ttl * 1e6)
+        session = SessionRecord(
+            session_id=uuid.uuid4().hex,
+            tenant=tenant,
+            request_id=request_id,
+            request_sha256=arguments.sha256,
+            meta_policy=entry.message.name,
+            meta_policy_version=entry.message.version,
+            theta_id=entry.message.policy_id,
+            step_size_scale=arguments.step_size_scale,
+            closed=False,
+            round=0,
+            policy_id=entry.message.policy_id,
+            create_time=now,
+            expire_time=now + ttl,
+            delete_time=now + ttl + round(config.keep_policies * 1e6),
+        )
+        connection.execute(sessions.insert().values(dataclasses.asdict(session)))
+        failpoints.reach("create.row")
+    failpoints.reach("create.committed")
+    return session, UploadedBatch()
+
+
+def get_session(
+    store: Store, tenant: str, session_id: str
+) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
+    """A session, the current round's batch, and the report of each round taken; of all but the last without shares."""
+    with store.reading() as connection:
+        session = find_session(connection, tenant, session_id, store.now())
+        batch = uploaded_batch(connection, session)
+        query = (
+            sa.select(policies.c.report)
+            .where(policies.c.session_id == session_id, policies.c.round <= session.round)
+            .order_by(policies.c.round)
+        )
+        reports = [service_pb.AdaptationReport.FromString(report) for report in connection.scalars(query)]
+    for report in reports[:-1]:
+        # Those of many rounds would be more than one message holds.
+        report.ClearField("uploads")
+    return session, batch, reports
+
+
+def list_sessions(
+    store: Store, tenant: str, page_size: int, page_token: str
+) -> tuple[Sequence[SessionRecord], Mapping[str, UploadedBatch], str]:
+    """One page of a tenant's sessions, newest first.
+
+    Args:
+        store: the store.
+        tenant: whose.
+        page_size: most sessions of the page; 0 for the default.
+        page_token: where the page before ended; empty for the first one.
+
+    Returns:
+        Sessions, their current batches by session id, and the next page's token (empty after the last page).
+
+    Raises:
+        InvalidRequestError: a negative size, or a token that this server did not give.
+    """
+    if page_size < 0:
+        raise InvalidRequestError("page_size", f"{page_size}; expected 0 to {_MAX_PAGE}")
+    size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
+    query = sa.select(sessions).where(sessions.c.tenant == tenant, is_there(store.now()))
+    if page_token:
+        before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
+        query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
+    query = query.order_by(sessions.c.create_time.desc(), sessions.c.session_id.desc()).limit(size + 1)
+    with store.reading() as connection:
+        found = [SessionRecord(**row) for row in connection.execute(query).mappings()]
+        page = found[:size]
+        batches = uploaded_batches(connection, page)
+    return page, batches, _write_token(page[-1]) if len(found) > size else ""
+
+
+def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRecord, UploadedBatch]:
+    """Ends a session; one that is closed already stays so."""
+    with store.writing() as connection:
+        session = find_session(connection, tenant, session_id, store.now())
+        connection.execute(sessions.update().where(sessions.c.session_id == session_id).values(closed=True))
+        return dataclasses.replace(session, closed=True), uploaded_batch(connection, session)
+
+
+def _is_left(session: SessionRecord, now: int) -> bool:
+    return session.expire_time > now or (session.round > 0 and session.delete_time > now)
+
+
+def _require_room(connection: sa.Connection, now: int, limit: int) -> None:
+    is_open = (sessions.c.closed.is_(False), sessions.c.expire_time > now)
+    count = connection.scalar(sa.select(sa.func.count()).select_from(sessions).where(*is_open)) or 0
+    if count >= limit:
+        raise QuotaError("TOO_MANY_SESSIONS", "open sessions", count + 1, limit)
+
+
+def _write_token(last: SessionRecord) -> str:
+    return base64.urlsafe_b64encode(f"{last.create_time}.{last.session_id}".encode()).decode()
+
+
+def read_token(token: str) -> tuple[int, str]:
+    """Time and id of the session that the page before ended with.
+
+    Raises:
+        InvalidRequestError: this server gave no such token.
+    """
+    try:
+        time, _, session_id = base64.urlsafe_b64decode(token).decode().partition(".")
+        # Packing refuses a time that no row can have.
+        return int.from_bytes(int(time).to_bytes(8, signed=True), signed=True), session_id
+    except (binascii.Error, ValueError, OverflowError) as error:
+        raise InvalidRequestError("page_token", f"{shown(token)} is not a next_page_token of this server") from error

@@ -1,6 +1,0 @@
-"""A server of several processes: they share an address and a store, and one that serves nobody watches over them."""
-
-from thetaprime.server.workers.restarts import WorkersError
-from thetaprime.server.workers.supervisor import supervise
-
-__all__ = ["WorkersError", "supervise"]

@@ -1,0 +1,1 @@
+"""Evaluations of meta-policies: returns, scores, comparisons, figures."""

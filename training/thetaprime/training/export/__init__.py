@@ -1,0 +1,1 @@
+"""Exporting a finished run as an artifact with its model card."""

@@ -1,0 +1,188 @@
+"""From finished runs to an artifact: θ, its comparisons, its measured curves and its card."""
+
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, with_std_factor, write_meta_policy
+from thetaprime.training.algorithms.warm_start import run_record
+from thetaprime.training.checkpoint import RunState, load_checkpoint
+from thetaprime.training.evaluation.comparisons import Comparisons
+from thetaprime.training.evaluation.evaluation import BUDGETS, evaluate, evaluation_steps
+from thetaprime.training.evaluation.figures import curves_png, learning_png
+from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.export.model_card import model_card
+from thetaprime.training.export.reference import describe_tasks
+from thetaprime.training.history import read_history
+from thetaprime.training.run import run_policy, run_tasks
+from thetaprime.training.sampling.parallel import task_threads
+
+CARD_NAME: Final = "README.md"
+FIGURE_NAME: Final = "curves.png"
+LEARNING_NAME: Final = "learning.png"
+EVALUATION_NAME: Final = "evaluation.json"
+_PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        maml: folder of the meta-policy's run.
+        pretrained: folder of the pretrained policy's run.
+        oracle: folder of the oracle's run.
+        output: folder of the artifact.
+        name: of the meta-policy.
+        version: counted from 1.
+        description: one line.
+        tasks: held-out tasks to evaluate on.
+        seeds: of the evaluation.
+        more_trajectories: other numbers of trajectories to evaluate with, beside the meta-policy's own.
+        adapted_std_factor: of the artifact's `AdaptationSpec`, in place of the run's. Outer loops that bound a KL learn
+            faster where θ′ is as noisy as θ; served without its noise, the same θ′ returns more.
+        exploration_std_factor: what the noise of the run's θ is multiplied by. With more of it a gradient tells more
+            surely which way to go; `adapted_std_factor` is then a factor on that.
+    """
+
+    maml: Path
+    pretrained: Path
+    oracle: Path
+    output: Path
+    name: str
+    version: int
+    description: str
+    tasks: int = 40
+    seeds: tuple[int, ...] = (7,)
+    more_trajectories: tuple[int, ...] = ()
+    adapted_std_factor: float | None = None
+    exploration_std_factor: float = 1.0
+
+
+def export_steps(request: ExportRequest) -> int:
+    """How often `export` calls `on_step`."""
+    adaptation = _adaptation(request, load_checkpoint(request.maml))
+    whole, more = (evaluation_steps(adaptation, seeds=len(request.seeds), budgets=each) for each in (BUDGETS, ()))
+    return whole + more * len(request.more_trajectories)
+
+
+def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:
+    """Writes the artifact, evaluates it, and writes it again with card and figure.
+
+    Args:
+        request: what to export.
+        on_step: called after each of the evaluation's parts.
+
+    Raises:
+        CheckpointError: a run's folder holds no checkpoint.
+        ArtifactError: a run is of another method, task distribution or network than its place asks for.
+    """
+    runs = {method: load_checkpoint(folder) for method, folder in _folders(request).items()}
+    _check(request, runs)
+    run = runs["maml"]
+    distribution = run_tasks(run.config)
+    policy = run_policy(run.config, distribution)
+    theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
+    adaptation = _adaptation(request, run)
+    with task_threads(1):  # each of torch's operations on its own, as in training
+        reference, golden = describe_tasks(distribution, policy, theta, step_sizes, adaptation, run.config.seed)
+    comparisons = Comparisons(
+        pretrained=runs["pretrained"].parameters,
+        random=policy.init(run.config.seed + 1),
+        oracle=runs["oracle"].parameters,
+        oracle_policy=run_policy(runs["oracle"].config, run_tasks(runs["oracle"].config)),
+    )
+    provenance = _provenance(run, runs, request)
+    histories = {method: read_history(folder) for method, folder in _folders(request).items()}
+
+    def write(files: dict[str, bytes]) -> MetaPolicy:
+        return write_meta_policy(
+            request.output,
+            name=request.name,
+            version=request.version,
+            description=request.description,
+            environment=distribution.environment,
+            policy_spec=run.config.policy,
+            adaptation=adaptation,
+            parameters=theta,
+            step_sizes=step_sizes,
+            provenance=provenance,
+            golden_observations=golden.numpy(),
+            reference=reference,
+            extra_files={**comparisons.files(), **files},
+        )
+
+    meta_policy = write({})
+    measure = functools.partial(evaluate, meta_policy, tasks=request.tasks, seeds=request.seeds, on_step=on_step)
+    evaluation = measure()
+    more = [measure(trajectories=count, budgets=()) for count in request.more_trajectories]
+    card = model_card(meta_policy.manifest, evaluation, more, runs, figure=FIGURE_NAME, learning=LEARNING_NAME)
+    written = write(
+        {
+            CARD_NAME: card.encode(),
+            FIGURE_NAME: curves_png(evaluation),
+            LEARNING_NAME: learning_png(request.name, histories),
+            EVALUATION_NAME: _json(evaluation),
+            **{more_evaluation_name(each.trajectories): _json(each) for each in more},
+        }
+    )
+    return written, evaluation
+
+
+def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
+    """How the artifact adapts."""
+    served = run.config.adaptation.model_dump(exclude_unset=True)
+    if request.adapted_std_factor is not None:
+        served["adapted_std_factor"] = request.adapted_std_factor
+    return AdaptationSpec.model_validate(served)
+
+
+def more_evaluation_name(trajectories: int) -> str:
+    """File of an evaluation with another number of trajectories than the meta-policy's own."""
+    return f"evaluation-{trajectories}-trajectories.json"
+
+
+def _json(evaluation: Evaluation) -> bytes:
+    return (json.dumps(evaluation.to_json(), indent=2) + "\n").encode()
+
+
+def _folders(request: ExportRequest) -> dict[str, Path]:
+    return {"maml": request.maml, "pretrained": request.pretrained, "oracle": request.oracle}
+
+
+def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
+    folders = _folders(request)
+    first = runs["maml"].config
+    for method, run in runs.items():
+        where = str(folders[method])
+        if run.config.method != method:
+            raise ArtifactError(where, f"a run of method {run.config.method}; expected {method}")
+        if (run.config.tasks, run.config.policy) != (first.tasks, first.policy):
+            raise ArtifactError(where, f"its tasks or policy are not those of {request.maml}")
+
+
+def _provenance(run: RunState, runs: dict[str, RunState], request: ExportRequest) -> Provenance:
+    factor = request.exploration_std_factor
+    return Provenance(
+        distribution=run.config.tasks,
+        config=run.config.model_dump(mode="json"),
+        amendments=run.amendments,
+        **({"warm_start": run.warm_start} if run.warm_start else {}),
+        **({"exploration_std_factor": factor} if factor != 1.0 else {}),
+        seed=run.config.seed,
+        iterations=run.iteration,
+        environment_steps=run.environment_steps,
+        wall_seconds=round(run.wall_seconds, 1),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=f"{os.cpu_count()} x {platform.machine()}",
+        versions={"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        comparisons={method: run_record(each) for method, each in runs.items() if method != run.config.method},
+    )

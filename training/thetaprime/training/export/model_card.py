@@ -1,0 +1,165 @@
+"""The model card of a meta-policy: what it is, how well it adapts, how it came about."""
+
+from collections.abc import Mapping, Sequence
+
+from thetaprime.models import AdaptationSpec, BoxAction, Manifest
+from thetaprime.training.checkpoint import RunState
+from thetaprime.training.evaluation.scores import Evaluation
+
+
+def returns_table(evaluation: Evaluation) -> str:
+    """Mean return ± standard deviation over tasks, and S_k, by gradient step, as a Markdown table."""
+    steps = range(len(evaluation.returns["maml"]))
+    rows = ["| gradient steps | " + " | ".join(str(step) for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
+    names = {"maml": "meta-policy", "pretrained": "pretrained", "random": "random initialization"}
+    for method, curve in evaluation.returns.items():
+        cells = [f"{row.mean():.2f} ± {row.std():.2f}" for row in curve]
+        rows.append(f"| {names[method]} | " + " | ".join(cells) + " |")
+    oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
+    rows.append("| oracle | " + oracle + " |" * len(steps))
+    low, high = evaluation.interval(evaluation.scores)
+    scores = [f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in zip(evaluation.scores(), low, high, strict=True)]
+    rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")
+    fallen = ["–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation())]
+    rows.append("| tasks with R_k < R_0 | " + " | ".join(fallen) + " |")
+    if len(evaluation.seeds) > 1:
+        ends = zip(evaluation.scores_by_seed().min(0), evaluation.scores_by_seed().max(0), strict=True)
+        rows.insert(-1, "| S_k, lowest and highest seed | " + " | ".join(f"{a:.3f}, {b:.3f}" for a, b in ends) + " |")
+    return "\n".join(rows)
+
+
+def budgets_table(evaluation: Evaluation) -> str:
+    """S_1 by the number of trajectories that the step was taken on, as a Markdown table."""
+    low, high = evaluation.interval(evaluation.scores_by_budget)
+    scores = zip(evaluation.scores_by_budget(), low, high, strict=True)
+    return "\n".join(
+        (
+            "| trajectories | " + " | ".join(map(str, evaluation.budgets)) + " |",
+            "|---" * (len(evaluation.budgets) + 1) + "|",
+            "| S_1, 95 % interval | " + " | ".join(f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in scores) + " |",
+        )
+    )
+
+
+def _warm_start(manifest: Manifest) -> str:
+    """Where θ came from another run, which: what it took is part of what θ cost."""
+    warm = manifest.provenance.warm_start
+    if warm is None:
+        return ""
+    return f"""
+The meta-policy began from an oracle's run, the task that it was told turned into a context: {warm.iterations}
+iterations and {warm.environment_steps:,} environment steps of it, counted in its own. Told of nothing, it then learned
+to find the context from rewards.
+"""
+
+
+def _seeds(evaluation: Evaluation) -> str:
+    return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
+
+
+def _ways(evaluation: Evaluation, own: AdaptationSpec) -> str:
+    ways = []
+    for method, spec in evaluation.fine_tuning.items():
+        same = spec.model_copy(update={"adapted_std_factor": own.adapted_std_factor}) == own
+        way = "as the meta-policy does" if same else f"with α {spec.inner_lr:g} and discount {spec.discount:g}"
+        if spec.adapted_std_factor != own.adapted_std_factor:
+            way += ", its noise as it was"
+        ways.append(f"the {method} one {way}")
+    return ", ".join(ways)
+
+
+def model_card(
+    manifest: Manifest,
+    evaluation: Evaluation,
+    more: Sequence[Evaluation],
+    runs: Mapping[str, RunState],
+    *,
+    figure: str,
+    learning: str,
+) -> str:
+    """The card in Markdown.
+
+    Args:
+        manifest: of the artifact.
+        evaluation: its measured curves.
+        more: curves with other numbers of trajectories for each gradient step.
+        runs: what was trained, by method.
+        figure: file name of the curves over gradient steps.
+        learning: file name of the curves over environment steps.
+    """
+    environment, adaptation = manifest.environment, manifest.adaptation
+    action = environment.action
+    if isinstance(action, BoxAction):
+        taken = f"{action.size} numbers in [{min(action.low):g}, {max(action.high):g}]"
+    else:
+        taken = f"one of {action.count}, counted from {action.start}"
+    moving = "all parameters" if adaptation.inner_lr else f"the context, {manifest.policy.context_size} numbers"
+    sizes = "learned, one for each parameter"
+    if not runs["maml"].step_sizes:
+        sizes = f"{adaptation.inner_lr or adaptation.context_lr:g}"
+    if adaptation.target_return is not None:
+        sizes += f", times the mean return's gap to {adaptation.target_return:g} over {adaptation.return_gap:g}"
+    schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
+    costs = "\n".join(
+        f"| {method} | {run.iteration} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
+        for method, run in runs.items()
+    )
+    tasks = len(evaluation.tasks) // len(evaluation.seeds)
+    noise = "θ′ acts with that of θ"
+    if adaptation.adapted_std_factor != 1.0:
+        noise = f"the first step multiplies its standard deviation by {adaptation.adapted_std_factor:g}"
+    others = "".join(
+        f"\nWith {each.trajectories} trajectories for each gradient step:\n\n{returns_table(each)}\n" for each in more
+    )
+    flags = " ".join(f"--seed {seed}" for seed in evaluation.seeds)
+    network = " × ".join(str(size) for size in manifest.policy.hidden_sizes)
+    return f"""# {manifest.name}, version {manifest.version}
+
+{manifest.description}
+
+| | |
+|---|---|
+| environment | `{environment.environment_id}`, at most {environment.horizon} steps |
+| observation | {environment.observation_size} numbers, raw |
+| action | {taken} |
+| network | MLP {network}, {manifest.policy.activation} |
+| what adapts | {moving} |
+| one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
+| step size | {sizes}; factor by round: {schedule}, the last one from there on |
+| action noise | {noise} |
+| inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
+
+## How well it adapts
+
+Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
+{evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
+policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn in
+the way, out of several, that serves each best on tasks apart: {_ways(evaluation, adaptation)}. The oracle acts with the
+noise that it learned or, where that returns more, with as much less of it as θ′.
+
+{returns_table(evaluation)}
+
+![Return over gradient steps]({figure})
+
+One gradient step on fewer or more trajectories:
+
+{budgets_table(evaluation)}
+{others}
+Measure it again with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
+
+## How it was trained
+
+| run | iterations | environment steps | time |
+|---|---|---|---|
+{costs}
+{_warm_start(manifest)}
+On {manifest.provenance.machine} cores with torch {manifest.provenance.versions["torch"]}, seed
+{manifest.provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
+
+![Return over environment steps]({learning})
+
+## What it is for
+
+A starting point for tasks like the ones it was trained on. On a task outside that distribution adaptation is not
+known to help. The policy is only as safe as the environment that bounds its actions.
+"""

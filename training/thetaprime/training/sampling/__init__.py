@@ -1,0 +1,1 @@
+"""Collecting trajectories of many tasks at once."""

@@ -1,0 +1,223 @@
+"""Many tasks in one vector environment, whether or not the distribution has a batched form."""
+
+import itertools
+import os
+import secrets
+from collections.abc import Sequence
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from thetaprime.training.sampling.cores import available_cores
+from thetaprime.training.sampling.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
+from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+
+WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
+"""Environment variable: how many worker processes share the environments; 1 is this process alone."""
+
+_FEWEST: Final = 32  # environments for each worker: with fewer cheap ones, messages cost more than is gained
+_numbers = itertools.count(1)
+
+
+def make_vector(
+    distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int | None = None
+) -> VectorEnv[Any, Any, Any]:
+    """One environment for each task, in order: the distribution's own batched form where it has one.
+
+    Args:
+        distribution: that makes the environments.
+        tasks: one for each environment.
+        workers: processes that share them where there is no batched form; 1 is this process alone. None is what
+            ``THETAPRIME_TRAINING_WORKERS`` says, or else the available cores, and fewer for few environments.
+
+    Raises:
+        ValueError: the variable is not a number.
+    """
+    if isinstance(distribution, BatchedTaskDistribution):
+        return distribution.make_vector(tasks)
+    return WorkersVectorEnv(distribution, tasks, workers=_worker_count(len(tasks), workers))
+
+
+def _worker_count(environments: int, asked: int | None) -> int:
+    if asked is None and (text := os.environ.get(WORKERS_VARIABLE)):
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"{WORKERS_VARIABLE}={text!r}; expected the number of worker processes, 1 or more")
+        asked = int(text)
+    if asked is not None:
+        return max(1, min(asked, environments))
+    return max(1, min(available_cores(), environments // _FEWEST))
+
+
+class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
+    """Single environments, shared out over worker processes, with next-step autoreset.
+
+    Equal to Gymnasium's ``SyncVectorEnv`` step by step and to the bit: environment i is seeded with seed + i. It
+    carries no infos.
+
+    Args:
+        distribution: that makes the environments. Worker processes receive it pickled.
+        tasks: one for each environment.
+        workers: W processes; 1 is this one.
+
+    Attributes:
+        workers: W.
+
+    Raises:
+        TypeError: the distribution cannot be pickled; or its spaces are not a Box, and a Box or Discrete.
+        WorkerError: an environment raised in a worker, or a worker died. In this process the environment's own
+            exception passes.
+    """
+
+    def __init__(self, distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int) -> None:
+        B, self._tasks, self._number = len(tasks), list(tasks), next(_numbers)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
+        self.num_envs, self.workers = B, workers
+        # Every W-th: neighbors are of one task, whose episodes may all be long.
+        self._rows = [range(worker, B, workers) for worker in range(workers)]
+        self._memory: SharedMemory | None = None
+        self._arrays: Arrays | None = None
+        self._crew: WorkerPool | _ThisProcess = _ThisProcess() if workers == 1 else worker_pool(workers)
+        self._crew.introduce(distribution, workers)
+        self._crew.enrol(self)
+        try:
+            spaces = self._ask("make", [(self._tasks[rows.start :: rows.step], rows) for rows in self._rows])
+            for other, rows in zip(spaces, self._rows, strict=True):
+                if other != spaces[0]:
+                    raise ValueError(f"task {tasks[rows[0]]}: spaces {other}; those of task {tasks[0]} are {spaces[0]}")
+            size = Arrays(None, spaces[0], B, workers).size
+            memory: str | bytearray = bytearray(size)
+            if workers > 1:
+                name = f"thetaprime-{os.getpid():x}-{secrets.token_hex(4)}"  # no longer than macOS allows
+                self._memory = SharedMemory(name, create=True, size=size)
+                memory = self._memory.name
+            self._ask("attach", [(memory, spaces[0], B, workers)] * workers)
+            self._arrays = Arrays(self._memory.buf if self._memory else memory, spaces[0], B, workers)
+        except BaseException:
+            self.close()
+            raise
+        self._arrays.current[:] = -1
+        self._arrays.parked[:] = False
+        self.single_observation_space, self.single_action_space = spaces[0].observation, spaces[0].action
+        self.observation_space = batch_space(self.single_observation_space, B)
+        self.action_space = batch_space(self.single_action_space, B)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Starts an episode in every environment, parked ones too.
+
+        Args:
+            seed: of the first environment, the i-th having seed + i; or one for each.
+            options: for every environment.
+        """
+        arrays = self._open()
+        if options is not None and "reset_mask" in options:
+            raise ValueError("options: reset_mask is for environments without autoreset")
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: {len(seeds)} of them for {self.num_envs} environments")
+        arrays.parked[:] = False
+        self._ask("reset", [(seeds[rows.start :: rows.step], options) for rows in self._rows])
+        return arrays.observations.copy(), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Steps every environment that is not parked; one whose episode has ended is reset instead."""
+        arrays, actions = self._open(), np.asarray(actions)
+        taken = arrays.actions(actions.dtype.str)
+        if actions.shape != taken.shape:
+            raise ValueError(f"actions: shape {actions.shape}; expected {taken.shape}")
+        taken[...] = actions
+        parked = arrays.parked
+        self._ask(
+            "step", [None if parked[rows.start :: rows.step].all() else (actions.dtype.str,) for rows in self._rows]
+        )
+        return arrays.observations.copy(), arrays.rewards.copy(), arrays.terminated.copy(), arrays.truncated.copy(), {}
+
+    def park(self, environments: npt.NDArray[np.bool_]) -> None:
+        """Leaves environments out until the next reset: they stay as they are, earn 0, and cost nothing.
+
+        Args:
+            environments: [B], true for those that nobody asks about any more.
+        """
+        arrays = self._open()
+        arrays.parked |= environments
+        arrays.rewards[environments] = 0.0
+        arrays.terminated[environments] = arrays.truncated[environments] = False
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes the environments. The workers stay, for the next ones."""
+        try:
+            if not self._crew.closed:
+                self._ask("close", [()] * len(self._rows))
+        finally:
+            self._release()
+
+    def __del__(self) -> None:
+        # Not close(): garbage is collected at any time, such as between a worker's question and its answer.
+        if not self.closed and hasattr(self, "_crew"):
+            self._crew.forgotten.append(self._number)
+            self._release()
+
+    def _release(self) -> None:
+        self._arrays = None  # its views would keep the memory from being closed
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
+            memory.unlink()
+
+    def _open(self) -> Arrays:
+        if self._arrays is None:
+            raise RuntimeError("the environments are closed")
+        return self._arrays
+
+    def _ask(self, verb: str, arguments: Sequence[tuple[Any, ...] | None]) -> list[Any]:
+        def doing(worker: int, busy: int | None) -> str:
+            if busy is not None:
+                row = self._rows[worker][busy]
+            else:
+                row = -1 if self._arrays is None else int(self._arrays.current[worker])
+            which = "its environments" if row < 0 else f"environment {row}, task {self._tasks[row]}"
+            return f"{_DOING[verb]} {which}"
+
+        return self._crew.ask(self._number, verb, arguments, doing)
+
+
+_DOING: Final = {
+    "make": "making",
+    "attach": "attaching memory to",
+    "reset": "resetting",
+    "step": "stepping",
+    "close": "closing",
+}
+
+
+class _ThisProcess:
+    """Stands in for a pool of one worker: an environment's exception passes as it is, with a note of its task."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.forgotten: list[int] = []
+        self._share = Share(0)
+
+    def introduce(self, distribution: TaskDistribution, workers: int) -> None:
+        self._distribution = distribution
+
+    def enrol(self, vector: VectorEnv[Any, Any, Any]) -> None:
+        pass
+
+    def ask(self, vector: int, verb: str, arguments: Sequence[tuple[Any, ...] | None], doing: Any) -> list[Any]:
+        if arguments[0] is None:
+            return []
+        first = (self._distribution,) if verb == "make" else ()
+        try:
+            return [getattr(self._share, verb)(*first, *arguments[0])]
+        except Exception as error:
+            error.add_note(f"while {doing(0, self._share.busy)}")
+            raise

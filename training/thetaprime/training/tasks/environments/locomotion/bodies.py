@@ -1,0 +1,216 @@
+"""The two bodies: Gymnasium's models of them, what is observed, what it costs, when an episode ends."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium.envs.mujoco
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from thetaprime.training.tasks.environments.locomotion.goals import Goal
+
+HORIZON: Final = 200
+# What a contact sensor reports, in this order: force, torque about the point, the point.
+_CONTACT_FIELDS: Final = (
+    mujoco.mjtConDataField.mjCONDATA_FORCE,
+    mujoco.mjtConDataField.mjCONDATA_TORQUE,
+    mujoco.mjtConDataField.mjCONDATA_POS,
+)
+_NET_FORCE: Final = 3  # a sensor's "reduce" mode: all of a body's contacts as one wrench, in the world's axes
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one environment step came to, for B robots.
+
+    Attributes:
+        observation: [B, O].
+        reward: [B].
+        fallen: [B] bool.
+        velocity: [B] forward, in m/s.
+    """
+
+    observation: Floats
+    reward: Floats
+    fallen: npt.NDArray[np.bool_]
+    velocity: Floats
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """A robot.
+
+    Attributes:
+        name: of the model's file among Gymnasium's.
+        unobserved: how many coordinates at the head of qpos tell where it is; they are not observed.
+        control_cost: weight of ‖clip(a, ±1)‖².
+        contact_cost: weight of ‖clip(f, ±1)‖², f being the contact forces and torques on every part.
+        bonus: added to every step's reward.
+        velocity_bonus: added where a velocity is asked for.
+        healthy_height: of the torso, in m; outside it the robot has fallen. None: it cannot fall.
+        frame_skip: physics steps in one environment step.
+        camera_distance: from where it is watched, in m.
+        reset_noise: half-width of the uniform noise on the initial qpos, standard deviation of that on qvel.
+    """
+
+    name: str
+    unobserved: int
+    control_cost: float
+    contact_cost: float = 0.0
+    bonus: float = 0.0
+    velocity_bonus: float = 0.0
+    healthy_height: tuple[float, float] | None = None
+    frame_skip: int = 5
+    reset_noise: float = 0.1
+    camera_distance: float = 3.0
+
+    @property
+    def model_path(self) -> Path:
+        """Gymnasium's file."""
+        return Path(gymnasium.envs.mujoco.__file__).parent / "assets" / f"{self.name}.xml"
+
+    @functools.cached_property
+    def model(self) -> mujoco.MjModel:
+        """The physics, with sensors for the contact forces where they cost something. Shared: never to be written."""
+        spec = mujoco.MjSpec.from_file(str(self.model_path))
+        if self.contact_cost:
+            _add_contact_sensors(spec)
+        # The total mass is set afterwards, as MuJoCo advises: its own attribute for it is on the way out.
+        mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
+        model = spec.compile()
+        if mass > 0:
+            mujoco.mj_setTotalmass(model, mass)
+            mujoco.mj_setConst(model, mujoco.MjData(model))
+        # A robot is one constraint island: looking for more takes time, and changes no bit.
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND.value
+        return model
+
+    @property
+    def seconds(self) -> float:
+        """Duration of one environment step."""
+        return float(self.model.opt.timestep) * self.frame_skip
+
+    @property
+    def observation_size(self) -> int:
+        """O: qpos without the unobserved coordinates, then qvel."""
+        return int(self.model.nq) - self.unobserved + int(self.model.nv)
+
+    def initial(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Where an episode starts: qpos [nq] and qvel [nv]."""
+        noise = self.reset_noise
+        position = self.model.qpos0 + rng.uniform(-noise, noise, self.model.nq)
+        return position, noise * rng.standard_normal(self.model.nv)
+
+    def controls(self, actions: npt.ArrayLike) -> Floats:
+        """The actions as the actuators take them: within ±1.
+
+        MuJoCo would take NaN for nothing, and go on.
+
+        Args:
+            actions: [..., A].
+
+        Raises:
+            ValueError: an action is not a number.
+        """
+        taken = np.clip(np.asarray(actions, np.float64), -1.0, 1.0)
+        if np.isnan(taken).any():
+            raise ValueError("action: NaN; expected numbers, which are clipped to ±1")
+        return taken
+
+    def observe(self, position: Floats, velocity: Floats) -> Floats:
+        """[..., nq] and [..., nv] -> [..., O]."""
+        return np.concatenate([position[..., self.unobserved :], velocity], axis=-1)
+
+    def outcome(
+        self, goal: Goal, goals: Floats, actions: npt.NDArray[Any], before: Floats, after: "State", sensors: Floats
+    ) -> Outcome:
+        """What a step came to, for B robots.
+
+        Args:
+            goal: what is asked for.
+            goals: [B] how much of it.
+            actions: [B, A].
+            before: [B] x before the step, in m.
+            after: the state after it.
+            sensors: [B, number of sensor values] during its last physics step.
+        """
+        velocity = (after.position[:, 0] - before) / self.seconds
+        reward = goal.reward(velocity, goals) + self.bonus
+        if goal.name == "velocity":
+            reward = reward + self.velocity_bonus
+        reward = reward - self.control_cost * np.square(np.clip(actions, -1.0, 1.0)).sum(-1)
+        if self.contact_cost:
+            reward = reward - self.contact_cost * np.square(np.clip(contact_wrenches(sensors), -1.0, 1.0)).sum((-1, -2))
+        fallen = np.logical_not(np.isfinite(after.position).all(-1) & np.isfinite(after.velocity).all(-1))
+        if self.healthy_height is not None:
+            low, high = self.healthy_height
+            height = after.position[:, 2]
+            fallen |= ~((height >= low) & (height <= high))
+        return Outcome(self.observe(after.position, after.velocity), reward, fallen, velocity)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Of B robots.
+
+    Attributes:
+        position: [B, nq], qpos.
+        velocity: [B, nv], qvel.
+    """
+
+    position: Floats
+    velocity: Floats
+
+
+def _add_contact_sensors(spec: mujoco.MjSpec) -> None:
+    """A sensor for the contacts of each body, and one for the center of mass that torques are taken about.
+
+    `mujoco.rollout` hands out states and sensors, and `cfrc_ext`, which Gymnasium's Ant reads, is neither.
+    """
+    for index, body in enumerate(spec.bodies[1:]):
+        body.name = body.name or f"part_{index}"
+        spec.add_sensor(
+            name=f"contact_{body.name}",
+            type=mujoco.mjtSensor.mjSENS_CONTACT,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname=body.name,
+            intprm=[sum(1 << int(field) for field in _CONTACT_FIELDS), _NET_FORCE, 1],
+        )
+    spec.add_sensor(
+        name="center_of_mass",
+        type=mujoco.mjtSensor.mjSENS_SUBTREECOM,
+        objtype=mujoco.mjtObj.mjOBJ_BODY,
+        objname=spec.bodies[1].name,
+    )
+
+
+def contact_wrenches(sensors: Floats) -> Floats:
+    """The contact torque and force on each body but the world: MuJoCo's ``cfrc_ext``, up to its sign.
+
+    Args:
+        sensors: [B, 9 · bodies + 3].
+
+    Returns:
+        [B, bodies, 6]: the torque about the robot's center of mass in N·m, then the force in N.
+    """
+    force, torque, point = np.moveaxis(sensors[:, :-3].reshape(len(sensors), -1, 3, 3), 2, 0)
+    arm = point - sensors[:, None, -3:]
+    return np.concatenate([torque + np.cross(arm, force), force], axis=-1)
+
+
+HALF_CHEETAH: Final = Body("half_cheetah", unobserved=1, control_cost=0.05)
+ANT: Final = Body(
+    "ant",
+    unobserved=2,
+    control_cost=0.005,
+    contact_cost=5e-4,
+    bonus=0.05,
+    velocity_bonus=1.0,
+    healthy_height=(0.2, 1.0),
+    camera_distance=4.5,
+)

@@ -1,0 +1,112 @@
+"""Many robots as one `VectorEnv`, stepped natively."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from thetaprime.training.sampling.cores import available_cores
+from thetaprime.training.tasks.environments.locomotion.bodies import HORIZON, Body, Floats, State
+from thetaprime.training.tasks.environments.locomotion.goals import Goal
+from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
+
+
+class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[Any]]):
+    """Many robots, each with its own goal. Resets each in the step after its episode's end.
+
+    Equal to so many single environments, step by step and to the bit: robot i is seeded with seed + i.
+
+    Args:
+        body: the robot.
+        kind: what is asked for.
+        goal: one for all, or [num_envs].
+        num_envs: B.
+        max_episode_steps: where episodes are truncated.
+        threads: that share the robots; None for every core.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        body: Body,
+        kind: Goal,
+        goal: npt.ArrayLike | None = None,
+        num_envs: int = 1,
+        max_episode_steps: int = HORIZON,
+        threads: int | None = None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.single_observation_space = Box(-np.inf, np.inf, (body.observation_size,), np.float64)
+        self.single_action_space = Box(-1.0, 1.0, (int(body.model.nu),), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._body, self._kind = body, kind
+        self._goals = kind.check(kind.default if goal is None else goal, num_envs)
+        self._max_episode_steps = max_episode_steps
+        self._simulator = Simulator(body, num_envs, threads or min(num_envs, available_cores()))
+        self._generators: list[np.random.Generator] = []
+        self._position = np.zeros((num_envs, body.model.nq))
+        self._velocity = np.zeros((num_envs, body.model.nv))
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, np.bool_)
+        self._parked = np.zeros(num_envs, np.bool_)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Puts every robot back to its start."""
+        if seed is not None or not self._generators:
+            seeds = seed if isinstance(seed, list) else [seed if seed is None else seed + i for i in self._all]
+            self._generators = [seeding.np_random(each)[0] for each in seeds]
+        self._parked[:] = False
+        self._restart(np.arange(self.num_envs))
+        return self._body.observe(self._position, self._velocity), {}
+
+    def park(self, environments: npt.NDArray[np.bool_]) -> None:
+        """Leaves robots out of the simulation until the next reset: they stay where they are, and cost nothing.
+
+        Args:
+            environments: [B], true for those that nobody asks about any more.
+        """
+        self._parked |= environments
+
+    def step(
+        self, actions: npt.NDArray[np.float32]
+    ) -> tuple[Floats, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
+        """Moves every robot; one whose episode has ended goes back to its start instead."""
+        again = np.flatnonzero(self._ended & ~self._parked)
+        moving = np.flatnonzero(~self._ended & ~self._parked)
+        rewards, velocities = np.zeros(self.num_envs), np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, np.bool_)
+        if len(moving):
+            # Whole batches are the rule: a slice spares the copies that an index makes.
+            rows = moving if len(moving) < self.num_envs else slice(None)
+            taken, before = np.asarray(actions)[rows], self._position[rows, 0].copy()
+            controls = self._body.controls(taken)
+            after, sensors = self._simulator.step(State(self._position[rows], self._velocity[rows]), controls)
+            outcome = self._body.outcome(self._kind, self._goals[rows], taken, before, after, sensors)
+            self._position[rows], self._velocity[rows] = after.position, after.velocity
+            rewards[rows], velocities[rows], terminated[rows] = outcome.reward, outcome.velocity, outcome.fallen
+            self._elapsed[rows] += 1
+        if len(again):
+            self._restart(again)
+        truncated = self._elapsed >= self._max_episode_steps
+        truncated[self._parked] = False
+        self._ended = terminated | truncated
+        observation = self._body.observe(self._position, self._velocity)
+        return observation, rewards, terminated, truncated, {"x_velocity": velocities}
+
+    @property
+    def _all(self) -> range:
+        return range(self.num_envs)
+
+    def _restart(self, robots: npt.NDArray[np.int64]) -> None:
+        for index in robots.tolist():
+            self._position[index], self._velocity[index] = self._body.initial(self._generators[index])
+        self._elapsed[robots] = 0
+        self._ended[robots] = False
