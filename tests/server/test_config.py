@@ -105,3 +105,35 @@ def test_secrets_are_masked_and_what_has_no_value_is_a_comment() -> None:
     assert tomllib.loads(text)["password"] == "**********"
     assert "certificate" not in tomllib.loads(text)
     assert "# What is not there.\n# certificate =\n" in text
+
+
+@pytest.mark.parametrize(("address", "says"), [
+    ("127.0.0.1:99999", r"port '99999'; expected a number from 0 to 65535"),
+    ("127.0.0.1:65536", r"expected a number from 0 to 65535"),
+    ("127.0.0.1:-1", r"expected a number from 0 to 65535"),
+    ("127.0.0.1:http", r"expected a number from 0 to 65535"),
+    ("127.0.0.1: 1", r"expected a number from 0 to 65535"),
+    ("127.0.0.1:", r"expected a number from 0 to 65535"),
+    ("127.0.0.1", r"has no port; expected host:port, such as 127\.0\.0\.1:50051"),
+    ("[::1]", r"has no port; expected host:port, such as \[::1\]:50051"),
+    ("::1", r"without brackets; expected \[host\]:port"),
+    ("http://127.0.0.1:50051/", r"starts with http://; expected host:port without a scheme: 127\.0\.0\.1:50051"),
+    ("https://example.org", r"starts with https://"),
+])  # fmt: skip
+@pytest.mark.parametrize("field", ["address", "metrics_address"])
+def test_an_address_without_a_valid_port_is_refused_with_a_hint(field: str, address: str, says: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=rf"(?s){field}.*{says}"):
+        ServerConfig(**{field: address})  # type: ignore[arg-type]
+
+
+def test_only_the_metrics_address_may_be_empty_and_only_the_address_a_unix_socket() -> None:
+    assert ServerConfig(metrics_address="").metrics_address == ""
+    assert ServerConfig(address="unix:/run/theta.sock").address == "unix:/run/theta.sock"
+    for refused in ({"address": ""}, {"metrics_address": "unix:/run/theta.sock"}):
+        with pytest.raises(pydantic.ValidationError, match="expected"):
+            ServerConfig(**refused)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:65535", ":50051", "localhost:1", "0.0.0.0:50051"])
+def test_an_address_with_a_valid_port_is_accepted(address: str) -> None:
+    assert ServerConfig(address=address, metrics_address=address).address == address

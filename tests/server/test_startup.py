@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
+import thetaprime.client as tp
 from thetaprime import models
 from thetaprime.server import ServerConfig, StartupError, running_server
 
@@ -72,6 +73,13 @@ def test_an_address_that_is_taken_is_refused(configure: "Configure") -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartupError, match=address), running_server(configure(address=address)):
             pass
+
+
+def test_a_server_on_a_unix_socket_reports_its_socket(configure: "Configure", tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'theta.sock'}"
+    with running_server(configure(address=address)) as reported, tp.Client(reported) as client:
+        assert reported == address
+        assert client.meta_policies()
 
 
 def test_one_server_does_not_share_another_one_s_address(configure: "Configure") -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import pydantic
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from thetaprime.server.address import is_unix_socket, split_address
 from thetaprime.server.config_file import ConfigFile
 from thetaprime.server.store import RECENT_BYTES, ROW_BYTES
 
@@ -132,6 +133,14 @@ class ServerConfig(BaseSettings):
         file = {**env_settings(), **init_settings()}.get("config")
         sources = (init_settings, env_settings)
         return sources if file is None else (*sources, ConfigFile(settings_cls, Path(file)))
+
+    @pydantic.field_validator("address", "metrics_address")
+    @classmethod
+    def _check_address(cls, address: str, info: pydantic.ValidationInfo) -> str:
+        unbound = info.field_name == "metrics_address" and not address
+        if not unbound and not (info.field_name == "address" and is_unix_socket(address)):
+            split_address(address)
+        return address
 
     @pydantic.model_validator(mode="after")
     def _one_upload_fits(self) -> Self:

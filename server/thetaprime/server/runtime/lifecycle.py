@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from thetaprime.server import failpoints
+from thetaprime.server.address import is_unix_socket
 from thetaprime.server.auth import server_credentials
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
@@ -50,14 +51,14 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
                 if metrics_address := open_ports.enter_context(exposed(registry, config.metrics_address)):
                     _log.info("metrics", address=metrics_address)
             server = _grpc_server(parts, shared=worker is not None)
-            port = _bind(server, config.address, credentials)
+            address = _bind(server, config.address, credentials)
             await parts.health.serve()
             failpoints.reach("start.serving")
             await server.start()
             # What one process of several does for all of them, the first one does.
             tasks = [asyncio.create_task(chore) for chore in background_tasks(parts, sweeping=not worker)]
             try:
-                yield f"{config.address.rpartition(':')[0]}:{port}"
+                yield address
             finally:
                 await _drain(parts, server, tasks)
 
@@ -79,14 +80,16 @@ def _grpc_server(parts: Components, *, shared: bool) -> grpc.aio.Server:
     return server
 
 
-def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """The port that the server is going to listen on."""
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Binds the server to an address; returns the address with its actual port."""
     try:
         if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise StartupError(f"address {address}: cannot listen there; is it in use?") from error
+    return address if is_unix_socket(address) else f"{address.rpartition(':')[0]}:{port}"
 
 
 async def _drain(parts: Components, server: grpc.aio.Server, tasks: list[asyncio.Task[None]]) -> None:

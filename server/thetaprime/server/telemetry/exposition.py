@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from thetaprime.server.address import split_address
 from thetaprime.server.errors import StartupError
 
 
@@ -25,13 +26,13 @@ def exposed(registry: CollectorRegistry, address: str) -> Iterator[str]:
     if not address:
         yield ""
         return
-    host, _, port = address.rpartition(":")
     try:
-        server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)  # noqa: S104 - as asked
-    except (OSError, ValueError, OverflowError) as error:
+        host, port = split_address(address)
+        server, thread = start_http_server(port, host or "0.0.0.0", registry)  # noqa: S104 - as asked
+    except (OSError, ValueError) as error:
         raise StartupError(f"metrics address {address}: {error}") from error
     try:
-        yield f"{host}:{server.server_port}"
+        yield f"{address.rpartition(':')[0]}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -4,6 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+from thetaprime.server.address import split_address
 from thetaprime.server.errors import StartupError
 
 
@@ -24,17 +25,19 @@ def reserved(address: str) -> Iterator[str]:
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartupError("workers: this system does not let several processes listen on one port; expected 1")
-    host, _, name = address.rpartition(":")
-    if not host or not (name.isascii() and name.isdigit()):
+    try:
+        host, port = split_address(address)
+    except ValueError as error:
+        raise StartupError(f"address {address}: several workers need host:port") from error
+    if not host:
         raise StartupError(f"address {address}: several workers need host:port")
     with contextlib.ExitStack() as held:
         try:
-            port = int(name)
-            for family, place in _places(host.strip("[]")):
+            for family, place in _places(host):
                 port = _take(held.enter_context(socket.socket(family, socket.SOCK_STREAM)), family, place, port)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise StartupError(f"address {address}: cannot listen there ({error})") from error
-        yield f"{host}:{port}"
+        yield f"{address.rpartition(':')[0]}:{port}"
 
 
 def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
