@@ -108,7 +108,7 @@ def test_secrets_are_masked_and_what_has_no_value_is_a_comment() -> None:
 
 
 @pytest.mark.parametrize(("address", "says"), [
-    ("127.0.0.1:99999", r"port '99999'; expected a number from 0 to 65535"),
+    ("127.0.0.1:99999", r"has port '99999'; expected a number from 0 to 65535"),
     ("127.0.0.1:65536", r"expected a number from 0 to 65535"),
     ("127.0.0.1:-1", r"expected a number from 0 to 65535"),
     ("127.0.0.1:http", r"expected a number from 0 to 65535"),
@@ -124,6 +124,16 @@ def test_secrets_are_masked_and_what_has_no_value_is_a_comment() -> None:
 def test_an_address_without_a_valid_port_is_refused_with_a_hint(field: str, address: str, says: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=rf"(?s){field}.*{says}"):
         ServerConfig(**{field: address})  # type: ignore[arg-type]
+
+
+def test_the_command_reports_an_invalid_address_alone_in_one_line() -> None:
+    command = [sys.executable, "-m", "thetaprime.cli", "serve", "--address", "127.0.0.1:99999"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode != 0
+    assert ended.stderr.splitlines() == [
+        "thetaprime serve: address: has port '99999'; expected a number from 0 to 65535 (0: any free port) "
+        "(got '127.0.0.1:99999')"
+    ]
 
 
 def test_only_the_metrics_address_may_be_empty_and_only_the_address_a_unix_socket() -> None:

@@ -109,8 +109,8 @@ def test_a_report_says_what_each_trajectory_had_to_do_with_the_step(service: "Se
     first, last = service.get(session_id).reports
     assert last == reply.report
     assert not first.uploads
-    reply = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=1))
-    assert len(reply.report.uploads) == 2
+    fetched = service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id, round=1))
+    assert len(fetched.report.uploads) == 2
 
 
 def test_the_order_of_arrival_does_not_change_the_outcome(service: "Service", collect: Collect) -> None:

@@ -59,4 +59,6 @@ def _field_errors(error: Exception) -> str | None:
     return "; ".join(
         f"{'.'.join(str(part) for part in report['loc'])}: {report['msg']} (got {report['input']!r})"
         for report in reports
+        # A default that depends on the invalid field: the user did not give it.
+        if report["type"] != "default_factory_not_called"
     )

@@ -22,12 +22,12 @@ def split_address(address: str) -> tuple[str, int]:
     """
     scheme, separator, rest = address.partition("://")
     if separator:
-        raise ValueError(f"{address!r} starts with {scheme}://; expected host:port without a scheme: {rest.strip('/')}")
+        raise ValueError(f"starts with {scheme}://; expected host:port without a scheme: {rest.strip('/')}")
     host, separator, port = address.rpartition(":")
     if not separator or address.endswith("]"):
-        raise ValueError(f"{address!r} has no port; expected host:port, such as {address}:50051")
+        raise ValueError(f"has no port; expected host:port, such as {address}:50051")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f"{address!r} has an IPv6 host without brackets; expected [host]:port, such as [::1]:50051")
+        raise ValueError("has an IPv6 host without brackets; expected [host]:port, such as [::1]:50051")
     if not (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
-        raise ValueError(f"{address!r} has port {port!r}; expected a number from 0 to {_LAST_PORT} (0: any free port)")
+        raise ValueError(f"has port {port!r}; expected a number from 0 to {_LAST_PORT} (0: any free port)")
     return host.strip("[]"), int(port)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pydantic
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from thetaprime.server.address import is_unix_socket, split_address
@@ -139,7 +140,10 @@ class ServerConfig(BaseSettings):
     def _check_address(cls, address: str, info: pydantic.ValidationInfo) -> str:
         unbound = info.field_name == "metrics_address" and not address
         if not unbound and not (info.field_name == "address" and is_unix_socket(address)):
-            split_address(address)
+            try:
+                split_address(address)
+            except ValueError as error:
+                raise PydanticCustomError("address", "{problem}", {"problem": str(error)}) from error
         return address
 
     @pydantic.model_validator(mode="after")
