@@ -165,8 +165,8 @@ SCENES: dict[str, Scene] = {
         prepare=_default_form,
         elsewhere={
             "import * as ort": "tests/runtimes/run.mjs",
-            "float torque": "tests/models/forms/test_unity_importer.py",
-            "func set_action": "tests/models/forms/test_godot_plugin.py",
+            "float torque": "tests/models/onnx/test_unity_importer.py",
+            "func set_action": "tests/models/onnx/test_godot_plugin.py",
         },
     ),
     "docs/operating.md": Scene(toml=(_server_file,)),

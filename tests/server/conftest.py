@@ -264,4 +264,4 @@ def _write_point_artifact() -> Callable[..., models.MetaPolicy]:
 @pytest.fixture
 def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are computed when they are asked for, never before."""
-    monkeypatch.setattr("thetaprime.server.sessions.uploads.make_ahead", lambda *_: None)
+    monkeypatch.setattr("thetaprime.server.sessions.uploads.precompute_step", lambda *_: None)

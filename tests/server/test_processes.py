@@ -33,8 +33,9 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 SERVE_STEPWISE = (
     """
 import sys
-from thetaprime.server import step, uploads
-uploads.make_ahead = lambda *_: None  # not before its call
+from thetaprime.server.adaptation import step
+from thetaprime.server.sessions import uploads
+uploads.precompute_step = lambda *_: None  # not before its call
 summarize = step.summarize_step
 def summarize_step(*args, **kwargs):
     print("stepping", flush=True)

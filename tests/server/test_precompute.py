@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import Service
 
 Collect = Callable[..., list[wire.Trajectory]]
-MAKE_AHEAD = "thetaprime.server.sessions.uploads.make_ahead"
+MAKE_AHEAD = "thetaprime.server.sessions.uploads.precompute_step"
 ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
 
 
