@@ -109,7 +109,7 @@ def test_adapt_that_takes_too_long_says_how_to_go_on(address: str, tmp_path: Pat
     result = thetaprime(*args, "--trajectories", "1000000", "--timeout", "0.5")
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
-    assert re.search(r"did not end within its timeout of 0\.5 s; .*; session (\S+) is in round 0, .* goes on", line)
+    assert re.search(r"did not end within its timeout of 0\.5 s; .*; session \S+ is in round 0, .* resume it to", line)
     assert not (tmp_path / "p.onnx").exists()
 
 

@@ -227,6 +227,7 @@ def test_work_that_is_cancelled_stops_its_environment_and_can_be_resumed(address
             task.cancel()
             with pytest.raises(asyncio.CancelledError) as caught:
                 await task
+            assert getattr(caught.value, "session_id", None) == session.id
             assert session.id in caught.value.__notes__[0]
             await asyncio.sleep(0.05)  # the step that was being taken ends
             steps = env.steps

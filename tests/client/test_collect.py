@@ -57,6 +57,7 @@ class InPlace(Counter):
 
 
 def check(trajectories: list[wire.Trajectory], policy: tp.AdaptedPolicy) -> None:
+    assert trajectories
     for trajectory in trajectories:
         wire.validate(trajectory, policy.contract)
         assert trajectory.policy_id == policy.policy_id
@@ -108,6 +109,8 @@ def test_an_environment_in_other_processes(theta: Theta) -> None:
     env = AsyncVectorEnv([Counter, Counter], context="spawn", autoreset_mode=AutoresetMode.SAME_STEP)
     trajectories = tp.collect(policy, env, 4, seed=0)
     env.close()
+    # The second wave's reset skips episode 1, which the autoreset had begun.
+    assert [len(trajectory) for trajectory in trajectories] == [3] * 4
     for trajectory in trajectories:
         check_counter(trajectory)
 

@@ -1,6 +1,7 @@
 """Settings from arguments, the environment and a file: which one counts, and what is refused."""
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,17 @@ def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "home" / ".config" / "thetaprime").mkdir(parents=True)
     (tmp_path / "home" / ".config" / "thetaprime" / "client.toml").write_text('address = "home:1"')
     assert Configuration.read(None, {}).address == "home:1"
+
+
+def test_an_address_that_would_be_misread_is_refused_where_it_stands(
+    write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write('address = "localhost:65536"')
+    with pytest.raises(tp.InvalidInputError, match=rf"^{re.escape(str(file))}: address: .* expected a number"):
+        Configuration.read(file, {})
+    monkeypatch.setenv("THETAPRIME_ADDRESS", "http://localhost:1")
+    with pytest.raises(tp.InvalidInputError, match=r"^THETAPRIME_ADDRESS: .* is a URL"):
+        Configuration.read(None, {})
 
 
 def test_paths_in_a_file_are_meant_from_there(write: Write, tmp_path: Path) -> None:

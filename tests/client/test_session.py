@@ -47,7 +47,7 @@ def test_adapt_with_an_environment(client: tp.Client) -> None:
     assert adapted.policy_id == again.policy_id != client.theta("pendulum").policy_id
     counted = [(each.round, each.collected, each.report is not None) for each in seen]
     assert counted == [(k, n, done) for k in (0, 1) for n, done in ((1, False), (2, False), (3, False), (3, True))]
-    assert all((each.rounds, each.trajectories) == (2, 3) for each in seen)
+    assert {(each.rounds, each.trajectories) for each in seen} == {(2, 3)}
     session = client.resume(seen[0].session_id)
     assert session.info.state == "closed"
     assert session.policy.policy_id == adapted.policy_id

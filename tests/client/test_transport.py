@@ -334,3 +334,45 @@ def test_a_closed_client_says_so(address: str) -> None:
 def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
     with pytest.raises(tp.InvalidInputError, match="timeout"):
         tp.Client(timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("127.0.0.1:99999", r"has port '99999'; expected a number from 0 to 65535"),
+        ("localhost:-1", "has port '-1'"),
+        ("localhost:grpc", "has port 'grpc'"),
+        ("[::1]:65536", "has port '65536'"),
+        ("dns:///localhost:70000", "has port '70000'"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:65536", "has port '65536'"),
+        ("localhost", r"has no port; expected host:port, such as 'localhost:50051'"),
+        ("localhost:", "such as 'localhost:50051'"),
+        ("[::1]", r"has no port; expected host:port, such as '\[::1\]:50051'"),
+        ("", "has no port"),
+        ("2001:db8::1", r"has no brackets; expected '\[2001:db8::1\]:50051'"),
+        ("http://localhost:50051", "is a URL; expected host:port, such as 'localhost:50051'"),
+        ("https://localhost:50051/v1", "is a URL; expected host:port, such as 'localhost:50051'"),
+        ("grpc://example.org:1", "such as 'example.org:1'"),
+    ],
+)
+def test_an_address_that_grpc_would_misread_is_refused_with_a_hint(address: str, hint: str) -> None:
+    with pytest.raises(tp.InvalidInputError, match=f"^address: '.*{hint}"):
+        tp.Client(address)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{}", "localhost:{}", "dns:localhost:{}", "dns:///localhost:{}", "ipv4:127.0.0.1:1,127.0.0.1:{}"],
+)
+def test_the_targets_of_grpc_reach_the_server(target: str, address: str) -> None:
+    with tp.Client(target.format(address.rpartition(":")[2])) as client:
+        assert client.meta_policies()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["unix:/run/thetaprime.sock", "unix-abstract:thetaprime", "dns:///example.org", "ipv6:[::1]:65535", "a:0", ":1"],
+)
+def test_a_target_without_host_or_port_of_its_own_is_accepted(target: str) -> None:
+    with tp.Client(target) as client:
+        assert client.address == target

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._rpc.channel import check_address
 from thetaprime.client._rpc.credentials import tls_credentials
 
 DEFAULT_ADDRESS: Final = "localhost:50051"
@@ -141,6 +142,8 @@ def _converted(name: str, value: Any, field: str) -> Any:
     if name in ("address", "token"):
         if not isinstance(value, str):
             raise InvalidInputError.at(field, f"{type(value).__name__}; expected a string")
+        if name == "address":
+            check_address(value, field)
         return value
     if not isinstance(value, (str, os.PathLike)):
         raise InvalidInputError.at(field, f"{value!r}; expected a path")

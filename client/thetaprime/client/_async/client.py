@@ -265,8 +265,8 @@ class Client:
             timeout: seconds until all of it is given up; None is never. Single calls have the client's timeout.
 
         Returns:
-            θ′. The session is closed; a failure leaves it open, to be resumed: an error's `session_id` names it, and
-            so does a note on whatever ended the work, Ctrl-C included.
+            θ′. The session is closed. A failure leaves the session open: the exception's `session_id`, Ctrl-C's
+            included, is the id for `resume`.
 
         Raises:
             InvalidInputError: an environment does not fit the meta-policy.
@@ -284,7 +284,10 @@ class Client:
             )
         except (KeyboardInterrupt, DeadlineError) as error:
             deadline.annotate(error)
-            error.add_note(f"client.create_session({meta_policy!r}, request_id={request_id!r}) gives its session")
+            error.add_note(
+                f"the server may have created a session: create_session({meta_policy!r}, request_id={request_id!r}) "
+                "returns it"
+            )
             raise
         try:
             check_tasks(env, session.policy.contract)

@@ -9,7 +9,7 @@ import grpc
 
 from thetaprime.client._async import runtime
 from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
-from thetaprime.client._rpc.channel import Backoff
+from thetaprime.client._rpc.channel import Backoff, check_address
 from thetaprime.client._rpc.credentials import token_metadata
 from thetaprime.client._rpc.tracing import Tracing
 
@@ -32,6 +32,8 @@ class Transport:
     ) -> None:
         if not timeout > 0:
             raise InvalidInputError.at("timeout", f"{timeout!r}; expected a positive number of seconds")
+        if channel is None:
+            check_address(address)
         self.address = address
         self.timeout = timeout
         # Whether a channel that was brought from outside is secure is its owner's to know.

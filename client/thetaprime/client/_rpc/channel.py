@@ -1,10 +1,11 @@
-"""What every channel to a server is opened with, and how calls to it are repeated."""
+"""The address and options of a channel to a server, and the backoff between retries."""
 
+import ipaddress
 import json
 import random
 from typing import Any, Final
 
-from thetaprime.client._errors import LimitError
+from thetaprime.client._errors import InvalidInputError, LimitError
 
 _MESSAGE_BYTES: Final = 64 << 20
 # Every call of the contract is safe to repeat, so an interrupted one is sent again on its own.
@@ -33,6 +34,62 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 """Options of a channel to a ThetaPrime server, for those who bring their own channel."""
+
+_LAST_PORT: Final = 65535
+# Targets of gRPC: the first have ports and a default port, the others have none, or are resolved elsewhere.
+_HOST_SCHEMES: Final = ("dns", "ipv4", "ipv6")
+_OTHER_SCHEMES: Final = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
+
+
+def check_address(address: str, field: str = "address") -> None:
+    """Refuses an address that gRPC would read as another host or port.
+
+    gRPC wraps a port round at 65,536, connects to port 443 where the address has no port, and looks up
+    ``http://host`` as a host name.
+
+    Args:
+        address: ``host:port``, or a target of gRPC with its scheme (``dns:``, ``ipv4:``, ``ipv6:``, ``unix:``, ...).
+        field: names the address in the error.
+
+    Raises:
+        InvalidInputError: the address is a URL, has no port, or a port outside 0 to 65535.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme.lower() in _OTHER_SCHEMES:
+        return
+    if scheme.lower() in _HOST_SCHEMES:
+        for each in rest.rpartition("/")[2].split(","):
+            _check_port(_port(each), address, field)
+        return
+    if "://" in address:
+        host_and_port = address.partition("://")[2].partition("/")[0]
+        raise InvalidInputError.at(field, f"{address!r} is a URL; expected host:port, such as {host_and_port!r}")
+    if _is_ipv6(address):
+        raise InvalidInputError.at(field, f"{address!r} has no brackets; expected '[{address}]:50051', say")
+    port = _port(address)
+    if not port:
+        host = address.removesuffix(":") or "localhost"
+        raise InvalidInputError.at(field, f"{address!r} has no port; expected host:port, such as '{host}:50051'")
+    _check_port(port, address, field)
+
+
+def _port(address: str) -> str:
+    # What follows the last colon outside of an IPv6 address's brackets.
+    _, colon, port = address.rpartition("]")[2].rpartition(":")
+    return port if colon and not _is_ipv6(address) else ""
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def _check_port(port: str, address: str, field: str) -> None:
+    if port and not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
+        raise InvalidInputError.at(field, f"{address!r} has port {port!r}; expected a number from 0 to {_LAST_PORT}")
+
 
 _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_GROWTH: Final = 2.0

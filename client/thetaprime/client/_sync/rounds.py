@@ -65,7 +65,7 @@ def take_rounds(
         deadline: of all of it.
 
     Raises:
-        ThetaPrimeError: as `Client.adapt`. It names the session, as a note does on everything else that is raised.
+        ThetaPrimeError: as `Client.adapt`. Every exception, Ctrl-C's included, has the session's id as `session_id`.
     """
     if rounds < 1:
         raise InvalidInputError.at("rounds", f"{rounds}; expected at least 1")
@@ -77,13 +77,12 @@ def take_rounds(
         with shown(progress) as show:
             while session.round < rounds:
                 _Round(session, rounds, wanted, show, deadline).take(tasks, seed)
-    except BaseException as error:  # Ctrl-C too: whoever reads the traceback learns how to go on
-        if isinstance(error, ThetaPrimeError):
-            error.session_id = session.id
-            deadline.annotate(error)
+    except BaseException as error:  # Ctrl-C too: the session can be resumed
+        error.session_id = session.id  # type: ignore[attr-defined]  # any exception takes attributes
+        deadline.annotate(error)
         error.add_note(
             f"session {session.id} is in round {session.round}, with {session.batch.trajectories} of {wanted} "
-            f"trajectories: client.resume({session.id!r}).run(env, rounds={rounds}) goes on"
+            "trajectories: resume it to continue"
         )
         raise
 
