@@ -1,21 +1,19 @@
 """Running the command, and artifacts and servers for it."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
+from tests.support.artifacts import write_untrained
+from tests.support.command import Command
 from thetaprime import models
 from thetaprime.cli import cli
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.training.evaluation.comparisons import Comparisons
 from thetaprime.training.tasks import OracleTasks, PointNavigationTasks
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -33,7 +31,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = models.Policy(tasks.environment, spec)
     oracle_policy = models.Policy(OracleTasks(tasks).environment, spec)
     comparisons = Comparisons(policy.init(1), policy.init(2), oracle_policy.init(3), oracle_policy)
-    write = functools.partial(_write, root, spec=spec)
+    write = functools.partial(
+        write_untrained, root, spec=spec, adaptation=models.AdaptationSpec(trajectories_per_round=3)
+    )
     write("point-navigation", tasks.environment, extra_files=comparisons.files())
     cart_pole = models.EnvironmentContract(
         environment_id="CartPole-v1",
@@ -43,24 +43,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write("cart-pole", cart_pole)
     return root
-
-
-def _write(
-    root: Path, name: str, environment: models.EnvironmentContract, *, spec: models.PolicySpec, **more: Any
-) -> None:
-    models.write_meta_policy(
-        root / name / "1",
-        name=name,
-        version=1,
-        description=f"{name}, untrained",
-        environment=environment,
-        policy_spec=spec,
-        adaptation=models.AdaptationSpec(trajectories_per_round=3),
-        parameters=models.Policy(environment, spec).init(0),
-        provenance=models.Provenance.untrained(name),
-        golden_observations=np.random.default_rng(0).normal(size=(3, *environment.observation_shape)),
-        **more,
-    )
 
 
 @pytest.fixture(scope="module")

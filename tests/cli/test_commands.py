@@ -1,6 +1,5 @@
 """`models`, `adapt` and `inspect`, against a real server and real files."""
 
-import json
 import os
 import re
 import shutil
@@ -9,23 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from click.testing import Result
 
 import thetaprime.client as tp
-
-Command = Callable[..., Result]
-
-
-def last_json(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.splitlines()[-1])
+from tests.support.command import Command, last_json
 
 
 def test_models_of_a_server(address: str, thetaprime: Command) -> None:

@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
 import thetaprime.client as tp
+from tests.support.command import last_json
 from thetaprime.cli import _files, _pictures
 from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.training.evaluation.figures import clip, style
-
-from .test_commands import last_json
 
 Command = Callable[..., Result]
 POINT = ("--env", "thetaprime/PointNavigation-v0", "--env-args", "goal=[0.3, -0.2]")

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 import thetaprime.client as tp
+from tests.support.command import Command, last_json
 from thetaprime import models
-
-from .conftest import Command
-from .test_commands import last_json
 
 ROBOT = """
 joint_names = ["x", "y"]

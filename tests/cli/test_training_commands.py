@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import Command, last_json
 from thetaprime.models import load_meta_policy
 from thetaprime.training.checkpoint import load_checkpoint
-
-from .conftest import Command
-from .test_commands import last_json
 
 TINY = [
     "--meta-batch-size=2",

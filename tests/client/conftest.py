@@ -3,73 +3,26 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import thetaprime.client as tp
+from tests.support.artifacts import write_untrained
+from tests.support.contracts import CONTRACTS
 from thetaprime import models
 from thetaprime.server import ServerConfig, running_server
-
-INF = float("inf")
-
-CONTRACTS = {
-    "point-navigation": models.EnvironmentContract(
-        environment_id="thetaprime/PointNavigation-v0",
-        observation_shape=(2,),
-        action=models.BoxAction(low=(-0.1, -0.1), high=(0.1, 0.1)),
-        horizon=100,
-    ),
-    "pendulum": models.EnvironmentContract(
-        environment_id="Pendulum-v1",
-        observation_shape=(3,),
-        action=models.BoxAction(low=(-2.0,), high=(2.0,)),
-        horizon=40,
-        control_timestep=0.05,
-    ),
-    "cart-pole": models.EnvironmentContract(
-        environment_id="CartPole-v1",
-        observation_shape=(4,),
-        action=models.DiscreteAction(count=2),
-        horizon=60,
-    ),
-    "grid": models.EnvironmentContract(
-        environment_id="grid",
-        observation_shape=(2, 3),
-        action=models.DiscreteAction(count=4, start=5),
-        horizon=10,
-    ),
-    "half-open": models.EnvironmentContract(
-        environment_id="half-open",
-        observation_shape=(2,),
-        action=models.BoxAction(low=(-1.0, 0.0, -3.0), high=(1.0, 10.0, 5.0)),
-        horizon=10,
-    ),
-}
-
-
-def write_artifact(root: Path, name: str) -> models.MetaPolicy:
-    environment = CONTRACTS[name]
-    spec = models.PolicySpec(hidden_sizes=(16, 16))
-    rng = np.random.default_rng(1)
-    return models.write_meta_policy(
-        root / name / "1",
-        name=name,
-        version=1,
-        description=f"{name}, untrained",
-        environment=environment,
-        policy_spec=spec,
-        adaptation=models.AdaptationSpec(trajectories_per_round=4),
-        parameters=models.Policy(environment, spec).init(0),
-        provenance=models.Provenance.untrained(name),
-        golden_observations=rng.normal(size=(3, *environment.observation_shape)),
-    )
 
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("zoo")
-    for name in CONTRACTS:
-        write_artifact(root, name)
+    for name, contract in CONTRACTS.items():
+        write_untrained(
+            root,
+            name,
+            contract,
+            spec=models.PolicySpec(hidden_sizes=(16, 16)),
+            adaptation=models.AdaptationSpec(trajectories_per_round=4),
+        )
     return root
 
 

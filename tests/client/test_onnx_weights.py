@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import thetaprime.client as tp
-from tests.client.conftest import CONTRACTS
+from tests.support.contracts import CONTRACTS
 from thetaprime import models
 from thetaprime.client._policy.shared_weights import KeptFile
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 import thetaprime.client as tp
-from tests.server.test_tls import Authority
+from tests.support.server.certificates import Authority
 from thetaprime.cli._profiles import RobotFile
 from thetaprime.client._configuration import Configuration
 from thetaprime.models import zoo_directory
@@ -174,7 +174,7 @@ SCENES: dict[str, Scene] = {
     "docs/write-a-client.md": Scene(
         elsewhere={
             "session, theta = CreateSession(": "examples/node/main.mjs, run by tests/examples/test_node_program.py",
-            " " * 19 + "CreateSession": "tests/server/session_model.py",
+            " " * 19 + "CreateSession": "tests/support/server/session_model.py",
             "57 ": "tests/examples/test_write_a_client.py",
         }
     ),

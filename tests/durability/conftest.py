@@ -1,5 +1,5 @@
-"""A zoo for servers that are going to die."""
+"""A zoo, and servers in this process."""
 
-from tests.server.conftest import _write_point_artifact, configure, connect, start, zoo
+from tests.support.server.fixtures import configure, start, zoo
 
-__all__ = ["_write_point_artifact", "configure", "connect", "start", "zoo"]
+__all__ = ["configure", "start", "zoo"]

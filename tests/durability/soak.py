@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 import thetaprime.client as tp
-from tests.durability.victim import Victim
-from tests.durability.workload import Customers, Outcome, adapt_once
-from tests.server.conftest import write_point_artifact
+from tests.support.artifacts import write_point_artifact
+from tests.support.faults.victim import Victim
+from tests.support.faults.workload import Customers, Outcome, adapt_once
 from thetaprime.server import failpoints
 
 _SAMPLE_SECONDS: Final = 1.0

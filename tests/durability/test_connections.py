@@ -5,17 +5,18 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import pytest
 
-from tests.server.conftest import Service, collect, connect
-
-from .connections import descriptors, held_open, resident_kib, wait_for_descriptors
-from .victim import Victim
+from tests.support.artifacts import write_point_artifact
+from tests.support.faults.connections import descriptors, held_open, resident_kib, wait_for_descriptors
+from tests.support.faults.victim import Victim
+from tests.support.point_navigation import collect
+from tests.support.server.service import Service, connect
 
 pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit and /proc")
 
@@ -35,7 +36,7 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def victim(tmp_path: Path, write_point_artifact: Callable[..., Any]) -> Iterator[Victim]:
+def victim(tmp_path: Path) -> Iterator[Victim]:
     """A server in its own process; every payload and policy is a file of its own."""
     write_point_artifact(tmp_path / "zoo")
     with Victim(tmp_path, tmp_path / "zoo", "--row-bytes", "0", "--recent-bytes", "1") as running:

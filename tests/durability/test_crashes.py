@@ -3,7 +3,6 @@
 import ast
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import sqlalchemy as sa
 
 import thetaprime.client as tp
 import thetaprime.server
-from tests.play import play
+from tests.support.artifacts import write_point_artifact
+from tests.support.faults.victim import Victim
+from tests.support.faults.workload import META_POLICY, Customers, Outcome, adapt_once, patiently
+from tests.support.point_navigation import play
 from thetaprime.server import ServerConfig, failpoints, running_server
 from thetaprime.server.store import Store, tables
-
-from .victim import Victim
-from .workload import META_POLICY, Customers, Outcome, adapt_once, patiently
 
 REACHED_WITHIN = 60.0
 EXPIRED_AFTER = 4.0
@@ -49,9 +48,7 @@ def test_a_failpoint_that_does_not_read_is_refused(text: str) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [0])
-def test_killed_at_every_failpoint_nothing_is_lost(
-    seed: int, tmp_path: Path, write_point_artifact: Callable[..., object]
-) -> None:
+def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     write_point_artifact(zoo)
     rng = random.Random(seed)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import thetaprime.client as tp
-from tests.play import play
-from tests.server.conftest import Start, collect
+from tests.support.artifacts import write_point_artifact
+from tests.support.faults.victim import Victim
+from tests.support.faults.workload import META_POLICY, adapt_once, patiently
+from tests.support.point_navigation import collect, play
+from tests.support.server.service import Start
 from thetaprime.server import failpoints
-
-from .victim import Victim
-from .workload import META_POLICY, adapt_once, patiently
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
-def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path, write_point_artifact: Callable[..., Any]) -> None:
+def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path) -> None:
     """No file of the process may grow: neither a blob nor the database's log."""
     write_point_artifact(tmp_path / "zoo")
     with Victim(tmp_path, tmp_path / "zoo") as victim, tp.Client(victim.address, timeout=10) as client:

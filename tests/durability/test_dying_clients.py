@@ -8,13 +8,13 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from tests.server.conftest import Service, Start, collect
-from tests.server.metrics_page import free_address, scrape
+from tests.support.faults.connections import descriptors, wait_for_descriptors
+from tests.support.faults.cutter import cut_after
+from tests.support.point_navigation import collect
+from tests.support.server.metrics_page import free_address, scrape
+from tests.support.server.service import Service, Start
 from thetaprime import wire
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
-
-from .connections import descriptors, wait_for_descriptors
-from .cutter import cut_after
 
 CUTS: Final = 60
 SPARE: Final = 4

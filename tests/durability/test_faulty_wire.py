@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import thetaprime.client as tp
-from tests.server.conftest import Start
-
-from .proxy import FAULTS, faulty_proxy
-from .workload import adapt_once
+from tests.support.faults.proxy import FAULTS, faulty_proxy
+from tests.support.faults.workload import adapt_once
+from tests.support.server.service import Start
 
 SESSIONS = 8
 

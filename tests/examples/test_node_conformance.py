@@ -15,7 +15,7 @@ from thetaprime import wire
 from thetaprime.v1 import trajectory_pb2 as pb
 
 if TYPE_CHECKING:
-    from .conftest import Node, Talk
+    from tests.support.node import Node, Talk
 
 gymnasium.register_envs(thetaprime.training)
 

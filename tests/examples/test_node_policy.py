@@ -14,7 +14,7 @@ from thetaprime.server.sessions import messages as convert
 from thetaprime.v1 import policy_pb2
 
 if TYPE_CHECKING:
-    from .conftest import Talk
+    from tests.support.node import Talk
 
 SAMPLES = 4000
 ENVIRONMENTS = {

@@ -19,14 +19,13 @@ from cryptography.x509.oid import NameOID
 
 import thetaprime.client as tp
 import thetaprime.training
-from tests.durability.proxy import FAULTS, faulty_proxy
+from tests.support.faults.proxy import FAULTS, faulty_proxy
+from tests.support.node import NODE_EXAMPLE
 from thetaprime import wire
 from thetaprime.server import ServerConfig, running_server
 
-from .conftest import NODE_EXAMPLE
-
 if TYPE_CHECKING:
-    from .conftest import Node, Talk
+    from tests.support.node import Node, Talk
 
 gymnasium.register_envs(thetaprime.training)
 

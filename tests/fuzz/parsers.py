@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf import proto
 from google.protobuf.message import DecodeError
 
-from tests.server.without_wire import Metadata
+from tests.support.server.without_wire import Metadata
 from thetaprime import wire
 from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behavior_evidence
 from thetaprime.server import ServerConfig

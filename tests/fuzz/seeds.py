@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from tests.server.conftest import collect
+from tests.support.point_navigation import collect
 from thetaprime import wire
 
 from .parsers import PARSERS, call

@@ -7,8 +7,10 @@ from typing import Final
 
 import grpc
 
-from tests.server.conftest import NAME, write_point_artifact, write_tokens
-from tests.server.without_wire import Metadata, RefusedError, ServiceWithoutWire
+from tests.support.artifacts import write_point_artifact
+from tests.support.point_navigation import NAME
+from tests.support.server.tokens import write_tokens
+from tests.support.server.without_wire import Metadata, RefusedError, ServiceWithoutWire
 from thetaprime.server import ServerConfig
 from thetaprime.server.store import tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb

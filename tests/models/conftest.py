@@ -1,11 +1,10 @@
 """Small policies and batches."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
+from tests.support.models.batches import MakeBatch
 from thetaprime.models import (
     BoxAction,
     DiscreteAction,
@@ -15,8 +14,6 @@ from thetaprime.models import (
     PolicySpec,
     TrajectoryBatch,
 )
-
-MakeBatch = Callable[..., TrajectoryBatch]
 
 
 @pytest.fixture(params=["box", "discrete"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from tests.support.models.batches import MakeBatch
 from thetaprime.models import (
     AdaptationSpec,
     BoxAction,
@@ -23,8 +24,6 @@ from thetaprime.models import (
     reinforce_loss,
     trajectory_shares,
 )
-
-from .conftest import MakeBatch
 
 
 def _shares(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
+from tests.support.models.batches import MakeBatch
 from thetaprime.models import (
     AdaptationSpec,
     NonFiniteStepError,
@@ -19,8 +20,6 @@ from thetaprime.models import (
     summarize_step,
 )
 from thetaprime.models.spec import Curvature
-
-from .conftest import MakeBatch
 
 ADAPTATION = AdaptationSpec(inner_lr=0.3, inner_lr_schedule=(1.0, 0.5), discount=0.95)
 

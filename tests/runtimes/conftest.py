@@ -1,85 +1,18 @@
-"""The runtimes that a policy's file is tried in, each installed once into a folder that git does not see."""
+"""The runtimes that a policy's file is tried in."""
 
-import base64
-import dataclasses
 import functools
-import hashlib
-import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import onnxruntime
 import pytest
 
-from tests.profile_cases import Array
+from tests.support.models.runtimes import Runtime, install_or_skip, installed, run_elsewhere, run_newest
 
 HERE: Final = Path(__file__).parent
-BUILD: Final = HERE.parents[1] / "build" / "runtimes"
 OLDEST: Final = ("onnxruntime==1.17.3", "numpy==1.26.4")
-_INSTALL_SECONDS: Final = 240
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A file, S runs of its graph, and what to keep of them.
-
-    Attributes:
-        onnx: the file.
-        inputs: [S, ...] for each input.
-        outputs: names.
-    """
-
-    onnx: Path
-    inputs: Mapping[str, Array]
-    outputs: Sequence[str]
-
-
-Outputs = dict[str, Array]
-Runtime = Callable[[Sequence[Job]], list[Outputs]]
-
-
-def run_newest(jobs: Sequence[Job]) -> list[Outputs]:
-    """The onnxruntime of this environment."""
-    results = []
-    for job in jobs:
-        session = onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
-        steps = len(next(iter(job.inputs.values())))
-        feeds = [{name: each[step] for name, each in job.inputs.items()} for step in range(steps)]
-        runs = [session.run(job.outputs, feed) for feed in feeds]
-        results.append({name: np.stack(each) for name, each in zip(job.outputs, zip(*runs, strict=True), strict=True)})
-    return results
-
-
-def installed(name: str, contents: str, install: Callable[[Path], None]) -> Path:
-    """A folder that `install` has filled for these contents: by this process, another one, or an earlier run."""
-    folder = BUILD / f"{name}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
-    if not folder.exists():
-        partial = BUILD / f".{folder.name}.{os.getpid()}"
-        partial.mkdir(parents=True)
-        try:
-            install(partial)
-            partial.rename(folder)
-        except FileExistsError:  # another process was first
-            pass
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def install_or_skip(what: str, command: Sequence[str], folder: Path) -> None:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{what} cannot be installed: it took longer than {_INSTALL_SECONDS} s")
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or ["no reason given"]
-        pytest.skip(f"{what} cannot be installed: {reason[-1]}")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +26,7 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
     folder = installed("oldest", f"{sys.version_info[:2]} {OLDEST}", install)
     command = [sys.executable, str(HERE / "run.py"), str(folder)]
-    return functools.partial(_run_elsewhere, tmp_path_factory.mktemp("oldest"), command)
+    return functools.partial(run_elsewhere, tmp_path_factory.mktemp("oldest"), command)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +49,7 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runt
 
     def runtime(kind: str) -> Runtime:
         command = [node, str(script), kind]
-        return functools.partial(_run_elsewhere, tmp_path_factory.mktemp(kind), command)
+        return functools.partial(run_elsewhere, tmp_path_factory.mktemp(kind), command)
 
     return runtime
 
@@ -130,32 +63,3 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
         return found
     javascript: Callable[[str], Runtime] = request.getfixturevalue("javascript")
     return javascript(request.param)
-
-
-def _run_elsewhere(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> list[Outputs]:
-    messages = [
-        {
-            "onnx": str(job.onnx),
-            "inputs": {name: _encode(array) for name, array in job.inputs.items()},
-            "outputs": list(job.outputs),
-        }
-        for job in jobs
-    ]
-    jobs_path, results_path = folder / "jobs.json", folder / "results.json"
-    jobs_path.write_text(json.dumps(messages))
-    # Not PYTHONPATH: what this environment has must not come before what was installed for the run.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [*command, str(jobs_path), str(results_path)], capture_output=True, text=True, timeout=200, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return [{name: _decode(each) for name, each in result.items()} for result in json.loads(results_path.read_text())]
-
-
-def _encode(array: Array) -> dict[str, Any]:
-    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"type": str(array.dtype), "dims": list(array.shape), "data": data}
-
-
-def _decode(message: Mapping[str, Any]) -> Array:
-    return np.frombuffer(base64.b64decode(message["data"]), message["type"]).reshape(message["dims"])

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 import pytest
 
-from tests.profile_cases import CASES, EPISODES, HORIZON, Array, Case, play
-from tests.runtimes.conftest import Job, Outputs, Runtime
+from tests.support.models.policy_cases import CASES, EPISODES, HORIZON, Array, Case, play
+from tests.support.models.runtimes import Job, Outputs, Runtime
 from thetaprime.models import PROFILES, derive_form
 
 BATCHES: Final = (1, 3)

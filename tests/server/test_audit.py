@@ -13,7 +13,7 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
-    from .conftest import Configure, Connect, WriteTokens
+    from tests.support.server.service import Configure, Connect, WriteTokens
 
 Collect = Callable[..., list[wire.Trajectory]]
 

@@ -19,7 +19,7 @@ from thetaprime.server.logging import configure_logging
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service, Start
+    from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 Write = Callable[..., models.MetaPolicy]

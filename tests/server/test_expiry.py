@@ -21,7 +21,7 @@ from thetaprime.server.store import Store, SweptSession, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from .conftest import Configure, Connect
+    from tests.support.server.service import Configure, Connect
 
 Collect = Callable[..., list[wire.Trajectory]]
 

@@ -25,7 +25,7 @@ from thetaprime.server.sessions.uploads import accept_upload
 from thetaprime.server.store import Store
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Connect, WriteTokens
+    from tests.support.server.service import Configure, Connect, WriteTokens
 
 
 def no_limit(tenant: str) -> None:

@@ -19,7 +19,7 @@ from thetaprime.server.store import BlobStore, Store
 from thetaprime.server.telemetry import health
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Start
+    from tests.support.server.service import Configure, Start
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

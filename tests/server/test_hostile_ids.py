@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import pytest
 
+from tests.support.server import every_rpc as rpc
 from thetaprime import wire
 from thetaprime.server import running_server
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
-from . import rpc
-
 if TYPE_CHECKING:
-    from .conftest import Configure, Connect, Service
+    from tests.support.server.service import Configure, Connect, Service
 
 Collect = Callable[..., list[wire.Trajectory]]
 MARK: Final = "hostile"

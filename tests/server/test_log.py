@@ -17,7 +17,7 @@ from thetaprime.server.logging import adopt_library_logs, configure_logging
 from thetaprime.server.sessions import sessions, uploads
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service, Start
+    from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 SESSIONS = 6

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from tests.support.server.metrics_page import free_address, scrape, value
+from tests.support.server.supervised import Channels, supervised
 from thetaprime import models, wire
 from thetaprime.server import StartupError, running_server
 from thetaprime.server.sessions import uploads
@@ -22,11 +24,8 @@ from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.store_metrics import BlobSizes, count_open_sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
-from .metrics_page import free_address, scrape, value
-from .supervised import Channels, supervised
-
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Start
+    from tests.support.server.service import Configure, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 # Families of a page that adds up several processes come with their first sample.

@@ -14,7 +14,7 @@ from thetaprime import models, wire
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service, Start
+    from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"

@@ -11,7 +11,7 @@ from thetaprime import models, wire
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service
+    from tests.support.server.service import Service
 
 Collect = Callable[..., list[wire.Trajectory]]
 MAKE_AHEAD = "thetaprime.server.sessions.uploads.precompute_step"

@@ -18,7 +18,7 @@ from thetaprime.server import ServerConfig
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Service, Start
+    from tests.support.server.service import Configure, Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 Connect = Callable[[str], AbstractContextManager["Service"]]

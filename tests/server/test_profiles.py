@@ -14,7 +14,7 @@ from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 from thetaprime.v1 import policy_pb2
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service
+    from tests.support.server.service import Service
 
 Collect = Callable[..., list[wire.Trajectory]]
 ROBOT: dict[str, Any] = {

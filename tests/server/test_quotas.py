@@ -15,7 +15,7 @@ from thetaprime.server.errors import BusyError
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from .conftest import Configure, Connect, Refusal, Service, WriteTokens
+    from tests.support.server.service import Configure, Connect, Refusal, Service, WriteTokens
 
 Collect = Callable[..., list[wire.Trajectory]]
 Tenants = Callable[..., tuple["Service", "Service"]]

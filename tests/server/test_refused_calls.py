@@ -14,7 +14,7 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service, Start
+    from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 CODE = grpc.StatusCode

@@ -15,7 +15,7 @@ from thetaprime import wire
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Service, Start
+    from tests.support.server.service import Configure, Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 Message = service_pb.UploadTrajectoriesRequest

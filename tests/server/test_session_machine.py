@@ -23,15 +23,26 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.play import play
+from tests.support.artifacts import write_point_artifact
+from tests.support.point_navigation import NAME, play
+from tests.support.server.session_model import (
+    CLOSED,
+    EXPIRED,
+    NOT_FOUND,
+    OK,
+    OTHER_ROUND,
+    Answer,
+    Arguments,
+    Model,
+    Session,
+    Upload,
+)
+from tests.support.server.tokens import write_tokens
+from tests.support.server.without_wire import RefusedError, ServiceWithoutWire
 from thetaprime import wire
 from thetaprime.server import ServerConfig
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
-
-from .conftest import NAME, write_point_artifact, write_tokens
-from .session_model import CLOSED, EXPIRED, NOT_FOUND, OK, OTHER_ROUND, Answer, Arguments, Model, Session, Upload
-from .without_wire import RefusedError, ServiceWithoutWire
 
 EXAMPLES: Final = int(os.environ.get("EXAMPLES", "12"))
 """Sequences of calls; thousands take an hour."""

@@ -15,7 +15,7 @@ from thetaprime import models
 from thetaprime.server import ServerConfig, StartupError, running_server
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure
+    from tests.support.server.service import Configure
 
 Write = Callable[..., models.MetaPolicy]
 

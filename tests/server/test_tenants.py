@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from tests.support.server import every_rpc as rpc
 from thetaprime import wire
 from thetaprime.server import running_server
 from thetaprime.server.errors import NotFoundError
@@ -18,10 +19,8 @@ from thetaprime.server.sessions.rows import SessionRecord, find_session
 from thetaprime.server.store import Store, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
-from . import rpc
-
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Connect, Service, WriteTokens
+    from tests.support.server.service import Configure, Connect, Service, WriteTokens
 
 Collect = Callable[..., list[wire.Trajectory]]
 

@@ -11,15 +11,14 @@ import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.server import every_rpc as rpc
 from thetaprime.server import StartupError, running_server
 from thetaprime.server.auth import Authenticator, Quotas, new_token
 from thetaprime.server.auth.tokens import token_digest
 from thetaprime.server.errors import UnauthenticatedError
 
-from . import rpc
-
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Connect, Service, WriteTokens
+    from tests.support.server.service import Configure, Connect, Service, WriteTokens
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 ALICE, CAROL = "theta_alice", "theta_carol"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from tests.support.server.supervised import DEADLINE, Channels, gone, supervised, until
 from thetaprime import models, wire
 from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
@@ -28,10 +29,8 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 
-from .supervised import DEADLINE, Channels, gone, supervised, until
-
 if TYPE_CHECKING:
-    from tests.server.conftest import Configure, Start
+    from tests.support.server.service import Configure, Start
 
 pytestmark = [
     pytest.mark.timeout(600),

@@ -4,27 +4,12 @@ import json
 import numpy as np
 import pytest
 
+from tests.support.training.evaluations import evaluation_by_hand
 from thetaprime.models import AdaptationSpec, Policy, PolicySpec
 from thetaprime.training.evaluation.evaluation import adaptation_curve
 from thetaprime.training.evaluation.figures import curves_png
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.tasks import PointNavigationTasks
-
-
-def evaluation_by_hand() -> Evaluation:
-    """Two tasks, two gradient steps, by hand."""
-    return Evaluation(
-        meta_policy="hand@1",
-        seeds=(0,),
-        trajectories=20,
-        tasks=[{"goal": [0.1, 0.1]}, {"goal": [0.2, 0.2]}],
-        returns={
-            "maml": np.array([[-8.0, -4.0], [-3.0, -5.0], [-1.0, -3.0]]),
-            "pretrained": np.array([[-9.0, -3.0], [-8.0, -2.0], [-8.0, -2.0]]),
-            "random": np.array([[-20.0, -10.0], [-19.0, -9.0], [-18.0, -8.0]]),
-        },
-        oracle=np.array([-1.0, -1.0]),
-    )
 
 
 def test_scores_and_negative_adaptation_follow_their_definitions() -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from tests.support.training.evaluations import evaluation_by_hand
 from thetaprime.training.evaluation.figures.adaptation import Behavior, adaptation_figure
 from thetaprime.training.evaluation.figures.episodes import Episode
 from thetaprime.training.evaluation.figures.evaluation import curves_figure
@@ -22,8 +23,6 @@ from thetaprime.training.evaluation.figures.paths import paths_figure
 from thetaprime.training.evaluation.figures.returns import PolicyReturns, Step
 from thetaprime.training.evaluation.figures.style import number, policy_name, save
 from thetaprime.training.tasks.environments.point_navigation import PointNavigation
-
-from .test_evaluation import evaluation_by_hand
 
 POLICIES = [
     PolicyReturns(0, -8.0, 1.0, np.array([-9.0, -7.0])),

@@ -15,6 +15,17 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.training.locomotion import (
+    HOWS,
+    Floats,
+    a_seed,
+    draw_actions,
+    every_body,
+    every_kind,
+    few,
+    make,
+    some_goals,
+)
 from thetaprime.training.tasks import check_task_distribution
 from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
 from thetaprime.training.tasks.environments.locomotion import LocomotionVector as Vector
@@ -27,8 +38,6 @@ from thetaprime.training.tasks.locomotion import (
     HalfCheetahVelocityTasks,
     LocomotionTasks,
 )
-
-from .locomotion_cases import HOWS, Floats, a_seed, draw_actions, every_body, every_kind, few, make, some_goals
 
 every_distribution = pytest.mark.parametrize(
     "distribution",

@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.training.locomotion import (
+    HOWS,
+    Actions,
+    Floats,
+    a_seed,
+    draw_actions,
+    every_body,
+    every_kind,
+    few,
+    make,
+    some_goals,
+)
 from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
 from thetaprime.training.tasks.environments.locomotion.bodies import State, contact_wrenches
 from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
-
-from .locomotion_cases import HOWS, Actions, Floats, a_seed, draw_actions, every_body, every_kind, few, make, some_goals
 
 
 def contact_cost(model: mujoco.MjModel, qpos: Floats, qvel: Floats, action: Actions, frame_skip: int) -> float:

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.training.tiny import tiny_config
 from thetaprime.models import DiscreteAction, EnvironmentContract, Parameters, Policy, PolicySpec, TrajectoryBatch
 from thetaprime.training.algorithms import Collected, MetaObjective, TaskData, e_maml
 from thetaprime.training.algorithms.dice import DiceObjective
 from thetaprime.training.algorithms.flat import flatten, unflatten
 from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
 from thetaprime.training.sampling.parallel import in_turn
-
-from .conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

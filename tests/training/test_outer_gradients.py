@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from tests.support.training.corridor import CorridorTasks
+from tests.support.training.tiny import in_double, sampled, tiny_config
 from thetaprime.models.advantages import features, fit_baseline
 from thetaprime.training.algorithms import OUTER_LOOPS, MetaObjective, TaskData
 from thetaprime.training.algorithms.e_maml import credit_unit
@@ -18,8 +20,6 @@ from thetaprime.training.algorithms.objective import log_ratio
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.sampling.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
-
-from .conftest import CorridorTasks, in_double, sampled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
+from tests.support.training.corridor import CorridorTasks
+from tests.support.training.tiny import in_double, sampled
 from thetaprime.training.algorithms import make_outer_loop
 from thetaprime.training.algorithms.flat import flatten, unflatten
 from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
@@ -11,8 +13,6 @@ from thetaprime.training.algorithms.trpo import conjugate_gradient, trust_region
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.sampling.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
-
-from .conftest import CorridorTasks, in_double, sampled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.training.tiny import sampled, tiny_config
 from thetaprime.models import Parameters
 from thetaprime.training.algorithms import OUTER_LOOPS, TaskData, make_outer_loop, sample_iteration
 from thetaprime.training.algorithms.adam import AdamLoop
@@ -16,8 +17,6 @@ from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.run import run_policy, run_tasks, train
 from thetaprime.training.sampling.parallel import in_turn, task_threads
 from thetaprime.training.tasks import resolve_tasks
-
-from .conftest import sampled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,12 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support.training.tiny import tiny_config
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.history import LOG_FOLDER, read_history
 from thetaprime.training.run import Progress, train
-
-from .conftest import tiny_config
 
 
 @pytest.mark.parametrize(

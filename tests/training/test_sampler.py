@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.training.corridor import CorridorTasks
 from thetaprime.models import Policy, PolicySpec
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import PointNavigationTasks, Task, TaskDistribution
-
-from .conftest import CorridorTasks
 
 
 @pytest.mark.parametrize("distribution", [PointNavigationTasks(), CorridorTasks()], ids=["batched", "single"])

@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from tests.support.training.corridor import CorridorTasks
 from thetaprime.models import BoxAction, EnvironmentContract
 from thetaprime.training.tasks import (
     BatchedTaskDistribution,
@@ -14,8 +15,6 @@ from thetaprime.training.tasks import (
     make_vector,
     resolve_tasks,
 )
-
-from .conftest import CorridorTasks
 
 
 @pytest.mark.parametrize("distribution", [PointNavigationTasks(), CorridorTasks()], ids=["ours", "a user's"])

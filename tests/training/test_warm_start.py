@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.training.tiny import tiny_config
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.checkpoint import CheckpointError, load_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.run import run_policy, run_tasks, train
 from thetaprime.training.tasks.oracle import task_vector
-
-from .conftest import tiny_config
 
 
 def config(method: str, **changes: Any) -> TrainConfig:

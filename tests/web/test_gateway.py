@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import thetaprime.client as tp
-from tests.play import play
-from tests.server.conftest import write_point_artifact
+from tests.support.artifacts import write_point_artifact
+from tests.support.point_navigation import play
 from thetaprime import wire
 from thetaprime.cli.web import page as page_module
 from thetaprime.cli.web.gateway import Gateway

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.profile_cases import CASES, Case, make_case
+from tests.support.models.policy_cases import CASES, Case, make_case
 from thetaprime.models import (
     PROFILES,
     BoxAction,

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.profile_cases import CASES, Case, make_case, play
+from tests.support.models.policy_cases import CASES, Case, make_case, play
 from thetaprime.models import BoxAction, DiscreteAction, OnnxTemplate, ProfileError, derive_form
 
 EXPRESSED = [case for case in CASES.values() if case.bounded]

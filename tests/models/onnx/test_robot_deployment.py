@@ -15,7 +15,7 @@ import onnxruntime
 import pydantic
 import pytest
 
-from tests.profile_cases import CASES, Array, Case, play, robot_of
+from tests.support.models.policy_cases import CASES, Array, Case, play, robot_of
 from thetaprime.models import ProfileError, RobotDescription, derive_form
 
 EXPRESSED = [case for case in CASES.values() if case.policy.continuous]

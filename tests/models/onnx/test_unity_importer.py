@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.profile_cases import CASES, Case
+from tests.support.models.policy_cases import CASES, Case
 from thetaprime.models import derive_form
 
 # What Sentis does not run, of what a policy might be tempted to use.

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 import thetaprime.client as tp
-from tests.play import play
+from tests.support.point_navigation import play
 from thetaprime import wire
 
 META_POLICY: Final = "point-navigation"

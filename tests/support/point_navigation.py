@@ -1,4 +1,4 @@
-"""Collects trajectories as a device does: with a policy's ONNX file and no torch."""
+"""Point navigation, played as a device plays it: with a policy's ONNX file and without torch."""
 
 from typing import Final, Protocol
 
@@ -7,6 +7,7 @@ import onnxruntime
 
 from thetaprime import wire
 
+NAME: Final = "point-navigation"
 _GOAL: Final = np.array([0.3, -0.4])
 _SPEED: Final = 0.1
 
@@ -45,3 +46,8 @@ def play(policy: OnnxPolicy, rng: np.random.Generator, trajectories: int = 2, st
         )
         for n in range(trajectories)
     ]
+
+
+def collect(policy: OnnxPolicy, trajectories: int = 4, steps: int = 8, seed: int = 0) -> list[wire.Trajectory]:
+    """Plays with a generator of this seed; the same seed makes the same trajectories."""
+    return play(policy, np.random.default_rng(seed), trajectories, steps)

@@ -8,7 +8,7 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Service
+    from tests.support.server.service import Service
 
 Call = Callable[["Service", str], Any]
 

@@ -1,0 +1,80 @@
+"""Node.js and the packages of the Node example."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+NODE_EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "node"
+# npm's words for a registry that cannot be reached.
+_OFFLINE: Final = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
+
+
+class Node:
+    """Node.js, in the example's folder."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a program to its end, whatever its status."""
+        return subprocess.run(
+            [self._program, *arguments],
+            cwd=NODE_EXAMPLE,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env={**os.environ, **environment},
+        )
+
+    @contextlib.contextmanager
+    def talking(self, program: Path) -> Iterator["Talk"]:
+        """Runs a program that answers lines of JSON, for as long as a `with` lasts."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen([self._program, str(program)], stdin=pipe, stdout=pipe, text=True) as process:
+            yield Talk(process)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(60) == 0
+
+
+class Talk:
+    """Requests and answers, a line of JSON each."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def ask(self, call: str, **request: Any) -> dict[str, Any]:
+        """The answer to a request."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"call": call, **request}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def install(npm: str) -> None:
+    """Installs what the lockfile names, unless it is there."""
+    lockfile = (NODE_EXAMPLE / "package-lock.json").read_bytes()
+    stamp = NODE_EXAMPLE / "node_modules" / ".installed"
+    digest = hashlib.sha256(lockfile).hexdigest()
+    if stamp.is_file() and stamp.read_text() == digest:
+        return
+    command = [npm, "ci", "--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    run = subprocess.run(command, cwd=NODE_EXAMPLE, capture_output=True, text=True, check=False)
+    if run.returncode and (offline := _OFFLINE.search(run.stderr)):
+        pytest.skip(f"npm cannot reach its registry for the example's packages ({offline[0]})")
+    assert run.returncode == 0, run.stderr
+    stamp.write_text(digest)
+
+
+def last_line(text: str) -> str:
+    return next((line for line in text.splitlines() if "Error" in line), text.strip()[-200:])

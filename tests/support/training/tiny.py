@@ -1,0 +1,60 @@
+"""Training runs that take a moment, and the data of one iteration."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from thetaprime.models import Parameters, Policy
+from thetaprime.training.algorithms import Collected, TaskData, sample_iteration
+from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.tasks import TaskDistribution
+
+TINY: Final[dict[str, Any]] = {
+    "tasks": "point-navigation",
+    "iterations": 4,
+    "meta_batch_size": 3,
+    "checkpoint_every": 2,
+    "policy.hidden_sizes": [16],
+    # Smooth, so that finite differences hold: at the origin ReLU sits on its kink.
+    "policy.activation": "tanh",
+    "adaptation.inner_lr": 0.3,
+    "adaptation.trajectories_per_round": 4,
+    "fisher_fraction": 1.0,
+}
+
+
+def tiny_config(changes: Mapping[str, Any]) -> TrainConfig:
+    """A tiny run, with some fields changed by dotted name; validated as a whole."""
+    return load_config(None, {**TINY, **changes})
+
+
+def sampled(
+    distribution: TaskDistribution, config: TrainConfig, step_sizes: Parameters | None = None
+) -> tuple[Policy, Parameters, list[TaskData]]:
+    """A fresh policy, and an iteration's trajectories with it."""
+    policy = Policy(distribution.environment, config.policy)
+    parameters = policy.init(0)
+    rng = np.random.default_rng(0)
+    tasks = distribution.sample_tasks(config.meta_batch_size, rng)
+    return policy, parameters, sample_iteration(distribution, tasks, policy, parameters, step_sizes, config, rng)
+
+
+def in_double(parameters: Parameters, data: list[TaskData]) -> tuple[Parameters, list[TaskData]]:
+    """The same in float64, where finite differences have digits to spare."""
+
+    def double(each: Collected) -> Collected:
+        taken = each.batch.actions
+        batch = dataclasses.replace(
+            each.batch,
+            observations=each.batch.observations.double(),
+            actions=taken if taken.dtype == torch.int64 else taken.double(),
+        )
+        return dataclasses.replace(each, batch=batch, advantages=each.advantages.double())
+
+    converted = [
+        TaskData([double(each) for each in task.support], [double(each) for each in task.judged]) for task in data
+    ]
+    return {name: value.double() for name, value in parameters.items()}, converted
