@@ -19,7 +19,7 @@ import thetaprime.client as tp
 from thetaprime.models import BoxAction, EnvironmentContract
 from thetaprime.server import ServerConfig, running_server
 from thetaprime.training import ExportRequest, Progress, Task, load_config, train
-from thetaprime.training.export.export import export
+from thetaprime.training.export.export import export_meta_policy
 
 NAME = "pendulum-gravity"
 
@@ -94,7 +94,7 @@ def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 
         train(config, folder / method, on_iteration=show)
     zoo = folder / "zoo"
     artifact = zoo / NAME / "1"
-    export(
+    export_meta_policy(
         ExportRequest(
             maml=folder / "maml",
             pretrained=folder / "pretrained",

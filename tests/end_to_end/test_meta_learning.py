@@ -10,7 +10,7 @@ from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation.evaluation import adaptation_curve, evaluate
 from thetaprime.training.evaluation.scores import Returns
-from thetaprime.training.export.export import ExportRequest, export, more_evaluation_name
+from thetaprime.training.export.export import ExportRequest, export_meta_policy, more_evaluation_name
 from thetaprime.training.run import run_tasks, train
 
 SMALL = {
@@ -79,7 +79,7 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         adapted_std_factor=0.5,
         exploration_std_factor=1.25,
     )
-    meta_policy, exported = export(request)
+    meta_policy, exported = export_meta_policy(request)
     again = evaluate(load_meta_policy(request.output), tasks=8, seeds=[5, 6])
     for method in ("maml", "pretrained", "random"):
         np.testing.assert_array_equal(again.returns[method], exported.returns[method])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thetaprime.models import TrajectoryBatch, advantages
+from thetaprime.models import TrajectoryBatch, estimate_advantages
 from thetaprime.models.advantages import discounted_sums, features, fit_baseline
 
 HORIZON = 9
@@ -53,7 +53,7 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
 )
 def test_advantages_agree_with_their_definition(ends: list[int], discount: float, gae_lambda: float, seed: int) -> None:
     batch = _batch(ends, [n < HORIZON for n in ends], seed)
-    found = advantages(batch, horizon=HORIZON, discount=discount, gae_lambda=gae_lambda, ridge=1e-5)
+    found = estimate_advantages(batch, horizon=HORIZON, discount=discount, gae_lambda=gae_lambda, ridge=1e-5)
     torch.testing.assert_close(found, _slow_advantages(batch, discount, gae_lambda), atol=1e-4, rtol=1e-4)
 
 
@@ -71,7 +71,7 @@ def test_truncation_before_the_horizon_is_bootstrapped_and_termination_is_not() 
             [False] * 6 + [terminated],
             [np.zeros(2) for _ in lengths],
         )
-        return advantages(batch, horizon=HORIZON, discount=1.0, gae_lambda=1.0, ridge=1e-9)
+        return estimate_advantages(batch, horizon=HORIZON, discount=1.0, gae_lambda=1.0, ridge=1e-9)
 
     cut, ended = make(terminated=False)[-4:], make(terminated=True)[-4:]
     # Cut short, the episode would have gone on as the others did: nothing sets it apart.
@@ -82,7 +82,7 @@ def test_truncation_before_the_horizon_is_bootstrapped_and_termination_is_not() 
 
 def test_advantages_are_normalized_and_constant_rewards_give_zero() -> None:
     batch = _batch([9, 9, 9], [False] * 3, 0)
-    found = advantages(batch, horizon=9, discount=0.9, gae_lambda=1.0, ridge=1e-5)
+    found = estimate_advantages(batch, horizon=9, discount=0.9, gae_lambda=1.0, ridge=1e-5)
     assert found.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert found.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
 

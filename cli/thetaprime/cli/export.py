@@ -119,7 +119,7 @@ def _write_artifact(
     from thetaprime.cli._progress import work_bar
     from thetaprime.cli.evaluate import evaluation_table
     from thetaprime.models import hold_freed_memory
-    from thetaprime.training.export.export import ExportRequest, export, export_steps
+    from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_steps
 
     for parameter in context.command.params:
         if parameter.name in _REQUIRED and fields[parameter.name] is None:
@@ -131,7 +131,7 @@ def _write_artifact(
     folder = (output or Path("zoo")) / name / str(version)
     request = ExportRequest(maml=Path(source), output=folder, **fields)
     with work_bar(console, f"measuring {name}@{version}", export_steps(request)) as advance:
-        written, evaluation = export(request, on_step=advance)
+        written, evaluation = export_meta_policy(request, on_step=advance)
     console.print(evaluation_table(evaluation))
     console.print(f"wrote {written.directory}")
     return {

@@ -6,56 +6,81 @@ One notation for shapes, everywhere in this project:
     O observation (its numbers, flattened)     A action (dimensions, or number of discrete actions)
 """
 
-from thetaprime.models.advantages import advantages
-from thetaprime.models.artifact import (
-    ExportedPolicy,
-    MetaPolicy,
-    check_parameters,
-    load_meta_policy,
-    read_tensors,
-    write_meta_policy,
-)
-from thetaprime.models.artifact_folders import find_meta_policies, resolve_meta_policy, zoo_directory
-from thetaprime.models.batch import TrajectoryBatch
-from thetaprime.models.behavior import BehaviorDoubt, behavior_evidence
-from thetaprime.models.contributions import trajectory_shares
-from thetaprime.models.errors import ArtifactError
-from thetaprime.models.forward import ForwardPass, forward_pass
-from thetaprime.models.inner_loop import (
-    InnerStep,
-    StepSummary,
-    adapt_path,
-    adapt_step,
-    inner_advantages,
-    moving_parameters,
-    reinforce_loss,
-    summarize_step,
-    with_std_factor,
-)
-from thetaprime.models.kernels import LayerGradient
-from thetaprime.models.manifest import Amendment, ComparisonRun, Manifest, Provenance
-from thetaprime.models.memory import hold_freed_memory
-from thetaprime.models.onnx import (
-    DEFAULT_PROFILE,
-    PROFILES,
-    OnnxForm,
-    OnnxTemplate,
-    ProfileError,
-    RobotDescription,
-    check_profile,
-    derive_form,
-)
-from thetaprime.models.parameters import (
-    NonFiniteStepError,
-    Parameters,
-    check_finite,
-    digest_bytes,
-    parameters_digest,
-    parameters_from_bytes,
-    parameters_to_bytes,
-)
-from thetaprime.models.policy import Policy
-from thetaprime.models.spec import AdaptationSpec, BoxAction, DiscreteAction, EnvironmentContract, PolicySpec
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from thetaprime.models.advantages import estimate_advantages
+    from thetaprime.models.artifact import (
+        ExportedPolicy,
+        MetaPolicy,
+        check_parameters,
+        load_meta_policy,
+        read_tensors,
+        write_meta_policy,
+    )
+    from thetaprime.models.artifact_folders import (
+        find_meta_policies,
+        resolve_meta_policy,
+        zoo_directory,
+    )
+    from thetaprime.models.batch import TrajectoryBatch
+    from thetaprime.models.behavior import (
+        BehaviorDoubt,
+        behavior_evidence,
+    )
+    from thetaprime.models.contributions import trajectory_shares
+    from thetaprime.models.errors import ArtifactError
+    from thetaprime.models.forward import (
+        ForwardPass,
+        forward_pass,
+    )
+    from thetaprime.models.inner_loop import (
+        InnerStep,
+        StepSummary,
+        adapt_path,
+        adapt_step,
+        inner_advantages,
+        moving_parameters,
+        reinforce_loss,
+        summarize_step,
+        with_std_factor,
+    )
+    from thetaprime.models.kernels import LayerGradient
+    from thetaprime.models.manifest import (
+        Amendment,
+        ComparisonRun,
+        Manifest,
+        Provenance,
+    )
+    from thetaprime.models.memory import hold_freed_memory
+    from thetaprime.models.onnx import (
+        DEFAULT_PROFILE,
+        PROFILES,
+        OnnxForm,
+        OnnxTemplate,
+        ProfileError,
+        RobotDescription,
+        check_profile,
+        derive_form,
+    )
+    from thetaprime.models.parameters import (
+        NonFiniteStepError,
+        Parameters,
+        check_finite,
+        digest_bytes,
+        parameters_digest,
+        parameters_from_bytes,
+        parameters_to_bytes,
+    )
+    from thetaprime.models.policy import Policy
+    from thetaprime.models.spec import (
+        AdaptationSpec,
+        BoxAction,
+        DiscreteAction,
+        EnvironmentContract,
+        PolicySpec,
+    )
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -87,13 +112,13 @@ __all__ = [
     "TrajectoryBatch",
     "adapt_path",
     "adapt_step",
-    "advantages",
     "behavior_evidence",
     "check_finite",
     "check_parameters",
     "check_profile",
     "derive_form",
     "digest_bytes",
+    "estimate_advantages",
     "find_meta_policies",
     "forward_pass",
     "hold_freed_memory",
@@ -112,3 +137,68 @@ __all__ = [
     "write_meta_policy",
     "zoo_directory",
 ]
+
+_MODULES: Final = {
+    "AdaptationSpec": "spec",
+    "Amendment": "manifest",
+    "ArtifactError": "errors",
+    "BehaviorDoubt": "behavior",
+    "BoxAction": "spec",
+    "ComparisonRun": "manifest",
+    "DEFAULT_PROFILE": "onnx",
+    "DiscreteAction": "spec",
+    "EnvironmentContract": "spec",
+    "ExportedPolicy": "artifact",
+    "ForwardPass": "forward",
+    "InnerStep": "inner_loop",
+    "LayerGradient": "kernels",
+    "Manifest": "manifest",
+    "MetaPolicy": "artifact",
+    "NonFiniteStepError": "parameters",
+    "OnnxForm": "onnx",
+    "OnnxTemplate": "onnx",
+    "PROFILES": "onnx",
+    "Parameters": "parameters",
+    "Policy": "policy",
+    "PolicySpec": "spec",
+    "ProfileError": "onnx",
+    "Provenance": "manifest",
+    "RobotDescription": "onnx",
+    "StepSummary": "inner_loop",
+    "TrajectoryBatch": "batch",
+    "adapt_path": "inner_loop",
+    "adapt_step": "inner_loop",
+    "behavior_evidence": "behavior",
+    "check_finite": "parameters",
+    "check_parameters": "artifact",
+    "check_profile": "onnx",
+    "derive_form": "onnx",
+    "digest_bytes": "parameters",
+    "estimate_advantages": "advantages",
+    "find_meta_policies": "artifact_folders",
+    "forward_pass": "forward",
+    "hold_freed_memory": "memory",
+    "inner_advantages": "inner_loop",
+    "load_meta_policy": "artifact",
+    "moving_parameters": "inner_loop",
+    "parameters_digest": "parameters",
+    "parameters_from_bytes": "parameters",
+    "parameters_to_bytes": "parameters",
+    "read_tensors": "artifact",
+    "reinforce_loss": "inner_loop",
+    "resolve_meta_policy": "artifact_folders",
+    "summarize_step": "inner_loop",
+    "trajectory_shares": "contributions",
+    "with_std_factor": "inner_loop",
+    "write_meta_policy": "artifact",
+    "zoo_directory": "artifact_folders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: specifications come without torch, whose import takes seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -68,7 +68,7 @@ def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> 
     return batch.unpad(padded @ weights)
 
 
-def advantages(
+def estimate_advantages(
     batch: TrajectoryBatch, *, horizon: int, discount: float, gae_lambda: float, ridge: float
 ) -> torch.Tensor:
     """Generalized advantages (Schulman et al. 2016), normalized over the task.

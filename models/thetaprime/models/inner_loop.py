@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch.distributions import kl_divergence
 
-from thetaprime.models.advantages import advantages, decayed_past
+from thetaprime.models.advantages import decayed_past, estimate_advantages
 from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.forward import ForwardPass, forward_pass
 from thetaprime.models.kernels import LayerGradient
@@ -64,7 +64,7 @@ class StepSummary:
 
 def inner_advantages(policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec) -> torch.Tensor:
     """[S]: the advantages that the inner loop weighs log-probabilities with."""
-    return advantages(
+    return estimate_advantages(
         batch,
         horizon=policy.environment.horizon,
         discount=adaptation.discount,

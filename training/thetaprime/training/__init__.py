@@ -1,17 +1,30 @@
 """Meta-training and evaluation: task distributions, simulators, sampler, outer loop, export."""
 
-from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation.evaluation import evaluate
-from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.export import ExportRequest, export
-from thetaprime.training.run import Progress, train
-from thetaprime.training.tasks import (
-    BatchedTaskDistribution,
-    Task,
-    TaskDistribution,
-    check_task_distribution,
-    resolve_tasks,
-)
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from thetaprime.training.config import (
+        TrainConfig,
+        load_config,
+    )
+    from thetaprime.training.evaluation.evaluation import evaluate
+    from thetaprime.training.evaluation.scores import Evaluation
+    from thetaprime.training.export.export import (
+        ExportRequest,
+        export_meta_policy,
+    )
+    from thetaprime.training.run import (
+        Progress,
+        train,
+    )
+    from thetaprime.training.tasks import (
+        BatchedTaskDistribution,
+        Task,
+        TaskDistribution,
+        check_task_distribution,
+        resolve_tasks,
+    )
 
 __all__ = [
     "BatchedTaskDistribution",
@@ -23,8 +36,33 @@ __all__ = [
     "TrainConfig",
     "check_task_distribution",
     "evaluate",
-    "export",
+    "export_meta_policy",
     "load_config",
     "resolve_tasks",
     "train",
 ]
+
+_MODULES: Final = {
+    "BatchedTaskDistribution": "tasks",
+    "Evaluation": "evaluation.scores",
+    "ExportRequest": "export.export",
+    "Progress": "run",
+    "Task": "tasks",
+    "TaskDistribution": "tasks",
+    "TrainConfig": "config",
+    "check_task_distribution": "tasks",
+    "evaluate": "evaluation.evaluation",
+    "export_meta_policy": "export.export",
+    "load_config": "config",
+    "resolve_tasks": "tasks",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: the configuration comes without torch, whose import takes seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -67,13 +67,15 @@ class ExportRequest:
 
 
 def export_steps(request: ExportRequest) -> int:
-    """How often `export` calls `on_step`."""
+    """How often `export_meta_policy` calls `on_step`."""
     adaptation = _adaptation(request, load_checkpoint(request.maml))
     whole, more = (evaluation_steps(adaptation, seeds=len(request.seeds), budgets=each) for each in (BUDGETS, ()))
     return whole + more * len(request.more_trajectories)
 
 
-def export(request: ExportRequest, *, on_step: Callable[[], None] = lambda: None) -> tuple[MetaPolicy, Evaluation]:
+def export_meta_policy(
+    request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
+) -> tuple[MetaPolicy, Evaluation]:
     """Writes the artifact, evaluates it, and writes it again with card and figure.
 
     Args:

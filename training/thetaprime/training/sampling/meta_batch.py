@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from thetaprime.models import Parameters, Policy, TrajectoryBatch, adapt_step, advantages, inner_advantages
+from thetaprime.models import Parameters, Policy, TrajectoryBatch, adapt_step, estimate_advantages, inner_advantages
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import Task, TaskDistribution
@@ -83,7 +83,7 @@ def sample_iteration(
 
 
 def _outer_advantages(policy: Policy, batch: TrajectoryBatch, config: TrainConfig) -> torch.Tensor:
-    return advantages(
+    return estimate_advantages(
         batch,
         horizon=policy.environment.horizon,
         discount=config.outer_discount,

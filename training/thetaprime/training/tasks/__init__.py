@@ -1,12 +1,28 @@
 """Distributions of tasks: what they are, ours, and yours."""
 
-from thetaprime.training.sampling.vector_env import make_vector
-from thetaprime.training.sampling.worker_pool import WorkerError
-from thetaprime.training.tasks.conformance import check_task_distribution
-from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy, task_vector
-from thetaprime.training.tasks.point_navigation import PointNavigationTasks
-from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Park, Task, TaskDistribution
-from thetaprime.training.tasks.registry import TASKS_OF_RECORD, resolve_tasks
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from thetaprime.training.sampling.vector_env import make_vector
+    from thetaprime.training.sampling.worker_pool import WorkerError
+    from thetaprime.training.tasks.conformance import check_task_distribution
+    from thetaprime.training.tasks.oracle import (
+        OracleTasks,
+        oracle_policy,
+        task_vector,
+    )
+    from thetaprime.training.tasks.point_navigation import PointNavigationTasks
+    from thetaprime.training.tasks.protocol import (
+        BatchedTaskDistribution,
+        Park,
+        Task,
+        TaskDistribution,
+    )
+    from thetaprime.training.tasks.registry import (
+        TASKS_OF_RECORD,
+        resolve_tasks,
+    )
 
 __all__ = [
     "TASKS_OF_RECORD",
@@ -23,3 +39,28 @@ __all__ = [
     "resolve_tasks",
     "task_vector",
 ]
+
+_MODULES: Final = {
+    "BatchedTaskDistribution": "thetaprime.training.tasks.protocol",
+    "OracleTasks": "thetaprime.training.tasks.oracle",
+    "Park": "thetaprime.training.tasks.protocol",
+    "PointNavigationTasks": "thetaprime.training.tasks.point_navigation",
+    "TASKS_OF_RECORD": "thetaprime.training.tasks.registry",
+    "Task": "thetaprime.training.tasks.protocol",
+    "TaskDistribution": "thetaprime.training.tasks.protocol",
+    "WorkerError": "thetaprime.training.sampling.worker_pool",
+    "check_task_distribution": "thetaprime.training.tasks.conformance",
+    "make_vector": "thetaprime.training.sampling.vector_env",
+    "oracle_policy": "thetaprime.training.tasks.oracle",
+    "resolve_tasks": "thetaprime.training.tasks.registry",
+    "task_vector": "thetaprime.training.tasks.oracle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: the names of the task distributions come without gymnasium."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
