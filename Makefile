@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := proto models training server client cli tests benchmarks examples docs/hooks
+SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs proto sync-client vectors fuzz soak bench build zoo results profiles clean
+.PHONY: help demo test check format docs picture proto sync-client vectors fuzz soak bench build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -90,6 +90,9 @@ check-sync-client: $(VENV)/.ready-to-develop
 		|| { echo "client/thetaprime/client/_sync/$$file is out of date: run make sync-client"; exit 1; }; \
 	done
 	@echo "the synchronous client is up to date"
+
+picture: $(VENV)/.ready-to-run ## Film the README's moving picture again (needs EGL or OSMesa).
+	$(BIN)/python docs/images/record_adaptation.py
 
 vectors: $(VENV)/.ready-to-develop ## Write the test vectors and the worked example for authors of clients.
 	$(BIN)/python -m tests.examples.vectors

@@ -80,7 +80,7 @@ def readme() -> str:
     before, _, rest = README.read_text().partition(_OPEN)
     _, _, after = rest.partition(_CLOSE)
     found = {name: _measured(each) for name, each in _shipped().items()}
-    return f"{before}{_OPEN}\n{_summary(found, paper_results(), 'docs/results.md')}\n{_CLOSE}{after}"
+    return f"{before}{_OPEN}\n{_plain_summary(found, paper_results())}\n{_CLOSE}{after}"
 
 
 def _shipped() -> dict[str, MetaPolicy]:
@@ -142,6 +142,24 @@ def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper], page: str) ->
             f"| [{name}]({page}#{name}) | {ours[0]} | {theirs[1]:.2f} | {ours[1]} | {theirs[3]:.2f} | {fell} "
             f"| {_PAPER_FELL[name]} % | {one:.1f} against {three:.1f} |"
         )
+    return "\n".join(rows)
+
+
+def _plain_summary(found: Mapping[str, Any], paper: Mapping[str, Paper]) -> str:
+    """The README's table: S_1 as a percentage, between the returns that it lies between."""
+    rows = [
+        "| task | trained on all tasks | after one step of 20 episodes | given the task | of the way | Finn et al. |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, measured in found.items():
+        returns, (low, high) = measured["returns"], measured["scores_interval_95"]
+        rows.append(
+            f"| [{name}](docs/results.md#{name}) | {returns['pretrained'][0]:.1f} | {returns['maml'][1]:.1f} "
+            f"| {returns['oracle']:.1f} | **{measured['scores'][1]:.0%}** [{100 * low[1]:.0f}, {high[1]:.0%}] "
+            f"| {paper_scores(paper[name])[1]:.0%} |".replace("%", " %")
+        )
+    worse = max(100 * measured["negative_adaptation"][0] for measured in found.values())
+    rows.append(f"\nShare of held-out tasks that the step made worse: {worse:.1f} % (the largest of the five).")
     return "\n".join(rows)
 
 

@@ -77,13 +77,8 @@ class Countdown:
         return self._left >= 0
 
 
-def _navigation() -> Any:
-    return gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.4, -0.3))
-
-
 def _readme(address: Address) -> Mapping[str, Any]:
-    env = _navigation()
-    return {"env": env, "observation": env.reset(seed=0)[0], "client": tp.Client(address())}
+    return {"client": tp.Client(address())}
 
 
 def _client(address: Address) -> Mapping[str, Any]:

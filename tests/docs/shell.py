@@ -124,7 +124,7 @@ def _commands(block: Block) -> list[tuple[str, str]]:
 def _check_packages(packages: list[str], where: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for package in packages:
-        match = re.fullmatch(r"thetaprime(?:\[([\w,-]+)\])?", package)
+        match = re.fullmatch(r"(?:thetaprime|\.)(?:\[([\w,-]+)\])?", package)
         if match is not None:
             unknown = set((match[1] or "").split(",")) - {"", *project["optional-dependencies"]}
             assert not unknown, f"{where}: there is no extra {unknown}"
