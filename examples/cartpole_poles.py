@@ -21,8 +21,7 @@ import numpy as np
 import thetaprime.client as tp
 from thetaprime.models import DiscreteAction, EnvironmentContract
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training import ExportRequest, Progress, Task, load_config, train
-from thetaprime.training.export.export import export_meta_policy
+from thetaprime.training import ExportRequest, Progress, Task, export_meta_policy, load_config, train
 
 NAME = "cartpole-poles"
 HORIZON = 200

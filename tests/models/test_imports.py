@@ -25,7 +25,7 @@ def test_every_public_name_exists(package: ModuleType) -> None:
 
 @pytest.mark.parametrize("module", ["thetaprime.models.spec", "thetaprime.training.config", "thetaprime.server.config"])
 def test_a_configuration_comes_without_torch(module: str) -> None:
-    heavy = ("torch", "onnx", "gymnasium", "matplotlib")
+    heavy = ("torch", "onnx", "mujoco", "matplotlib")
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -5,19 +5,20 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thetaprime.training.tasks.environments.point_navigation import ENVIRONMENT_ID, PointNavigation, advance
+from thetaprime.training.registration import POINT_NAVIGATION_ID
+from thetaprime.training.tasks.environments.point_navigation import PointNavigation, advance
 
 coordinate = st.floats(-2, 2, allow_nan=False)
 
 
 def test_gymnasium_makes_it() -> None:
-    env = gymnasium.make(ENVIRONMENT_ID, goal=(0.3, -0.2))
+    env = gymnasium.make(POINT_NAVIGATION_ID, goal=(0.3, -0.2))
     assert env.spec is not None and env.spec.max_episode_steps == 100
     check_env(env.unwrapped, skip_render_check=True)
 
 
 def test_the_published_definition() -> None:
-    env = gymnasium.make(ENVIRONMENT_ID, goal=(0.3, -0.2))
+    env = gymnasium.make(POINT_NAVIGATION_ID, goal=(0.3, -0.2))
     observation, _ = env.reset(seed=0)
     assert observation.tolist() == [0.0, 0.0]
     observation, reward, terminated, truncated, _ = env.step(np.array([5.0, -0.05], np.float32))
@@ -30,7 +31,7 @@ def test_the_published_definition() -> None:
 
 
 def test_truncated_after_a_hundred_steps() -> None:
-    env = gymnasium.make(ENVIRONMENT_ID, goal=(0.5, 0.5))
+    env = gymnasium.make(POINT_NAVIGATION_ID, goal=(0.5, 0.5))
     env.reset(seed=0)
     ends = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(100)]
     assert ends[:-1] == [(False, False)] * 99 and ends[-1] == (False, True)

@@ -1,7 +1,13 @@
-"""Meta-training and evaluation: task distributions, simulators, sampler, outer loop, export."""
+"""Meta-training and evaluation of policies: task distributions, sampling, algorithms, evaluation, export.
+
+Importing this package registers its environments with Gymnasium. It imports neither torch nor a simulator: a public
+name is imported when it is first used.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
+
+from thetaprime.training.registration import register_environments
 
 if TYPE_CHECKING:
     from thetaprime.training.config import (
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
         check_task_distribution,
         resolve_tasks,
     )
+
+register_environments()
 
 __all__ = [
     "BatchedTaskDistribution",

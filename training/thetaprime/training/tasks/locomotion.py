@@ -8,11 +8,11 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from thetaprime.models import BoxAction, EnvironmentContract
+from thetaprime.training.registration import LOCOMOTION_HORIZON
 from thetaprime.training.tasks.environments.locomotion import (
     ANT,
     DIRECTION,
     HALF_CHEETAH,
-    HORIZON,
     VELOCITY,
     Body,
     Goal,
@@ -36,7 +36,7 @@ class LocomotionTasks:
             environment_id=f"thetaprime/{self.environment_name}-v0",
             observation_shape=(self.body.observation_size,),
             action=BoxAction(low=(-1.0,) * size, high=(1.0,) * size),
-            horizon=HORIZON,
+            horizon=LOCOMOTION_HORIZON,
             control_timestep=self.body.seconds,
         )
 

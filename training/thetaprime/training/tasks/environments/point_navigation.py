@@ -15,8 +15,8 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-ENVIRONMENT_ID: Final = "thetaprime/PointNavigation-v0"
-HORIZON: Final = 100
+from thetaprime.training.registration import POINT_NAVIGATION_HORIZON
+
 MAX_SPEED: Final = 0.1
 GOAL_RANGE: Final = 0.5
 _ARRIVED: Final = 0.01
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def _observation_space() -> "Box[np.float32]":
-    farthest = (HORIZON + 1) * MAX_SPEED
+    farthest = (POINT_NAVIGATION_HORIZON + 1) * MAX_SPEED
     return Box(-farthest, farthest, (2,), np.float32)
 
 
@@ -116,7 +116,7 @@ class PointNavigationVector(VectorEnv[npt.NDArray[np.float32], npt.NDArray[np.fl
         self,
         goal: npt.ArrayLike = (0.5, 0.5),
         num_envs: int = 1,
-        max_episode_steps: int = HORIZON,
+        max_episode_steps: int = POINT_NAVIGATION_HORIZON,
     ) -> None:
         self.num_envs = num_envs
         self.single_observation_space = _observation_space()

@@ -9,7 +9,7 @@
 | `vector` | many robots, as a `VectorEnv` |
 """
 
-from thetaprime.training.tasks.environments.locomotion.bodies import ANT, HALF_CHEETAH, HORIZON, Body
+from thetaprime.training.tasks.environments.locomotion.bodies import ANT, HALF_CHEETAH, Body
 from thetaprime.training.tasks.environments.locomotion.goals import DIRECTION, VELOCITY, Goal
 from thetaprime.training.tasks.environments.locomotion.single import (
     AntDirection,
@@ -23,7 +23,6 @@ __all__ = [
     "ANT",
     "DIRECTION",
     "HALF_CHEETAH",
-    "HORIZON",
     "VELOCITY",
     "AntDirection",
     "AntVelocity",

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from thetaprime.training.tasks.environments.locomotion.goals import Goal
 
-HORIZON: Final = 200
 # What a contact sensor reports, in this order: force, torque about the point, the point.
 _CONTACT_FIELDS: Final = (
     mujoco.mjtConDataField.mjCONDATA_FORCE,

@@ -9,8 +9,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from thetaprime.training.registration import LOCOMOTION_HORIZON
 from thetaprime.training.sampling.cores import available_cores
-from thetaprime.training.tasks.environments.locomotion.bodies import HORIZON, Body, Floats, State
+from thetaprime.training.tasks.environments.locomotion.bodies import Body, Floats, State
 from thetaprime.training.tasks.environments.locomotion.goals import Goal
 from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
 
@@ -37,7 +38,7 @@ class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[An
         kind: Goal,
         goal: npt.ArrayLike | None = None,
         num_envs: int = 1,
-        max_episode_steps: int = HORIZON,
+        max_episode_steps: int = LOCOMOTION_HORIZON,
         threads: int | None = None,
     ) -> None:
         self.num_envs = num_envs
