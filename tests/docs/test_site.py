@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,17 +16,20 @@ import pytest
 
 from tests.docs.blocks import ROOT, pages
 
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What a browser loads by itself; where an <a> leads is the reader's to choose.
 _LOADED: Final = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "srcset", "audio": "src"}
 
 
 class Page(HTMLParser):
-    """What one page loads, leads to, and names.
+    """The links, ids and text of one page.
 
     Attributes:
-        loaded: what a browser fetches with it.
-        linked: where it leads.
-        anchors: places in it that can be led to.
+        loaded: addresses that a browser fetches with the page.
+        linked: targets of its links.
+        anchors: ids that a link can name.
+        copied: texts that copy buttons put into the clipboard in place of the block.
+        console_blocks: number of blocks with commands.
         text: everything between tags.
     """
 
@@ -34,6 +38,8 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.linked: list[str] = []
         self.anchors: set[str] = set()
+        self.copied: list[str] = []
+        self.console_blocks = 0
         self.text = ""
         self.feed(text)
 
@@ -43,6 +49,9 @@ class Page(HTMLParser):
             self.loaded.append(target)
         if tag == "a" and (target := given.get("href")) is not None:
             self.linked.append(target)
+        if (commands := given.get("data-copy")) is not None:
+            self.copied.append(commands)
+        self.console_blocks += "language-console" in (given.get("class") or "").split()
         self.anchors.update(value for name in ("id", "name") if (value := given.get(name)))
 
     def handle_data(self, data: str) -> None:
@@ -125,7 +134,56 @@ def test_every_public_name_is_in_the_reference(package: str, site_pages: dict[st
     assert set(module.__all__) <= documented
 
 
+def test_a_console_block_is_copied_without_prompts_and_output(site_pages: dict[str, Page]) -> None:
+    copied = site_pages["tutorial.html"].copied
+    assert "thetaprime serve --store ./state" in copied  # its output is left out
+    continued = next(each for each in copied if each.startswith("thetaprime adapt point-navigation"))
+    assert continued.splitlines()[0].endswith("\\")
+    assert continued.splitlines()[1].startswith("    --env-args")
+    for name, page in site_pages.items():
+        assert len(page.copied) == page.console_blocks, name
+        assert all(each and not each.startswith("$") for each in page.copied), name
+
+
+def test_every_name_of_the_reference_shows_its_source(site_pages: dict[str, Page]) -> None:
+    for package in ("client", "aio", "wire", "models", "training"):
+        assert "Source code in" in site_pages[f"reference/{package}.html"].text, package
+    # The README links to the code that a newcomer looks for.
+    home = set(site_pages["index.html"].linked)
+    for source in ("models/thetaprime/models/inner_loop.py", "proto/thetaprime/v1/adaptation_service.proto"):
+        assert f"{source}.html" in home
+        assert f"{source}.html" in site_pages
+
+
 def test_it_can_be_searched(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert any("REINFORCE" in each["text"] for each in index["docs"])
     assert (site / "search" / "search_index.js").is_file()  # for who opens it as files
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_browser_shows_it(scheme: str, width: int, site: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.goto((site / "index.html").as_uri())
+        # Links in prose are told from text by more than their color.
+        link = tab.locator(".md-content p a:not(.headerlink)").first
+        assert link.evaluate("each => getComputedStyle(each).textDecorationLine") == "underline"
+        # Nothing is wider than the screen.
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        # Pictures are loaded.
+        widths = tab.locator(".md-content img").evaluate_all("images => images.map(each => each.naturalWidth)")
+        assert len(widths) == 2
+        assert all(widths)
+        # The button copies what is typed.
+        tab.evaluate("window.copied = []")
+        tab.evaluate("document.addEventListener('copy', event => copied.push(document.activeElement.value), true)")
+        block = tab.locator(".language-console", has_text="serving on").first
+        block.locator("button[data-clipboard-target], .md-code__button").first.click()
+        tab.wait_for_function("copied.length > 0")
+        assert tab.evaluate("copied") == ["thetaprime serve --store ./state"]
+        browser.close()
