@@ -78,7 +78,7 @@ def test_health_needs_no_token(guarded: str, connect: "Connect") -> None:
 
 def tenant_of(gate: Authenticator, token: str) -> str | None:
     try:
-        return gate.tenant_of([("user-agent", "x"), ("authorization", f"Bearer {token}")])
+        return gate.authenticate([("user-agent", "x"), ("authorization", f"Bearer {token}")])
     except UnauthenticatedError:
         return None
 
@@ -123,7 +123,7 @@ def test_a_token_expires(tmp_path: Path) -> None:
 def test_two_authorizations_are_none(tmp_path: Path, write_tokens: "WriteTokens") -> None:
     gate = Authenticator(write_tokens(tmp_path / "tokens.toml", {"good": "alice"}), Quotas())
     with pytest.raises(UnauthenticatedError):
-        gate.tenant_of([("authorization", "Bearer good"), ("authorization", "Bearer good")])
+        gate.authenticate([("authorization", "Bearer good"), ("authorization", "Bearer good")])
 
 
 DIGEST = "0" * 64

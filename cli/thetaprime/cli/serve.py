@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from thetaprime.cli._options import options_from
-from thetaprime.server.runtime.tuning import frozen_startup_objects
+from thetaprime.server.runtime.tuning import freeze_startup_objects
 
-with frozen_startup_objects():
+with freeze_startup_objects():
     from thetaprime.server import ServerConfig, as_toml, serve
 
 

@@ -13,7 +13,7 @@ def take_observed_round(metrics: Metrics, store: Store, catalog: Catalog, call: 
 
     What is logged and traced meanwhile names the call, though it has long left the thread that received it.
     """
-    with metrics.step():
+    with metrics.track_step():
         outcome = call.context.run(take_round, store, catalog, call)
-    metrics.round_taken(outcome.session.meta_policy, time.perf_counter() - call.began, outcome.report.seconds)
+    metrics.record_round(outcome.session.meta_policy, time.perf_counter() - call.began, outcome.report.seconds)
     return outcome

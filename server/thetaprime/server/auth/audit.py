@@ -1,45 +1,43 @@
-"""The record of who did what: log events that carry ``audit=true``, one for each call that had its effect."""
+"""The audit log: log events with ``audit=true``, one for each call that took effect."""
 
 import structlog
 
-from thetaprime.server.auth.caller import Caller
+from thetaprime.server.auth.authenticator import Caller
 
 _log = structlog.get_logger(audit=True)
 
 
-def record(action: str, caller: Caller, **what: object) -> None:
-    """Writes down one action.
-
-    A call that came again is written down again, since its answer was given out again.
+def record(action: str, caller: Caller, **subject: object) -> None:
+    """Logs a call that took effect. A retried call is logged again, because it received its answer again.
 
     Args:
-        action: created, uploaded, adapted, fetched, closed.
-        caller: who did it.
-        what: to what: session_id, meta_policy, policy_id. Nothing that a client words as it likes: logs are read on
-            terminals.
+        action: created, uploaded, adapted, fetched or closed.
+        caller: the tenant and the peer of the call.
+        subject: session_id, meta_policy and policy_id. No free text of a client: terminals interpret control
+            characters.
     """
-    _log.info("audit", action=action, tenant=caller.tenant, peer=caller.peer, **what)
+    _log.info("audit", action=action, tenant=caller.tenant, peer=caller.peer, **subject)
 
 
 def record_refusal(peer: str, method: str, reason: str) -> None:
-    """Writes down a call that was not let in.
+    """Logs a call that was not authenticated.
 
     Args:
-        peer: where it came from.
-        method: what it wanted.
-        reason: why not.
+        peer: the address of the client.
+        method: the RPC that it called.
+        reason: `TOKEN_MISSING` or `TOKEN_REFUSED`.
     """
     _log.warning("audit", action="refused", peer=peer, method=method, reason=reason)
 
 
 def record_end(action: str, tenant: str, session_id: str, policy_id: str, rounds: int) -> None:
-    """Writes down what went with time, and by nobody's call.
+    """Logs what the sweep deleted.
 
     Args:
-        action: expired, where a session's uploads went; deleted, where the policies that it had made went.
-        tenant: whose it was.
+        action: expired, when the session's uploads were deleted; deleted, when its policies were.
+        tenant: the owner of the session.
         session_id: the session.
-        policy_id: of the last policy that it had made; of θ where it made none.
-        rounds: how many it had made.
+        policy_id: the session's last policy; θ if it took no round.
+        rounds: number of rounds that it took.
     """
     _log.info("audit", action=action, tenant=tenant, session_id=session_id, policy_id=policy_id, rounds=rounds)

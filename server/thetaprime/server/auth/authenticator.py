@@ -1,5 +1,7 @@
-"""Lets calls in: finds out whose they are, by a tokens file that may change while the server runs."""
+"""Authenticates calls by bearer token, and names the caller of the current call."""
 
+import contextvars
+import dataclasses
 import datetime
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,16 +9,47 @@ from typing import Final
 
 import structlog
 
-from thetaprime.server.auth.caller import DEFAULT_TENANT
 from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.auth.tokens import TokenFileError, TokenTable
 from thetaprime.server.errors import StartupError, UnauthenticatedError
 
+DEFAULT_TENANT: Final = ""
+"""The only tenant of a server without a tokens file."""
 _HEADER: Final = "authorization"
 _SCHEME: Final = "bearer"
-_Stamp = tuple[int, int, int] | None
+_FileStamp = tuple[int, int, int] | None
 
 _log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """The caller of a call.
+
+    Attributes:
+        tenant: the tenant of its token.
+        peer: its address, as gRPC gives it.
+    """
+
+    tenant: str
+    peer: str
+
+
+_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
+
+
+def set_caller(caller: Caller) -> None:
+    """Sets the caller of the current task's call."""
+    _caller.set(caller)
+
+
+def current_caller() -> Caller:
+    """Returns the caller of the current task's call.
+
+    Raises:
+        LookupError: the call was not authenticated.
+    """
+    return _caller.get()
 
 
 def _utc_now() -> datetime.datetime:
@@ -24,15 +57,16 @@ def _utc_now() -> datetime.datetime:
 
 
 class Authenticator:
-    """The tenants of a server. Without a tokens file there is one, and it needs no token.
+    """Finds the tenant of a call, and the tenant's quotas.
 
     Args:
-        path: the tokens file. It is read again when it changes; one that cannot be used leaves the last one in force.
-        defaults: the limits of tenants that have none of their own.
-        now: the time.
+        path: the tokens file, read again whenever it changes. If the new file is invalid, the last valid one stays in
+            force. None: every call belongs to `DEFAULT_TENANT`.
+        defaults: the quotas of tenants for which the tokens file sets none.
+        now: returns the current time.
 
     Raises:
-        StartupError: the tokens file cannot be used.
+        StartupError: the tokens file is invalid.
     """
 
     def __init__(self, path: Path | None, defaults: Quotas, now: Callable[[], datetime.datetime] = _utc_now) -> None:
@@ -40,7 +74,7 @@ class Authenticator:
         self._defaults = defaults
         self._now = now
         self._table = TokenTable()
-        self._stamp: _Stamp = None
+        self._stamp: _FileStamp = None
         if path is not None:
             self._stamp = _stamp(path)
             try:
@@ -48,49 +82,50 @@ class Authenticator:
             except TokenFileError as error:
                 raise StartupError(str(error)) from error
 
-    def tenant_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
-        """Whose a call is.
+    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+        """Returns the tenant of a call.
 
         Args:
-            metadata: what came with the call.
+            metadata: the call's metadata.
 
         Raises:
-            UnauthenticatedError: no token came, or one that is not valid. Whether it was valid once is not said.
+            UnauthenticatedError: the call has no token, or an invalid one. Unknown and expired tokens get the same
+                message.
         """
         if self._path is None:
             return DEFAULT_TENANT
-        self._refresh(self._path)
+        self._reload_if_changed(self._path)
         values = [value for key, value in metadata if key == _HEADER]
         if not values:
-            raise UnauthenticatedError("TOKEN_MISSING", "no token came; expected authorization: Bearer <token>")
+            raise UnauthenticatedError("TOKEN_MISSING", "the call has no token; expected authorization: Bearer <token>")
         value = values[0] if len(values) == 1 else ""
         scheme, _, token = (value if isinstance(value, str) else "").partition(" ")
-        tenant = self._table.tenant_of(token.strip(), self._now()) if scheme.lower() == _SCHEME else None
+        tenant = self._table.find_tenant(token.strip(), self._now()) if scheme.lower() == _SCHEME else None
         if tenant is None:
-            raise UnauthenticatedError("TOKEN_REFUSED", "the authorization that came is not, or no longer, valid")
+            raise UnauthenticatedError("TOKEN_REFUSED", "the call's authorization is not valid, or no longer valid")
         return tenant
 
     def quotas_of(self, tenant: str) -> Quotas:
-        """The limits of a tenant."""
+        """Returns a tenant's quotas."""
         own = self._table.tenants.get(tenant)
-        return self._defaults if own is None else self._defaults.extended_by(own)
+        return self._defaults if own is None else self._defaults.override(own)
 
-    def _refresh(self, path: Path) -> None:
+    def _reload_if_changed(self, path: Path) -> None:
         stamp = _stamp(path)
         if stamp == self._stamp:
             return
-        # Also where it cannot be used: said once, and tried again when it changes again.
+        # An invalid file is logged once, and read again only after its next change.
         self._stamp = stamp
         try:
             self._table = TokenTable.read(path)
         except TokenFileError as error:
-            _log.error("tokens not reloaded; the last ones stay in force", problem=str(error))
+            _log.error("tokens not reloaded", problem=str(error))
         else:
             _log.info("tokens reloaded", tokens=len(self._table.tokens))
 
 
-def _stamp(path: Path) -> _Stamp:
-    """What changes when the file does; None where there is none."""
+def _stamp(path: Path) -> _FileStamp:
+    """Returns a value that changes with the file; None if the file does not exist."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""How the server's port is secured."""
+"""Reads the TLS credentials of the server's port."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ _log = structlog.get_logger()
 
 
 def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """The credentials of the server's port; None for plain text, where the settings allow it.
+    """Returns the TLS credentials of the server's port, or None for plain text.
 
     Raises:
-        StartupError: a file is missing or not what it should be, one is given without another that it needs, or
-            plain text is not allowed on the address.
+        StartupError: a file is missing or invalid, a setting lacks another that it needs, or the settings do not allow
+            plain text on the address.
     """
     certificate, key, authority = config.tls_certificate, config.tls_key, config.tls_client_authority
     if certificate is not None and key is not None:
@@ -29,14 +29,14 @@ def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         ("tls-client-authority", authority, "tls-certificate and tls-key"),
     ):
         if given is not None:
-            raise StartupError(f"{name} {given}: it needs {needs} beside it")
+            raise StartupError(f"{name} {given}: needs {needs} as well")
     if not is_loopback(config.address):
         if not config.allow_plaintext:
             raise StartupError(
-                f"address {config.address}: others can reach it, and plain text is for loopback addresses; give "
-                "tls-certificate and tls-key, or allow-plaintext"
+                f"address {config.address}: other machines can reach it, and plain text is allowed on loopback addresses "
+                "only; set tls-certificate and tls-key, or allow-plaintext"
             )
-        _log.warning("serving in plain text: whoever is on the way can read and change it", address=config.address)
+        _log.warning("serving in plain text: the network can read and change every call", address=config.address)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Bearer tokens: made here, kept as digests in a file, and held against it in constant time."""
+"""Bearer tokens: generated at random, stored as SHA-256 digests in a TOML file, compared in constant time."""
 
 import datetime
 import hashlib
@@ -17,20 +17,20 @@ _PREFIX: Final = "theta_"
 _TOKEN_BYTES: Final = 32
 
 Tenant = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A tenant's name, as it stands in the store and in logs."""
+"""A tenant's name, as stored and logged."""
 
 
 class TokenFileError(ValueError):
-    """A tokens file cannot be used; the message is one line and quotes nothing of it but names."""
+    """A tokens file is invalid; the message is one line and quotes only names from the file, never a token."""
 
 
 class TokenEntry(pydantic.BaseModel):
     """One token of a tokens file.
 
     Attributes:
-        tenant: whom it stands for.
-        sha256: its digest. 256 random bits need neither salt nor a slow hash: there is nothing to guess.
-        expires: when it ceases to be valid; None is never.
+        tenant: the tenant that it authenticates.
+        sha256: digest of the token. 256 random bits cannot be guessed, so they need neither salt nor a slow hash.
+        expires: time from which the token is invalid; None for never.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -41,11 +41,11 @@ class TokenEntry(pydantic.BaseModel):
 
 
 class TokenTable(pydantic.BaseModel):
-    """A tokens file: TOML, with ``[[tokens]]`` and ``[tenants.<name>]``.
+    """The content of a tokens file: TOML with ``[[tokens]]`` and ``[tenants.<name>]``.
 
     Attributes:
-        tokens: any number for each tenant, so that a new one can be handed out before the old one goes.
-        tenants: the limits of those that have their own.
+        tokens: any number for each tenant, so that a new token can be issued before the old one is removed.
+        tenants: quotas by tenant; other tenants have the server's defaults.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -54,7 +54,7 @@ class TokenTable(pydantic.BaseModel):
     tenants: Mapping[Tenant, Quotas] = {}
 
     @pydantic.model_validator(mode="after")
-    def _one_tenant_each(self) -> Self:
+    def _check_duplicates(self) -> Self:
         first: dict[str, int] = {}
         for index, entry in enumerate(self.tokens):
             if first.setdefault(entry.sha256, index) != index:
@@ -66,24 +66,24 @@ class TokenTable(pydantic.BaseModel):
         """Reads a tokens file.
 
         Raises:
-            TokenFileError: it cannot be read, is not TOML, or has something in it that it should not.
+            TokenFileError: the file cannot be read, is not TOML, or has an unknown or invalid entry.
         """
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise TokenFileError(f"tokens {path}: cannot be read ({error.strerror})") from error
         except pydantic.ValidationError as error:
-            # Never the input: a token may have been put where its digest belongs.
-            problems = "; ".join(_problem(each["loc"], each["msg"]) for each in error.errors(include_input=False))
+            # The message leaves the values out: a token may stand where its digest belongs.
+            problems = "; ".join(_format_problem(each["loc"], each["msg"]) for each in error.errors(include_input=False))
             raise TokenFileError(f"tokens {path}: {problems}") from None
         except ValueError as error:
             raise TokenFileError(f"tokens {path}: is not TOML ({error})") from error
 
-    def tenant_of(self, token: str, now: datetime.datetime) -> str | None:
-        """Whom a token stands for; None where nobody, or no longer."""
+    def find_tenant(self, token: str, now: datetime.datetime) -> str | None:
+        """Returns the tenant of a token; None if the token is unknown or has expired."""
         digest = token_digest(token)
         found: str | None = None
-        # All of them, whether or not one was found: how long it takes says nothing about which.
+        # Compares every entry, also after a match: the time taken does not disclose which entry matched.
         for entry in self.tokens:
             if hmac.compare_digest(entry.sha256, digest) and (entry.expires is None or now < entry.expires):
                 found = entry.tenant
@@ -91,15 +91,15 @@ class TokenTable(pydantic.BaseModel):
 
 
 def new_token() -> str:
-    """A token that nobody has had before."""
+    """Returns a new random token."""
     return _PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def token_digest(token: str) -> str:
-    """What a tokens file keeps of a token: its SHA-256 (hex)."""
+    """Returns the SHA-256 of a token in hexadecimal digits, as a tokens file stores it."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _problem(location: tuple[int | str, ...], message: str) -> str:
+def _format_problem(location: tuple[int | str, ...], message: str) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
     return f"{path}: {message}" if path else message

@@ -1,47 +1,47 @@
-"""Around every call: refuses it while draining, ends it with the right status, logs it, and counts it."""
+"""Wraps every call: refuses it while the server drains, authenticates it, decodes its messages, maps errors to statuses."""
 
 import asyncio
-import time
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from thetaprime.server.auth import Authenticator, audit
-from thetaprime.server.auth.caller import Caller, set_caller
-from thetaprime.server.errors import UnauthenticatedError, UnavailableError, error_status
-from thetaprime.server.rpc.decoding import decoding
-from thetaprime.server.telemetry.metrics import Metrics
-from thetaprime.server.telemetry.tracing import CallTracer
+from thetaprime.server.auth.authenticator import Caller, set_caller
+from thetaprime.server.errors import InvalidRequestError, UnauthenticatedError, UnavailableError, error_status
+from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
+
+_Context = grpc.aio.ServicerContext
+_Behavior = Callable[..., Awaitable[Any]]
 
 _log = structlog.get_logger()
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Wraps the calls of this package's services; health checks and reflection pass as they are.
+    """Wraps the calls of this package's services; health checks and reflection pass unchanged.
 
     Args:
-        gate: finds out whose a call is.
-        metrics: counts each call.
-        tracer: continues each call's trace.
+        authenticator: finds the tenant of a call.
+        observer: traces, logs and counts each call.
     """
 
-    def __init__(self, gate: Authenticator, metrics: Metrics, tracer: CallTracer) -> None:
-        self._gate = gate
-        self._metrics = metrics
-        self._tracer = tracer
+    def __init__(self, authenticator: Authenticator, observer: CallObserver) -> None:
+        self._authenticator = authenticator
+        self._observer = observer
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def drain(self) -> None:
-        """Refuses every call from now on."""
+        """Refuses every new call from now on."""
         self._draining = True
 
     async def finish(self) -> None:
@@ -53,74 +53,109 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Gives the method's handler, wrapped."""
+        """Returns the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        # An unknown method has no handler, whatever the library's types say.
+        # gRPC passes None for an unknown method, against its type hints.
         if handler is None or not method.startswith(_PREFIX):
             return handler
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
         return make(
-            self._named(method, self._wrapped(method, decoding(handler))),
+            self._wrap(method, _decode_first(handler)),
             request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
-    def _named(self, method: str, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """Puts the method, and the trace if there is one, on every line and span that the call leaves behind."""
-
-        async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
-            # gRPC gives each call a task of its own, so nothing of this is seen by others.
-            with self._tracer.call(method, context.invocation_metadata) as trace_id:
-                structlog.contextvars.bind_contextvars(method=method, **({"trace_id": trace_id} if trace_id else {}))
-                return await behavior(request, context)
-
-        return call
-
-    def _wrapped(self, method: str, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
-            started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-            self._running += 1
-            self._idle.clear()
-            try:
-                if self._draining:
-                    raise UnavailableError("the server is shutting down", retry_after=1.0)
-                self._let_in(method, context)
-                reply = await behavior(request, context)
-                code = grpc.StatusCode.OK
-                return reply
-            # The one place where every failure of a call becomes a status.
-            except Exception as error:
-                error_id = uuid.uuid4().hex
-                refusal, status = error_status(error, error_id)
-                if refusal is grpc.StatusCode.INTERNAL:
-                    _log.exception("internal error", error_id=error_id)
+    def _wrap(self, method: str, behavior: _Behavior) -> Callable[..., Any]:
+        async def call(request: Any, context: "_Context[Any, Any]") -> Any:
+            with self._count_running(), self._observer.observe(method, context) as observed:
                 try:
-                    await context.abort(refusal, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
-                # A stream that its client cancels ends, as gRPC tells it, a moment before the call is cancelled: what
-                # is wrong with it then is nobody's to be told, and the call is a cancelled one.
-                except grpc.aio.AbortError:
-                    code = refusal
-                    self._metrics.call_refused(method, refusal, status)
-                    raise
-            finally:
-                seconds = time.perf_counter() - started
-                self._metrics.call_ended(method, code, seconds)
-                _log.info("call", code=code.name, seconds=round(seconds, 6))
-                self._running -= 1
-                if not self._running:
-                    self._idle.set()
+                    if self._draining:
+                        raise UnavailableError("the server is shutting down", retry_after=1.0)
+                    self._authenticate(method, context)
+                    reply = await behavior(request, context)
+                # Every failure of a call becomes a status here.
+                except Exception as error:
+                    await _abort(context, error, observed)
+                observed.code = grpc.StatusCode.OK
+                return reply
 
         return call
 
-    def _let_in(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        """Finds out who calls, for the call itself and for all that it logs."""
+    @contextlib.contextmanager
+    def _count_running(self) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
         try:
-            tenant = self._gate.tenant_of(context.invocation_metadata() or ())
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    def _authenticate(self, method: str, context: "_Context[Any, Any]") -> None:
+        """Sets the caller, for the call and for every line that it logs."""
+        try:
+            tenant = self._authenticator.authenticate(context.invocation_metadata() or ())
         except UnauthenticatedError as error:
             audit.record_refusal(context.peer(), method, error.reason)
             raise
         set_caller(Caller(tenant, context.peer()))
         structlog.contextvars.bind_contextvars(tenant=tenant)
+
+
+async def _abort(context: "_Context[Any, Any]", error: Exception, observed: ObservedCall) -> NoReturn:
+    """Ends a call with the status of an error."""
+    error_id = uuid.uuid4().hex
+    code, status = error_status(error, error_id)
+    if code is grpc.StatusCode.INTERNAL:
+        _log.exception("internal error", error_id=error_id)
+    try:
+        await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
+    # Without AbortError the client has cancelled: gRPC ends the request stream a moment before it cancels the call,
+    # and the error of the cut stream reaches no client. Such a call counts as cancelled.
+    except grpc.aio.AbortError:
+        observed.code, observed.refusal = code, status
+        raise
+
+
+def _decode_first(handler: "grpc.RpcMethodHandler[Any, Any]") -> _Behavior:
+    """Returns a handler's behavior for requests as bytes, decoded once the call is authenticated.
+
+    gRPC itself would decode before authentication, and end a call whose bytes are invalid as an internal error.
+
+    The behavior raises `InvalidRequestError` for bytes that are not the method's message.
+    """
+    decode: Any = handler.request_deserializer
+    if handler.request_streaming:
+        stream_behavior: Any = handler.stream_unary
+        return lambda messages, context: stream_behavior(_DecodedStream(messages, decode), context)
+    behavior: Any = handler.unary_unary
+
+    async def call(request: bytes, context: object) -> Any:
+        return await behavior(_decode(request, decode), context)
+
+    return call
+
+
+class _DecodedStream:
+    """Decodes the messages of a stream, each when it is requested."""
+
+    def __init__(self, messages: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
+        self._messages = messages
+        self._decode = decode
+
+    def __aiter__(self) -> "_DecodedStream":
+        return self
+
+    async def __anext__(self) -> Any:
+        return _decode(await anext(self._messages), self._decode)
+
+
+def _decode(data: bytes, decode: Callable[[bytes], Any]) -> Any:
+    try:
+        return decode(data)
+    except DecodeError as error:
+        raise InvalidRequestError("request", f"{len(data)} bytes that are not the method's message") from error

@@ -5,7 +5,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
-from thetaprime.server.auth.caller import DEFAULT_TENANT
+from thetaprime.server.auth.authenticator import DEFAULT_TENANT
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError, StalledUploadError
 from thetaprime.v1 import adaptation_service_pb2 as service_pb

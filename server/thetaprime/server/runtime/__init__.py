@@ -1,1 +1,1 @@
-"""The life of the server process: start, background tasks, drain, workers."""
+"""The server process: startup, background tasks, draining, workers."""

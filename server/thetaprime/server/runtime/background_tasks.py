@@ -1,9 +1,9 @@
-"""What a server does from time to time, beside its calls."""
+"""Periodic tasks of a server: catalog scans, cache expiry, store probes, the sweep."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -12,51 +12,50 @@ from thetaprime.server.runtime.components import Components
 from thetaprime.server.store import SweptSession
 
 _SWEEP_SECONDS: Final = 600.0
-_EXPIRE_SECONDS: Final = 60.0
+_CACHE_EXPIRY_SECONDS: Final = 60.0
 
 _log = structlog.get_logger()
 
 
-def background_tasks(parts: Components, *, sweeping: bool) -> list[Coroutine[Any, Any, None]]:
-    """To be run as tasks until the server drains.
+def start_background_tasks(components: Components, *, sweeping: bool) -> list[asyncio.Task[None]]:
+    """Starts the periodic tasks, to be canceled when the server drains.
 
     Args:
-        parts: of the server.
-        sweeping: whether this process clears out what expired in the store.
+        components: of the server.
+        sweeping: whether this process sweeps the store.
     """
-    config, threads, store = parts.config, parts.threads, parts.store
-    found = [
-        _repeat("catalog scan failed", parts.watch.scan, threads, config.catalog_seconds),
-        # What a session leaves in memory goes within minutes of its last call.
-        _repeat("expiry failed", store.recent.expire, threads, _EXPIRE_SECONDS),
-        parts.health.watch(store, config.probe_seconds),
+    config, threads, store = components.config, components.threads, components.store
+    periodic = [
+        _repeat("catalog scan failed", components.watch.scan, threads, config.catalog_seconds),
+        _repeat("expiry failed", store.recent.expire, threads, _CACHE_EXPIRY_SECONDS),
+        components.health.watch_store(store, config.probe_seconds),
     ]
     if sweeping:
-        found.append(_sweep(parts))
-    return found
+        periodic.append(_sweep(components))
+    return [asyncio.create_task(each) for each in periodic]
 
 
-async def _sweep(parts: Components) -> None:
-    """Clears out what nobody can ask for any more: at the start, and from time to time."""
-    await _try("sweep failed", parts.store.sweep_orphans, parts.threads)
+async def _sweep(components: Components) -> None:
+    """Deletes orphans at startup, and expired sessions at startup and periodically."""
+    await _try("sweep failed", components.store.sweep_orphans, components.threads)
     while True:
-        await _try("sweep failed", lambda: parts.store.sweep(_note), parts.threads)
+        await _try("sweep failed", lambda: components.store.sweep(_record_end), components.threads)
         await asyncio.sleep(_SWEEP_SECONDS)
 
 
-def _note(gone: SweptSession) -> None:
-    audit.record_end(gone.what, gone.tenant, gone.session_id, gone.policy_id, gone.round)
+def _record_end(swept: SweptSession) -> None:
+    audit.record_end(swept.what, swept.tenant, swept.session_id, swept.policy_id, swept.round)
 
 
-async def _repeat(failed: str, chore: Callable[[], object], threads: ThreadPoolExecutor, seconds: float) -> None:
+async def _repeat(failure: str, task: Callable[[], object], threads: ThreadPoolExecutor, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
-        await _try(failed, chore, threads)
+        await _try(failure, task, threads)
 
 
-async def _try(failed: str, chore: Callable[[], object], threads: ThreadPoolExecutor) -> None:
-    """Runs what blocks on a thread. Calls do not depend on it, and the next time it may succeed."""
+async def _try(failure: str, task: Callable[[], object], threads: ThreadPoolExecutor) -> None:
+    """Runs a blocking task on a thread. A failure is logged: no call depends on it, and the next run may succeed."""
     try:
-        await asyncio.get_running_loop().run_in_executor(threads, chore)
+        await asyncio.get_running_loop().run_in_executor(threads, task)
     except Exception:
-        _log.exception(failed)
+        _log.exception(failure)

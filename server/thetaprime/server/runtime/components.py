@@ -1,4 +1,4 @@
-"""What a server is made of, from its settings: the parts, and who is handed whom."""
+"""Builds the components of a server from its settings."""
 
 import asyncio
 import contextlib
@@ -12,16 +12,18 @@ import torch
 from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.adaptation.instrumented_step import take_observed_round
 from thetaprime.server.adaptation.step import warm_up
-from thetaprime.server.auth import Authenticator, Pace, Quotas
+from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer, MetaPolicyServicer
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.scheduling.fair_slots import FairSlots
+from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.store import Store
+from thetaprime.server.telemetry.calls import CallObserver
 from thetaprime.server.telemetry.health import Health
-from thetaprime.server.telemetry.instrumented_store import ObservedStore
+from thetaprime.server.telemetry.instrumented_store import InstrumentedStore
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
@@ -30,7 +32,7 @@ SERVICES: Final = (
     adaptation_service_pb2.DESCRIPTOR.services_by_name["AdaptationService"].full_name,
     meta_policy_service_pb2.DESCRIPTOR.services_by_name["MetaPolicyService"].full_name,
 )
-"""Full names of the services of this package."""
+"""Full names of this package's gRPC services."""
 # Calls that read the store at once, and that write a row: of those one is at it and one stands by.
 _READING: Final = 8
 _WRITING: Final = 2
@@ -40,20 +42,20 @@ _WAITING_CALLS: Final = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """The parts of one server.
+    """The components of one server.
 
     Attributes:
         config: the settings.
-        metrics: what is counted.
+        metrics: the Prometheus metrics.
         store: the durable state.
         catalog: the meta-policies.
-        watch: keeps the catalog in step with its folders.
-        threads: for what blocks, but for adaptation steps.
-        engine: for those.
-        calls: around every call.
-        health: what health checks are told.
-        adaptation: answers the calls of AdaptationService.
-        meta_policies: answers the calls of MetaPolicyService.
+        watch: updates the catalog from the zoo folders.
+        threads: run blocking work, except adaptation steps.
+        engine: runs adaptation steps.
+        calls: wraps every call.
+        health: answers health checks.
+        adaptation: implements AdaptationService.
+        meta_policies: implements MetaPolicyService.
     """
 
     config: ServerConfig
@@ -70,22 +72,22 @@ class Components:
 
 
 @contextlib.asynccontextmanager
-async def made(config: ServerConfig) -> AsyncIterator[Components]:
-    """Makes the parts of a server; those that hold threads or files give them back when the context ends.
+async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
+    """Builds the components of a server; the end of the context closes their threads and files.
 
     Raises:
         StartupError: the catalog, the store or the tokens file cannot be used.
     """
-    # Each adaptation step has one thread: several steps at once beat several threads for one.
+    # One thread per adaptation step: several steps in parallel are faster than several threads for one step.
     torch.set_num_threads(1)
-    gate = Authenticator(config.tokens, Quotas.defaults(config))
+    authenticator = Authenticator(config.tokens, Quotas.defaults(config))
     metrics = Metrics()
-    tracer = CallTracer(config.tracing)
+    observer = CallObserver(metrics, CallTracer(config.tracing))
     catalog = await asyncio.to_thread(Catalog.load, config.zoo)
     watch = CatalogWatch(catalog, config.zoo, metrics.meta_policies.set)
-    store = await asyncio.to_thread(ObservedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
-    with contextlib.ExitStack() as held:
-        held.enter_context(contextlib.closing(store))
+    store = await asyncio.to_thread(InstrumentedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(contextlib.closing(store))
         await asyncio.to_thread(warm_up, catalog)
         # To verify an upload takes a processor for about as long as a step does: they take turns. Two at least, so that
         # one long step does not keep every upload waiting.
@@ -93,18 +95,18 @@ async def made(config: ServerConfig) -> AsyncIterator[Components]:
         processors = FairSlots(processor_places)
         reading, writing = FairSlots(_READING, _WAITING_CALLS), FairSlots(_WRITING, _WAITING_CALLS)
         # Nobody who has a place waits for a thread; some do for the others' writes.
-        threads = held.enter_context(
+        threads = closing.enter_context(
             ThreadPoolExecutor(_READING + _WRITING + processor_places, thread_name_prefix="store")
         )
         engine = AdaptationEngine(
             lambda call: take_observed_round(metrics, store, catalog, call),
             threads=config.adaptation_threads,
             queue=config.queue,
-            pace=Pace(gate.quotas_of).take,
+            pace=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second).take,
             processors=processors,
-            waiting=metrics.step_waiting,
+            waiting=metrics.track_waiting_step,
         )
-        held.enter_context(contextlib.closing(engine))
+        closing.enter_context(contextlib.closing(engine))
         yield Components(
             config=config,
             metrics=metrics,
@@ -113,8 +115,8 @@ async def made(config: ServerConfig) -> AsyncIterator[Components]:
             watch=watch,
             threads=threads,
             engine=engine,
-            calls=CallInterceptor(gate, metrics, tracer),
+            calls=CallInterceptor(authenticator, observer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, gate),
+            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, authenticator),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

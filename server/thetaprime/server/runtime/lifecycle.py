@@ -1,4 +1,4 @@
-"""How a server lives: it is made, takes calls, and drains without losing what it has begun."""
+"""The lifecycle of a server: build its components, accept calls, drain."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ from thetaprime.server.address import is_unix_socket
 from thetaprime.server.auth import server_credentials
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
-from thetaprime.server.runtime.background_tasks import background_tasks
-from thetaprime.server.runtime.components import SERVICES, Components, made
-from thetaprime.server.telemetry.exposition import exposed
-from thetaprime.server.telemetry.server_info import add_server_info
+from thetaprime.server.runtime.background_tasks import start_background_tasks
+from thetaprime.server.runtime.components import SERVICES, Components, build_components
+from thetaprime.server.telemetry.exposition import serve_metrics
+from thetaprime.server.telemetry.server_info import register_server_info
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 from thetaprime.wire import CHUNK_BYTES
 
-# One chunk with its envelope, and nothing much larger.
+# Room for one chunk and its envelope.
 _MESSAGE_BYTES: Final = 2 * CHUNK_BYTES
-# When no call is left, replies may still be on their way, and health checks may be watching.
+# Once no call is running, replies may still be in transit, and health checks may be watching.
 _LAST_REPLIES_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
@@ -32,56 +32,59 @@ _log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def listening(config: ServerConfig, *, worker: int | None = None) -> AsyncIterator[str]:
-    """A server that takes calls within the context, and drains when it ends; yields its ``host:port``.
+    """Runs a server for the duration of the context, and drains it at the end.
 
     Args:
-        config: the settings. One process it is, however many `workers` there are to be.
-        worker: which of several processes on one address this is, counted from 0. They share a port that is held for
-            them, and somebody else serves the metrics of all. None where it is alone.
+        config: the settings. It runs in this process, whatever `workers` says.
+        worker: number of this worker, from 0. Workers share a port that the supervisor holds, and the supervisor serves
+            their metrics. None for a single process.
+
+    Yields:
+        Its ``host:port``.
 
     Raises:
         StartupError: the catalog, the store, the address, a TLS file or the tokens file cannot be used.
     """
     credentials = server_credentials(config)
-    async with made(config) as parts:
+    async with build_components(config) as components:
         with contextlib.ExitStack() as open_ports:
             if worker is None:
-                registry = parts.metrics.registry
-                add_server_info(registry, config, parts.store)
-                if metrics_address := open_ports.enter_context(exposed(registry, config.metrics_address)):
+                registry = components.metrics.registry
+                register_server_info(registry, config, components.store)
+                if metrics_address := open_ports.enter_context(serve_metrics(registry, config.metrics_address)):
                     _log.info("metrics", address=metrics_address)
-            server = _grpc_server(parts, shared=worker is not None)
+            server = _build_grpc_server(components, shared=worker is not None)
             address = _bind(server, config.address, credentials)
-            await parts.health.serve()
+            await components.health.set_serving()
             failpoints.reach("start.serving")
             await server.start()
-            # What one process of several does for all of them, the first one does.
-            tasks = [asyncio.create_task(chore) for chore in background_tasks(parts, sweeping=not worker)]
+            # One process sweeps for all workers.
+            tasks = start_background_tasks(components, sweeping=worker in (None, 0))
             try:
                 yield address
             finally:
-                await _drain(parts, server, tasks)
+                await _drain(components, server, tasks)
 
 
-def _grpc_server(parts: Components, *, shared: bool) -> grpc.aio.Server:
+def _build_grpc_server(components: Components, *, shared: bool) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[parts.calls],
+        interceptors=[components.calls],
         options=[
             ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-            # A chunk comes in one go: with less, its sender waits for leave to send the rest.
+            # A window for whole chunks: with a smaller one the sender waits for the window to grow.
             ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
             ("grpc.so_reuseport", int(shared)),
         ],
     )
-    adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(parts.adaptation, server)
-    meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(parts.meta_policies, server)
-    health_pb2_grpc.add_HealthServicer_to_server(parts.health.servicer, server)
+    adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(components.adaptation, server)
+    meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(components.meta_policies, server)
+    health_pb2_grpc.add_HealthServicer_to_server(components.health.servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 
 def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
-    """Binds the server to an address; returns the address with its actual port."""
+    """Binds the server to an address; returns the address with the port that the system chose."""
     try:
         if credentials is None:
             port = server.add_insecure_port(address)
@@ -92,26 +95,26 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
     return address if is_unix_socket(address) else f"{address.rpartition(':')[0]}:{port}"
 
 
-async def _drain(parts: Components, server: grpc.aio.Server, tasks: list[asyncio.Task[None]]) -> None:
-    await parts.health.drain()
-    await _notice(parts.config.drain_notice)
-    parts.calls.drain()
+async def _drain(components: Components, server: grpc.aio.Server, tasks: list[asyncio.Task[None]]) -> None:
+    await components.health.drain()
+    await _wait_for_load_balancers(components.config.drain_notice)
+    components.calls.drain()
     for task in tasks:
         task.cancel()
-    await _finish(parts)
+    await _finish_calls(components)
     await server.stop(_LAST_REPLIES_SECONDS)
 
 
-async def _notice(seconds: float) -> None:
-    """Takes calls a little longer, for load balancers to see that they should send no more."""
+async def _wait_for_load_balancers(seconds: float) -> None:
+    """Accepts calls a little longer, while load balancers notice NOT_SERVING."""
     await asyncio.sleep(seconds)
 
 
-async def _finish(parts: Components) -> None:
-    grace = parts.config.grace
+async def _finish_calls(components: Components) -> None:
+    grace = components.config.grace
     try:
         async with asyncio.timeout(grace):
-            await parts.calls.finish()
-            await parts.engine.finish()
+            await components.calls.finish()
+            await components.engine.finish()
     except TimeoutError:
         _log.warning("calls were still running after the grace period", grace=grace)

@@ -1,16 +1,19 @@
-"""Python's garbage collector, kept away from what is never garbage."""
+"""Settings of the Python process for speed, each with its measured effect."""
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
+from typing import Final
+
+_SWITCH_SECONDS: Final = 0.001
 
 
 @contextlib.contextmanager
-def frozen_startup_objects() -> Iterator[None]:
-    """Takes what is made within for what stays: the modules' million objects are never looked through for garbage.
+def freeze_startup_objects() -> Iterator[None]:
+    """Freezes objects created within the context so that the garbage collector skips them. For entry points.
 
-    It spares a tenth of a server's start, and later a tenth of a second whenever the collector goes through all that
-    there is. For entry points: it is for the whole process.
+    The modules hold a million objects. Skipping them saves 10 % of a server's start, and 0.1 s at each full collection.
     """
     gc.disable()
     try:
@@ -18,3 +21,18 @@ def frozen_startup_objects() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def tune_process() -> None:
+    """Tunes a process that takes one gradient after another and serves calls meanwhile. For entry points.
+
+    - Memory: glibc returns freed arrays to the system at once, and the next array faults every page in again. Keeping
+      them saves about a quarter of a gradient's time.
+    - Threads: a call switches threads about ten times. Beside busy threads each switch waits for Python's switch
+      interval, 5 ms by default; 1 ms here.
+    """
+    # Imports torch.
+    from thetaprime.models import hold_freed_memory
+
+    hold_freed_memory()
+    sys.setswitchinterval(_SWITCH_SECONDS)

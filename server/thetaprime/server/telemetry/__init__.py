@@ -1,1 +1,1 @@
-"""What the server tells its operators: metrics, health, traces."""
+"""Telemetry: metrics, health checks and traces."""

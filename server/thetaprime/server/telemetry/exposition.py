@@ -1,4 +1,4 @@
-"""The port that Prometheus scrapes."""
+"""Serves metrics to Prometheus over HTTP."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from thetaprime.server.errors import StartupError
 
 
 @contextlib.contextmanager
-def exposed(registry: CollectorRegistry, address: str) -> Iterator[str]:
-    """Serves metrics over HTTP, under every path, for as long as the context lasts.
+def serve_metrics(registry: CollectorRegistry, address: str) -> Iterator[str]:
+    """Serves metrics over HTTP, on every path, for the duration of the context.
 
     Args:
-        registry: what to serve.
-        address: ``host:port`` to listen on, where port 0 takes any free one; empty to serve nothing.
+        registry: the metrics.
+        address: ``host:port`` to listen on; port 0 takes any free port. If empty, no port is opened.
 
     Yields:
-        The ``host:port`` that it listens on, or nothing.
+        The ``host:port`` that it listens on; empty if no port is open.
 
     Raises:
         StartupError: it cannot listen there.
@@ -28,7 +28,7 @@ def exposed(registry: CollectorRegistry, address: str) -> Iterator[str]:
         return
     try:
         host, port = split_address(address)
-        server, thread = start_http_server(port, host or "0.0.0.0", registry)  # noqa: S104 - as asked
+        server, thread = start_http_server(port, host or "0.0.0.0", registry)  # noqa: S104 - the operator's choice
     except (OSError, ValueError) as error:
         raise StartupError(f"metrics address {address}: {error}") from error
     try:

@@ -1,4 +1,4 @@
-"""What `grpc.health.v1` answers: SERVING only while calls are taken and the store keeps what it is given."""
+"""The `grpc.health.v1` service: SERVING while the server accepts calls and the store accepts writes."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.metrics import Metrics
 
 _PROBE_BYTES: Final = 4096
-# Longer than the database waits for its turn.
+# Longer than the database's timeout for its write lock.
 _HUNG_SECONDS: Final = 20.0
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -22,11 +22,11 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _log = structlog.get_logger()
 
 
-def probe(store: Store) -> None:
-    """Writes to the store what a call would write: a blob, and a row.
+def probe_store(store: Store) -> None:
+    """Writes a blob and a row to the store, as a call would, and deletes the blob.
 
     Raises:
-        Exception: whatever the disk and the database say if it cannot be done.
+        Exception: the error of the disk or the database.
     """
     digest = store.blobs.put(os.urandom(_PROBE_BYTES))
     store.blobs.delete(digest)
@@ -35,14 +35,14 @@ def probe(store: Store) -> None:
 
 
 class Health:
-    """The status of every service of a server.
+    """The health status of each service of a server.
 
     Args:
-        services: their names; the server as a whole, ``""``, is always one of them.
-        metrics: told as well.
+        services: names of the services; ``""``, the server as a whole, is added.
+        metrics: its `serving` gauge follows the status.
 
     Attributes:
-        servicer: answers the checks.
+        servicer: answers health checks.
     """
 
     def __init__(self, services: Sequence[str], metrics: Metrics) -> None:
@@ -51,30 +51,30 @@ class Health:
         self._metrics = metrics
         self._draining = False
 
-    async def serve(self) -> None:
-        """Says SERVING."""
+    async def set_serving(self) -> None:
+        """Sets the status to SERVING."""
         await self._set(_SERVING)
 
     async def drain(self) -> None:
-        """Says NOT_SERVING for good."""
+        """Sets the status to NOT_SERVING permanently."""
         self._draining = True
         self._metrics.serving.set(0)
         await self.servicer.enter_graceful_shutdown()
 
-    async def watch(self, store: Store, seconds: float) -> None:
-        """Tries the store every so many seconds, and says NOT_SERVING from the first failure to the next success."""
+    async def watch_store(self, store: Store, seconds: float) -> None:
+        """Probes the store every `seconds`; the status is NOT_SERVING from the first failure until the next success."""
         healthy, loop = True, asyncio.get_running_loop()
-        # A thread of its own: the others may all be stuck in the store that is being tried.
+        # A separate thread: all others may be blocked in the store.
         with ThreadPoolExecutor(1, thread_name_prefix="probe") as thread:
             while True:
                 await asyncio.sleep(seconds)
-                trial = loop.run_in_executor(thread, probe, store)
+                trial = loop.run_in_executor(thread, probe_store, store)
                 ended, _ = await asyncio.wait([trial], timeout=_HUNG_SECONDS)
-                problem = _problem(trial) if ended else f"a write has not ended after {_HUNG_SECONDS:g} s"
+                problem = _problem(trial) if ended else f"a write has not finished after {_HUNG_SECONDS:g} s"
                 if healthy and problem:
                     _log.error("store failed", problem=problem)
                 elif not healthy and not problem:
-                    _log.info("store is whole again")
+                    _log.info("store recovered")
                 healthy = not problem
                 await self._set(_SERVING if healthy else _NOT_SERVING)
                 await asyncio.wait([trial])
@@ -89,7 +89,7 @@ class Health:
 
 def _problem(trial: "asyncio.Future[None]") -> str:
     error = trial.exception()
-    # Where others write, and at length, nothing has failed.
+    # A store that is busy with long writes has not failed.
     if error is None or isinstance(error, UnavailableError):
         return ""
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What a server counts and measures, under the names that docs/operating.md explains."""
+"""The Prometheus metrics of one server process; docs/operating.md documents each."""
 
 import contextlib
 import time
@@ -13,79 +13,79 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Metrics:
-    """What one process counts, in a registry of its own: one process may hold several servers.
+    """The metrics of one server, in a separate registry: one process may run several servers.
 
-    In a process of which there are several, the values lie in files that another one adds up
-    (`prometheus_client.multiprocess`): every gauge says how, and none is a function.
+    Workers write their values to files, and the supervisor aggregates them (`prometheus_client.multiprocess`). So every
+    gauge states its aggregation, and none is computed by a callback.
 
     Attributes:
-        registry: all of them.
-        serving: 1 while the health service says SERVING.
-        meta_policies: versions in the catalog.
+        registry: holds every metric.
+        serving: 1 while the health service answers SERVING, else 0.
+        meta_policies: meta-policy versions in the catalog.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.serving = Gauge(
             "thetaprime_serving",
-            "1 while health says SERVING, 0 otherwise.",
+            "1 while the health service answers SERVING, else 0.",
             registry=registry,
             multiprocess_mode="livemin",
         )
         self.meta_policies = Gauge(
-            "thetaprime_meta_policies", "Versions in the catalog.", registry=registry, multiprocess_mode="livemax"
+            "thetaprime_meta_policies", "Meta-policy versions in the catalog.", registry=registry, multiprocess_mode="livemax"
         )
         self._calls = Counter(
-            "thetaprime_calls", "Calls that ended, by status code.", ["method", "code"], registry=registry
+            "thetaprime_calls", "Calls ended, by status code.", ["method", "code"], registry=registry
         )
         self._refusals = Counter(
             "thetaprime_refusals", "Calls refused, by reason.", ["method", "code", "reason"], registry=registry
         )
         self._call_seconds = Histogram(
-            "thetaprime_call_seconds", "From a call to its end.", ["method"], buckets=_SECONDS, registry=registry
+            "thetaprime_call_seconds", "Duration of a call.", ["method"], buckets=_SECONDS, registry=registry
         )
-        self._rounds = Counter("thetaprime_rounds", "Rounds taken.", ["meta_policy"], registry=registry)
+        self._rounds = Counter("thetaprime_rounds", "Adaptation rounds committed.", ["meta_policy"], registry=registry)
         self._round_seconds = Histogram(
-            "thetaprime_round_seconds", "From Adapt to its θ′, waiting included.", buckets=_SECONDS, registry=registry
+            "thetaprime_round_seconds", "From Adapt to its θ′, including the wait in the queue.", buckets=_SECONDS, registry=registry
         )
         self._step_seconds = Histogram(
-            "thetaprime_step_seconds", "A step on its thread: gradient and store.", buckets=_SECONDS, registry=registry
+            "thetaprime_step_seconds", "An adaptation step on its thread: gradient and store.", buckets=_SECONDS, registry=registry
         )
         self._gradient_seconds = Histogram(
-            "thetaprime_gradient_seconds", "Computing a step, whenever.", buckets=_SECONDS, registry=registry
+            "thetaprime_gradient_seconds", "Computation of a step, precomputed or not.", buckets=_SECONDS, registry=registry
         )
         self._store_seconds = Histogram(
-            "thetaprime_store_seconds", "Store operations.", ["operation"], buckets=_SECONDS, registry=registry
+            "thetaprime_store_seconds", "Duration of store operations.", ["operation"], buckets=_SECONDS, registry=registry
         )
         self._steps_running = Gauge(
             "thetaprime_steps_running",
-            "Steps that a thread is taking.",
+            "Adaptation steps running on a thread.",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._steps_waiting = Gauge(
-            "thetaprime_steps_waiting", "Steps in the queue.", registry=registry, multiprocess_mode="livesum"
+            "thetaprime_steps_waiting", "Adaptation steps waiting in the queue.", registry=registry, multiprocess_mode="livesum"
         )
         processes = Gauge(
-            "thetaprime_workers", "Processes that are running.", registry=registry, multiprocess_mode="livesum"
+            "thetaprime_workers", "Server processes running.", registry=registry, multiprocess_mode="livesum"
         )
         processes.set(1)
         ProcessCollector(registry=registry)
 
-    def call_ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts a call.
+    def record_call(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts a call that ended.
 
         Args:
             method: as gRPC names it, ``/package.Service/Method``.
-            code: how it ended.
-            seconds: how long it took.
+            code: its status.
+            seconds: its duration.
         """
         name = method.rpartition("/")[2]
         self._calls.labels(name, code.name).inc()
         self._call_seconds.labels(name).observe(seconds)
 
-    def call_refused(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> None:
-        """Counts a refusal under the reason that the client is given, or the code's name where it is given none."""
+    def record_refusal(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> None:
+        """Counts a refused call under the reason in its `ErrorInfo`; without one, under the name of its status code."""
         reason = code.name
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
@@ -93,31 +93,31 @@ class Metrics:
                 reason = info.reason
         self._refusals.labels(method.rpartition("/")[2], code.name, reason).inc()
 
-    def step_waiting(self) -> contextlib.AbstractContextManager[object]:
-        """Around a step's wait for a thread."""
+    def track_waiting_step(self) -> contextlib.AbstractContextManager[object]:
+        """Counts a step as waiting for the duration of the context."""
         return self._steps_waiting.track_inprogress()
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """Around a step on its thread."""
+    def track_step(self) -> Iterator[None]:
+        """Counts a step as running, and measures it, for the duration of the context."""
         with self._steps_running.track_inprogress(), self._step_seconds.time():
             yield
 
-    def round_taken(self, meta_policy: str, seconds: float, computing: float) -> None:
+    def record_round(self, meta_policy: str, seconds: float, computing: float) -> None:
         """Counts a round.
 
         Args:
             meta_policy: its name.
-            seconds: since `Adapt` came.
-            computing: seconds that its step took to compute, which may have been before that.
+            seconds: time since the `Adapt` call.
+            computing: seconds of computation of its step, which a precomputed step spent before the `Adapt` call.
         """
         self._rounds.labels(meta_policy).inc()
         self._round_seconds.observe(seconds)
         self._gradient_seconds.observe(computing)
 
     @contextlib.contextmanager
-    def store_operation(self, operation: str) -> Iterator[None]:
-        """Around an operation of the store, whether it succeeds or not."""
+    def time_store_operation(self, operation: str) -> Iterator[None]:
+        """Measures a store operation, successful or not, for the duration of the context."""
         started = time.perf_counter()
         try:
             yield

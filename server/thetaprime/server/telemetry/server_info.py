@@ -1,4 +1,4 @@
-"""What is true of a server as a whole, however many processes it has."""
+"""Metrics of a server as a whole, independent of its number of processes."""
 
 import importlib.metadata
 from typing import Final
@@ -7,25 +7,25 @@ from prometheus_client import CollectorRegistry, Gauge, Info
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.store import Store
-from thetaprime.server.telemetry.store_metrics import StoredState
+from thetaprime.server.telemetry.store_metrics import StoreMetrics
 
-_LIMITS: Final = ("max_sessions", "workers")
-_LIMITS_OF_EACH_PROCESS: Final = ("adaptation_threads", "max_inflight_bytes", "queue")
+_SERVER_LIMITS: Final = ("max_sessions", "workers")
+_PROCESS_LIMITS: Final = ("adaptation_threads", "max_inflight_bytes", "queue")
 
 
-def add_server_info(registry: CollectorRegistry, config: ServerConfig, store: Store, processes: int = 1) -> None:
-    """Adds the version, the limits, to be drawn beside what they limit, and how much the store holds.
+def register_server_info(registry: CollectorRegistry, config: ServerConfig, store: Store, processes: int = 1) -> None:
+    """Registers the version, the limits (to be drawn beside the metrics that they bound) and the store's size.
 
     Args:
-        registry: where to.
+        registry: receives the metrics.
         config: the settings.
         store: the store.
-        processes: of the server; what limits each of them is counted for all.
+        processes: number of server processes; the limits of one process are multiplied by it.
     """
-    build = Info("thetaprime_build", "What is running.", registry=registry)
+    build = Info("thetaprime_build", "The version that runs.", registry=registry)
     build.info({"version": importlib.metadata.version("thetaprime")})
-    limits = Gauge("thetaprime_limit", "Settings that bound the others.", ["setting"], registry=registry)
-    for settings, count in ((_LIMITS, 1), (_LIMITS_OF_EACH_PROCESS, processes)):
+    limits = Gauge("thetaprime_limit", "Settings that bound other metrics.", ["setting"], registry=registry)
+    for settings, count in ((_SERVER_LIMITS, 1), (_PROCESS_LIMITS, processes)):
         for setting in settings:
             limits.labels(setting).set(getattr(config, setting) * count)
-    registry.register(StoredState(store, config.store))
+    registry.register(StoreMetrics(store, config.store))

@@ -1,4 +1,4 @@
-"""How much the store holds, asked at each scrape at a bounded cost."""
+"""Measures the store at each scrape, at a bounded cost."""
 
 import os
 import time
@@ -18,12 +18,12 @@ _SESSIONS_SEEN: Final = 100_000
 _BLOB_SECONDS: Final = 0.1
 
 
-class StoredState(Collector):
-    """Open sessions and stored bytes. What cannot be read is left out of the scrape.
+class StoreMetrics(Collector):
+    """The number of open sessions and of stored bytes. A metric that cannot be read is missing from the scrape.
 
     Args:
         store: the store.
-        folder: where it lives.
+        folder: the store's folder.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -32,12 +32,12 @@ class StoredState(Collector):
         self._blobs = BlobSizes(folder / "blobs")
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The metrics without their values: registering asks for nothing but names."""
+        """Yields the metrics without values: registration needs only their names."""
         yield _sessions()
         yield _bytes()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The metrics."""
+        """Yields the metrics."""
         try:
             open_sessions = count_open_sessions(self._store)
         except (sa.exc.SQLAlchemyError, ServiceError):
@@ -57,15 +57,15 @@ class StoredState(Collector):
 
 
 class BlobSizes:
-    """The bytes in a folder of blobs.
+    """Estimates the bytes in a folder of blobs.
 
-    Each call looks into as many of the subfolders as its time allows, those seen longest ago first. Digests spread
-    evenly over the subfolders, so what has not been seen yet is taken to hold as much as what has.
+    Each call measures as many subfolders as its time allows, the least recently measured first. Digests spread evenly
+    over the subfolders, so a subfolder not measured yet counts as the mean of the others.
 
     Args:
-        folder: of subfolders of blobs.
-        seconds: most time for each call; one subfolder is always seen.
-        now: a clock.
+        folder: the folder with the subfolders of blobs.
+        seconds: time limit of each call; at least one subfolder is measured.
+        now: a clock, in seconds.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BlobSizes:
         self._sizes: dict[Path, int] = {}
 
     def total(self) -> int:
-        """Bytes of all blobs.
+        """Returns the bytes of all blobs, measured or estimated.
 
         Raises:
             OSError: the folder cannot be read.
@@ -87,7 +87,7 @@ class BlobSizes:
         sizes = {path: size for path, size in self._sizes.items() if path in set(subfolders)}
         unseen = [path for path in subfolders if path not in sizes]
         for path in [*unseen, *sizes]:
-            # To the end of the order: the next call sees the others first.
+            # Moves the subfolder to the end of the order: the next call measures the others first.
             sizes.pop(path, None)
             sizes[path] = _size(path)
             if self._now() - started >= self._seconds:
@@ -97,7 +97,7 @@ class BlobSizes:
 
 
 def count_open_sessions(store: Store, seen: int = _SESSIONS_SEEN) -> int:
-    """Sessions that are neither closed nor expired, of the first `seen` that have not expired."""
+    """Counts the open sessions among the first `seen` that have not expired."""
     unexpired = sa.select(sessions.c.closed).where(sessions.c.expire_time > store.now()).limit(seen).subquery()
     query = sa.select(sa.func.count()).select_from(unexpired).where(unexpired.c.closed.is_(False))
     with store.reading() as connection:
@@ -110,15 +110,15 @@ def _size(folder: Path) -> int:
         for entry in entries:
             try:
                 total += entry.stat().st_size
-            # A sweep may have taken it since.
+            # A sweep may have deleted it meanwhile.
             except FileNotFoundError:
                 continue
     return total
 
 
 def _sessions(value: float | None = None) -> GaugeMetricFamily:
-    return GaugeMetricFamily("thetaprime_sessions_open", "Sessions neither closed nor expired.", value=value)
+    return GaugeMetricFamily("thetaprime_sessions_open", "Open sessions: neither closed nor expired.", value=value)
 
 
 def _bytes() -> GaugeMetricFamily:
-    return GaugeMetricFamily("thetaprime_stored_bytes", "Bytes of the store, by kind.", labels=["kind"])
+    return GaugeMetricFamily("thetaprime_stored_bytes", "Stored bytes, by kind.", labels=["kind"])

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of a call, where the server is told to record them.
+"""OpenTelemetry spans of calls, when the setting `tracing` is on.
 
-Nothing of OpenTelemetry is imported until then: `span` is one look at a context variable.
+OpenTelemetry is imported only then. Otherwise `span` costs one read of a context variable.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ _tracer: "contextvars.ContextVar[Tracer | None]" = contextvars.ContextVar("trace
 
 
 def span(name: str) -> "contextlib.AbstractContextManager[Any]":
-    """A span within the current call's, if that is traced."""
+    """Returns a child span of the current call's span, or a null context if the call is not traced."""
     tracer = _tracer.get()
     return _OFF if tracer is None else tracer.start_as_current_span(name)
 
 
 def traced(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator that runs a function in a span."""
+    """Returns a decorator that runs a function in a span."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -45,10 +45,10 @@ def traced(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 class CallTracer:
-    """Continues the trace that a client's call belongs to, by its W3C ``traceparent``.
+    """Continues the trace of the client's call, from its W3C ``traceparent`` header.
 
     Args:
-        enabled: otherwise a call is merely let through.
+        enabled: whether to record spans.
 
     Raises:
         StartupError: OpenTelemetry is not installed.
@@ -65,19 +65,19 @@ class CallTracer:
             raise StartupError("tracing needs the tracing extra: pip install 'thetaprime[tracing]'") from error
         self._kind = trace.SpanKind.SERVER
         self._extract = TraceContextTextMapPropagator().extract
-        # Of the process's provider: `export_spans` sets one up, or the program that embeds this server has its own.
+        # The process's tracer provider: set by `export_spans`, or by the program that embeds this server.
         self._tracer = trace.get_tracer(_NAME)
 
     @contextlib.contextmanager
-    def call(self, method: str, metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]) -> Iterator[str]:
-        """Around a call.
+    def trace_call(self, method: str, metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]) -> Iterator[str]:
+        """Records a span for a call, for the duration of the context.
 
         Args:
             method: as gRPC names it, ``/package.Service/Method``.
-            metadata: gives what the client sent along.
+            metadata: returns the call's metadata.
 
         Yields:
-            The id of its trace in hexadecimal digits; empty where it is not traced.
+            The trace id in hexadecimal digits; empty if tracing is off.
         """
         if self._tracer is None:
             yield ""
@@ -92,8 +92,8 @@ class CallTracer:
 
 
 @contextlib.contextmanager
-def exported_spans() -> Iterator[None]:
-    """Sends the spans of this process to where OpenTelemetry's environment variables say. For entry points.
+def export_spans() -> Iterator[None]:
+    """Exports this process's spans by OTLP, as OpenTelemetry's environment variables configure it. For entry points.
 
     Raises:
         StartupError: OpenTelemetry is not installed.
@@ -108,7 +108,7 @@ def exported_spans() -> Iterator[None]:
         raise StartupError("tracing needs the tracing extra: pip install 'thetaprime[tracing]'") from error
     name = os.environ.get("OTEL_SERVICE_NAME", "thetaprime")
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
-    # A collector that does not answer must not keep a server from stopping, as ten seconds at each attempt would.
+    # OpenTelemetry's default of ten seconds per attempt would delay the server's stop when no collector answers.
     timeout = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_SECONDS))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout)))
     trace.set_tracer_provider(provider)

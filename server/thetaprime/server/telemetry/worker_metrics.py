@@ -1,4 +1,4 @@
-"""The metrics of several processes on one page: what they count, added up, and what the system says of each."""
+"""Aggregates the metrics of several workers: sums of their counts, and the process metrics of each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,44 +10,44 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable that tells a process where to keep what it counts; it must be there at the start."""
+"""Environment variable that names the folder of a process's metrics; it must be set before the process starts."""
 
 
-def add_workers(registry: CollectorRegistry, folder: Path, pids: Callable[[], Mapping[int, int]]) -> None:
-    """Adds the metrics of all workers to a page.
+def register_workers(registry: CollectorRegistry, folder: Path, pids: Callable[[], Mapping[int, int]]) -> None:
+    """Registers the metrics of all workers.
 
     Args:
-        registry: of the page.
-        folder: where the workers keep what they count.
-        pids: process ids of the workers that are running, by their number.
+        registry: receives the metrics.
+        folder: where the workers write their metrics.
+        pids: returns the process ids of the running workers, by worker number.
     """
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
-    registry.register(_Processes(pids))
+    registry.register(_ProcessMetrics(pids))
 
 
-def forget(folder: Path, pid: int) -> None:
-    """Takes what a process had in hand, or was, out of the sums; what it has done stays counted."""
+def mark_dead(folder: Path, pid: int) -> None:
+    """Removes the gauges of an ended process from the sums; its counters stay."""
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
-class _Processes(Collector):
-    """The `process_` metrics of each worker, under the label ``worker``.
+class _ProcessMetrics(Collector):
+    """The `process_` metrics of each worker, with the label ``worker``.
 
-    A sum over processes would fall whenever one of them is started again, which a counter must not.
+    They are not summed: a sum would fall when a worker restarts, and a counter must not fall.
     """
 
     def __init__(self, pids: Callable[[], Mapping[int, int]]) -> None:
         self._pids = pids
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering asks for no names."""
+        """Yields no metric: the names are known only at the scrape."""
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each metric, with a sample for each worker."""
+        """Yields each metric once, with one sample per worker."""
         families: dict[str, Metric] = {}
         for worker, pid in sorted(self._pids().items()):
-            for found in _process(pid):
+            for found in _read_process(pid):
                 family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
                 family.samples += [
                     sample._replace(labels={**sample.labels, "worker": str(worker)}) for sample in found.samples
@@ -55,6 +55,6 @@ class _Processes(Collector):
         yield from families.values()
 
 
-def _process(pid: int) -> list[Metric]:
-    """What the system says of a process; nothing of one that is gone."""
+def _read_process(pid: int) -> list[Metric]:
+    """Reads a process's metrics from the system; empty if the process has ended."""
     return list(ProcessCollector(pid=lambda: pid, registry=None).collect())

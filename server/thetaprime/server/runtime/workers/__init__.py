@@ -1,4 +1,4 @@
-"""A server of several processes: they share an address and a store, and one that serves nobody watches over them."""
+"""A server of several worker processes on one address and one store, with a supervisor that takes no calls."""
 
 from thetaprime.server.runtime.workers.restarts import WorkersError
 from thetaprime.server.runtime.workers.supervisor import supervise

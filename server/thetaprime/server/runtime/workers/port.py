@@ -1,4 +1,4 @@
-"""One address for several processes: each listens there, and the kernel deals the connections out."""
+"""Reserves one port for several processes; the kernel distributes the connections among those that listen on it."""
 
 import contextlib
 import socket
@@ -9,19 +9,19 @@ from thetaprime.server.errors import StartupError
 
 
 @contextlib.contextmanager
-def reserved(address: str) -> Iterator[str]:
-    """Holds an address that nobody else has, for processes that set SO_REUSEPORT, without listening there.
+def reserve_port(address: str) -> Iterator[str]:
+    """Binds a free address, without listening, for processes that listen there with SO_REUSEPORT.
 
-    Held for as long as the context lasts, it cannot be lost to others while no process listens.
+    While it is bound, no other program can take the address, even when no worker listens.
 
     Args:
-        address: ``host:port``; port 0 takes a free one.
+        address: ``host:port``; port 0 takes any free port.
 
     Yields:
-        ``host:port`` with the port that it is.
+        ``host:port`` with the actual port.
 
     Raises:
-        StartupError: the address does not read so, is taken, or cannot be shared on this system.
+        StartupError: the address is invalid or in use, or this system cannot share a port.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartupError("workers: this system does not let several processes listen on one port; expected 1")
@@ -31,26 +31,26 @@ def reserved(address: str) -> Iterator[str]:
         raise StartupError(f"address {address}: several workers need host:port") from error
     if not host:
         raise StartupError(f"address {address}: several workers need host:port")
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as sockets:
         try:
-            for family, place in _places(host):
-                port = _take(held.enter_context(socket.socket(family, socket.SOCK_STREAM)), family, place, port)
+            for family, ip in _resolve(host):
+                port = _bind(sockets.enter_context(socket.socket(family, socket.SOCK_STREAM)), family, ip, port)
         except OSError as error:
             raise StartupError(f"address {address}: cannot listen there ({error})") from error
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
-def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses that a host name stands for, once each."""
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Returns the distinct IP addresses of a host name."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
-def _take(held: socket.socket, family: socket.AddressFamily, place: str, port: int) -> int:
+def _bind(unbound: socket.socket, family: socket.AddressFamily, ip: str, port: int) -> int:
     if family == socket.AF_INET6:
-        # As gRPC does: the address that is none in particular is for IPv4 too.
-        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(place != "::"))
-    # Taken for itself alone first: so nobody else is there, not even one who would share.
-    held.bind((place, port))
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return int(held.getsockname()[1])
+        # As gRPC does: the unspecified address also accepts IPv4.
+        unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ip != "::"))
+    # SO_REUSEPORT is set after binding: the bind fails if any other program has the port, also one that shares it.
+    unbound.bind((ip, port))
+    unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return int(unbound.getsockname()[1])

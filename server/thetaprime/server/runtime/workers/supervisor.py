@@ -1,4 +1,4 @@
-"""Starts the workers of a server, keeps their number up, and stops them: it takes no calls, and loads no torch."""
+"""Supervises the workers of a server: starts them, restarts those that end, stops them. Never imports torch."""
 
 import asyncio
 import contextlib
@@ -15,51 +15,51 @@ from thetaprime.server import failpoints
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 from thetaprime.server.runtime.process import log_listening
-from thetaprime.server.runtime.workers.port import reserved
+from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerProcess, WorkerSpec
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry import worker_metrics
-from thetaprime.server.telemetry.exposition import exposed
-from thetaprime.server.telemetry.server_info import add_server_info
+from thetaprime.server.telemetry.exposition import serve_metrics
+from thetaprime.server.telemetry.server_info import register_server_info
 
 _log = structlog.get_logger()
 
 
 async def supervise(config: ServerConfig, stop_event: asyncio.Event, on_ready: Callable[[str], None]) -> None:
-    """Runs the workers of a server until it is told to stop, then has them drain.
+    """Runs the workers of a server until the event is set, then drains them.
 
     Args:
         config: the settings.
-        stop_event: set when it is to stop.
-        on_ready: called with ``host:port`` once all of them take calls.
+        stop_event: ends the server.
+        on_ready: called with ``host:port`` once all workers accept calls.
 
     Raises:
-        StartupError: a worker cannot start, or what they share cannot be had.
-        WorkersError: one died again and again.
+        StartupError: a worker cannot start, or the address, the store or the metrics address cannot be used.
+        WorkersError: a worker keeps ending.
     """
     with (
-        reserved(config.address) as address,
-        # Opened before they all come to it: the first one makes the tables.
+        reserve_port(config.address) as address,
+        # Opened before the workers start: the first to open a store creates its tables.
         contextlib.closing(Store(config.store)) as store,
-        _counted(config) as folder,
+        _metrics_folder(config) as folder,
     ):
-        crew = _WorkerPool(config.model_copy(update={"address": address}), folder)
-        with _page(config, store, folder, crew.pids):
+        pool = _WorkerPool(config.model_copy(update={"address": address}), folder)
+        with _serve_worker_metrics(config, store, folder, pool.pids):
             try:
-                if await _came_before(stop_event, crew.start()):
+                if await _run_until(stop_event, pool.start()):
                     log_listening(address, config)
                     on_ready(address)
-                    await _came_before(stop_event, crew.keep_up())
+                    await _run_until(stop_event, pool.keep_running())
                     _log.info("draining", grace=config.grace)
             finally:
-                await crew.stop()
+                await pool.stop()
         _log.info("stopped")
 
 
 @contextlib.contextmanager
-def _counted(config: ServerConfig) -> Iterator[Path | None]:
-    """A folder for what the workers count; None where nobody asks for it."""
+def _metrics_folder(config: ServerConfig) -> Iterator[Path | None]:
+    """Yields a temporary folder for the workers' metrics; None if no metrics are served."""
     if not config.metrics_address:
         yield None
         return
@@ -68,26 +68,26 @@ def _counted(config: ServerConfig) -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def _page(
+def _serve_worker_metrics(
     config: ServerConfig, store: Store, folder: Path | None, pids: Callable[[], Mapping[int, int]]
 ) -> Iterator[None]:
     """Serves the metrics of all workers on one port."""
     registry = CollectorRegistry()
     if folder is not None:
-        add_server_info(registry, config, store, processes=config.workers)
-        worker_metrics.add_workers(registry, folder, pids)
-    with exposed(registry, config.metrics_address) as address:
+        register_server_info(registry, config, store, processes=config.workers)
+        worker_metrics.register_workers(registry, folder, pids)
+    with serve_metrics(registry, config.metrics_address) as address:
         if address:
             _log.info("metrics", address=address)
         yield
 
 
 class _WorkerPool:
-    """The workers.
+    """The workers of a server.
 
     Args:
-        config: the settings, with the address that is held for them.
-        folder: where they keep what they count, or None.
+        config: the settings, with the reserved address.
+        folder: where the workers write their metrics, or None.
     """
 
     def __init__(self, config: ServerConfig, folder: Path | None) -> None:
@@ -96,64 +96,64 @@ class _WorkerPool:
         self._running: dict[int, WorkerProcess] = {}
 
     def pids(self) -> Mapping[int, int]:
-        """Process ids by worker. From any thread."""
+        """Returns the process ids by worker number. Thread-safe."""
         return {number: process.pid for number, process in self._running.copy().items()}
 
     async def start(self) -> None:
-        """Starts them all, and waits until they take calls."""
-        await _all(self._begin(number, {}) for number in range(self._config.workers))
+        """Starts all workers, and waits until they accept calls."""
+        await _gather(self._start_worker(number, {}) for number in range(self._config.workers))
 
-    async def keep_up(self) -> None:
-        """Starts each again that ends, for as long as they are not stopped.
+    async def keep_running(self) -> None:
+        """Restarts each worker that ends.
 
         Raises:
-            WorkersError: one does not stay alive.
+            WorkersError: a worker keeps ending.
         """
-        await _all(self._keep_up(number) for number in range(self._config.workers))
+        await _gather(self._keep_worker_running(number) for number in range(self._config.workers))
 
     async def stop(self) -> None:
-        """Has them all drain, and waits for their ends."""
+        """Drains all workers, and waits until they have ended."""
         for process in self._running.values():
             process.stop()
         for number, process in list(self._running.items()):
-            status = await process.ended()
-            self._forget(number, process)
-            # Before it can drain, it has nothing to drain.
+            status = await process.wait()
+            self._remove(number, process)
+            # SIGTERM ends a worker that is still starting, and has nothing to drain.
             if status not in (0, -signal.SIGTERM):
                 _log.error("worker did not drain", worker=number, status=status)
 
-    async def _keep_up(self, number: int) -> None:
+    async def _keep_worker_running(self, number: int) -> None:
         restarts = Restarts()
         while True:
-            restarts.began()
+            restarts.record_start()
             process = self._running[number]
-            status = await process.ended()
-            self._forget(number, process)
+            status = await process.wait()
+            self._remove(number, process)
             _log.error("worker ended", worker=number, pid=process.pid, status=status)
-            await asyncio.sleep(restarts.delay(number, status))
+            await asyncio.sleep(restarts.next_delay(number, status))
             try:
-                # A worker that comes back is a new server: a test that killed the one has not armed the other.
-                await self._begin(number, {failpoints.VARIABLE: ""})
+                # Failpoints are armed for the first process only: a restarted worker is a new server.
+                await self._start_worker(number, {failpoints.VARIABLE: ""})
             except StartupError as error:
                 _log.error("worker did not start", worker=number, problem=str(error))
             else:
-                _log.info("worker is back", worker=number)
+                _log.info("worker restarted", worker=number)
 
-    async def _begin(self, number: int, environment: Mapping[str, str]) -> None:
+    async def _start_worker(self, number: int, environment: Mapping[str, str]) -> None:
         if self._folder is not None:
             environment = {**environment, worker_metrics.VARIABLE: str(self._folder)}
         process = await WorkerProcess.start(WorkerSpec(number, self._config), environment)
         self._running[number] = process
-        await process.ready()
+        await process.wait_until_ready()
 
-    def _forget(self, number: int, process: WorkerProcess) -> None:
+    def _remove(self, number: int, process: WorkerProcess) -> None:
         del self._running[number]
         if self._folder is not None:
-            worker_metrics.forget(self._folder, process.pid)
+            worker_metrics.mark_dead(self._folder, process.pid)
 
 
-async def _came_before(stop_event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether some work came to its end before the word to stop; that ends it otherwise."""
+async def _run_until(stop_event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Runs a coroutine, and cancels it when the event is set; returns whether the coroutine finished."""
     tasks = asyncio.create_task(work), asyncio.create_task(stop_event.wait())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,11 +166,11 @@ async def _came_before(stop_event: asyncio.Event, work: Coroutine[Any, Any, None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Does all at once; the first that fails ends the others."""
+async def _gather(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs coroutines concurrently; the first error cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
+            for coroutine in coroutines:
+                group.create_task(coroutine)
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors

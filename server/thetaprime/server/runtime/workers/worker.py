@@ -1,7 +1,7 @@
-"""A worker's own side: ``python -m thetaprime.server.runtime.workers.worker``, for `WorkerProcess` to start.
+"""The entry point of a worker, ``python -m thetaprime.server.runtime.workers.worker``, started by `WorkerProcess`.
 
-It reads what it is to be from its standard input, and drains when that is closed: a supervisor that was killed leaves
-nobody behind who keeps its port. On standard output it says one word.
+A worker reads its `WorkerSpec` from standard input, and writes one `ReadyMessage` to standard output. It drains when
+standard input closes, so the workers of a killed supervisor end and release its port.
 """
 
 import asyncio
@@ -17,33 +17,33 @@ from thetaprime.server.runtime.workers.worker_process import ReadyMessage, Worke
 
 
 def main() -> int:
-    """Runs a worker until it is told to stop; the exit status."""
-    # The pipe is for the one word; what a library prints goes where the logs go.
+    """Runs a worker until it is stopped; returns the exit status."""
+    # The original standard output carries only the ReadyMessage; output of libraries goes to standard error.
     supervisor = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    order = WorkerSpec.from_line(sys.stdin.buffer.readline())
-    configure_logging(worker=order.worker)
+    spec = WorkerSpec.from_line(sys.stdin.buffer.readline())
+    configure_logging(worker=spec.worker)
     adopt_library_logs()
 
-    def say(word: ReadyMessage) -> None:
+    def send(message: ReadyMessage) -> None:
         with supervisor:
-            supervisor.write(word.to_line())
+            supervisor.write(message.to_line())
 
     try:
-        asyncio.run(_serve(order, say))
+        asyncio.run(_serve(spec, send))
     except StartupError as error:
-        say(ReadyMessage(str(error)))
+        send(ReadyMessage(str(error)))
         return 1
     return 0
 
 
-async def _serve(order: WorkerSpec, say: Callable[[ReadyMessage], None]) -> None:
+async def _serve(spec: WorkerSpec, send: Callable[[ReadyMessage], None]) -> None:
     stop_event = stop_on_signals()
-    asyncio.get_running_loop().add_reader(0, _told_by_the_end, stop_event)
-    await serve_until(stop_event, order.config, lambda _: say(ReadyMessage()), worker=order.worker)
+    asyncio.get_running_loop().add_reader(0, _stop_at_end_of_input, stop_event)
+    await serve_until(stop_event, spec.config, lambda _: send(ReadyMessage()), worker=spec.worker)
 
 
-def _told_by_the_end(stop_event: asyncio.Event) -> None:
+def _stop_at_end_of_input(stop_event: asyncio.Event) -> None:
     if not os.read(0, 1):
         asyncio.get_running_loop().remove_reader(0)
         stop_event.set()

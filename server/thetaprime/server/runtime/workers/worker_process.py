@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a process with a pipe in, which holds it, and one out, for its one word."""
+"""The supervisor's side of a worker: starts its process, sends its `WorkerSpec`, reads its `ReadyMessage`, stops it."""
 
 import asyncio
 import contextlib
@@ -7,59 +7,58 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import Self
+from typing import Final, Self
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 
-MODULE = "thetaprime.server.runtime.workers.worker"
-"""What a worker runs."""
+_MODULE: Final = "thetaprime.server.runtime.workers.worker"
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is to be; it travels as one line of JSON.
+    """The number and the settings of a worker, sent to its standard input as one line of JSON.
 
     Attributes:
-        worker: its number, counted from 0.
-        config: the settings, with the address that is held for all.
+        worker: its number, from 0.
+        config: the settings, with the address that the supervisor reserved.
     """
 
     worker: int
     config: ServerConfig
 
     def to_line(self) -> bytes:
-        """For the worker's standard input: settings may be secret, and a command line is not."""
+        """Encodes the spec. It goes to standard input: settings may be secret, and a command line is public."""
         return json.dumps({"worker": self.worker, "config": self.config.model_dump(mode="json")}).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
-        """Reads what `to_line` wrote."""
+        """Decodes the line that `to_line` encoded."""
         found = json.loads(line)
-        # All settings are there, and so neither the environment nor a file has a say again.
+        # The line sets every setting, so neither the environment nor a config file changes any.
         return cls(found["worker"], ServerConfig(**{**found["config"], "config": None}))
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadyMessage:
-    """What a worker says once: that it takes calls, or why it cannot.
+    """The only message of a worker: it accepts calls, or it cannot start.
 
     Attributes:
-        problem: empty where it takes calls.
+        problem: why it cannot start; empty if it accepts calls.
     """
 
     problem: str = ""
 
     def to_line(self) -> str:
-        """For the worker's standard output."""
+        """Encodes the message for the worker's standard output."""
         return json.dumps(dataclasses.asdict(self)) + "\n"
 
 
 class WorkerProcess:
-    """A worker that was started.
+    """A started worker.
 
     Attributes:
-        pid: of its process.
+        pid: its process id.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -67,39 +66,39 @@ class WorkerProcess:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, order: WorkerSpec, environment: Mapping[str, str]) -> Self:
-        """Starts a process; a fresh one, since what torch and gRPC hold does not survive a fork.
+    async def start(cls, spec: WorkerSpec, environment: Mapping[str, str]) -> Self:
+        """Starts a new process, without fork: torch and gRPC do not survive one.
 
         Args:
-            order: what it is to be.
-            environment: variables beside this process's own; an empty one is taken away.
+            spec: the worker's number and settings.
+            environment: variables to set beside those of this process; an empty value unsets a variable.
         """
-        inherited = {name: value for name, value in {**os.environ, **environment}.items() if value}
+        variables = {name: value for name, value in {**os.environ, **environment}.items() if value}
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", MODULE, stdin=pipe, stdout=pipe, env=inherited
+            sys.executable, "-m", _MODULE, stdin=pipe, stdout=pipe, env=variables
         )
         if process.stdin is not None:  # for mypy: it is a pipe
-            process.stdin.write(order.to_line())
+            process.stdin.write(spec.to_line())
         return cls(process)
 
-    async def ready(self) -> None:
-        """Waits until it takes calls.
+    async def wait_until_ready(self) -> None:
+        """Waits until the worker accepts calls.
 
         Raises:
-            StartupError: it cannot, or has ended.
+            StartupError: it cannot start, or has ended.
         """
         line = b"" if self._process.stdout is None else await self._process.stdout.readline()
         if not line:
-            raise StartupError(f"a worker ended while it started, with status {await self.ended()}")
+            raise StartupError(f"a worker ended during its start, with status {await self.wait()}")
         if problem := ReadyMessage(**json.loads(line)).problem:
             raise StartupError(problem)
 
-    async def ended(self) -> int:
-        """Waits for its end; the status, or the negated signal that ended it."""
+    async def wait(self) -> int:
+        """Waits until the process ends; returns its exit status, or the negated number of the signal that ended it."""
         return await self._process.wait()
 
     def stop(self) -> None:
-        """Has it drain; no error where it has ended."""
+        """Sends SIGTERM, so that the worker drains; does nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
