@@ -38,7 +38,7 @@ def test_a_token_from_a_file_or_the_environment(
 ) -> None:
     refused = thetaprime("models", "--address", guarded)
     assert refused.exit_code == 1
-    assert "refuses this client: no token came" in refused.stderr
+    assert "refuses this client: the call has no token" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     file = tmp_path / "token"
     file.write_text(token + "\n")

@@ -77,7 +77,7 @@ def test_a_disk_that_hangs_is_not_serving(start: "Start", monkeypatch: pytest.Mo
     monkeypatch.setattr(health, "_HUNG_SECONDS", 0.02)
     with start(probe_seconds=0.02) as service:
         with monkeypatch.context() as patched:
-            patched.setattr(health, "probe", lambda _: go_on.wait(60))
+            patched.setattr(health, "probe_store", lambda _: go_on.wait(60))
             wait_for(service.channel, NOT_SERVING)
         monkeypatch.setattr(health, "_HUNG_SECONDS", 60)
         go_on.set()
@@ -92,7 +92,7 @@ def test_a_store_that_others_keep_busy_is_serving(start: "Start", monkeypatch: p
         raise UnavailableError("the store is busy", retry_after=1.0)
 
     with start(probe_seconds=0.01) as service:
-        monkeypatch.setattr(health, "probe", busy)
+        monkeypatch.setattr(health, "probe_store", busy)
         for _ in range(3):  # by the third, the first has been judged
             assert probed.acquire(timeout=60)
         assert status(service.channel) == SERVING
@@ -102,7 +102,7 @@ def test_the_probe_writes_and_leaves_nothing(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path)) as store:
         log = tmp_path / "thetaprime.sqlite3-wal"
         before = log.stat().st_size, log.stat().st_mtime_ns
-        health.probe(store)
+        health.probe_store(store)
         assert (log.stat().st_size, log.stat().st_mtime_ns) != before
         assert not list(store.blobs.digests())
 
@@ -122,7 +122,7 @@ def test_not_serving_is_said_before_calls_are_refused(
         await asyncio.to_thread(use_the_notice)
         noticed.append(seconds)
 
-    monkeypatch.setattr("thetaprime.server.runtime.lifecycle._notice", notice)
+    monkeypatch.setattr("thetaprime.server.runtime.lifecycle._wait_for_load_balancers", notice)
     with running_server(configure(drain_notice=7.0)) as address:
         ready.append(address)
     assert noticed == [7.0]
@@ -131,9 +131,9 @@ def test_not_serving_is_said_before_calls_are_refused(
 def test_a_store_that_recovers_while_draining_stays_not_serving(start: "Start") -> None:
     async def run() -> None:
         drained = health.Health(SERVICES[1:], _Metrics())  # type: ignore[arg-type]
-        await drained.serve()
+        await drained.set_serving()
         await drained.drain()
-        await drained.serve()
+        await drained.set_serving()
         assert set(drained.servicer._server_status.values()) == {NOT_SERVING}
 
     asyncio.run(run())

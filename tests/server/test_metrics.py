@@ -314,7 +314,7 @@ def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None
             if name.startswith("process_"):
                 assert [sample.labels for sample in metric.samples] == [{"worker": "0"}, {"worker": "1"}], name
         os.kill(server.pids[0], signal.SIGKILL)
-        server.wait_for_line("worker is back")
+        server.wait_for_line("worker restarted")
         call_from_anew()
         after = scrape(config.metrics_address)
         # What the dead one has counted is not lost, and it is not among those that run.

@@ -10,8 +10,8 @@ import pytest
 
 from thetaprime import wire
 from thetaprime.server import running_server
-from thetaprime.server.auth import Pace, Quotas
 from thetaprime.server.errors import BusyError
+from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ def test_the_settings_limit_whom_the_file_does_not(tenants: Tenants) -> None:
 @pytest.mark.parametrize(("rate", "burst"), [(4.0, 4), (0.25, 1), (1.5, 1)])
 def test_the_pace_is_the_rate_in_the_mean_and_a_second_s_worth_at_once(rate: float, burst: int) -> None:
     now = 0.0
-    pace = Pace(lambda _: Quotas(max_adaptations_per_second=rate), clock=lambda: now)
+    limit = RateLimit(lambda _: rate, clock=lambda: now)
 
     def taken() -> int:
         for count in range(1000):
             try:
-                pace.take("t")
+                limit.take("t")
             except BusyError as error:
                 delay = error.details[0].retry_delay.ToNanoseconds() / 1e9  # type: ignore[attr-defined]
                 assert 0 < delay <= 1 / rate + 1e-6
@@ -155,23 +155,23 @@ def test_the_pace_is_the_rate_in_the_mean_and_a_second_s_worth_at_once(rate: flo
         now += 0.25
         total += taken()
     assert abs(total - seconds * rate) <= 1
-    pace.take("another")
+    limit.take("another")
     now += 1000.0
     assert taken() == burst
 
 
 def test_who_waits_as_long_as_it_is_told_is_served() -> None:
     now = 0.0
-    pace = Pace(lambda _: Quotas(max_adaptations_per_second=3.0), clock=lambda: now)
+    limit = RateLimit(lambda _: 3.0, clock=lambda: now)
     for _ in range(3):
-        pace.take("t")
+        limit.take("t")
     with pytest.raises(BusyError) as caught:
-        pace.take("t")
+        limit.take("t")
     now += caught.value.details[0].retry_delay.ToNanoseconds() / 1e9 + 1e-9  # type: ignore[attr-defined]
-    pace.take("t")
+    limit.take("t")
 
 
 def test_no_limit_is_no_limit() -> None:
-    pace = Pace(lambda _: Quotas())
+    limit = RateLimit(lambda _: None)
     for _ in range(10_000):
-        pace.take("t")
+        limit.take("t")

@@ -59,7 +59,7 @@ def test_tls_with_a_token(
             client.meta_policies()
         with (
             tp.Client(address, credentials=credentials, token="another") as client,
-            pytest.raises(tp.AccessError, match="no longer, valid"),
+            pytest.raises(tp.AccessError, match="no longer valid"),
         ):
             client.meta_policies()
 
@@ -127,8 +127,8 @@ BAD_FILES: dict[str, tuple[Damage, str]] = {
     "the key for the certificate": (lambda c, t: files(c, tls_certificate=c.server.key), "certificate .*is not PEM"),
     "another's key": (lambda c, t: files(c, tls_key=c.client.key), "does not go with certificate"),
     "an encrypted key": (lambda c, t: files(c, tls_key=written(t / "x", ENCRYPTED)), "is encrypted; expected"),
-    "certificate alone": (lambda c, t: files(c, tls_key=None), "tls-certificate .*needs tls-key beside it"),
-    "key alone": (lambda c, t: files(c, tls_certificate=None), "tls-key .*needs tls-certificate beside it"),
+    "certificate alone": (lambda c, t: files(c, tls_key=None), "tls-certificate .*needs tls-key as well"),
+    "key alone": (lambda c, t: files(c, tls_certificate=None), "tls-key .*needs tls-certificate as well"),
     "authority alone": (
         lambda c, t: files(c, tls_certificate=None, tls_key=None, tls_client_authority=c.ours.certificate),
         "tls-client-authority .*needs tls-certificate and tls-key",

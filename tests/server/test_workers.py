@@ -21,7 +21,7 @@ from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
 from thetaprime.server.runtime.workers import WorkersError
-from thetaprime.server.runtime.workers.port import reserved
+from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerSpec
 from thetaprime.server.store import Store, tables
@@ -129,7 +129,7 @@ def test_a_worker_killed_under_its_clients_costs_them_nothing(
 
         ended = list(threads.map(disturbed, range(CUSTOMERS)))
         assert server.wait_for_line("worker ended")["status"] == -signal.SIGKILL
-        server.wait_for_line("worker is back")
+        server.wait_for_line("worker restarted")
         assert len(server.pids) == WORKERS
         calls = [line for line in server.lines() if line["event"] == "call"]
         assert {line["worker"] for line in calls} == {*range(WORKERS)}
@@ -199,12 +199,12 @@ def test_an_address_of_another_s_workers_is_refused(configure: "Configure") -> N
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0"])
 def test_a_reserved_port_is_for_those_who_share_it(address: str) -> None:
-    with reserved(address) as taken:
+    with reserve_port(address) as taken:
         host, _, port = taken.rpartition(":")
         assert host == address.rpartition(":")[0]
         with socket.socket() as alone, pytest.raises(OSError, match="in use"):
             alone.bind(("127.0.0.1", int(port)))
-        with pytest.raises(StartupError, match=f"address {taken}: cannot listen"), reserved(taken):
+        with pytest.raises(StartupError, match=f"address {taken}: cannot listen"), reserve_port(taken):
             pass
         for _ in range(2):
             shared = socket.socket()
@@ -218,7 +218,7 @@ def test_a_reserved_port_is_for_those_who_share_it(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "unix:/tmp/socket", "127.0.0.1:x", "127.0.0.1:70000", ":1"])
 def test_an_address_that_cannot_be_shared_is_refused(address: str) -> None:
-    with pytest.raises(StartupError, match=f"address {address}"), reserved(address):
+    with pytest.raises(StartupError, match=f"address {address}"), reserve_port(address):
         pass
 
 
@@ -237,13 +237,13 @@ def test_a_worker_is_started_again_later_each_time_and_then_no_more() -> None:
     restarts = Restarts(clock=lambda: now)
     delays = []
     for lived in (100.0, 1.0, 1.0, 100.0, 1.0, 1.0):
-        restarts.began()
+        restarts.record_start()
         now += lived
-        delays.append(restarts.delay(7, -9))
+        delays.append(restarts.next_delay(7, -9))
     assert delays == [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
-    restarts.began()
+    restarts.record_start()
     with pytest.raises(WorkersError, match=r"worker 7 ended 4 times in a row within 10 s, .* status -9"):
-        restarts.delay(7, -9)
+        restarts.next_delay(7, -9)
 
 
 def test_a_worker_recalls_a_version_that_another_one_saw_first(tmp_path: Path, write_point_artifact: Write) -> None:

@@ -18,13 +18,15 @@ from google.rpc import error_details_pb2, status_pb2
 from thetaprime.server import ServerConfig
 from thetaprime.server.adaptation.commit import take_round
 from thetaprime.server.adaptation.engine import AdaptationEngine
-from thetaprime.server.auth import Authenticator, Pace, Quotas
+from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.logging import configure_logging
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer, MetaPolicyServicer
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.scheduling.fair_slots import FairSlots
+from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.store import Store
+from thetaprime.server.telemetry.calls import CallObserver
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
@@ -63,19 +65,27 @@ class ServiceWithoutWire:
         if not structlog.is_configured():
             configure_logging(logging.WARNING)
         self.store = Store(config.store) if now is None else Store(config.store, now)
-        catalog, gate = Catalog.load(config.zoo), Authenticator(config.tokens, Quotas.defaults(config))
+        catalog, authenticator = Catalog.load(config.zoo), Authenticator(config.tokens, Quotas.defaults(config))
         self._engine = AdaptationEngine(
             lambda call: take_round(self.store, catalog, call),
             threads=1,
             queue=config.queue,
-            pace=Pace(gate.quotas_of).take,
+            pace=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second).take,
         )
-        self._calls = CallInterceptor(gate, Metrics(), CallTracer(config.tracing))
+        self._calls = CallInterceptor(authenticator, CallObserver(Metrics(), CallTracer(config.tracing)))
         self._handlers = _Handlers()
         server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
             AdaptationServicer(
-                config, self.store, catalog, self._engine, threads, FairSlots(1), FairSlots(1), FairSlots(1), gate
+                config,
+                self.store,
+                catalog,
+                self._engine,
+                threads,
+                FairSlots(1),
+                FairSlots(1),
+                FairSlots(1),
+                authenticator,
             ),
             server,
         )

@@ -14,7 +14,7 @@ class Quotas(pydantic.BaseModel):
 
     Attributes:
         max_sessions: sessions open at once.
-        max_bytes: bytes of payloads and ONNX files; after a session has expired, of its ONNX files until they are deleted.
+        max_bytes: bytes of payloads and ONNX files; an expired session counts its ONNX files until they are deleted.
         max_steps: environment steps of sessions that have not expired.
         max_adaptations_per_second: mean rate of adaptation steps; the steps of one second may come in a burst.
     """
@@ -82,4 +82,3 @@ class Quotas(pydantic.BaseModel):
         ):
             if limit is not None and came > limit:
                 raise QuotaError(reason, subject, came, limit)
-

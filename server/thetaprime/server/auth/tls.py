@@ -33,8 +33,8 @@ def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     if not is_loopback(config.address):
         if not config.allow_plaintext:
             raise StartupError(
-                f"address {config.address}: other machines can reach it, and plain text is allowed on loopback addresses "
-                "only; set tls-certificate and tls-key, or allow-plaintext"
+                f"address {config.address}: other machines can reach it, and plain text is allowed on loopback "
+                "addresses only; set tls-certificate and tls-key, or allow-plaintext"
             )
         _log.warning("serving in plain text: the network can read and change every call", address=config.address)
     return None

@@ -74,7 +74,9 @@ class TokenTable(pydantic.BaseModel):
             raise TokenFileError(f"tokens {path}: cannot be read ({error.strerror})") from error
         except pydantic.ValidationError as error:
             # The message leaves the values out: a token may stand where its digest belongs.
-            problems = "; ".join(_format_problem(each["loc"], each["msg"]) for each in error.errors(include_input=False))
+            problems = "; ".join(
+                _format_problem(each["loc"], each["msg"]) for each in error.errors(include_input=False)
+            )
             raise TokenFileError(f"tokens {path}: {problems}") from None
         except ValueError as error:
             raise TokenFileError(f"tokens {path}: is not TOML ({error})") from error

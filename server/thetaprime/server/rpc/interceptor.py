@@ -1,4 +1,4 @@
-"""Wraps every call: refuses it while the server drains, authenticates it, decodes its messages, maps errors to statuses."""
+"""Wraps every call: refuses it while the server drains, authenticates it, decodes it, maps errors to statuses."""
 
 import asyncio
 import contextlib

@@ -117,6 +117,8 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             engine=engine,
             calls=CallInterceptor(authenticator, observer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, threads, reading, writing, processors, authenticator),
+            adaptation=AdaptationServicer(
+                config, store, catalog, engine, threads, reading, writing, processors, authenticator
+            ),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

@@ -36,5 +36,7 @@ class RateLimit:
         level = min(capacity, level + (now - since) * rate)
         if level < 1.0:
             # A refused call leaves the bucket as it was: an early retry does not prolong the wait.
-            raise BusyError(f"the tenant may take {rate:g} adaptation steps per second", retry_after=(1.0 - level) / rate)
+            raise BusyError(
+                f"the tenant may take {rate:g} adaptation steps per second", retry_after=(1.0 - level) / rate
+            )
         self._levels[tenant] = (level - 1.0, now)

@@ -33,11 +33,12 @@ class Metrics:
             multiprocess_mode="livemin",
         )
         self.meta_policies = Gauge(
-            "thetaprime_meta_policies", "Meta-policy versions in the catalog.", registry=registry, multiprocess_mode="livemax"
+            "thetaprime_meta_policies",
+            "Meta-policy versions in the catalog.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
-        self._calls = Counter(
-            "thetaprime_calls", "Calls ended, by status code.", ["method", "code"], registry=registry
-        )
+        self._calls = Counter("thetaprime_calls", "Calls ended, by status code.", ["method", "code"], registry=registry)
         self._refusals = Counter(
             "thetaprime_refusals", "Calls refused, by reason.", ["method", "code", "reason"], registry=registry
         )
@@ -46,16 +47,29 @@ class Metrics:
         )
         self._rounds = Counter("thetaprime_rounds", "Adaptation rounds committed.", ["meta_policy"], registry=registry)
         self._round_seconds = Histogram(
-            "thetaprime_round_seconds", "From Adapt to its θ′, including the wait in the queue.", buckets=_SECONDS, registry=registry
+            "thetaprime_round_seconds",
+            "From Adapt to its θ′, including the wait in the queue.",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._step_seconds = Histogram(
-            "thetaprime_step_seconds", "An adaptation step on its thread: gradient and store.", buckets=_SECONDS, registry=registry
+            "thetaprime_step_seconds",
+            "An adaptation step on its thread: gradient and store.",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._gradient_seconds = Histogram(
-            "thetaprime_gradient_seconds", "Computation of a step, precomputed or not.", buckets=_SECONDS, registry=registry
+            "thetaprime_gradient_seconds",
+            "Computation of a step, precomputed or not.",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._store_seconds = Histogram(
-            "thetaprime_store_seconds", "Duration of store operations.", ["operation"], buckets=_SECONDS, registry=registry
+            "thetaprime_store_seconds",
+            "Duration of store operations.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._steps_running = Gauge(
             "thetaprime_steps_running",
@@ -64,7 +78,10 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self._steps_waiting = Gauge(
-            "thetaprime_steps_waiting", "Adaptation steps waiting in the queue.", registry=registry, multiprocess_mode="livesum"
+            "thetaprime_steps_waiting",
+            "Adaptation steps waiting in the queue.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         processes = Gauge(
             "thetaprime_workers", "Server processes running.", registry=registry, multiprocess_mode="livesum"

@@ -69,7 +69,9 @@ class CallTracer:
         self._tracer = trace.get_tracer(_NAME)
 
     @contextlib.contextmanager
-    def trace_call(self, method: str, metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]) -> Iterator[str]:
+    def trace_call(
+        self, method: str, metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]
+    ) -> Iterator[str]:
         """Records a span for a call, for the duration of the context.
 
         Args:
