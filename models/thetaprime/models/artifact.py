@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from thetaprime.models.errors import ArtifactError
+from thetaprime.models.golden import golden_actions
 from thetaprime.models.manifest import MANIFEST_NAME, Manifest, Provenance
 from thetaprime.models.onnx import OnnxTemplate
 from thetaprime.models.parameters import (
@@ -42,8 +43,8 @@ class ExportedPolicy:
         onnx_sha256: SHA-256 (hex) of the file.
         metadata: the file's metadata_props.
         golden_observations: [K, *observation_shape] float32.
-        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, computed by torch, as the
-            environment takes them.
+        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, as the environment takes them, of
+            `golden_actions`.
     """
 
     policy_id: str
@@ -259,14 +260,14 @@ def _read(directory: Path, name: str, digests: Mapping[str, str] | None) -> byte
 def _export(
     policy: Policy, template: OnnxTemplate, golden: torch.Tensor, parameters: Parameters, parent_id: str
 ) -> ExportedPolicy:
-    with torch.no_grad():
-        actions = policy.act(parameters, golden.reshape(len(golden), -1))
+    observations = golden.numpy()
+    actions = golden_actions(policy, parameters, observations.reshape(len(observations), -1))
     policy_id = parameters_digest(parameters)
     data, metadata = template.write(
         parameters,
         policy_id=policy_id,
         parent_id=parent_id,
-        golden={"observations": golden.tolist(), "actions": actions.tolist()},
+        golden={"observations": observations.tolist(), "actions": actions.tolist()},
     )
     return ExportedPolicy(
         policy_id=policy_id,
@@ -274,6 +275,6 @@ def _export(
         onnx=data,
         onnx_sha256=digest_bytes(data),
         metadata=metadata,
-        golden_observations=golden.numpy(),
-        golden_actions=actions.numpy(),
+        golden_observations=observations,
+        golden_actions=actions,
     )

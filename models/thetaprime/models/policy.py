@@ -167,12 +167,12 @@ class Policy:
         output = self.head(parameters, observations)
         if self.continuous:
             return self.to_environment(output)
-        return output.argmax(-1) + self._start
+        return output.argmax(-1) + self.action_start
 
     def to_environment(self, actions: torch.Tensor) -> torch.Tensor:
         """Actions in policy units (or counted from 0) -> actions as the environment takes them."""
         if not self.continuous:
-            return actions + self._start
+            return actions + self.action_start
         return actions.clamp(-self._clip, self._clip) * self._half + self._middle
 
     @property
@@ -186,7 +186,8 @@ class Policy:
         return self._clip, self._half, self._middle
 
     @property
-    def _start(self) -> int:
+    def action_start(self) -> int:
+        """The environment's name of the first discrete action; 0 for box actions."""
         action = self.environment.action
         return 0 if isinstance(action, BoxAction) else action.start
 

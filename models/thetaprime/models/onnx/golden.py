@@ -1,53 +1,61 @@
-"""The golden vectors of a file that is put together from another one.
+"""Golden vectors of a derived file: the outputs of its graph, rounded alike on every processor."""
 
-They are computed by the reference implementation of ONNX in numpy, no runtime that the file is meant for, and in
-double precision: rounded to single at the end they are the same on every machine, and so is the file.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import helper, numpy_helper
+
+from thetaprime.models.golden import evaluate_rounded
+
+# The operators that the default form and the heads use.
+_OPERATORS: Final[dict[str, Callable[..., Any]]] = {
+    "Add": lambda left, right: left + right,
+    "ArgMax": lambda values, axis, keepdims: values.argmax(keepdims=bool(keepdims)),
+    "Exp": lambda values: values.exp(),
+    "Gemm": lambda rows, weight, bias, transB: rows @ weight.T + bias,
+    "Identity": lambda values: values,
+    "MatMul": lambda left, right: left @ right,
+    "Max": lambda left, right: left.maximum(right),
+    "Min": lambda left, right: left.minimum(right),
+    "Mul": lambda left, right: left * right,
+    "Relu": lambda values: values.relu(),
+    "Softmax": lambda logits, axis: logits.softmax(),
+    "Sub": lambda left, right: left - right,
+    "Tanh": lambda values: values.tanh(),
+}
 
 
 def golden_vectors(
     model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[np.float32]], outputs: Sequence[str]
 ) -> dict[str, Any]:
-    """What a graph gives for some inputs, one entry of the batch at a time.
+    """The outputs of a graph for some inputs, computed without any of the runtimes that will load the file.
 
     Args:
         model: the graph.
         inputs: [K, ...] for each of its inputs.
-        outputs: those of its outputs that have an entry for each observation.
+        outputs: names of the outputs with one entry for each observation.
 
     Returns:
         ``inputs`` and ``outputs``: by name, K entries each as nested lists.
     """
-    from onnx.reference import ReferenceEvaluator  # every operator of ONNX: only where a form is asked for
 
-    evaluator = ReferenceEvaluator(_in_double(model))
-    rows: dict[str, list[Any]] = {name: [] for name in outputs}
-    for index in range(len(next(iter(inputs.values())))):
-        feed = {name: array[index : index + 1].astype(np.float64) for name, array in inputs.items()}
-        for name, value in zip(outputs, evaluator.run(list(outputs), feed), strict=True):
-            rows[name].append(value[0] if value.dtype == np.int64 else value[0].astype(np.float32))
+    def network(number: type[Any], rows: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        values = {name: number.of(array) for name, array in rows.items()}
+        values |= {each.name: number.of(numpy_helper.to_array(each)) for each in model.graph.initializer}
+        for node in model.graph.node:
+            attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            if node.op_type == "Constant":
+                result = number.of(numpy_helper.to_array(attributes["value"]))
+            else:
+                result = _OPERATORS[node.op_type](*(values[name] for name in node.input), **attributes)
+            values[node.output[0]] = result
+        return {name: values[name] for name in outputs}
+
+    found = evaluate_rounded(network, inputs)
     return {
         "inputs": {name: array.tolist() for name, array in inputs.items()},
-        "outputs": {name: np.stack(row).tolist() for name, row in rows.items()},
+        "outputs": {name: found[name].tolist() for name in outputs},
     }
-
-
-def _in_double(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    constants = [attribute.t for node in copy.graph.node for attribute in node.attribute if attribute.HasField("t")]
-    for tensor in (*copy.graph.initializer, *constants):
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    for value in (*copy.graph.input, *copy.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    return copy

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
-from thetaprime.models.spec import CONTEXT, BoxAction
+from thetaprime.models.spec import CONTEXT
 
 TENSORS: Final = {
     "obs": ("the environment's", "the observation, flattened, raw"),
@@ -209,8 +209,6 @@ def _gaussian_head(policy: Policy) -> _Head:
 
 
 def _categorical_head(policy: Policy) -> _Head:
-    action = policy.environment.action
-    start = 0 if isinstance(action, BoxAction) else action.start
     nodes = [
         helper.make_node("ArgMax", ["logits"], ["chosen"], axis=1, keepdims=0),
         helper.make_node("Add", ["chosen", "action_start"], ["actions"]),
@@ -219,7 +217,7 @@ def _categorical_head(policy: Policy) -> _Head:
         helper.make_tensor_value_info("actions", TensorProto.INT64, ["batch"]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", policy.layer_sizes[-1]]),
     ]
-    return _Head(nodes, [numpy_helper.from_array(np.array([start], np.int64), "action_start")], outputs)
+    return _Head(nodes, [numpy_helper.from_array(np.array([policy.action_start], np.int64), "action_start")], outputs)
 
 
 def _placeholder(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
