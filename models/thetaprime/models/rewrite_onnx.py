@@ -1,15 +1,15 @@
-"""Writes the ONNX files of the shipped artifacts again, from their parameters.
+"""Writes the ONNX files of artifacts again, from their parameters.
 
-``python models/rewrite_onnx.py [FOLDER ...]``, after a change of the ONNX form. Only policy.onnx and its digest in
-manifest.json change. Without a folder, every artifact of the zoo is rewritten.
+Run ``python -m thetaprime.models.rewrite_onnx [FOLDER ...]`` after a change of the ONNX form. Only policy.onnx and its
+digest in manifest.json change. Without a folder, every artifact of the zoo is rewritten.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from thetaprime.models import find_meta_policies, load_meta_policy, zoo_directory
-from thetaprime.models.artifact import ONNX_NAME
+from thetaprime.models.artifact import ONNX_NAME, load_meta_policy
+from thetaprime.models.artifact_folders import find_meta_policies, zoo_directory
 from thetaprime.models.manifest import MANIFEST_NAME
 
 
@@ -30,11 +30,12 @@ def rewrite_onnx(directory: Path) -> bool:
         ArtifactError: the artifact is damaged.
     """
     meta_policy = load_meta_policy(directory)
+    manifest = meta_policy.manifest
     exported = meta_policy.export(meta_policy.parameters)
-    files = {**meta_policy.manifest.files, ONNX_NAME: exported.onnx_sha256}
+    files = {**manifest.files, ONNX_NAME: exported.onnx_sha256}
     (directory / ONNX_NAME).write_bytes(exported.onnx)
-    (directory / MANIFEST_NAME).write_bytes(meta_policy.manifest.model_copy(update={"files": files}).sealed().to_bytes())
-    return files != meta_policy.manifest.files
+    (directory / MANIFEST_NAME).write_bytes(manifest.model_copy(update={"files": files}).sealed().to_bytes())
+    return files != manifest.files
 
 
 if __name__ == "__main__":
