@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tests.examples.vectors import vectors
-from tests.profile_cases import robot_of
+from tests.support.models.policy_cases import robot_of
 from thetaprime import wire
 from thetaprime.models import (
     PROFILES,
