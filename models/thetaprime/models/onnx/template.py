@@ -135,10 +135,10 @@ def _build(policy: Policy) -> onnx.ModelProto:
         numpy_helper.from_array(factor.numpy(), "observation_factor"),
     ]
     nodes += [
-        helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centred"]),
-        helper.make_node("Mul", ["obs_centred", "observation_factor"], ["obs_normalised"]),
+        helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centered"]),
+        helper.make_node("Mul", ["obs_centered", "observation_factor"], ["obs_normalized"]),
     ]
-    current = "obs_normalised"
+    current = "obs_normalized"
     if policy.spec.context_size:
         size, units = policy.spec.context_size, policy.layer_sizes[1]
         initializers += [
