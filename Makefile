@@ -40,11 +40,12 @@ demo: $(VENV)/.ready-to-run ## Watch a policy adapt to an unseen goal through a 
 test: check ## Run every check and every test.
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: $(VENV)/.ready-to-develop ## Lint, types, import rules, generated code.
+check: $(VENV)/.ready-to-develop ## Lint, types, import rules, spelling, generated code.
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/codespell $(SOURCES) docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md pyproject.toml Makefile
 	@$(BIN)/python benchmarks/results.py --check
 	@$(BIN)/python benchmarks/speed.py --check
 	@$(BIN)/python models/document_profiles.py --check

@@ -79,7 +79,7 @@ def test_a_configuration_file(guarded: str, token: str, thetaprime: Command, tmp
     assert thetaprime("models", "--config", tmp_path / "client.toml").exit_code == 0
     refused = thetaprime("models", "--config", tmp_path / "client.toml", "--address", "192.0.2.1:1")
     assert "not sent to 192.0.2.1:1 in plain text" in refused.stderr
-    (tmp_path / "client.toml").write_text("adress = 'x'")
+    (tmp_path / "client.toml").write_text("addr = 'x'")
     refused = thetaprime("models", "--config", tmp_path / "client.toml")
-    assert "client.toml: adress: no such setting" in refused.stderr
+    assert "client.toml: addr: no such setting" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1

@@ -139,7 +139,7 @@ def test_the_token_of_the_nearest_place_is_sent(
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [
-        ("adress = 'x'", "adress", "no such setting; expected any of address, timeout"),
+        ("addr = 'x'", "addr", "no such setting; expected any of address, timeout"),
         ("timeout = 'soon'", "timeout", "'soon'; expected a number"),
         ("tls = 'maybe'", "tls", "'maybe'; expected true or false"),
         ("address = 3", "address", "int; expected a string"),
@@ -177,8 +177,8 @@ def test_what_is_wrong_in_the_environment_is_named_by_its_variable(
 
 
 def test_an_argument_that_is_no_setting_is_refused() -> None:
-    with pytest.raises(tp.InvalidInputError, match="adress: no such setting"):
-        tp.Client.from_environment(adress="x")
+    with pytest.raises(tp.InvalidInputError, match="addr: no such setting"):
+        tp.Client.from_environment(addr="x")
 
 
 def test_a_token_is_quoted_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

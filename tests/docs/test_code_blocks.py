@@ -81,7 +81,7 @@ def test_every_scene_is_of_a_page() -> None:
 @pytest.mark.parametrize(
     ("language", "code", "problem"),
     [
-        ("python", "import thetaprime.client as tp\ntp.Clinet()", "Clinet"),
+        ("python", "import thetaprime.client as tp\ntp.Clientt()", "Clientt"),
         ("python", "def test_it():\n    raise ValueError('found')", "found"),
         ("python", "import asyncio\nawait asyncio.sleep(0)\nraise ValueError('found')", "found"),
         ("console", "$ thetaprime models --lokal", "--lokal"),

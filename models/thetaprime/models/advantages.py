@@ -29,7 +29,7 @@ def features(observations: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
 
 
 def fit_baseline(inputs: torch.Tensor, targets: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Least squares with ridge regularisation, ten times more of it at each failure.
+    """Least squares with ridge regularization, ten times more of it at each failure.
 
     Args:
         inputs: [S, F] features.
@@ -82,7 +82,7 @@ def estimate_advantages(
         horizon: H, the longest episode.
         discount: γ.
         gae_lambda: λ; 1 gives the discounted return minus the baseline.
-        ridge: regularisation of the baseline.
+        ridge: regularization of the baseline.
 
     Returns:
         [S] float32 with mean 0 and standard deviation 1 (all 0 where every advantage is alike).

@@ -142,7 +142,7 @@ class AdaptationSpec(Spec):
     gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
     """λ of generalized advantage estimation (Schulman et al. 2016); 1 is REINFORCE's return minus baseline."""
     baseline_ridge: float = pydantic.Field(default=1e-5, gt=0.0)
-    """Ridge regularisation of the linear feature baseline."""
+    """Ridge regularization of the linear feature baseline."""
     first_order: bool = False
     """Treat the inner gradient as a constant when differentiating through the adaptation (FOMAML)."""
 

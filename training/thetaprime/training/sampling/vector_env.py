@@ -82,7 +82,7 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         self._arrays: Arrays | None = None
         self._crew: WorkerPool | _ThisProcess = _ThisProcess() if workers == 1 else worker_pool(workers)
         self._crew.introduce(distribution, workers)
-        self._crew.enrol(self)
+        self._crew.enroll(self)
         try:
             spaces = self._ask("make", [(self._tasks[rows.start :: rows.step], rows) for rows in self._rows])
             for other, rows in zip(spaces, self._rows, strict=True):
@@ -209,7 +209,7 @@ class _ThisProcess:
     def introduce(self, distribution: TaskDistribution, workers: int) -> None:
         self._distribution = distribution
 
-    def enrol(self, vector: VectorEnv[Any, Any, Any]) -> None:
+    def enroll(self, vector: VectorEnv[Any, Any, Any]) -> None:
         pass
 
     def ask(self, vector: int, verb: str, arguments: Sequence[tuple[Any, ...] | None], doing: Any) -> list[Any]:

@@ -238,7 +238,7 @@ class WorkerPool:
             self._pipes.append(pipe)
             self._known.append(b"")
 
-    def enrol(self, vector: VectorEnv[Any, Any, Any]) -> None:
+    def enroll(self, vector: VectorEnv[Any, Any, Any]) -> None:
         """Remembers a vector environment, to close it with the pool, and lets workers drop those that are gone."""
         self._vectors.add(vector)
         while self.forgotten:
