@@ -1,4 +1,4 @@
-"""The page's server, as a hostile or a clumsy page meets it: by plain HTTP."""
+"""The page's HTTP server, tested with valid, malformed and hostile requests."""
 
 import base64
 import gzip
@@ -21,7 +21,7 @@ from tests.support.point_navigation import play
 from thetaprime import wire
 from thetaprime.cli.web import page as page_module
 from thetaprime.cli.web.gateway import Gateway
-from thetaprime.cli.web.page import ASSETS, PageServer, read
+from thetaprime.cli.web.page import ASSETS, PageServer, read_asset
 from thetaprime.server import ServerConfig, running_server
 
 
@@ -74,10 +74,10 @@ def sent(trajectory: wire.Trajectory, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_every_asset_is_there_and_nothing_else(page: PageServer) -> None:
+def test_every_asset_is_served_and_no_other_file(page: PageServer) -> None:
     for path, asset in ASSETS.items():
         status, headers, body = ask(page, "GET", path)
-        assert (status, headers["content-type"], body) == (200, asset.kind, read(asset.file))
+        assert (status, headers["content-type"], body) == (200, asset.content_type, read_asset(asset.file))
         assert "default-src 'none'" in headers["content-security-policy"]
         if asset.compressed:
             assert headers["content-encoding"] == "gzip"
@@ -86,26 +86,30 @@ def test_every_asset_is_there_and_nothing_else(page: PageServer) -> None:
         assert ask(page, "GET", path)[0] == 404
 
 
-def test_the_page_asks_for_nothing_that_is_not_served() -> None:
-    """Neither by an import nor by an attribute: it works without a network."""
+def test_the_page_requests_only_served_paths() -> None:
+    """The page works without a network: every import and every attribute names an asset."""
     own = [asset.file for asset in ASSETS.values() if not asset.file.startswith("ort/")]
-    for file in own:
-        content = read(file).decode()
-        asked = re.findall(r"""(?:from|src=|href=|import\()\s*["'](/[^"']*|https?:[^"']*|\./[^"']*)["']""", content)
-        for path in asked:
-            assert path.replace("./", "/") in ASSETS, (file, path)
-
-
-def test_what_lies_here_is_what_the_package_has() -> None:
-    told = dict(re.findall(r"\| `([^`]+)` \| `([0-9a-f]{64})` \|", read("ort/VENDORED.md").decode()))
-    found = {
-        "ort.wasm.bundle.min.mjs": read("ort/ort.wasm.bundle.min.mjs"),
-        "ort-wasm-simd-threaded.wasm": gzip.decompress(read("ort/ort-wasm-simd-threaded.wasm.gz")),
+    requested = {
+        (path.replace("./", "/"), file)
+        for file in own
+        for path in re.findall(
+            r"""(?:from|src=|href=|import\()\s*["'](/[^"']*|https?:[^"']*|\./[^"']*)["']""", read_asset(file).decode()
+        )
     }
-    assert told == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    assert {("/main.js", "index.html"), ("/view.js", "main.js")} <= requested
+    assert {path for path, _ in requested} <= set(ASSETS), requested
 
 
-def test_a_round_through_the_page_gives_what_the_server_gives(page: PageServer) -> None:
+def test_the_vendored_runtime_equals_the_npm_package() -> None:
+    documented = dict(re.findall(r"\| `([^`]+)` \| `([0-9a-f]{64})` \|", read_asset("ort/VENDORED.md").decode()))
+    found = {
+        "ort.wasm.bundle.min.mjs": read_asset("ort/ort.wasm.bundle.min.mjs"),
+        "ort-wasm-simd-threaded.wasm": gzip.decompress(read_asset("ort/ort-wasm-simd-threaded.wasm.gz")),
+    }
+    assert documented == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+
+
+def test_a_round_through_the_gateway_returns_the_servers_policy(page: PageServer) -> None:
     status, opened = post(page, "/api/sessions")
     assert status == 200
     theta = tp.AdaptedPolicy(base64.b64decode(opened["policy"]["onnx"]), sha256=opened["policy"]["sha256"])
@@ -127,26 +131,26 @@ def test_a_round_through_the_page_gives_what_the_server_gives(page: PageServer) 
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "told"),
+    ("path", "body", "status", "reason"),
     [
         ("sessions/none/rounds", None, 404, "no such session"),
-        ("sessions/none/../x", None, 404, "nothing to be had"),
-        ("nothing", None, 404, "nothing to be had"),
+        ("sessions/none/../x", None, 404, "no such path"),
+        ("nothing", None, 404, "no such path"),
         ("sessions/{}/rounds", None, 502, "nothing was uploaded"),
-        ("sessions/{}/uploads", None, 400, "not what a page sends"),
-        ("sessions/{}/uploads", [], 400, "not what a page sends"),
+        ("sessions/{}/uploads", None, 400, "malformed body"),
+        ("sessions/{}/uploads", [], 400, "malformed body"),
         ("sessions/{}/uploads", {"policy_id": "p", "trajectories": []}, 400, "expected 1 to"),
-        ("sessions/{}/uploads", {"policy_id": "p", "trajectories": [{"observations": "!"}]}, 400, "not what a page"),
+        ("sessions/{}/uploads", {"policy_id": "p", "trajectories": [{"observations": "!"}]}, 400, "malformed body"),
     ],
 )
-def test_bad_requests_are_told_what_is_wrong(page: PageServer, path: str, body: Any, status: int, told: str) -> None:
+def test_bad_requests_get_a_reason(page: PageServer, path: str, body: Any, status: int, reason: str) -> None:
     _, opened = post(page, "/api/sessions")
     found, reply = post(page, "/api/" + path.format(opened["session_id"]), body)
     assert found == status
-    assert told in reply["error"]
+    assert reason in reply["error"]
 
 
-def test_other_people_s_pages_get_nothing(page: PageServer) -> None:
+def test_pages_of_other_sites_are_refused(page: PageServer) -> None:
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Host": "127.0.0.1"}):
         status, _, body = ask(page, "POST", "/api/sessions", headers=headers)
         assert status == 403, body
@@ -154,21 +158,21 @@ def test_other_people_s_pages_get_nothing(page: PageServer) -> None:
     assert ask(page, "POST", "/api/sessions", headers={"Origin": f"http://{own}"})[0] == 200
 
 
-def test_a_body_that_is_too_long_is_not_read(page: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "_MOST_BYTES", 10)
+def test_a_long_body_is_refused_unread(page: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "_MAX_BODY_BYTES", 10)
     status, _, body = ask(page, "POST", "/api/sessions", b"x" * 11)
     assert status == 413
     assert b"at most 10" in body
 
 
-def test_the_oldest_session_makes_room(page: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thetaprime.cli.web.gateway._MOST_SESSIONS", 1)
+def test_the_oldest_session_is_closed_for_a_new_one(page: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thetaprime.cli.web.gateway._MAX_SESSIONS", 1)
     first, second = (post(page, "/api/sessions")[1]["session_id"] for _ in range(2))
     assert post(page, f"/api/sessions/{first}/rounds")[0] == 404
     assert post(page, f"/api/sessions/{second}/rounds")[0] == 502
 
 
-def test_the_package_brings_its_page() -> None:
+def test_the_package_holds_every_asset() -> None:
     folder = Path(str(files("thetaprime.cli.web").joinpath("assets")))
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {
         Path(asset.file).name for asset in ASSETS.values()

@@ -1,4 +1,4 @@
-"""The page as a visitor meets it, in headless Chromium."""
+"""The page in headless Chromium."""
 
 import json
 import os
@@ -32,24 +32,24 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def visited(url: str) -> Iterator[Any]:
-    """A tab on the page; whatever it asks for is its own server's, and it never complains."""
+    """A tab on the page. The page requests only its own server, and the console stays empty."""
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
-        asked: list[str] = []
-        complaints: list[str] = []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        requested: list[str] = []
+        messages: list[str] = []
+        tab.on("request", lambda request: requested.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
         tab.goto(url)
         tab.wait_for_selector("body[data-state=ready]")
         yield tab
-        assert {urlsplit(each).netloc for each in asked if not each.startswith(("blob:", "data:"))} == {
+        assert {urlsplit(each).netloc for each in requested if not each.startswith(("blob:", "data:"))} == {
             urlsplit(url).netloc
         }
-        # A request that a test cuts off is one that the browser complains of.
-        assert not [each for each in complaints if "ERR_FAILED" not in each]
+        # Chromium reports the requests that a test aborts.
+        assert not [each for each in messages if "ERR_FAILED" not in each]
         browser.close()
 
 
@@ -66,10 +66,10 @@ def rounds(tab: Any, count: int) -> list[dict[str, float]]:
     return found
 
 
-def test_a_click_becomes_a_policy_that_reaches_the_goal(visited: Any, tmp_path: Path) -> None:
+def test_a_click_adapts_a_policy_that_reaches_the_goal(visited: Any, tmp_path: Path) -> None:
     click_goal(visited, -0.35, 0.4)
     found = rounds(visited, 4)
-    # θ stays about the start; one step leads to the goal, and later ones stay there.
+    # θ stays near the start. The first step reaches the goal, and later steps stay there.
     assert found[0]["distance"] > 0.3
     assert all(each["distance"] < 0.05 for each in found[1:])
     assert found[3]["mean_return"] > found[0]["mean_return"] + 20
@@ -86,12 +86,12 @@ def test_a_click_becomes_a_policy_that_reaches_the_goal(visited: Any, tmp_path: 
 
     policy = tp.AdaptedPolicy.load(tmp_path / "policy.onnx")
     assert policy.meta_policy.startswith("point-navigation@")
-    # Away from the start it heads for the goal.
+    # At the start the policy moves towards the goal.
     action = policy.act([0.0, 0.0])
     assert action[0] < 0 < action[1]
 
 
-def test_another_goal_begins_anew_by_the_keyboard(visited: Any) -> None:
+def test_the_keyboard_chooses_a_goal(visited: Any) -> None:
     visited.focus("#plane")
     for key in ["ArrowUp"] * 8 + ["Enter"]:
         visited.keyboard.press(key)
@@ -100,12 +100,99 @@ def test_another_goal_begins_anew_by_the_keyboard(visited: Any) -> None:
     assert visited.locator("#paths > g").count() == 4
 
 
-def test_a_server_that_is_gone_is_told_in_a_sentence(visited: Any) -> None:
+def test_an_unreachable_server_is_reported(visited: Any) -> None:
     visited.route("**/api/**", lambda route: route.abort())
     click_goal(visited, 0.2, 0.2)
     visited.wait_for_selector("body[data-state=error]")
     assert "does not answer" in visited.inner_text("#status")
     visited.unroute("**/api/**")
-    # And the next click finds it again.
+    # The next click succeeds.
     click_goal(visited, 0.2, 0.2)
     rounds(visited, 4)
+
+
+def test_adapting_once_more_by_keyboard_keeps_the_focus(visited: Any) -> None:
+    visited.focus("#plane")
+    visited.keyboard.press("Enter")
+    rounds(visited, 4)
+    visited.focus("#more")
+    visited.keyboard.press("Enter")
+    visited.wait_for_selector("body[data-state=uploading], body[data-state=adapting], body[data-state=collecting]")
+    assert visited.evaluate("document.activeElement.id") == "more"
+    rounds(visited, 5)
+    assert visited.evaluate("document.activeElement.id") == "more"
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.7, 0.0), (-0.2, -0.55)])
+def test_a_click_outside_the_square_is_refused_with_a_hint(visited: Any, x: float, y: float) -> None:
+    goal = visited.locator("#goal .ring").bounding_box()
+    click_goal(visited, x, y)
+    assert "outside the dashed square" in visited.inner_text("#status")
+    assert visited.get_attribute("body", "data-state") == "ready"
+    assert visited.locator("#goal .ring").bounding_box() == goal
+    assert visited.get_attribute("body", "data-rounds") is None
+
+
+STYLE = """
+(selector) => {
+  const style = getComputedStyle(document.querySelector(selector));
+  return [style.color, style.backgroundColor, style.borderTopColor, style.cursor];
+}
+"""
+
+
+def test_a_disabled_download_looks_and_acts_disabled(visited: Any) -> None:
+    assert visited.get_attribute("#save", "aria-disabled") == "true"
+    disabled = visited.evaluate(STYLE, "#save")
+    assert disabled == visited.evaluate(STYLE, "#more")
+    assert disabled[3] == "default"
+    visited.evaluate("() => { URL.createObjectURL = () => { throw new Error('a disabled button downloads'); }; }")
+    visited.evaluate("() => document.addEventListener('click', (event) => { window.clicked = event.target.id; })")
+    visited.click("#save", force=True)
+    assert visited.evaluate("window.clicked") == "save"
+    visited.evaluate("document.querySelector('#save').setAttribute('aria-disabled', 'false')")
+    enabled = visited.evaluate(STYLE, "#save")
+    assert enabled[0] != disabled[0]
+    assert enabled[3] == "pointer"
+
+
+# The contrast of each visible text of the page: WCAG 2.2, relative luminance, with opacity composited.
+CONTRASTS = """
+() => {
+  const channels = (color) => (color.match(/[0-9.]+/g) ?? []).map(Number);
+  const linear = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const background = (element) => {
+    for (; element; element = element.parentElement) {
+      const found = channels(getComputedStyle(element).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    if (!text || !element.getClientRects().length || element.closest("[aria-disabled=true], noscript")) continue;
+    const style = getComputedStyle(element);
+    const behind = background(element);
+    const front = channels(element instanceof SVGElement ? style.fill : style.color);
+    const alpha = (front[3] ?? 1) * Number(style.opacity);
+    const mixed = behind.map((value, i) => alpha * front[i] + (1 - alpha) * value);
+    const [dark, light] = [luminance(mixed), luminance(behind)].sort((a, b) => a - b);
+    found.push([text.slice(0, 40), (light + 0.05) / (dark + 0.05)]);
+  }
+  return found;
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_wcag(visited: Any, scheme: str) -> None:
+    visited.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    click_goal(visited, 0.3, 0.3)
+    rounds(visited, 4)
+    found = visited.evaluate(CONTRASTS)
+    texts = [text for text, _ in found]
+    assert {"θ", "θ′₁", "θ′₂", "θ′₃"} <= set(texts)
+    low = {text: round(contrast, 2) for text, contrast in found if contrast < 4.5}
+    assert not low

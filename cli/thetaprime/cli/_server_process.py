@@ -1,6 +1,7 @@
-"""A real server in its own process, for as long as it is needed."""
+"""Runs a server in its own process for the duration of a command."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,12 +17,12 @@ _STOP_SECONDS: Final = 30.0
 
 @contextlib.contextmanager
 def server_process(*options: str) -> Iterator["ServerProcess"]:
-    """Starts ``thetaprime serve`` on a free port with an empty store, and stops it at the end.
+    """Starts ``thetaprime serve`` on a free port with an empty store, and stops it at the end, SIGTERM included.
 
     Args:
         options: more options of ``thetaprime serve``.
     """
-    with tempfile.TemporaryDirectory(prefix="thetaprime-") as folder:
+    with _exit_on_sigterm(), tempfile.TemporaryDirectory(prefix="thetaprime-") as folder:
         store = ["--address", "127.0.0.1:0", "--store", str(Path(folder) / "store")]
         with (Path(folder) / "log").open("w+") as log:
             process = subprocess.Popen(
@@ -34,6 +35,24 @@ def server_process(*options: str) -> Iterator["ServerProcess"]:
                 yield ServerProcess(process, Path(log.name))
             finally:
                 _stop(process)
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raises `SystemExit` on SIGTERM, whose default action ends the process without cleaning up."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield
+        return
+
+    def exit_once(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, exit_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class ServerProcess:

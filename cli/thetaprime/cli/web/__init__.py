@@ -1,1 +1,1 @@
-"""The demo's page: what is served to a browser, and the gateway by which it reaches a server of ours."""
+"""The web demo: a page, and the HTTP gateway through which a browser reaches the gRPC server."""

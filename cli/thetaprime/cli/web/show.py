@@ -1,4 +1,4 @@
-"""Shows the demo's page until somebody ends it."""
+"""Runs the server and the page of the web demo until Ctrl-C or SIGTERM."""
 
 import threading
 import webbrowser
@@ -12,14 +12,14 @@ from thetaprime.client import Client
 
 
 def show_page(meta_policy: str, *, options: tuple[str, ...], port: int, browser: bool, console: Console) -> None:
-    """Starts a server and the page before it; both end with Ctrl-C.
+    """Serves the page until Ctrl-C or SIGTERM, which also stop the server.
 
     Args:
-        meta_policy: what the page adapts.
+        meta_policy: the meta-policy that the page adapts.
         options: more options of ``thetaprime serve``.
-        port: of the page, on a loopback address; 0 for a free one.
-        browser: whether to open it.
-        console: told where the page is.
+        port: the page's port on a loopback address; 0 chooses a free port.
+        browser: whether to open a browser.
+        console: prints the page's URL.
 
     Raises:
         OSError: the port is taken.
@@ -31,7 +31,7 @@ def show_page(meta_policy: str, *, options: tuple[str, ...], port: int, browser:
     ):
         console.print(f"the page is at {page.url} (Ctrl-C ends it)")
         if browser:
-            # A browser that is started from here may keep the call until it ends.
+            # The call may block until the browser ends.
             threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
         try:
             page.serve_forever()

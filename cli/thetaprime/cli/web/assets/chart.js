@@ -1,4 +1,4 @@
-// Return by round: every episode a dot, the means joined by a line.
+// Draws the return by round: one dot per episode, and a line through the means.
 
 import { element, hue, label } from "./view.js";
 
@@ -7,7 +7,7 @@ const HEIGHT = 152;
 const LEFT = 40;
 const BOTTOM = 22;
 
-/** @param {number[][]} returns of the episodes, by round */
+/** @param {number[][]} returns [round][episode] */
 export function drawChart(returns) {
   const width = chart.clientWidth || 400;
   chart.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
@@ -30,9 +30,9 @@ export function drawChart(returns) {
   );
   returns.forEach((each, k) => {
     each.forEach((value, i) => {
-      // Set apart sideways, the same way each time.
-      const aside = (((i * 7) % each.length) / each.length - 0.5) * 16;
-      parts.push(element("circle", { class: `dot ${hue(k)}`, cx: x(k) + aside, cy: y(value), r: 2.5 }));
+      // Deterministic jitter keeps the dots apart.
+      const jitter = (((i * 7) % each.length) / each.length - 0.5) * 16;
+      parts.push(element("circle", { class: `dot ${hue(k)}`, cx: x(k) + jitter, cy: y(value), r: 2.5 }));
     });
     parts.push(
       element("circle", { class: "mean", cx: x(k), cy: y(means[k]), r: 3.5 }),
@@ -40,8 +40,8 @@ export function drawChart(returns) {
     );
   });
   chart.replaceChildren(...parts);
-  const told = means.map((mean, k) => `${label(k)} ${mean.toFixed(1)}`).join(", ");
-  chart.setAttribute("aria-label", `Mean return by policy: ${told || "none yet"}`);
+  const summary = means.map((mean, k) => `${label(k)} ${mean.toFixed(1)}`).join(", ");
+  chart.setAttribute("aria-label", `Mean return by policy: ${summary || "none yet"}`);
 }
 
 function niceStep(rough) {

@@ -1,29 +1,36 @@
-// From a goal to an adapted policy: collect, send, adapt, round after round.
+// Adapts a policy to the goal that the visitor chooses: collect, upload, adapt, round by round.
 
 import { drawChart } from "./chart.js";
 import { normal } from "./noise.js";
 import { Policy } from "./policy.js";
 import * as server from "./server.js";
 import { collect, returnOf } from "./simulator.js";
-import { clearPaths, drawGoal, drawGrid, drawPaths, hue, label, place } from "./view.js";
+import { clearPaths, drawGoal, drawGrid, drawPaths, hue, label, positionOf } from "./view.js";
 
 const EPISODES = 20;
 const ROUNDS = 3;
-const RANGE = 0.5; // meta-training drew its goals from this square
-const STEP = 0.05; // of an arrow key
+const RANGE = 0.5; // meters: meta-training drew its goals from [-RANGE, RANGE]²
+const KEY_STEP = 0.05; // meters
+const IDLE = ["ready", "done", "error"];
 
 const find = (selector) => document.querySelector(selector);
-const run = { goal: [0.3, -0.2], session: "", policy: null, round: 0, returns: [], noise: normal(1) };
+const run = { goal: [0.3, -0.2], session: "", policy: null, round: 0, returns: [], episodes: [], noise: normal(1) };
 
-function tell(state, text) {
+const isIdle = () => IDLE.includes(document.body.dataset.state);
+
+function setState(state, text) {
   document.body.dataset.state = state;
   find("#status").textContent = text;
-  const busy = !["ready", "done", "error"].includes(state);
-  find("#more").disabled = busy || !run.policy || !run.returns.length;
-  find("#save").disabled = busy || run.round === 0;
+  setEnabled("#more", isIdle() && run.returns.length > 0);
+  setEnabled("#save", isIdle() && run.round > 0);
 }
 
-function note(round, headline, detail) {
+// A disabled button would lose the keyboard's focus to the body.
+const setEnabled = (button, enabled) => find(button).setAttribute("aria-disabled", String(!enabled));
+const isEnabled = (button) => find(button).getAttribute("aria-disabled") === "false";
+
+/** Appends a round to the log, and returns the element of its detail. */
+function logRound(round, headline, detail) {
   const item = document.createElement("li");
   item.className = hue(round);
   const name = Object.assign(document.createElement("span"), { className: "name", textContent: label(round) });
@@ -34,31 +41,31 @@ function note(round, headline, detail) {
   return text.lastChild;
 }
 
-const shown = (value, digits = 1) => value.toFixed(digits).replace("-", "−");
+const format = (value, digits = 1) => value.toFixed(digits).replace("-", "−");
 
-/** Episodes with the current policy, drawn and told. */
+/** Collects, draws and logs episodes with the current policy. */
 async function collectRound() {
-  tell("collecting", `${label(run.round)} walks: ${EPISODES} episodes, with noise to explore.`);
+  setState("collecting", `${label(run.round)} collects ${EPISODES} episodes with exploration noise.`);
   const episodes = await collect(run.policy, run.goal, EPISODES, run.noise);
   const returns = episodes.map(returnOf);
   const mean = returns.reduce((a, b) => a + b, 0) / EPISODES;
   run.returns.push(returns);
   await drawPaths(run.round, episodes);
   drawChart(run.returns);
-  const ends = episodes.map(({ final }) => Math.hypot(final[0] - run.goal[0], final[1] - run.goal[1]));
-  const away = ends.reduce((a, b) => a + b, 0) / EPISODES;
-  note(run.round, `mean return ${shown(mean)}`, `ends ${shown(away, 2)} m from the goal on average`);
-  // For whoever watches this page from outside.
-  const told = JSON.parse(document.body.dataset.rounds ?? "[]");
-  document.body.dataset.rounds = JSON.stringify([...told, { mean_return: mean, distance: away }]);
-  return episodes;
+  const distances = episodes.map(({ final }) => Math.hypot(final[0] - run.goal[0], final[1] - run.goal[1]));
+  const distance = distances.reduce((a, b) => a + b, 0) / EPISODES;
+  logRound(run.round, `mean return ${format(mean)}`, `ends ${format(distance, 2)} m from the goal on average`);
+  // Tests read the rounds from here.
+  const rounds = JSON.parse(document.body.dataset.rounds ?? "[]");
+  document.body.dataset.rounds = JSON.stringify([...rounds, { mean_return: mean, distance }]);
+  run.episodes = episodes;
 }
 
-/** Sends episodes and takes one step: θ′ of the next round. */
-async function step(episodes) {
-  tell("sending", "Their observations, actions and rewards go to the server.");
-  const receipt = await server.upload(run.session, run.policy, episodes);
-  tell("adapting", "The server takes a step.");
+/** Uploads the episodes and takes one step: the policy becomes θ′ of the next round. */
+async function step() {
+  setState("uploading", "The page uploads observations, actions and rewards.");
+  const receipt = await server.upload(run.session, run.policy, run.episodes);
+  setState("adapting", "The server takes one step.");
   const reply = await server.adapt(run.session);
   const next = await Policy.load(reply.policy);
   await run.policy.release();
@@ -66,8 +73,8 @@ async function step(episodes) {
   run.round += 1;
   const { seconds, kl_divergence: kl } = reply.report;
   find("#log").lastChild.querySelector("small").textContent +=
-    `; ${receipt.steps} steps sent, ${(receipt.bytes / 1024).toFixed(0)} KiB; ` +
-    `a step of KL ${shown(kl, 2)} in ${shown(1e3 * seconds)} ms`;
+    `; ${receipt.steps} steps uploaded, ${(receipt.bytes / 1024).toFixed(0)} KiB; ` +
+    `update with KL ${format(kl, 2)} in ${format(1e3 * seconds)} ms`;
 }
 
 async function adaptTo(goal) {
@@ -75,59 +82,65 @@ async function adaptTo(goal) {
   drawGoal(goal);
   clearPaths();
   find("#log").replaceChildren();
-  Object.assign(run, { round: 0, returns: [] });
+  Object.assign(run, { round: 0, returns: [], episodes: [] });
   delete document.body.dataset.rounds;
   drawChart([]);
-  tell("collecting", "A session is opened.");
-  const opened = await server.open();
-  run.session = opened.session_id;
+  setState("collecting", "The server creates a session.");
+  const created = await server.createSession();
+  run.session = created.session_id;
   await run.policy?.release();
-  run.policy = await Policy.load(opened.policy);
-  run.pending = await collectRound();
-  for (let round = 0; round < ROUNDS; round++) await once();
-  finish();
+  run.policy = await Policy.load(created.policy);
+  await collectRound();
+  await adaptRounds(ROUNDS);
 }
 
-async function once() {
-  await step(run.pending);
-  run.pending = await collectRound();
+async function adaptRounds(count) {
+  for (let round = 0; round < count; round++) {
+    await step();
+    await collectRound();
+  }
+  setState("done", `${label(run.round)} is adapted to this goal. Click inside the square to set another one.`);
 }
 
-function finish() {
-  tell("done", `${label(run.round)} knows where to go. Click elsewhere for another goal.`);
-}
-
-/** Runs what takes a while, one at a time, and says what went wrong. */
-async function guarded(work) {
-  if (!["ready", "done", "error"].includes(document.body.dataset.state)) return;
+/** Runs one task at a time, and shows its error. */
+async function runTask(task) {
+  if (!isIdle()) return;
   try {
-    await work();
+    await task();
   } catch (error) {
-    tell("error", error.message);
+    setState("error", error.message);
   }
 }
 
-const within = (value) => Math.min(Math.max(value, -RANGE), RANGE);
+/** Adapts to a goal inside the square; refuses one outside, and says so. */
+function chooseGoal(goal) {
+  if (goal.every((value) => Math.abs(value) <= RANGE)) {
+    runTask(() => adaptTo(goal));
+  } else if (isIdle()) {
+    const state = document.body.dataset.state;
+    setState(state, "That point is outside the dashed square. Meta-training drew its goals from the square: click inside it.");
+  }
+}
+
+const clamp = (value) => Math.min(Math.max(value, -RANGE), RANGE);
 
 function listen() {
   const plane = find("#plane");
-  plane.addEventListener("click", (event) => guarded(() => adaptTo(place(event).map(within))));
+  plane.addEventListener("click", (event) => chooseGoal(positionOf(event)));
   plane.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP] };
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     const move = moves[event.key];
     if (!move && event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
-    if (!move) guarded(() => adaptTo(run.goal));
-    else if (["ready", "done", "error"].includes(document.body.dataset.state)) {
-      run.goal = run.goal.map((value, i) => within(value + move[i]));
+    if (!move) chooseGoal(run.goal);
+    else if (isIdle()) {
+      run.goal = run.goal.map((value, i) => clamp(value + KEY_STEP * move[i]));
       drawGoal(run.goal);
     }
   });
-  find("#more").addEventListener("click", () => guarded(async () => {
-    await once();
-    finish();
-  }));
+  find("#more").addEventListener("click", () => isEnabled("#more") && runTask(() => adaptRounds(1)));
   find("#save").addEventListener("click", () => {
+    if (!isEnabled("#save")) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([run.policy.onnx], { type: "application/octet-stream" }));
     link.download = "policy.onnx";
@@ -141,4 +154,4 @@ drawGrid(RANGE);
 drawGoal(run.goal);
 drawChart([]);
 listen();
-tell("ready", "Choose a goal.");
+setState("ready", "Choose a goal.");

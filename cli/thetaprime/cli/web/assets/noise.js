@@ -1,6 +1,6 @@
-// Standard normal noise from a seed, so that a run can be repeated: mulberry32, then Box and Muller.
+// Seeded standard normal noise: the mulberry32 generator, then the Box-Muller transform.
 
-/** @param {number} seed @returns {() => number} numbers of N(0, 1) */
+/** @param {number} seed @returns {() => number} a generator of N(0, 1) */
 export function normal(seed) {
   let state = seed >>> 0;
   const uniform = () => {

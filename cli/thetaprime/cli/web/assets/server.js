@@ -1,4 +1,4 @@
-// The calls of a session. A browser speaks no gRPC: the page's own server passes them on.
+// Calls of a session. Browsers cannot call gRPC: the page's gateway forwards these calls.
 
 async function post(path, body) {
   let response;
@@ -12,8 +12,8 @@ async function post(path, body) {
   return reply;
 }
 
-/** Little-endian float32, as base64: what the gateway reads. */
-export function packed(numbers) {
+/** Encodes numbers as base64 of little-endian float32, as the gateway reads them. */
+export function pack(numbers) {
   const view = new DataView(new ArrayBuffer(numbers.length * 4));
   numbers.forEach((value, i) => view.setFloat32(4 * i, value, true));
   let text = "";
@@ -24,16 +24,16 @@ export function packed(numbers) {
 /** @param {import("./simulator.js").Episode} episode @param {number} horizon */
 export function trajectory(episode, horizon) {
   return {
-    observations: packed(episode.observations.flat()),
-    actions: packed(episode.actions.flat()),
-    rewards: packed(episode.rewards),
-    final_observation: packed(episode.final),
+    observations: pack(episode.observations.flat()),
+    actions: pack(episode.actions.flat()),
+    rewards: pack(episode.rewards),
+    final_observation: pack(episode.final),
     terminated: episode.terminated,
     truncated: !episode.terminated && episode.rewards.length === horizon,
   };
 }
 
-export const open = () => post("sessions");
+export const createSession = () => post("sessions");
 export const upload = (session, policy, episodes) =>
   post(`sessions/${session}/uploads`, {
     policy_id: policy.id,

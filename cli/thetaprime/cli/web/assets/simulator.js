@@ -1,11 +1,11 @@
-// 2D navigation (Finn et al. 2017, section 5.3), as the server's task is: many points side by side, each with an episode of its own.
+// 2D navigation (Finn et al. 2017, section 5.3): simulates many independent episodes as one batch.
 
-const ARRIVED = 0.01;
+const ARRIVED = 0.01; // meters, in each coordinate
 
 /**
- * One step of one point.
+ * Simulates one step of one point.
  * @param {number[]} position x, y
- * @param {number[]} action velocity, clipped to its bounds
+ * @param {number[]} action displacement, clipped to its bounds
  * @param {number[]} goal x, y
  * @param {{low: number[], high: number[]}} bounds of the action
  * @returns {{position: number[], reward: number, arrived: boolean}}
@@ -21,15 +21,15 @@ export function advance(position, action, goal, bounds) {
 }
 
 /**
- * Whole episodes with sampled actions.
+ * Collects whole episodes with sampled actions.
  * @param {import("./policy.js").Policy} policy
  * @param {number[]} goal
- * @param {number} count of the episodes
+ * @param {number} count number of episodes
  * @param {() => number} noise
  * @returns {Promise<Episode[]>}
  *
  * @typedef {{observations: number[][], actions: number[][], rewards: number[], final: number[], terminated: boolean}} Episode
- * what the policy saw (raw) and chose (in its own units, before scaling and clipping), step by step
+ * raw observations, and actions in the policy's units (before scaling and clipping), step by step
  */
 export async function collect(policy, goal, count, noise) {
   const episodes = Array.from({ length: count }, () => ({

@@ -1,4 +1,4 @@
-// The plane: where the robots walk. One unit is one meter; y points up.
+// Draws the plane: goal, paths and legend. One unit is one meter; y points up.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -11,15 +11,15 @@ export function element(name, attributes = {}, text = "") {
 }
 
 export const LAST_HUE = 3;
-/** Policies beyond the last color keep it. */
+/** Returns the CSS class of a round's color; rounds beyond the last color share it. */
 export const hue = (round) => `round-${Math.min(round, LAST_HUE)}`;
-/** θ, θ′₁, θ′₂, … */
+/** Returns θ, θ′₁, θ′₂, … */
 export const label = (round) =>
   round === 0 ? "θ" : `θ′${String(round).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit])}`;
 
 const plane = document.querySelector("#plane");
 
-/** @param {number} range goals lie within ±range */
+/** @param {number} range half the side of the square of goals, in meters */
 export function drawGrid(range) {
   const grid = document.querySelector("#grid");
   grid.replaceChildren(
@@ -41,14 +41,14 @@ export function drawGoal([x, y]) {
   );
 }
 
-/** @param {PointerEvent} event @returns {number[]} where on the plane */
-export function place(event) {
+/** @param {PointerEvent} event @returns {number[]} x, y on the plane */
+export function positionOf(event) {
   const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plane.getScreenCTM().inverse());
   return [point.x, -point.y];
 }
 
 /**
- * Draws the paths of one policy over those of the ones before; done once they are seen whole.
+ * Draws the paths of one policy over the paths of earlier policies, and waits for the animation.
  * @param {number} round
  * @param {import("./simulator.js").Episode[]} episodes
  */
