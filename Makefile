@@ -117,14 +117,18 @@ soak: $(VENV)/.ready-to-develop ## Kill a server under its clients, KILLS=1000 t
 bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmarks/results.json and docs/speed.md.
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-build: $(VENV)/.ready-to-develop ## Make wheel and sdist, and try the wheel in an empty environment.
+build: $(VENV)/.ready-to-develop ## Make wheels and sdist, and try the wheel in an empty environment.
 	rm -rf dist build/try
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --wheel --outdir dist cli/web
 	$(PYTHON) -m venv build/try
-	build/try/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/*.whl
+	build/try/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/thetaprime-*.whl
 	cd build && try/bin/thetaprime --help > /dev/null
 	cd build && try/bin/python -c "import importlib.util as u, thetaprime.client; assert u.find_spec('torch') is None"
-	@echo "the wheel works without extras, and without torch"; ls -l dist
+	cd build && try/bin/thetaprime demo --web 2>&1 | grep -q "pip install 'thetaprime\[web\]'"
+	build/try/bin/python -m pip --disable-pip-version-check install --quiet --no-deps dist/thetaprime_web-*.whl
+	cd build && try/bin/python -c "from thetaprime.cli.web import page; [page.read_asset(a.file) for a in page.ASSETS.values()]"
+	@echo "the wheel works without extras, and without torch; the page comes with the other wheel"; ls -l dist
 
 # The shipped meta-policies: iterations of the pretrained policy and of the oracle, and what the card says first.
 ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-direction ant-velocity

@@ -92,6 +92,8 @@ def command(
     console = console_for(as_json)
     if web:
         _refuse_beside(context, web=True)
+        if importlib.util.find_spec("thetaprime.cli.web") is None:
+            raise RuntimeError("--web needs the web extra: pip install 'thetaprime[web]'")
         _check_extras(_NEEDED_BY_SERVER)
         from thetaprime.cli.web.show import show_page
 
