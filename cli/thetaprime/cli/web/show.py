@@ -29,11 +29,11 @@ def show_page(meta_policy: str, *, options: tuple[str, ...], port: int, browser:
         Client(server.address()) as client,
         PageServer(Gateway(client, meta_policy), port) as page,
     ):
-        console.print(f"the page is at {page.url} (Ctrl-C ends it)")
-        if browser:
-            # The call may block until the browser ends.
-            threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
         try:
+            console.print(f"the page is at {page.url} (Ctrl-C ends it)")
+            if browser:
+                # The call may block until the browser ends.
+                threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
             page.serve_forever()
         except KeyboardInterrupt:
             console.print("ended")
