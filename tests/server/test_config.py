@@ -45,7 +45,7 @@ def test_the_environment_may_name_the_file_and_an_option_another(
         ("workers = ", "server.toml"),
         ("\udcff", "server.toml"),
         ('config = "other.toml"', "cannot be set in the file"),
-        ("worker = 1", "worker"),
+        ("worker = 1", r"\bworker\n"),
         ("[limits]\nqueue = 1", "limits"),
         ("workers = 0", "workers"),
         ('workers = "many"', "workers"),
