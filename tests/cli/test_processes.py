@@ -49,7 +49,7 @@ def test_the_configuration_is_printed_and_nothing_is_started(tmp_path: Path, the
     assert not (tmp_path / "store").exists()
     missing = thetaprime("serve", "--config", tmp_path / "nowhere.toml", "--show-config")
     assert missing.exit_code == 1
-    assert missing.stderr == f"thetaprime serve: config {tmp_path / 'nowhere.toml'}: there is no such file\n"
+    assert missing.stderr == f"thetaprime serve: config {tmp_path / 'nowhere.toml'}: no such file\n"
 
 
 def test_an_address_in_use_is_one_line(zoo: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Few-shot policy adaptation as a service.
 
-`serve` runs a server until the process is told to stop; `running_server` runs one on a
-thread; `listening` is the server itself, for an event loop.
+`serve` runs a server until SIGTERM or SIGINT; `running_server` runs one on a thread; `listening` runs one on the
+current event loop.
 """
 
 import importlib
@@ -24,7 +24,7 @@ __all__ = [
     "serve",
 ]
 
-_PLACES = {
+_MODULES = {
     "ConfigFileError": "config_file",
     "ServerConfig": "config",
     "StartupError": "errors",
@@ -36,7 +36,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for: settings and errors come without torch, which takes a second and 200 MB."""
-    if name not in _PLACES:
+    """Imports a name on first use: settings and errors need no torch, which takes a second and 200 MB."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

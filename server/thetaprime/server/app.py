@@ -1,6 +1,6 @@
-"""Running a server: in this process, as several processes, or on a thread of somebody else's.
+"""Runs a server: in this process, as several worker processes, or on a thread.
 
-Nothing here imports torch before it is known that this very process is going to serve.
+Only a process that serves calls imports torch.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from thetaprime.server.logging import adopt_library_logs, configure_logging
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
-    """Runs a server until the process is told to stop (SIGTERM or SIGINT), then drains it.
+    """Runs a server until SIGTERM or SIGINT, then drains it.
 
     Args:
-        config: the settings; with more than one of `workers`, this process starts them and watches over them.
-        on_ready: called with ``host:port`` once calls are taken, by all of them.
+        config: the settings. With several `workers`, this process supervises them and takes no calls.
+        on_ready: called with ``host:port`` once the server, with all its workers, accepts calls.
 
     Raises:
         StartupError: the server cannot start.
-        WorkersError: the processes do not stay alive.
+        WorkersError: a worker keeps ending.
     """
     configure_logging()
     adopt_library_logs()
@@ -42,7 +42,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Set once SIGTERM or SIGINT comes to this process."""
+    """Returns an event that SIGTERM or SIGINT sets."""
     stop_event, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_event.set)
@@ -51,7 +51,7 @@ def stop_on_signals() -> asyncio.Event:
 
 @contextlib.contextmanager
 def running_server(config: ServerConfig) -> Iterator[str]:
-    """A server on a thread of this process, for tests and for embedding; yields its ``host:port``.
+    """Runs a server on a thread of this process, for tests and for embedding; yields its ``host:port``.
 
     Raises:
         StartupError: the server cannot start.
@@ -70,8 +70,8 @@ def running_server(config: ServerConfig) -> Iterator[str]:
 
     with ThreadPoolExecutor(1, thread_name_prefix="thetaprime-server") as thread:
         ended = thread.submit(asyncio.run, run())
-        either: list[Future[Any]] = [ready, ended]
-        wait(either, return_when=FIRST_COMPLETED)
+        futures: list[Future[Any]] = [ready, ended]
+        wait(futures, return_when=FIRST_COMPLETED)
         if ready.done():
             address, stop = ready.result()
             try:

@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""The settings of a server, from options, environment variables and a TOML file."""
 
 import importlib.util
 import os
@@ -17,28 +17,25 @@ _MIB = 1 << 20
 
 
 def _shipped_zoo() -> tuple[Path]:
-    """`thetaprime.models.zoo_directory`, found without torch, which comes with that package.
-
-    Neither ``--help`` nor the process that watches over others has any other use for it.
-    """
+    """Returns `thetaprime.models.zoo_directory()`, without torch: neither ``--help`` nor the supervisor needs it."""
     package = importlib.util.find_spec("thetaprime.models")
-    assert package is not None and package.submodule_search_locations  # noqa: S101  # it is of this distribution
+    assert package is not None and package.submodule_search_locations  # noqa: S101  # part of this distribution
     return (Path(package.submodule_search_locations[0]) / "zoo",)
 
 
-def _cores_of_one_process(settings: dict[str, Any]) -> int:
+def _cores_per_process(settings: dict[str, Any]) -> int:
     return max(1, (os.cpu_count() or 1) // int(settings.get("workers", 1)))
 
 
 class ServerConfig(BaseSettings):
     """The settings of a server.
 
-    Each can be given as an argument, as an environment variable under the prefix ``THETAPRIME_SERVER_``, or in a
-    TOML file; the first of these that names it decides. A secret is a `pydantic.SecretStr`: it is never printed.
+    Arguments override environment variables with the prefix ``THETAPRIME_SERVER_``, and these override the TOML file.
+    A secret has the type `pydantic.SecretStr`, so that it is never printed.
 
     Raises:
-        pydantic.ValidationError: a setting that is out of range, or unknown.
-        ConfigFileError: the file cannot be read.
+        pydantic.ValidationError: a setting is invalid or unknown.
+        ConfigFileError: the file is invalid.
     """
 
     model_config = SettingsConfigDict(
@@ -46,55 +43,55 @@ class ServerConfig(BaseSettings):
     )
 
     config: Path | None = None
-    """TOML file of these settings. The environment overrides it; options override both."""
+    """TOML file of these settings. Environment variables override the file; options override both."""
     address: str = "127.0.0.1:50051"
-    """Host and port to listen on; port 0 takes any free one."""
+    """Host and port to listen on, as host:port, or unix:PATH for a Unix socket. Port 0 takes any free port."""
     tls_certificate: Path | None = None
-    """PEM file of the server's certificate and its chain; with it and its key, the server speaks TLS."""
+    """PEM file with the server's certificate and its chain. With tls_key, the server speaks TLS."""
     tls_key: Path | None = None
-    """PEM file of the certificate's private key."""
+    """PEM file with the certificate's private key, without a passphrase."""
     tls_client_authority: Path | None = None
-    """PEM file of authorities; clients without a certificate of one of them are turned away (mutual TLS)."""
+    """PEM file of certificate authorities. Clients need a certificate signed by one of them (mutual TLS)."""
     allow_plaintext: bool = False
     """Serve without TLS on an address that other machines can reach."""
     tokens: Path | None = None
-    """TOML file of tokens and tenants; with it, every call needs a token. Read again whenever it changes."""
+    """TOML file of tokens and tenants. With it, every call needs a token. The file is read again when it changes."""
     store: Path = Path("thetaprime-store")
-    """Folder of everything the server remembers. Made if it does not exist."""
+    """Folder for sessions, uploads and policies. Created if it does not exist."""
     row_bytes: pydantic.NonNegativeInt = ROW_BYTES
-    """A payload or policy of up to so many bytes lies in the store's database; a larger one is a file beside it."""
+    """Payloads and policies up to this size are stored in the database; larger ones are files."""
     recent_bytes: pydantic.PositiveInt = RECENT_BYTES
-    """Memory for what was lately read from the store or made of it, for the next call of its session."""
+    """Memory for cached payloads and policies of recently used sessions."""
     zoo: tuple[Path, ...] = pydantic.Field(default_factory=_shipped_zoo)
-    """Folders of meta-policies, each laid out as <name>/<version>/manifest.json."""
+    """Folders of meta-policies, each with files <name>/<version>/manifest.json."""
     catalog_seconds: pydantic.PositiveFloat = 10.0
-    """Seconds between two looks into the zoo folders for meta-policies that came or went."""
+    """Seconds between scans of the zoo folders for new and removed meta-policies."""
     metrics_address: str = ""
-    """Host and port of the Prometheus metrics; none are served where this is empty."""
+    """Host and port for Prometheus metrics, as host:port. Without it, no metrics are served."""
     probe_seconds: pydantic.PositiveFloat = 5.0
-    """Seconds between two test writes to the store; while one fails, the health service says NOT_SERVING."""
+    """Seconds between test writes to the store. While they fail, health checks answer NOT_SERVING."""
     tracing: bool = False
-    """Record OpenTelemetry spans; OTEL_EXPORTER_OTLP_ENDPOINT says where to send them."""
+    """Record OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT."""
     workers: pydantic.PositiveInt = 1
-    """Server processes that share the address and the store; limits that are no store's are each process's own."""
-    adaptation_threads: pydantic.PositiveInt = pydantic.Field(default_factory=_cores_of_one_process)
-    """Adaptation steps that one process takes at once, each on one thread; by default the workers share the cores."""
+    """Server processes that share the address and the store. Each has separate threads, queues, memory and rates."""
+    adaptation_threads: pydantic.PositiveInt = pydantic.Field(default_factory=_cores_per_process)
+    """Adaptation steps that each process runs in parallel. By default, the workers divide the CPU cores."""
     queue: pydantic.NonNegativeInt = 64
-    """Adaptation steps of one tenant that may wait for a thread; beyond these, calls are asked to come again."""
+    """Adaptation steps of one tenant that may wait for a thread. Further calls are refused, to be retried."""
     max_sessions: pydantic.PositiveInt = 10_000
-    """Sessions that may be open at once."""
+    """Open sessions, of all tenants together."""
     max_tenant_sessions: pydantic.PositiveInt | None = None
-    """Sessions that each tenant may have open at once; the tokens file may give one another number, here as below."""
+    """Open sessions of each tenant. The tokens file can override the limits of a tenant."""
     max_tenant_bytes: pydantic.PositiveInt | None = None
-    """Bytes of payloads and policies that each tenant may have stored."""
+    """Stored bytes of payloads and policies of each tenant."""
     max_tenant_steps: pydantic.PositiveInt | None = None
-    """Environment steps that each tenant may have stored."""
+    """Stored environment steps of each tenant."""
     max_tenant_adaptations_per_second: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
-    """Adaptation steps that each tenant may take a second, in the mean."""
+    """Mean rate of adaptation steps of each tenant. The steps of one second may come in a burst."""
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
     """Payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
-    """Payload bytes of all uploads that are arriving at once."""
+    """Payload bytes of all uploads in progress, which bounds their memory."""
     max_upload_trajectories: pydantic.PositiveInt = 1_000
     """Trajectories in one upload."""
     max_upload_steps: pydantic.PositiveInt = 200_000
@@ -104,22 +101,21 @@ class ServerConfig(BaseSettings):
     max_round_trajectories: pydantic.PositiveInt = 1_000
     """Trajectories in one round."""
     max_round_steps: pydantic.PositiveInt = 500_000
-    """Environment steps in one round: what an adaptation step may have to hold in memory."""
+    """Environment steps in one round, which bounds the memory of an adaptation step."""
     upload_idle: pydantic.PositiveFloat = 60.0
     """Seconds that an upload may pause between two messages."""
     upload_seconds: pydantic.PositiveFloat = 600.0
-    """Seconds that an upload may take to arrive: its memory is set aside from its first message to its last."""
+    """Seconds that an upload may take, from its first message to its last. Its memory is reserved meanwhile."""
     default_ttl: pydantic.PositiveFloat = 24 * 3600.0
-    """Seconds until a session expires, where its creator names no time."""
+    """Seconds until a session expires, if its creator sets no time to live."""
     max_ttl: pydantic.PositiveFloat = 30 * 24 * 3600.0
-    """Longest time to live, in seconds, that a session may ask for."""
+    """Longest time to live of a session, in seconds."""
     keep_policies: pydantic.NonNegativeFloat = 30 * 24 * 3600.0
-    """Seconds for which the policies that a session made can still be read after it has expired; what was uploaded goes
-    at once."""
+    """Seconds that the policies of an expired session can still be read. Its uploads are deleted at expiry."""
     drain_notice: pydantic.NonNegativeFloat = 0.0
-    """Seconds from saying NOT_SERVING to refusing calls, for load balancers to notice."""
+    """Seconds between NOT_SERVING and the refusal of calls, so that load balancers can turn away."""
     grace: pydantic.NonNegativeFloat = 30.0
-    """Seconds that running calls are given to finish when the server is told to stop."""
+    """Seconds that running calls have to finish when the server stops."""
 
     @classmethod
     def settings_customise_sources(
@@ -130,7 +126,7 @@ class ServerConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file that either of them names."""
+        """Returns the sources by priority: arguments, the environment, the file that one of them names."""
         file = {**env_settings(), **init_settings()}.get("config")
         sources = (init_settings, env_settings)
         return sources if file is None else (*sources, ConfigFile(settings_cls, Path(file)))
@@ -147,7 +143,7 @@ class ServerConfig(BaseSettings):
         return address
 
     @pydantic.model_validator(mode="after")
-    def _one_upload_fits(self) -> Self:
+    def _check_upload_fits(self) -> Self:
         if self.max_inflight_bytes < self.max_upload_bytes:
             raise ValueError(
                 f"max_inflight_bytes = {self.max_inflight_bytes} is below max_upload_bytes = {self.max_upload_bytes}"

@@ -1,4 +1,4 @@
-"""Settings as a TOML file: read as one source of several, and printed so that the print can be read again."""
+"""Reads settings from a TOML file, and prints settings as TOML that can be read again."""
 
 import tomllib
 from importlib.resources.abc import Traversable
@@ -9,28 +9,28 @@ import pydantic
 from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
 _NAME: Final = "config"
-"""The setting that names the file. It does not stand in the file itself."""
+"""The setting that names the file. The file itself must not contain it."""
 
 
 class ConfigFileError(ValueError):
-    """The file of settings cannot be read; the message is one line that names it."""
+    """A config file is invalid; the message is one line that names the file."""
 
 
 class ConfigFile(TomlConfigSettingsSource):
-    """The settings that a TOML file gives.
+    """The settings of a TOML file, as a source for pydantic-settings.
 
     Args:
-        settings: the model that is being filled.
+        settings: the settings model.
         file: the file.
 
     Raises:
-        ConfigFileError: it is not there, is no TOML, or names another file.
+        ConfigFileError: the file does not exist, is not TOML, or contains `config`.
     """
 
     def __init__(self, settings: type[BaseSettings], file: Path) -> None:
-        # The library takes a file that is not there for an empty one.
+        # The library reads a missing file as an empty one.
         if not file.is_file():
-            raise ConfigFileError(f"config {file}: there is no such file")
+            raise ConfigFileError(f"config {file}: no such file")
         super().__init__(settings, file)
 
     def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
@@ -39,16 +39,16 @@ class ConfigFile(TomlConfigSettingsSource):
         except (OSError, ValueError) as error:
             raise ConfigFileError(f"config {file_path}: {error}") from error
         if _NAME in found:
-            raise ConfigFileError(f"config {file_path}: {_NAME} cannot be set in the file itself")
+            raise ConfigFileError(f"config {file_path}: the file itself cannot set {_NAME}")
         return found
 
 
 def as_toml(settings: pydantic.BaseModel) -> str:
-    """Every setting with its value and what it means, as a file of settings; secrets are masked.
+    """Returns every setting as TOML, with its value and its description; secrets are masked.
 
-    A setting that has no value stands there as a comment.
+    A setting without a value is printed as a comment.
     """
-    # A server that starts has no use for it.
+    # Only --show-config needs it.
     import tomlkit
 
     document = tomlkit.document()

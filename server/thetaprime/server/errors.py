@@ -1,23 +1,23 @@
-"""What the service can refuse, and the one table from there to canonical status codes.
+"""The errors of the service, and the table that maps them to gRPC status codes.
 
 ::
 
     ServiceError
     ├── InvalidRequestError    INVALID_ARGUMENT     BadRequest: path to the field
     ├── NotFoundError          NOT_FOUND            ResourceInfo
-    ├── ReusedIdError          ALREADY_EXISTS       ErrorInfo: an id sent again with other content
+    ├── ReusedIdError          ALREADY_EXISTS       ErrorInfo: an id reused for other content
     ├── PreconditionError      FAILED_PRECONDITION  ErrorInfo: reason and metadata
     ├── RoundMismatchError     ABORTED              ErrorInfo: the current round
     ├── CorruptDataError       DATA_LOSS            ErrorInfo
-    ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: sending it again does not help
+    ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: a retry does not help
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
-    ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: who calls is not known
-    ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: nothing was stored, nothing was lost
+    ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: the call has no valid token
+    ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: the call changed nothing
     └── UnavailableError       UNAVAILABLE          RetryInfo
 
-`WireError` stands for INVALID_ARGUMENT and its `DigestMismatchError` for DATA_LOSS. Whatever else is raised is a
-fault of the server: INTERNAL, with an id under which the log has the traceback.
+`WireError` becomes INVALID_ARGUMENT, and its subclass `DigestMismatchError` DATA_LOSS. Any other exception is a fault
+of the server: INTERNAL, with an error id; the log has the traceback under this id.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ from google.rpc import error_details_pb2, status_pb2
 from thetaprime.wire import DigestMismatchError, WireError
 
 DOMAIN: Final = "thetaprime"
-"""`ErrorInfo.domain` of every error of this service."""
+"""`ErrorInfo.domain` of every error."""
 _SHOWN: Final = 80
 
 
 def shown(text: str) -> str:
-    """A client's text as it may stand in a message: quoted, and cut where it is long."""
+    """Returns a client's text for use in a message: quoted, and truncated to 80 characters."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
@@ -45,7 +45,7 @@ class StartupError(RuntimeError):
 
 
 class ServiceError(Exception):
-    """Base of everything that a call may be refused with."""
+    """Base of the errors that refuse a call."""
 
     def __init__(self, message: str, *details: Message) -> None:
         super().__init__(message)
@@ -54,14 +54,14 @@ class ServiceError(Exception):
 
 
 class InvalidRequestError(ServiceError):
-    """A field of the request breaks the contract, whatever the state of the session."""
+    """A field of the request is invalid, independent of the session's state."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}", _bad_request(field, problem))
 
 
 class NotFoundError(ServiceError):
-    """There is no such thing, or it has expired."""
+    """The resource does not exist, or has expired."""
 
     def __init__(self, resource_type: str, name: str) -> None:
         message = f"there is no {resource_type} {shown(name)}"
@@ -72,38 +72,38 @@ class NotFoundError(ServiceError):
 
 
 class ReusedIdError(ServiceError):
-    """An id that makes a call repeatable was sent again with other content."""
+    """An idempotency id was reused for other content."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message, _error_info(reason, {}))
 
 
 class PreconditionError(ServiceError):
-    """The session is not in a state that allows the call; the reason says what is in the way."""
+    """The session's state does not allow the call; the reason says why."""
 
     def __init__(self, reason: str, message: str, **metadata: object) -> None:
         super().__init__(message, _error_info(reason, metadata))
 
 
 class RoundMismatchError(ServiceError):
-    """The call is about another round than the session's current one."""
+    """The call names another round than the session's current one."""
 
     def __init__(self, came: int, current: int) -> None:
         super().__init__(
-            f"round {came} was named; the session is at round {current}",
+            f"the call names round {came}; the session is at round {current}",
             _error_info("ROUND_MISMATCH", {"round": current}),
         )
 
 
 class CorruptDataError(ServiceError):
-    """Bytes are not the ones that their digest stands for."""
+    """Bytes do not match their digest."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message, _error_info(reason, {}))
 
 
 class QuotaError(ServiceError):
-    """More than the server allows; the same call will be refused again."""
+    """The call exceeds a limit; a retry would be refused again."""
 
     def __init__(self, reason: str, subject: str, came: int, limit: int) -> None:
         message = f"{subject}: {came}; at most {limit} are allowed"
@@ -116,21 +116,21 @@ class QuotaError(ServiceError):
 
 
 class BusyError(ServiceError):
-    """The server has its hands full; the same call may succeed later."""
+    """The server is busy; a retry may succeed."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message, _retry_info(retry_after))
 
 
 class StalledUploadError(ServiceError):
-    """An upload paused, or took, for longer than the server holds memory for it."""
+    """An upload paused for longer than `upload_idle`, or took longer than `upload_seconds`."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem, _error_info("UPLOAD_STALLED", {}))
 
 
 class UnauthenticatedError(ServiceError):
-    """Nobody knows whose call it is."""
+    """The call has no valid token."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message, _error_info(reason, {}))
@@ -138,14 +138,14 @@ class UnauthenticatedError(ServiceError):
 
 
 class StoreFailedError(ServiceError):
-    """The disk does not take what has to be durable before the call may succeed."""
+    """The store cannot make the call's data durable."""
 
     def __init__(self, reason: str, problem: str) -> None:
         super().__init__(f"the store failed: {problem}", _error_info(reason, {}), _retry_info(1.0))
 
 
 class UnavailableError(ServiceError):
-    """The server takes no calls at the moment; another one, or this one later, may."""
+    """This server accepts no calls now; another one, or this one later, may."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message, _retry_info(retry_after))
@@ -168,11 +168,11 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
 
 
 def error_status(error: Exception, error_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """The status that a call ends with.
+    """Returns the code and the status of an error.
 
     Args:
-        error: what the call raised.
-        error_id: stands in the reply instead of an error that the service did not mean to raise.
+        error: the exception that the call raised.
+        error_id: identifies an unexpected exception, whose text the reply leaves out.
     """
     if isinstance(error, DigestMismatchError):
         error = CorruptDataError("DIGEST_MISMATCH", str(error))
@@ -181,7 +181,7 @@ def error_status(error: Exception, error_id: str) -> tuple[grpc.StatusCode, stat
     if isinstance(error, ServiceError):
         code, message, details = _CODES[type(error)], error.message, error.details
     else:
-        code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}; the server's log tells more"
+        code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}; see the server's log"
         details = (error_details_pb2.RequestInfo(request_id=error_id),)
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
@@ -197,8 +197,8 @@ def _bad_request(field: str, problem: str) -> error_details_pb2.BadRequest:
 
 
 def _error_info(reason: str, metadata: Mapping[str, object]) -> error_details_pb2.ErrorInfo:
-    words = {key: str(value) for key, value in metadata.items()}
-    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=words)
+    texts = {key: str(value) for key, value in metadata.items()}
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=texts)
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:

@@ -1,10 +1,10 @@
-"""Places where a test can make the server fail: killed at once, out of disk, or on a read-only disk.
+"""Failpoints: points where a test can kill the server, or make its disk full or read-only.
 
-The code says ``failpoints.reach("blob.synced")`` where a crash would be worth surviving. Unless the environment
-variable ``THETAPRIME_FAILPOINTS`` arms it, that is one look at an empty dictionary. Armed as ``blob.synced=kill@3`` the
-third time it is reached ends the process as ``kill -9`` does: no handler runs and nothing is flushed. Several are
-separated by commas. Of several workers each counts for itself, and one that is started again has none armed. `POINTS`
-lists them all: a test holds it to what the code reaches, and kills a server at each.
+The code calls ``failpoints.reach("blob.synced")`` at a point where a crash must be survived. Unarmed, that costs one
+look-up in an empty dictionary. The environment variable ``THETAPRIME_FAILPOINTS`` arms points, separated by commas:
+``blob.synced=kill@3`` kills the process with SIGKILL when it reaches the point for the third time, so no handler runs
+and nothing is flushed. Each worker counts its own visits, and a restarted worker has no point armed. Tests check that
+`POINTS` lists every point of the code, and kill a server at each.
 """
 
 import errno
@@ -41,7 +41,7 @@ POINTS: Final = frozenset(
         "sweep.committed",
     }
 )
-"""Every name, as ``<what is going on>.<what has just happened>``."""
+"""Every failpoint, named ``<operation>.<what has just happened>``."""
 
 
 def _kill() -> None:
@@ -59,60 +59,62 @@ def _read_only() -> None:
 _ACTIONS: Final[Mapping[str, Callable[[], None]]] = {"kill": _kill, "full": _disk_full, "readonly": _read_only}
 
 
-class _Armed:
-    """What happens at one point, and when: on its n-th visit, or on every one."""
+class _ArmedPoint:
+    """An action at the n-th visit of a point, or at every visit."""
 
     def __init__(self, action: Callable[[], None], visit: int | None) -> None:
         self._action, self._visit = action, visit
-        self._seen = 0
+        self._visits = 0
         self._lock = threading.Lock()
 
     def reach(self) -> None:
         with self._lock:
-            self._seen += 1
-            due = self._visit is None or self._seen == self._visit
+            self._visits += 1
+            due = self._visit is None or self._visits == self._visit
         if due:
             self._action()
 
 
-_armed: dict[str, _Armed] = {}
+_armed: dict[str, _ArmedPoint] = {}
 
 
 def reach(point: str) -> None:
-    """Passes a point; fails there if it is armed.
+    """Runs the action of a point, if the point is armed.
 
     Raises:
-        OSError: the point is armed to run out of disk, or to find it read-only.
+        OSError: the point is armed with ``full`` or ``readonly``.
     """
     if _armed and (armed := _armed.get(point)) is not None:
         armed.reach()
 
 
 def arm(text: str) -> None:
-    """Arms the points that a text names, and disarms all others.
+    """Arms the given points, and disarms all others.
 
     Args:
-        text: ``point=action`` (at every visit) or ``point=action@n`` (at the n-th), separated by commas; empty for
-            none. The actions are ``kill``, ``full`` and ``readonly``.
+        text: ``point=action`` (every visit) or ``point=action@n`` (the n-th visit), separated by commas. Actions:
+            ``kill``, ``full`` and ``readonly``.
 
     Raises:
-        ValueError: the text does not read like that; says which part.
+        ValueError: a part of the text is invalid.
     """
-    found: dict[str, _Armed] = {}
+    found: dict[str, _ArmedPoint] = {}
     for part in filter(None, text.split(",")):
         point, _, rest = part.partition("=")
         action, at, visit = rest.partition("@")
         if point not in POINTS:
-            raise ValueError(f"{VARIABLE}: no failpoint {point!r}; expected one of {', '.join(sorted(POINTS))}")
+            raise ValueError(f"{VARIABLE}: unknown failpoint {point!r}; expected one of {', '.join(sorted(POINTS))}")
         if action not in _ACTIONS or (at and not (visit.isascii() and visit.isdigit() and int(visit))):
-            raise ValueError(f"{VARIABLE}: {part!r}; expected point=action or point=action@n, of {', '.join(_ACTIONS)}")
-        found[point] = _Armed(_ACTIONS[action], int(visit) if at else None)
+            raise ValueError(
+                f"{VARIABLE}: {part!r}; expected point=action or point=action@n; actions: {', '.join(_ACTIONS)}"
+            )
+        found[point] = _ArmedPoint(_ACTIONS[action], int(visit) if at else None)
     _armed.clear()
     _armed.update(found)
 
 
 def arm_from_environment() -> None:
-    """Arms what the environment asks for. For the start of a server process.
+    """Arms the points that `VARIABLE` names. For the start of a server process.
 
     Raises:
         ValueError: as in `arm`.

@@ -1,4 +1,4 @@
-"""Structured logs on stderr."""
+"""Structured logs on standard error."""
 
 import contextlib
 import io
@@ -11,11 +11,11 @@ import structlog
 
 
 def configure_logging(level: int = logging.INFO, **every_line: object) -> None:
-    """Sets up the process's logs: for people on a terminal, one JSON object a line elsewhere. For entry points.
+    """Configures the process's logs: text on a terminal, one JSON object per line elsewhere. For entry points.
 
     Args:
-        level: what is worth a line.
-        every_line: what each line says beside its own.
+        level: the lowest level that is logged.
+        every_line: fields to add to every line.
     """
     terminal = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
@@ -23,30 +23,30 @@ def configure_logging(level: int = logging.INFO, **every_line: object) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *([_Added(every_line)] if every_line else []),
+            *([_AddFields(every_line)] if every_line else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *tracebacks,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # Line and end in one write: several processes may share the stream.
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
+        # Writes a line and its end at once: several processes may share the stream.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
     )
 
 
-class _Added:
-    """A processor that puts the same on every line."""
+class _AddFields:
+    """A processor that adds the same fields to every line."""
 
-    def __init__(self, added: Mapping[str, object]) -> None:
-        self._added = added
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields = fields
 
     def __call__(self, _logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return {**line, **self._added}
+        return {**line, **self._fields}
 
 
-class _Lossy(io.TextIOBase):
-    """Drops what the stream does not take: a full disk under the log must not fail the calls that it tells of."""
+class _LossyStream(io.TextIOBase):
+    """Drops lines that cannot be written: a full disk under the log must not fail the logged calls."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,9 +62,9 @@ class _Lossy(io.TextIOBase):
 
 
 def adopt_library_logs() -> None:
-    """Has what libraries log in Python's own way, warnings and worse, written as our own lines. For entry points."""
-    handler = logging.StreamHandler(cast("TextIO", _Lossy(sys.stderr)))
-    # After `configure_logging`, whose processors end with what makes a line of an event.
+    """Formats the warnings and errors that libraries log with `logging` as this server's lines. For entry points."""
+    handler = logging.StreamHandler(cast("TextIO", _LossyStream(sys.stderr)))
+    # The last processor of `configure_logging` renders the line.
     *processors, renderer = structlog.get_config()["processors"]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=processors))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
