@@ -27,7 +27,8 @@ from thetaprime.models import (
     summarize_step,
     trajectory_shares,
 )
-from thetaprime.server.sessions import messages as convert
+from thetaprime.server.catalog.catalog import policy_message, wire_contract
+from thetaprime.server.sessions.uploads import trajectory_batch
 from thetaprime.server.store import Store, tables
 
 SESSIONS = 64
@@ -39,7 +40,7 @@ def rows() -> list[Row]:
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
     collected = [trajectories(meta_policy, seed) for seed in range(4)]
-    batch = convert.trajectory_batch(collected[0])
+    batch = trajectory_batch(collected[0])
     gradient_of = bare_gradient(meta_policy, batch)
 
     def without_a_service() -> None:
@@ -76,14 +77,14 @@ def _parts(
 ) -> dict[str, Callable[[], object]]:
     """What a round is made of, each by itself in this process."""
     policy, parameters, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
-    contract = convert.wire_contract(policy.environment)
+    contract = wire_contract(policy.environment)
     payload = wire.pack(collected)
     store = Store(root / "store")
     forward = forward_pass(policy, parameters, batch, parameters, layers=True)
     outputs = forward.values
     step = adapt_step(policy, parameters, batch, adaptation, step=0, forward=forward)
     exported = meta_policy.export(step.parameters)
-    message = convert.policy_message(exported)
+    message = policy_message(exported)
     numbers = itertools.count()
 
     def keep(data: bytes) -> None:
@@ -101,7 +102,7 @@ def _parts(
         trajectories = list(wire.unpack(payload))
         for each in trajectories:
             wire.validate(each, contract)
-        behavior_evidence(policy, parameters, convert.trajectory_batch(trajectories), outputs)
+        behavior_evidence(policy, parameters, trajectory_batch(trajectories), outputs)
 
     def serialize() -> None:
         for each in collected:

@@ -21,7 +21,7 @@ from benchmarks.process import cpu_seconds
 from thetaprime.cli._server_process import server_process
 from thetaprime.client import CHANNEL_OPTIONS, Client
 from thetaprime.models import load_meta_policy
-from thetaprime.server.sessions.messages import trajectory_batch
+from thetaprime.server.sessions.uploads import trajectory_batch
 
 CLIENTS, ROUNDS = 64, 6
 

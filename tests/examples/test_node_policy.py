@@ -10,7 +10,7 @@ import torch
 
 from thetaprime import models, wire
 from thetaprime.client._policy.exploration import Exploration
-from thetaprime.server.sessions import messages as convert
+from thetaprime.server.catalog import catalog
 from thetaprime.v1 import policy_pb2
 
 if TYPE_CHECKING:
@@ -49,17 +49,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
             provenance=models.Provenance.untrained(name),
             golden_observations=np.random.default_rng(1).normal(size=(4, *environment.observation_shape)),
         )
-        found[name] = made, convert.policy_message(made.export(made.parameters))
+        found[name] = made, catalog.policy_message(made.export(made.parameters))
     return found
 
 
 def _observations(name: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    size = convert.wire_contract(ENVIRONMENTS[name]).observation_size
+    size = catalog.wire_contract(ENVIRONMENTS[name]).observation_size
     return np.random.default_rng(2).normal(size=(5, size)).astype(np.float32)
 
 
 def _ask(talk: "Talk", name: str, message: policy_pb2.Policy, samples: int = 0) -> dict[str, Any]:
-    environment = wire.contract_to_message(convert.wire_contract(ENVIRONMENTS[name]))
+    environment = wire.contract_to_message(catalog.wire_contract(ENVIRONMENTS[name]))
     return talk.ask(
         "act",
         policy=message.SerializeToString().hex(),
@@ -78,7 +78,7 @@ def test_it_acts_as_torch_does(name: str, talk: "Talk", served: Served) -> None:
 
 def test_continuous_samples_have_the_policys_mean_and_spread(talk: "Talk", served: Served) -> None:
     _, message = served["box"]
-    contract = convert.wire_contract(ENVIRONMENTS["box"])
+    contract = catalog.wire_contract(ENVIRONMENTS["box"])
     sampled = _ask(talk, "box", message, SAMPLES)["sampled"]
     taken, recorded = (np.array(column, np.float32) for column in zip(*sampled, strict=True))
     mean, log_std = onnxruntime.InferenceSession(message.onnx).run(

@@ -9,7 +9,7 @@ import pytest
 from thetaprime import models, server, wire
 from thetaprime.server import ServerConfig
 from thetaprime.server.runtime.lifecycle import _MESSAGE_BYTES
-from thetaprime.server.sessions.sessions import MAX_ID_LENGTH
+from thetaprime.server.sessions.rows import MAX_ID_LENGTH
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
 from thetaprime.wire.arrays import _MAX_AXES
 

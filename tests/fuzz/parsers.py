@@ -16,10 +16,12 @@ from tests.support.server.without_wire import Metadata
 from thetaprime import wire
 from thetaprime.models import BoxAction, EnvironmentContract, Policy, PolicySpec, behavior_evidence
 from thetaprime.server import ServerConfig
+from thetaprime.server.catalog.catalog import wire_contract
 from thetaprime.server.errors import ServiceError
 from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
-from thetaprime.server.sessions import messages as convert
 from thetaprime.server.sessions import sessions
+from thetaprime.server.sessions.rows import check_id
+from thetaprime.server.sessions.uploads import trajectory_batch
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import trajectory_pb2
 
@@ -31,7 +33,7 @@ _ENVIRONMENT: Final = EnvironmentContract(
     action=BoxAction(low=(-0.1, -0.1), high=(0.1, 0.1)),
     horizon=16,
 )
-_CONTRACT: Final = convert.wire_contract(_ENVIRONMENT)
+_CONTRACT: Final = wire_contract(_ENVIRONMENT)
 _POLICY: Final = Policy(_ENVIRONMENT, PolicySpec(hidden_sizes=(4,)))
 _PARAMETERS: Final = _POLICY.init(0)
 _CONFIG: Final = ServerConfig(max_upload_bytes=1 << 20, max_inflight_bytes=1 << 20)
@@ -45,7 +47,7 @@ def payload(data: bytes) -> None:
         wire.validate(trajectory, _CONTRACT, f"trajectories[{index}]")
         trajectories.append(trajectory)
     if trajectories:
-        behavior_evidence(_POLICY, _PARAMETERS, convert.trajectory_batch(trajectories))
+        behavior_evidence(_POLICY, _PARAMETERS, trajectory_batch(trajectories))
 
 
 def upload(data: bytes) -> None:
@@ -54,7 +56,7 @@ def upload(data: bytes) -> None:
     async def receive() -> None:
         async with contextlib.aclosing(_messages(data)) as messages:
             header = await receive_header(messages, 1.0)
-            sessions.check_id(header.upload_id, "header.upload_id")
+            check_id(header.upload_id, "header.upload_id")
             received, _ = await receive_payload(messages, PayloadAssembly(header.payload_bytes, _CONFIG), 1.0, 1.0)
         payload(received)
 
@@ -81,7 +83,7 @@ def array(data: bytes) -> None:
 def creation(data: bytes) -> None:
     """The arguments of a session."""
     request = service_pb.CreateSessionRequest.FromString(data)
-    sessions.check_id(request.request_id, "request_id")
+    check_id(request.request_id, "request_id")
     arguments = sessions.CreateArguments(
         meta_policy=request.meta_policy,
         meta_policy_version=request.meta_policy_version,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -12,7 +13,9 @@ from tests.support.server.fixtures import configure, service, start, zoo
 from tests.support.server.service import Connect, WriteTokens, connect
 from tests.support.server.tokens import write_tokens
 from thetaprime import models, wire
+from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.logging import configure_logging
+from thetaprime.server.sessions.uploads import NewUpload
 
 __all__ = ["configure", "service", "start", "zoo"]
 
@@ -49,6 +52,23 @@ def _write_point_artifact() -> Callable[..., models.MetaPolicy]:
 
 
 @pytest.fixture
-def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are computed when they are asked for, never before."""
-    monkeypatch.setattr("thetaprime.server.sessions.uploads.precompute_step", lambda *_: None)
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of trajectories of each step that was computed."""
+    counts: list[int] = []
+
+    def counted(policy: Any, parameters: Any, batch: Any, *args: Any, **kwargs: Any) -> models.InnerStep:
+        counts.append(len(batch.lengths))
+        return models.adapt_step(policy, parameters, batch, *args, **kwargs)
+
+    monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", counted)
+    return counts
+
+
+@pytest.fixture
+def no_precomputation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Adapt` computes each step: nothing is precomputed."""
+
+    async def do_nothing(engine: AdaptationEngine, upload: NewUpload) -> None:
+        pass
+
+    monkeypatch.setattr(AdaptationEngine, "precompute", do_nothing)

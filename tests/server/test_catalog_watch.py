@@ -2,8 +2,10 @@
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from thetaprime.server.logging import configure_logging
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
-    from tests.support.server.service import Service, Start
+    from tests.support.server.service import Configure, Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
 Write = Callable[..., models.MetaPolicy]
@@ -172,7 +174,7 @@ def test_one_of_two_folders_for_one_version_is_refused_until_the_other_goes(watc
 
 def test_a_zoo_that_vanishes_changes_nothing(watched: Watched, tmp_path: Path) -> None:
     watched.zoo.rename(tmp_path / "away")
-    assert watched.scan() == ["zoo folder is gone"]
+    assert watched.scan() == ["zoo folder is missing"]
     assert watched.scan() == []
     assert watched.versions == [1, 2]
     (tmp_path / "away").rename(watched.zoo)
@@ -217,3 +219,37 @@ def test_sessions_keep_their_version_whatever_comes_and_goes(
         again = undisturbed.create(meta_policy_version=2).session.session_id
         batch = undisturbed.upload(again, collect(begun.policy)).batch
         assert undisturbed.adapt(again, 0, batch.sha256).policy == adapted.policy
+
+
+def test_a_replayed_session_of_an_unseen_version_does_not_block_other_calls(
+    start: "Start", configure: "Configure", zoo: Path, third: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers share a store; the second one has not seen the version of the first one's session."""
+    scanning, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> list[Path]:
+        scanning.set()
+        assert go_on.wait(60)
+        return models.find_meta_policies(folder)
+
+    folders = [shutil.copytree(zoo, tmp_path / name) for name in ("first", "second")]
+    shutil.copytree(third, folders[0] / NAME / "3")
+    store = configure().store
+    with (
+        start(store=store, zoo=(folders[0],)) as first,
+        start(store=store, zoo=(folders[1],), catalog_seconds=3600.0) as second,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        created = first.create(request_id="shared")
+        assert created.session.meta_policy.version == 3
+        shutil.copytree(third, folders[1] / NAME / "3")
+        monkeypatch.setattr("thetaprime.server.catalog.watcher.find_meta_policies", slow)
+        replayed = threads.submit(second.create, request_id="shared")
+        try:
+            assert scanning.wait(60)
+            listed = second.meta_stub.ListMetaPolicies(meta_pb.ListMetaPoliciesRequest(), timeout=30)
+            assert len(listed.meta_policies) == 2
+            assert not replayed.done()
+        finally:
+            go_on.set()
+        assert replayed.result() == created

@@ -124,7 +124,7 @@ def test_two_servers_on_one_store_take_one_step_between_them(
         assert one.get(session_id).session.round == 1
 
 
-@pytest.mark.usefixtures("nothing_ahead")
+@pytest.mark.usefixtures("no_precomputation")
 def test_an_upload_during_the_step_is_not_left_out_in_silence(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,10 @@
-"""However much one tenant asks for, the others get their turns."""
+"""However much one tenant asks for, other tenants get their turns."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +19,39 @@ from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.auth import Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import BusyError
-from thetaprime.server.rpc.upload_stream import InflightBudget
-from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots
-from thetaprime.server.sessions.uploads import accept_upload
+from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots, FairThreads
+from thetaprime.server.scheduling.memory_budget import MemoryBudget
+from thetaprime.server.scheduling.rate_limit import RateLimit
+from thetaprime.server.sessions.uploads import AcceptedUpload, NewUpload, accept_upload
 from thetaprime.server.store import Store
 
 if TYPE_CHECKING:
     from tests.support.server.service import Configure, Connect, WriteTokens
 
 
-def no_limit(tenant: str) -> None:
-    """Any pace will do."""
+def no_precomputation(upload: NewUpload) -> None:
+    raise AssertionError("nothing was uploaded")
+
+
+@contextmanager
+def engine_of(
+    take_round: Callable[[AdaptCall], Any], threads: int, queue: int, rate: Mapping[str, float] | None = None
+) -> Iterator[AdaptationEngine]:
+    """An engine of the given steps, with a rate limit for the named tenants."""
+    with ThreadPoolExecutor(threads) as executor:
+        engine = AdaptationEngine(
+            take_round,
+            precompute=no_precomputation,
+            processors=FairThreads(FairSlots(threads), executor),
+            queue=queue,
+            rate_limit=RateLimit((rate or {}).get),
+        )
+        with closing(engine):
+            yield engine
 
 
 class Steps:
-    """Steps that wait for a sign, and say in what order they were taken."""
+    """Steps that wait for an event, and record their order."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -51,20 +69,19 @@ def call(name: str) -> AdaptCall:
 
 async def asked(engine: AdaptationEngine, names: Iterable[str]) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(engine.adapt(call(name))) for name in names]
-    for _ in range(5):  # what has a thread is with it by then, and the rest waits
+    for _ in range(5):  # every call has its thread, or waits in the queue
         await asyncio.sleep(0)
     return tasks
 
 
-def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
+def test_a_flood_of_one_tenant_leaves_other_tenants_their_turns() -> None:
     async def run() -> list[str]:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, queue=30, pace=no_limit)
-        tasks = await asked(engine, [*(f"a{n}" for n in range(20)), "b0", "b1", "c0"])
-        steps.go_on.set()
-        await asyncio.gather(*tasks)
-        await engine.finish()
-        engine.close()
+        with engine_of(steps, threads=1, queue=30) as engine:
+            tasks = await asked(engine, [*(f"a{n}" for n in range(20)), "b0", "b1", "c0"])
+            steps.go_on.set()
+            await asyncio.gather(*tasks)
+            await engine.finish()
         return steps.taken
 
     taken = asyncio.run(run())
@@ -72,92 +89,86 @@ def test_a_flood_of_one_tenant_leaves_the_others_their_turns() -> None:
     assert taken[7:] == [f"a{n}" for n in range(4, 20)]
 
 
-def test_a_full_queue_is_its_tenant_s_own() -> None:
+def test_a_full_queue_refuses_its_own_tenant_only() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=2, queue=2, pace=no_limit)
-        tasks = await asked(engine, ["a0", "a1", "a2", "a3"])
-        with pytest.raises(BusyError, match="2 adaptation steps of the tenant"):
+        with engine_of(steps, threads=2, queue=2) as engine:
+            tasks = await asked(engine, ["a0", "a1", "a2", "a3"])
+            with pytest.raises(BusyError, match="2 adaptation steps of the tenant"):
+                await engine.adapt(call("a4"))
+            tasks += await asked(engine, ["b0", "b1", "a0"])
+            with pytest.raises(BusyError):
+                await engine.adapt(call("b2"))
+            steps.go_on.set()
+            await asyncio.gather(*tasks)
+            assert sorted(steps.taken) == ["a0", "a1", "a2", "a3", "b0", "b1"]
             await engine.adapt(call("a4"))
-        tasks += await asked(engine, ["b0", "b1", "a0"])
-        with pytest.raises(BusyError):
-            await engine.adapt(call("b2"))
-        steps.go_on.set()
-        await asyncio.gather(*tasks)
-        assert sorted(steps.taken) == ["a0", "a1", "a2", "a3", "b0", "b1"]
-        await engine.adapt(call("a4"))
-        engine.close()
 
     asyncio.run(run())
 
 
-def test_a_step_that_fails_passes_its_thread_on() -> None:
+def test_a_failed_step_frees_its_thread() -> None:
     async def run() -> None:
         def fail(call: AdaptCall) -> Any:
             if call.tenant == "a":
                 raise ZeroDivisionError
             return call
 
-        engine = AdaptationEngine(fail, threads=1, queue=9, pace=no_limit)
-        replies = await asyncio.gather(*await asked(engine, ["a0", "b0", "a1", "b1"]), return_exceptions=True)
+        with engine_of(fail, threads=1, queue=9) as engine:
+            replies = await asyncio.gather(*await asked(engine, ["a0", "b0", "a1", "b1"]), return_exceptions=True)
         assert [type(reply) for reply in replies] == [ZeroDivisionError, AdaptCall] * 2
-        engine.close()
 
     asyncio.run(run())
 
 
-def test_a_step_that_is_refused_for_its_pace_takes_no_place() -> None:
+def test_a_step_that_the_rate_limit_refuses_takes_no_slot() -> None:
     async def run() -> None:
         steps = Steps()
         steps.go_on.set()
 
-        def pace(tenant: str) -> None:
-            if tenant == "a":
-                raise BusyError("too soon", retry_after=1.0)
-
-        engine = AdaptationEngine(steps, threads=1, queue=0, pace=pace)
-        for _ in range(3):
-            with pytest.raises(BusyError, match="too soon"):
-                await engine.adapt(call("a0"))
-        await engine.adapt(call("b0"))
-        assert steps.taken == ["b0"]
-        engine.close()
+        with engine_of(steps, threads=1, queue=0, rate={"a": 1e-6}) as engine:
+            await engine.adapt(call("a0"))
+            for _ in range(3):
+                with pytest.raises(BusyError, match="1e-06 adaptation steps per second"):
+                    await engine.adapt(call("a1"))
+            await engine.adapt(call("b0"))
+        assert steps.taken == ["a0", "b0"]
 
     asyncio.run(run())
 
 
-def test_what_waits_when_the_engine_closes_is_dropped() -> None:
+def test_a_closing_engine_drops_the_steps_that_wait() -> None:
     async def run() -> None:
         steps = Steps()
-        engine = AdaptationEngine(steps, threads=1, queue=9, pace=no_limit)
-        running, waiting = await asked(engine, ["a0", "b0"])
-        engine.close()
-        steps.go_on.set()
-        await running
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+        with engine_of(steps, threads=1, queue=9) as engine:
+            running, waiting = await asked(engine, ["a0", "b0"])
+            engine.close()
+            steps.go_on.set()
+            await running
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
         assert steps.taken == ["a0"]
 
     asyncio.run(run())
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=60))
-def test_no_tenant_is_served_twice_while_another_waits_and_each_in_its_order(arrivals: list[str]) -> None:
+def test_the_queue_is_round_robin_between_tenants_and_first_in_first_out_within_each(arrivals: list[str]) -> None:
     turns: FairQueue[tuple[str, int]] = FairQueue()
     for number, tenant in enumerate(arrivals):
         turns.add(tenant, (tenant, number))
     served = [item for _, item in iter(turns.next, None)]
     assert sorted(served) == sorted((tenant, number) for number, tenant in enumerate(arrivals))
     for tenant in set(arrivals):
-        mine = [place for place, (name, _) in enumerate(served) if name == tenant]
-        assert [served[place][1] for place in mine] == sorted(served[place][1] for place in mine)
+        mine = [position for position, (name, _) in enumerate(served) if name == tenant]
+        assert [served[position][1] for position in mine] == sorted(served[position][1] for position in mine)
         for earlier, later in zip([-1, *mine], mine, strict=False):
             between = [name for name, _ in served[earlier + 1 : later]]
             assert len(between) == len(set(between))
 
 
-def test_uploads_that_one_tenant_sends_at_once_leave_room_for_another_s() -> None:
-    budget = InflightBudget(1000)
+def test_concurrent_uploads_of_one_tenant_leave_memory_for_another() -> None:
+    budget = MemoryBudget(1000)
     with ExitStack() as arriving:
         taken = 0
         with pytest.raises(BusyError):
@@ -175,8 +186,8 @@ def test_uploads_that_one_tenant_sends_at_once_leave_room_for_another_s() -> Non
         pass
 
 
-def test_the_one_tenant_of_a_server_without_tokens_may_take_all() -> None:
-    budget = InflightBudget(1000)
+def test_the_single_tenant_of_a_server_without_tokens_may_take_all_memory() -> None:
+    budget = MemoryBudget(1000)
     with budget.reserve("", 600), budget.reserve("", 400), pytest.raises(BusyError), budget.reserve("", 1):
         pass
 
@@ -189,73 +200,73 @@ class Clock:
         return self.seconds
 
 
-def test_a_tenant_that_is_alone_takes_every_place_and_leaves_one_while_another_is_about() -> None:
+def test_a_tenant_takes_every_slot_while_alone_and_leaves_one_while_another_is_active() -> None:
     async def run() -> None:
         clock = Clock()
-        places = FairSlots(3, clock=clock)
-        mine = [places.ask("a") for _ in range(5)]
+        slots = FairSlots(3, clock=clock)
+        mine = [slots.ask("a") for _ in range(5)]
         assert [turn.done() for turn in mine] == [True, True, True, False, False]
-        first = places.ask("b")
+        first = slots.ask("b")
         assert not first.done()
-        places.give_back("a")
+        slots.release("a")
         assert first.done()
-        assert not places.may_begin("b")
-        places.give_back("b")
-        # One place is free, and is kept for the other tenant's next piece of work; not for ever.
+        assert not slots.may_begin("b")
+        slots.release("b")
+        # One slot stays free for the other tenant's next call, for a while.
         assert [turn.done() for turn in mine] == [True, True, True, False, False]
-        assert places.may_begin("b")
-        assert places.may_begin("c")
-        assert not places.may_begin("a")
+        assert slots.may_begin("b")
+        assert slots.may_begin("c")
+        assert not slots.may_begin("a")
         clock.seconds += 60
-        assert places.may_begin("a")
-        places.give_back("a")
+        assert slots.may_begin("a")
+        slots.release("a")
         assert all(turn.done() for turn in mine)
 
     asyncio.run(run())
 
 
-def test_a_caller_that_goes_away_takes_no_place_whenever_it_goes() -> None:
-    async def hold(places: FairSlots, go_on: asyncio.Event) -> None:
-        async with places.place("a"):
+def test_a_canceled_caller_holds_no_slot() -> None:
+    async def hold(slots: FairSlots, go_on: asyncio.Event) -> None:
+        async with slots.slot("a"):
             await go_on.wait()
 
     async def run() -> None:
-        places, go_on = FairSlots(1, queue=2), asyncio.Event()
-        running, waiting, other = [asyncio.create_task(hold(places, go_on)) for _ in range(3)]
+        slots, go_on = FairSlots(1, queue=2), asyncio.Event()
+        running, waiting, other = [asyncio.create_task(hold(slots, go_on)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(BusyError, match="2 calls of the tenant are waiting"):
-            await hold(places, go_on)
+            await hold(slots, go_on)
         running.cancel()
-        waiting.cancel()  # at once: the place that the first one gives back comes to it as it goes
+        waiting.cancel()  # at once: the first caller's slot is granted to it while it is being canceled
         await asyncio.wait([running, waiting])
-        assert not places.may_begin("b")  # the third one has it
+        assert not slots.may_begin("b")  # the third caller holds the slot
         other.cancel()
         await asyncio.wait([other])
-        assert places.may_begin("b")
+        assert slots.may_begin("b")
 
     asyncio.run(run())
 
 
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "back", "cancel"]))))
-def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, str]]) -> None:
+def test_slots_are_neither_lost_nor_created(count: int, events: list[tuple[str, str]]) -> None:
     async def run() -> None:
-        places = FairSlots(count, clock=Clock())
+        slots = FairSlots(count, clock=Clock())
         turns: dict[str, list[asyncio.Future[None]]] = {"a": [], "b": [], "c": []}
         for tenant, event in events:
             held = [turn for turn in turns[tenant] if turn.done()]
             waiting = [turn for turn in turns[tenant] if not turn.done()]
             if event == "ask":
-                turns[tenant].append(places.ask(tenant))
+                turns[tenant].append(slots.ask(tenant))
             elif event == "back" and held:
                 turns[tenant].remove(held[0])
-                places.give_back(tenant)
+                slots.release(tenant)
             elif event == "cancel" and waiting:
                 turns[tenant].remove(waiting[-1])
                 waiting[-1].cancel()
             running = {name: sum(turn.done() for turn in each) for name, each in turns.items()}
             assert sum(running.values()) <= count
             for name, each in turns.items():
-                # Who has nothing running waits only where everything is taken.
+                # A tenant that holds no slot waits only while every slot is held.
                 if len(each) > running[name] == 0:
                     assert sum(running.values()) == count
         for tenant, each in turns.items():
@@ -264,14 +275,14 @@ def test_places_are_neither_lost_nor_made(count: int, events: list[tuple[str, st
                 for name, theirs in turns.items():
                     for turn in [turn for turn in theirs if turn.done()]:
                         theirs.remove(turn)
-                        places.give_back(name)
+                        slots.release(name)
             assert not turns[tenant]
-        assert places.may_begin("a")
+        assert slots.may_begin("a")
 
     asyncio.run(run())
 
 
-def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
+def test_stuck_uploads_of_one_tenant_leave_another_tenant_its_turn(
     configure: "Configure",
     connect: "Connect",
     write_tokens: "WriteTokens",
@@ -281,15 +292,17 @@ def test_uploads_of_one_tenant_that_take_for_ever_leave_another_s_their_turn(
 ) -> None:
     stuck, go_on = threading.Semaphore(0), threading.Event()
 
-    def accept(store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any) -> Any:
+    def accept(
+        store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any
+    ) -> AcceptedUpload:
         if upload.tenant == "a" and upload.header.upload_id != "first":
             stuck.release()
             assert go_on.wait(60)
         return accept_upload(store, catalog, config, quotas, upload, *rest)
 
     monkeypatch.setattr("thetaprime.server.rpc.adaptation_service.accept_upload", accept)
-    # However slow the machine is, the other tenant counts as being about.
-    monkeypatch.setattr("thetaprime.server.scheduling.fair_slots._PRESENT_SECONDS", 3600.0)
+    # Keeps the other tenant active, however slow the machine is.
+    monkeypatch.setattr("thetaprime.server.scheduling.fair_slots._ACTIVE_SECONDS", 3600.0)
     tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a", "theta_b": "b"})
     with (
         running_server(configure(tokens=tokens, adaptation_threads=2)) as address,

@@ -118,7 +118,7 @@ def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notic
     assert not found["thetaprime_refusals_total"].samples
 
 
-@pytest.mark.usefixtures("nothing_ahead")
+@pytest.mark.usefixtures("no_precomputation")
 def test_running_and_waiting_steps_are_told_apart(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,16 +132,13 @@ def test_running_and_waiting_steps_are_told_apart(
     address = free_address()
     with start(adaptation_threads=1, metrics_address=address) as service:
         monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", slow)
-        calls: list[Any] = []
+        requests = []
         for _ in range(3):
             created = service.create()
             session_id = created.session.session_id
             digest = service.upload(session_id, collect(created.policy)).batch.sha256
-            calls.append(
-                service.stub.Adapt.future(
-                    service_pb.AdaptRequest(session_id=session_id, batch_sha256=digest), timeout=60
-                )
-            )
+            requests.append(service_pb.AdaptRequest(session_id=session_id, batch_sha256=digest))
+        calls: list[Any] = [service.stub.Adapt.future(request, timeout=60) for request in requests]
         assert begun.wait(60)
         while value(busy := scrape(address), "thetaprime_steps_waiting") < 2:
             assert not any(call.done() for call in calls)

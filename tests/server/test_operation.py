@@ -59,7 +59,7 @@ def test_an_internal_error_tells_its_id_and_the_log_the_rest(
     assert (logged["error_id"], logged["exc_info"]) == (error_id, True)
 
 
-@pytest.mark.usefixtures("nothing_ahead")
+@pytest.mark.usefixtures("no_precomputation")
 def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -85,7 +85,7 @@ def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monke
         assert service.adapt(second.session.session_id, 0, batch.sha256).session.round == 1
 
 
-@pytest.mark.usefixtures("nothing_ahead")
+@pytest.mark.usefixtures("no_precomputation")
 def test_a_step_whose_caller_goes_away_is_taken_and_kept(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

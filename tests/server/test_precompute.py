@@ -1,38 +1,28 @@
-"""Steps that are computed before they are asked for: they come out the same, and only once."""
+"""Precomputed steps: the same as those that `Adapt` computes, computed once, and never in the way of an upload."""
 
 import dataclasses
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import structlog
 
+from tests.support.server.metrics_page import free_address, scrape, value
 from thetaprime import models, wire
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.support.server.service import Service
+    from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-MAKE_AHEAD = "thetaprime.server.sessions.uploads.precompute_step"
 ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many trajectories each step was computed from."""
-    found: list[int] = []
-
-    def counted(policy: Any, parameters: Any, batch: Any, *args: Any, **kwargs: Any) -> models.InnerStep:
-        found.append(len(batch.lengths))
-        return models.adapt_step(policy, parameters, batch, *args, **kwargs)
-
-    monkeypatch.setattr(ADAPT_STEP, counted)
-    return found
-
-
 def _content(reply: service_pb.AdaptResponse) -> bytes:
-    """What a step comes to, but for the time that it took and whose it was."""
+    """The policy and the report of a step, without its seconds."""
     report = service_pb.AdaptationReport()
     report.CopyFrom(reply.report)
     report.seconds = 0.0
@@ -48,16 +38,16 @@ def _round(service: "Service", collect: Collect, uploads: int = 1) -> service_pb
 
 
 @pytest.mark.parametrize("uploads", [1, 2])
-def test_a_step_is_the_same_whenever_it_is_computed(
-    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch, uploads: int
+def test_a_precomputed_step_is_the_step_that_adapt_computes(
+    service: "Service", collect: Collect, request: pytest.FixtureRequest, uploads: int
 ) -> None:
-    ahead = _round(service, collect, uploads)
-    assert ahead.report.trajectories == 20 * uploads
-    monkeypatch.setattr(MAKE_AHEAD, lambda *_: None)
-    assert _content(_round(service, collect, uploads)) == _content(ahead)
+    precomputed = _round(service, collect, uploads)
+    assert precomputed.report.trajectories == 20 * uploads
+    request.getfixturevalue("no_precomputation")
+    assert _content(_round(service, collect, uploads)) == _content(precomputed)
 
 
-def test_a_step_is_computed_once_and_before_it_is_asked_for(
+def test_the_step_of_a_round_with_one_upload_is_computed_once_at_the_upload(
     service: "Service", collect: Collect, steps: list[int]
 ) -> None:
     created = service.create()
@@ -71,13 +61,15 @@ def test_a_step_is_computed_once_and_before_it_is_asked_for(
         policy = reply.policy
 
 
-def test_what_a_second_upload_outdates_is_not_used(service: "Service", collect: Collect, steps: list[int]) -> None:
+def test_a_second_upload_invalidates_the_precomputed_step(
+    service: "Service", collect: Collect, steps: list[int]
+) -> None:
     reply = _round(service, collect, uploads=3)
     assert reply.report.trajectories == 60
     assert steps == [20, 60]
 
 
-def test_a_step_on_another_batch_is_refused_and_the_right_one_taken(service: "Service", collect: Collect) -> None:
+def test_a_step_on_another_batch_is_refused_and_the_right_step_taken(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     batch = service.upload(session_id, collect(created.policy)).batch
@@ -87,9 +79,7 @@ def test_a_step_on_another_batch_is_refused_and_the_right_one_taken(service: "Se
     assert service.adapt(session_id, 0, batch.sha256).session.round == 1
 
 
-def test_a_session_that_was_closed_takes_no_step_that_is_there_already(
-    service: "Service", collect: Collect, steps: list[int]
-) -> None:
+def test_a_closed_session_refuses_a_precomputed_step(service: "Service", collect: Collect, steps: list[int]) -> None:
     created = service.create()
     session_id = created.session.session_id
     batch = service.upload(session_id, collect(created.policy)).batch
@@ -101,24 +91,57 @@ def test_a_session_that_was_closed_takes_no_step_that_is_there_already(
     assert service.get(session_id).session.round == 0
 
 
-def test_a_step_that_fails_ahead_fails_when_it_is_asked_for_and_not_for_ever(
-    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_precomputation_is_logged_and_counted_and_adapt_computes_the_step(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any, **kwargs: Any) -> models.InnerStep:
-        raise RuntimeError("of this one time")
+        raise RuntimeError("broken once")
 
-    monkeypatch.setattr(ADAPT_STEP, broken)
-    created = service.create()
-    session_id = created.session.session_id
-    batch = service.upload(session_id, collect(created.policy)).batch
-    with service.refuses() as refusal:
-        service.adapt(session_id, 0, batch.sha256)
-    assert refusal.code is grpc.StatusCode.INTERNAL
-    monkeypatch.undo()
-    assert service.adapt(session_id, 0, batch.sha256).session.round == 1
+    address = free_address()
+    with start(metrics_address=address) as service, structlog.testing.capture_logs() as logs:
+        created = service.create()
+        session_id = created.session.session_id
+        monkeypatch.setattr(ADAPT_STEP, broken)
+        batch = service.upload(session_id, collect(created.policy)).batch
+        (entry,) = [each for each in logs if each["event"] == "step not precomputed"]
+        assert (entry["log_level"], entry["session_id"], entry["round"]) == ("warning", session_id, 0)
+        assert entry["exc_info"] is True
+        assert value(scrape(address), "thetaprime_precomputed_steps_total", result="failed") == 1
+        with service.refuses() as refusal:
+            service.adapt(session_id, 0, batch.sha256)
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        monkeypatch.undo()
+        assert service.adapt(session_id, 0, batch.sha256).session.round == 1
 
 
-def test_an_upload_that_is_refused_has_nothing_computed(service: "Service", collect: Collect, steps: list[int]) -> None:
+def test_an_upload_s_memory_is_released_before_its_step_is_computed(
+    service: "Service", start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> models.InnerStep:
+        begun.set()
+        assert go_on.wait(60)
+        return models.adapt_step(*args, **kwargs)
+
+    with ThreadPoolExecutor(1) as threads:
+        # Room for one upload at a time: the two have one size.
+        size = len(wire.pack(collect(service.create().policy)))
+        with start(max_upload_bytes=size, max_inflight_bytes=size) as small:
+            first, second = small.create(), small.create()
+            monkeypatch.setattr(ADAPT_STEP, slow)
+            upload = threads.submit(small.upload, first.session.session_id, collect(first.policy))
+            assert begun.wait(60)
+            monkeypatch.undo()
+            try:
+                assert small.upload(second.session.session_id, collect(second.policy)).batch.uploads == 1
+                assert not upload.done()
+            finally:
+                go_on.set()
+            assert upload.result().batch.uploads == 1
+
+
+def test_no_step_is_computed_for_a_refused_upload(service: "Service", collect: Collect, steps: list[int]) -> None:
     created = service.create()
     session_id = created.session.session_id
     good = collect(created.policy, trajectories=20)

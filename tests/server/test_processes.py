@@ -34,8 +34,10 @@ SERVE_STEPWISE = (
     """
 import sys
 from thetaprime.server.adaptation import step
-from thetaprime.server.sessions import uploads
-uploads.precompute_step = lambda *_: None  # not before its call
+from thetaprime.server.adaptation.engine import AdaptationEngine
+async def no_precomputation(engine, upload):
+    pass
+AdaptationEngine.precompute = no_precomputation
 summarize = step.summarize_step
 def summarize_step(*args, **kwargs):
     print("stepping", flush=True)

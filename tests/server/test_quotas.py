@@ -1,4 +1,4 @@
-"""What one tenant may have: refused beyond it, for itself alone, with how long to wait where waiting helps."""
+"""A call beyond a quota is refused, for its tenant only, with a time to retry where waiting helps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 def tenants(
     configure: "Configure", connect: "Connect", write_tokens: "WriteTokens", tmp_path: Path
 ) -> Iterator[Tenants]:
-    """Starts a server where alice has the limits that are given and bob has none; gives a client of each."""
+    """Starts a server where alice has the given limits and bob has none; returns a client of each."""
     with ExitStack() as running:
 
         def start(limits: str, **fields: object) -> tuple["Service", "Service"]:
@@ -38,7 +38,7 @@ def tenants(
         yield start
 
 
-def assert_no_use_to_wait(refusal: "Refusal", reason: str, limit: int) -> None:
+def assert_no_retry(refusal: "Refusal", reason: str, limit: int) -> None:
     assert (refusal.code, refusal.reason) == (EXHAUSTED, reason)
     assert refusal.metadata["limit"] == str(limit)
     assert "QuotaFailure" in refusal.details
@@ -51,7 +51,7 @@ def test_open_sessions_of_a_tenant(tenants: Tenants) -> None:
     alice.create(request_id="second")
     with alice.refuses(first) as refusal:
         alice.create()
-    assert_no_use_to_wait(refusal, "TENANT_SESSIONS", 2)
+    assert_no_retry(refusal, "TENANT_SESSIONS", 2)
     alice.create(request_id="second")
     for _ in range(3):
         bob.create()
@@ -70,14 +70,14 @@ def test_steps_of_a_tenant_over_all_its_sessions_and_rounds(tenants: Tenants, co
     session_id = third.session.session_id
     with alice.refuses(session_id) as refusal:
         alice.upload(session_id, collect(third.policy, trajectories=1, steps=7))
-    assert_no_use_to_wait(refusal, "TENANT_STEPS", 70)
+    assert_no_retry(refusal, "TENANT_STEPS", 70)
     assert refusal.metadata["came"] == "71"
     alice.upload(session_id, collect(third.policy, trajectories=1, steps=6))
     bobs = bob.create()
     bob.upload(bobs.session.session_id, collect(bobs.policy, steps=8))
 
 
-def test_bytes_of_a_tenant_are_those_that_it_sent_whoever_else_sent_them(tenants: Tenants, collect: Collect) -> None:
+def test_bytes_count_for_each_tenant_that_sent_them(tenants: Tenants, collect: Collect) -> None:
     alice, bob = tenants("max_bytes = 2000")
     trajectories = collect(bob.create().policy)
     size = len(wire.pack(trajectories))
@@ -88,7 +88,7 @@ def test_bytes_of_a_tenant_are_those_that_it_sent_whoever_else_sent_them(tenants
         session_id = alice.create().session.session_id
         with alice.refuses(session_id) as refusal:
             alice.upload(session_id, trajectories)
-        assert_no_use_to_wait(refusal, "TENANT_BYTES", 2000)
+        assert_no_retry(refusal, "TENANT_BYTES", 2000)
         assert refusal.metadata["came"] == str(2 * size)
         bob.upload(bob.create().session.session_id, trajectories)
 
@@ -102,7 +102,7 @@ def test_policies_count_as_stored_bytes(tenants: Tenants, collect: Collect) -> N
     assert len(policy.onnx) > 1500
     with alice.refuses(session_id) as refusal:
         alice.upload(session_id, collect(policy), round_index=1)
-    assert_no_use_to_wait(refusal, "TENANT_BYTES", 3000)
+    assert_no_retry(refusal, "TENANT_BYTES", 3000)
 
 
 def test_adaptations_of_a_tenant_in_a_second(tenants: Tenants, collect: Collect) -> None:
@@ -120,58 +120,123 @@ def test_adaptations_of_a_tenant_in_a_second(tenants: Tenants, collect: Collect)
             service.adapt(session_id, 1, again.sha256)
         assert refusal.code is EXHAUSTED
         assert 0 < refusal.retry_delay <= 100
-        # What was taken before is given out again at any pace.
+        # A repeated call is never refused for its rate.
         assert service.adapt(session_id, 0, batch.sha256).policy == policy
 
 
-def test_the_settings_limit_whom_the_file_does_not(tenants: Tenants) -> None:
+def test_the_settings_limit_tenants_without_limits_in_the_file(tenants: Tenants) -> None:
     alice, bob = tenants("max_sessions = 2", max_tenant_sessions=1)
     alice.create()
     alice.create()
     bob.create()
     with bob.refuses() as refusal:
         bob.create()
-    assert_no_use_to_wait(refusal, "TENANT_SESSIONS", 1)
+    assert_no_retry(refusal, "TENANT_SESSIONS", 1)
+
+
+def test_precomputed_steps_count_against_the_rate_and_are_charged_once(
+    tenants: Tenants, collect: Collect, steps: list[int]
+) -> None:
+    alice, bob = tenants("max_adaptations_per_second = 0.01")
+    batches = {}
+    for service, expected in ((alice, 1), (bob, 3)):
+        steps.clear()
+        for _ in range(3):
+            created = service.create()
+            batch = service.upload(created.session.session_id, collect(created.policy)).batch
+            batches[created.session.session_id] = batch.sha256
+        assert len(steps) == expected
+    first, second, *_ = batches
+    steps.clear()
+    assert alice.adapt(first, 0, batches[first]).session.round == 1
+    assert steps == []
+    with alice.refuses(second) as refusal:
+        alice.adapt(second, 0, batches[second])
+    assert refusal.code is EXHAUSTED
+    assert 0 < refusal.retry_delay <= 100
+    assert steps == []
+
+
+def test_a_round_whose_precomputed_step_a_second_upload_invalidates_is_charged_once(
+    tenants: Tenants, collect: Collect
+) -> None:
+    alice, _ = tenants("max_adaptations_per_second = 0.01")
+    created = alice.create()
+    session_id = created.session.session_id
+    for seed in range(2):
+        batch = alice.upload(session_id, collect(created.policy, seed=seed)).batch
+    reply = alice.adapt(session_id, 0, batch.sha256)
+    assert reply.report.trajectories == 8
+    batch = alice.upload(session_id, collect(reply.policy), round_index=1).batch
+    with alice.refuses(session_id) as refusal:
+        alice.adapt(session_id, 1, batch.sha256)
+    assert refusal.code is EXHAUSTED
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(4.0, 4), (0.25, 1), (1.5, 1)])
-def test_the_pace_is_the_rate_in_the_mean_and_a_second_s_worth_at_once(rate: float, burst: int) -> None:
-    now = 0.0
-    limit = RateLimit(lambda _: rate, clock=lambda: now)
+def test_the_rate_holds_in_the_mean_with_bursts_of_one_second(rate: float, burst: int) -> None:
+    clock = Clock()
+    limit = RateLimit(lambda _: rate, clock)
 
     def taken() -> int:
         for count in range(1000):
             try:
-                limit.take("t")
+                limit.charge("t", "s", 0)
             except BusyError as error:
-                delay = error.details[0].retry_delay.ToNanoseconds() / 1e9  # type: ignore[attr-defined]
-                assert 0 < delay <= 1 / rate + 1e-6
+                assert 0 < retry_delay(error) <= 1 / rate + 1e-6
                 return count
         raise AssertionError("without a limit")
 
     assert taken() == burst
     total, seconds = 0, 400
     for _ in range(seconds * 4):
-        now += 0.25
+        clock.now += 0.25
         total += taken()
     assert abs(total - seconds * rate) <= 1
-    limit.take("another")
-    now += 1000.0
+    limit.charge("another", "s", 0)
+    clock.now += 1000.0
     assert taken() == burst
 
 
-def test_who_waits_as_long_as_it_is_told_is_served() -> None:
-    now = 0.0
-    limit = RateLimit(lambda _: 3.0, clock=lambda: now)
+def test_a_retry_after_the_given_delay_succeeds() -> None:
+    clock = Clock()
+    limit = RateLimit(lambda _: 3.0, clock)
     for _ in range(3):
-        limit.take("t")
+        limit.charge("t", "s", 0)
     with pytest.raises(BusyError) as caught:
-        limit.take("t")
-    now += caught.value.details[0].retry_delay.ToNanoseconds() / 1e9 + 1e-9  # type: ignore[attr-defined]
-    limit.take("t")
+        limit.charge("t", "s", 0)
+    clock.now += retry_delay(caught.value) + 1e-9
+    limit.charge("t", "s", 0)
 
 
-def test_no_limit_is_no_limit() -> None:
+def test_a_tenant_without_a_rate_is_never_refused() -> None:
     limit = RateLimit(lambda _: None)
-    for _ in range(10_000):
-        limit.take("t")
+    for index in range(10_000):
+        assert limit.prepay("t", "s", index)
+        limit.charge("t", "s", index)
+        limit.charge("t", "s", index)
+
+
+def test_a_prepaid_step_is_charged_once() -> None:
+    limit = RateLimit(lambda _: 1.0, Clock())
+    assert limit.prepay("t", "s", 0)
+    assert not limit.prepay("t", "s", 1)
+    for other in (("t", "s", 1), ("t", "r", 0)):
+        with pytest.raises(BusyError):
+            limit.charge(*other)
+    limit.charge("another", "s", 0)
+    limit.charge("t", "s", 0)
+    with pytest.raises(BusyError):
+        limit.charge("t", "s", 0)
+
+
+def retry_delay(error: BusyError) -> float:
+    """Seconds after which a refused call may be retried."""
+    return float(error.details[0].retry_delay.ToNanoseconds()) / 1e9  # type: ignore[attr-defined]

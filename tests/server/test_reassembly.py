@@ -1,4 +1,4 @@
-"""An upload's payload comes out as it went in, however it was cut into chunks."""
+"""An upload's payload is reassembled exactly, for every chunking."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from thetaprime.server import ServerConfig
 from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError
-from thetaprime.server.rpc.upload_stream import InflightBudget, PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
+from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 CONFIG = ServerConfig(max_upload_bytes=2000)
@@ -45,21 +46,21 @@ def cut_payloads(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(cut_payloads())
-def test_any_chunking_gives_the_payload_back(parts: list[bytes]) -> None:
+def test_every_chunking_is_reassembled(parts: list[bytes]) -> None:
     payload = b"".join(parts)
     assert receive(len(payload), [*map(chunk, parts), FOOTER]) == (payload, FOOTER.footer)
 
 
 @given(cut_payloads(), st.integers(-2000, 2000).filter(bool))
-def test_any_other_length_than_declared_is_refused(parts: list[bytes], off: int) -> None:
+def test_a_payload_of_another_size_than_declared_is_refused(parts: list[bytes], off: int) -> None:
     declared = sum(map(len, parts)) + off
     with pytest.raises((InvalidRequestError, QuotaError)):
         receive(declared, [*map(chunk, parts), FOOTER])
 
 
 @given(st.lists(st.integers(1, 60), max_size=8))
-def test_the_budget_is_never_overdrawn_and_comes_back_whole(sizes: list[int]) -> None:
-    budget = InflightBudget(100)
+def test_the_budget_is_never_exceeded_and_fully_released(sizes: list[int]) -> None:
+    budget = MemoryBudget(100)
 
     def hold(rest: list[int], held: int) -> None:
         if not rest:

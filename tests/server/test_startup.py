@@ -60,7 +60,7 @@ def test_two_meta_policies_of_one_name_and_version_are_refused(
 ) -> None:
     write_point_artifact(tmp_path, version=2, seed=7)
     with (
-        pytest.raises(StartupError, match="point-navigation@2 is there twice"),
+        pytest.raises(StartupError, match="point-navigation@2 exists twice"),
         running_server(configure(zoo=(zoo, tmp_path))),
     ):
         pass

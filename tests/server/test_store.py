@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -233,15 +234,30 @@ def test_a_store_that_is_locked_for_too_long_is_unavailable(tmp_path: Path, monk
     second.close()
 
 
-def test_a_store_of_another_schema_version_is_refused(tmp_path: Path) -> None:
-    Store(tmp_path).close()
-    Store(tmp_path).close()
+@pytest.mark.parametrize(("version", "remedy"), [(1, "use another folder"), (3, "use another"), (5, "upgrade")])
+def test_a_store_of_another_schema_version_is_refused_unchanged(tmp_path: Path, version: int, remedy: str) -> None:
     connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
-    connection.execute("UPDATE schema_info SET version = 5")
+    connection.execute("CREATE TABLE schema_info (version INTEGER NOT NULL, PRIMARY KEY (version))")
+    connection.execute("CREATE TABLE sessions (session_id VARCHAR NOT NULL, request_id VARCHAR NOT NULL)")
+    connection.execute("INSERT INTO schema_info VALUES (?)", (version,))
     connection.commit()
-    connection.close()
-    with pytest.raises(StartupError, match="schema version 5; this server reads version 4"):
+    before = list(connection.iterdump())
+    expected = f"{tmp_path}: schema version {version}; this server reads version 4: {remedy}"
+    with pytest.raises(StartupError, match=re.escape(expected)):
         Store(tmp_path)
+    assert list(connection.iterdump()) == before
+    connection.close()
+
+
+def test_a_store_is_opened_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = add(store, record("s", time.time_ns()), b"payload")
+    store.close()
+    again = Store(tmp_path)
+    with again.reading() as connection:
+        assert find_session(connection, "", "s", 0).session_id == "s"
+    assert again.read(digest) == b"payload"
+    again.close()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pydantic
 from pydantic_core import PydanticCustomError
@@ -11,9 +11,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from thetaprime.server.address import is_unix_socket, split_address
 from thetaprime.server.config_file import ConfigFile
-from thetaprime.server.store import RECENT_BYTES, ROW_BYTES
 
-_MIB = 1 << 20
+_MIB: Final = 1 << 20
+ROW_BYTES: Final = _MIB
+"""Default of `ServerConfig.row_bytes`."""
+RECENT_BYTES: Final = 256 * _MIB
+"""Default of `ServerConfig.recent_bytes`."""
 
 
 def _shipped_zoo() -> tuple[Path]:
@@ -75,7 +78,8 @@ class ServerConfig(BaseSettings):
     workers: pydantic.PositiveInt = 1
     """Server processes that share the address and the store. Each has separate threads, queues, memory and rates."""
     adaptation_threads: pydantic.PositiveInt = pydantic.Field(default_factory=_cores_per_process)
-    """Adaptation steps that each process runs in parallel. By default, the workers divide the CPU cores."""
+    """Adaptation steps and upload verifications that each process runs in parallel. By default, the workers divide the
+    CPU cores."""
     queue: pydantic.NonNegativeInt = 64
     """Adaptation steps of one tenant that may wait for a thread. Further calls are refused, to be retried."""
     max_sessions: pydantic.PositiveInt = 10_000

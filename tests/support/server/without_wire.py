@@ -1,14 +1,15 @@
-"""The whole service but its wire: calls go through gate, decoding, servicers, engine and store of this very process.
+"""The service without gRPC: calls go through interceptor, servicers, engine and store in this process.
 
-For tests that make very many calls, or that set the clock. What is theirs alone is what gRPC would have done: to hand
-over bytes and metadata, and to take a reply or a status.
+For tests that make very many calls, or that set the clock. The test passes bytes and metadata, and gets a reply or a
+status, as gRPC would.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any, Final, Self, cast
 
 import grpc
@@ -18,12 +19,14 @@ from google.rpc import error_details_pb2, status_pb2
 from thetaprime.server import ServerConfig
 from thetaprime.server.adaptation.commit import take_round
 from thetaprime.server.adaptation.engine import AdaptationEngine
+from thetaprime.server.adaptation.precompute import precompute_step
 from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.logging import configure_logging
-from thetaprime.server.rpc.adaptation_service import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.rpc.adaptation_service import AdaptationServicer
 from thetaprime.server.rpc.interceptor import CallInterceptor
-from thetaprime.server.scheduling.fair_slots import FairSlots
+from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
+from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.calls import CallObserver
@@ -36,11 +39,11 @@ _DETAILS: Final = "grpc-status-details-bin"
 
 
 class RefusedError(grpc.aio.AbortError):
-    """How a call ended that did not end well.
+    """The status of a refused call.
 
     Attributes:
-        code: its status.
-        reason: of its ErrorInfo; empty where it has none.
+        code: the status code.
+        reason: the reason of its ErrorInfo; empty where there is none.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> None:
@@ -54,7 +57,7 @@ class RefusedError(grpc.aio.AbortError):
 
 
 class ServiceWithoutWire:
-    """A service on a store, for as long as a `with` lasts; another may be had on the same store afterwards.
+    """A service on a store, for as long as a `with` lasts. Afterwards the store may be opened again.
 
     Args:
         config: the limits, the store, the zoo, the tokens.
@@ -66,31 +69,22 @@ class ServiceWithoutWire:
             configure_logging(logging.WARNING)
         self.store = Store(config.store) if now is None else Store(config.store, now)
         catalog, authenticator = Catalog.load(config.zoo), Authenticator(config.tokens, Quotas.defaults(config))
+        metrics, inline = Metrics(), FairThreads(FairSlots(1), _Inline())
         self._engine = AdaptationEngine(
-            lambda call: take_round(self.store, catalog, call),
-            threads=1,
+            functools.partial(take_round, self.store, catalog, metrics),
+            precompute=functools.partial(precompute_step, self.store, metrics),
+            processors=inline,
             queue=config.queue,
-            pace=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second).take,
+            rate_limit=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second),
         )
-        self._calls = CallInterceptor(authenticator, CallObserver(Metrics(), CallTracer(config.tracing)))
+        self._calls = CallInterceptor(authenticator, CallObserver(metrics, CallTracer(config.tracing)))
         self._handlers = _Handlers()
-        server, threads = cast("grpc.Server", self._handlers), cast("ThreadPoolExecutor", _Inline())
+        server = cast("grpc.Server", self._handlers)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(
-                config,
-                self.store,
-                catalog,
-                self._engine,
-                threads,
-                FairSlots(1),
-                FairSlots(1),
-                FairSlots(1),
-                authenticator,
-            ),
-            server,
+            AdaptationServicer(config, self.store, catalog, self._engine, inline, inline, authenticator), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(
-            MetaPolicyServicer(catalog, FairSlots(1)), server
+            MetaPolicyServicer(catalog, inline), server
         )
         self._loop = asyncio.new_event_loop()
 
@@ -104,14 +98,14 @@ class ServiceWithoutWire:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """By name, in one order."""
+        """All methods, sorted by name."""
         return tuple(sorted(self._handlers.by_name))
 
     def call(self, method: str, messages: Iterable[bytes], metadata: Metadata = ()) -> bytes:
-        """A call of any method; one that takes a single message is sent them as one.
+        """Calls any method; a method that takes one message gets the bytes of all of them.
 
         Raises:
-            RefusedError: it ended with another status than OK.
+            RefusedError: the status was not OK.
         """
         return self._loop.run_until_complete(self._serve(method, messages, metadata))
 
@@ -133,7 +127,7 @@ class ServiceWithoutWire:
 
 
 class _Context:
-    """What a servicer asks of a call."""
+    """The parts of a call's context that the service uses."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -158,7 +152,7 @@ class _Details:
 
 
 class _Handlers:
-    """Where generated code registers a servicer's methods."""
+    """Collects the methods that generated code registers."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[str, Any]] = {}
@@ -172,7 +166,7 @@ class _Handlers:
 
 
 class _Inline(Executor):
-    """Runs at once what it is given, so that calls come one after the other and a fuzzer sees them whole."""
+    """Runs each function at once: calls run one after the other, and a fuzzer sees their coverage."""
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()

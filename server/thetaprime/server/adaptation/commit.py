@@ -1,11 +1,9 @@
-"""One adaptation step of a session, as a compare-and-set. Plain functions over the store; they block.
+"""Takes one adaptation step of a session exactly once, as a compare-and-set. These functions block.
 
-A call names the round it is to take and the digest of the batch to take it on. The step counts only if both are
-still so when it is recorded, in one transaction with θ_{k+1}: several processes may share a store. A call that comes
-again gets what the first one recorded.
+A call names its round and the digest of that round's batch. Both are compared again in the transaction that records the
+step and θ_{k+1}, so several processes may share a store. A repeated call returns the recorded step.
 """
 
-import contextvars
 import dataclasses
 import time
 from typing import Final
@@ -13,64 +11,55 @@ from typing import Final
 import sqlalchemy as sa
 
 from thetaprime.server import failpoints
-from thetaprime.server.adaptation.precompute import precomputed_step
-from thetaprime.server.adaptation.step import PendingRound, StepResult, compute_step
-from thetaprime.server.adaptation.step_inputs import step_inputs
+from thetaprime.server.adaptation.precompute import take_precomputed_step
+from thetaprime.server.adaptation.step import PendingRound, StepInputs, StepResult, compute_step
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
-from thetaprime.server.sessions.policies import (
-    PolicyRecord,
-    find_policy,
-    hold_parameters,
-    session_entry,
-)
-from thetaprime.server.sessions.rows import SessionRecord, count_as_kept, find_session, uploaded_batch
+from thetaprime.server.sessions.policies import PolicyRecord, cache_parameters, find_policy, session_entry
+from thetaprime.server.sessions.rows import SessionRecord, add_kept, find_session, uploaded_batch
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
+from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
-_MOVE_ON: Final = (
+_ADVANCE_SESSION: Final = (
     sessions.update()
-    .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("left"))
-    .values(round=sa.bindparam("reached"), policy_id=sa.bindparam("made"))
+    .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("expected_round"))
+    .values(round=sa.bindparam("next_round"), policy_id=sa.bindparam("next_policy_id"))
 )
-_INSERT: Final = policies.insert()
+_INSERT_POLICY: Final = policies.insert()
 
 
 @dataclasses.dataclass(frozen=True)
 class AdaptCall:
-    """What an `Adapt` asks for; equal calls have one outcome.
+    """The arguments of an `Adapt`. Equal calls have one outcome.
 
     Attributes:
-        tenant: who asks.
+        tenant: the caller's tenant.
         session_id: the session.
         expected_round: k, the round to take.
         batch_sha256: digest of the batch to take it on.
-        context: what its logs and spans are bound to.
-        found: the round as `look_up` found it, where it has.
-        began: when it came, by `time.perf_counter`.
+        pending: the round as `look_up` found it, where it was looked up.
+        started: when the call arrived, by `time.perf_counter`.
     """
 
     tenant: str
     session_id: str
     expected_round: int
     batch_sha256: str
-    context: contextvars.Context = dataclasses.field(
-        default_factory=contextvars.copy_context, compare=False, repr=False
-    )
-    found: PendingRound | None = dataclasses.field(default=None, compare=False, repr=False)
-    began: float = dataclasses.field(default_factory=time.perf_counter, compare=False, repr=False)
+    pending: PendingRound | None = dataclasses.field(default=None, compare=False, repr=False)
+    started: float = dataclasses.field(default_factory=time.perf_counter, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdaptOutcome:
-    """What a step made.
+    """The outcome of an `Adapt`.
 
     Attributes:
-        session: the session as the step left it: at round k + 1 with nothing uploaded.
+        session: the session right after the step: at round k + 1, with no uploads.
         policy: θ_{k+1}.
-        report: what the step saw and did.
+        report: the step's report.
     """
 
     session: SessionRecord
@@ -79,96 +68,107 @@ class AdaptOutcome:
 
 
 def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | PendingRound:
-    """The outcome of an equal call that came before; what the step starts from where it is still to be taken.
+    """Returns the outcome of an equal earlier call, or the round to take.
 
     Raises:
-        NotFoundError: there is no such session.
-        RoundMismatchError: it is at another round.
-        PreconditionError: it is closed, nothing was uploaded, or something else was.
+        NotFoundError: the session does not exist.
+        RoundMismatchError: the session is at another round.
+        PreconditionError: the session is closed or expired, or its batch is empty or has another digest.
     """
     with store.reading() as connection:
         found = _compare(connection, call, store.now())
         if isinstance(found, PendingRound):
             record = find_policy(connection, call.session_id, call.expected_round) if call.expected_round else None
             return dataclasses.replace(found, record=record)
-    return _outcome(store, *found)
+    return _recorded_outcome(store, *found)
 
 
-def take_round(store: Store, catalog: Catalog, call: AdaptCall) -> AdaptOutcome:
-    """Takes one step and records it, or finds it recorded.
+def take_round(store: Store, catalog: Catalog, metrics: Metrics, call: AdaptCall) -> AdaptOutcome:
+    """Takes one step and records it, or returns the recorded one.
 
     Raises:
-        NotFoundError: there is no such session.
-        RoundMismatchError: it is at another round.
-        PreconditionError: as in `look_up`; or the step left the finite numbers.
+        NotFoundError: the session does not exist.
+        RoundMismatchError: the session is at another round.
+        PreconditionError: as in `look_up`; or the step is not finite.
     """
-    made = _made(store, catalog, call)
-    if isinstance(made, AdaptOutcome):
-        return made
-    failpoints.reach("adapt.computed")
+    with metrics.track_step():
+        result = _computed_step(store, catalog, call)
+        outcome = result if isinstance(result, AdaptOutcome) else _commit(store, call, result)
+    metrics.record_round(outcome.session.meta_policy, time.perf_counter() - call.started, outcome.report.seconds)
+    return outcome
 
-    record, blobs = made.record, {made.record.onnx_sha256: made.policy.onnx}
+
+def _computed_step(store: Store, catalog: Catalog, call: AdaptCall) -> StepResult | AdaptOutcome:
+    """Returns the step, precomputed or computed now; its outcome where it is recorded already."""
+    precomputed = take_precomputed_step(store, call.tenant, call.session_id, call.expected_round, call.batch_sha256)
+    if precomputed is not None:
+        failpoints.reach("adapt.begun")
+        return precomputed
+    pending = call.pending or look_up(store, call)
+    if isinstance(pending, AdaptOutcome):
+        return pending
+    failpoints.reach("adapt.begun")
+    entry = session_entry(catalog, pending.session)
+    return compute_step(entry, pending, StepInputs.read(store, entry, pending))
+
+
+def _commit(store: Store, call: AdaptCall, result: StepResult) -> AdaptOutcome:
+    """Records a step, if the round is still at the call's round and batch."""
+    failpoints.reach("adapt.computed")
+    record, blobs = result.record, {result.record.onnx_sha256: result.policy.onnx}
     store.prepare(blobs)
     failpoints.reach("adapt.blobs")
     with store.writing() as connection:
         found = _compare(connection, call, store.now())
         if not isinstance(found, PendingRound):
-            return _outcome(store, *found)
-        moved = {"session": call.session_id, "left": call.expected_round, "reached": record.round}
-        connection.execute(_MOVE_ON, {**moved, "made": made.policy.policy_id})
-        connection.execute(_INSERT, dataclasses.asdict(record))
-        # Counted, and never refused: a step adds little, and what was uploaded for it was let in.
-        count_as_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
+            return _recorded_outcome(store, *found)
+        connection.execute(
+            _ADVANCE_SESSION,
+            {
+                "session": call.session_id,
+                "expected_round": call.expected_round,
+                "next_round": record.round,
+                "next_policy_id": result.policy.policy_id,
+            },
+        )
+        connection.execute(_INSERT_POLICY, dataclasses.asdict(record))
+        # A policy counts toward the tenant's bytes, and is never refused for them: the step's uploads were admitted.
+        add_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
         store.keep(connection, blobs)
         failpoints.reach("adapt.rows")
     failpoints.reach("adapt.committed")
-    hold_parameters(store, record.onnx_sha256, made.parameters)
-    return _as_left(found.session, record, made.policy)
+    cache_parameters(store, record.onnx_sha256, result.parameters)
+    return _outcome(found.session, record, result.policy)
 
 
 def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRound | tuple[SessionRecord, PolicyRecord]:
-    """The round as the call expects it, or the session and the record of the call that took it before."""
+    """Returns the round as the call expects it, or the session and the record of the equal call that took it."""
     session = find_session(connection, call.tenant, call.session_id, now)
     if call.expected_round != session.round:
-        # A round that is still to be taken has no record; beyond it there may be no number to ask for one by.
-        past = call.expected_round < session.round
-        taken = find_policy(connection, call.session_id, call.expected_round + 1) if past else None
-        if taken is not None and taken.batch_sha256 == call.batch_sha256:
-            return session, taken
+        # A later round has no record, and its number may exceed the database's integers.
+        is_past = call.expected_round < session.round
+        record = find_policy(connection, call.session_id, call.expected_round + 1) if is_past else None
+        if record is not None and record.batch_sha256 == call.batch_sha256:
+            return session, record
         raise RoundMismatchError(call.expected_round, session.round)
     session.require_open(now)
     batch = uploaded_batch(connection, session)
     if not batch.uploads:
-        raise PreconditionError("EMPTY_BATCH", f"nothing was uploaded in round {session.round}")
+        raise PreconditionError("EMPTY_BATCH", f"round {session.round} has no uploads")
     if batch.sha256 != call.batch_sha256:
         raise PreconditionError(
             "BATCH_CHANGED",
-            f"batch_sha256 is {shown(call.batch_sha256)}; what was uploaded in round {session.round} has "
-            f"{batch.sha256}",
+            f"batch_sha256 is {shown(call.batch_sha256)}; the uploads of round {session.round} have {batch.sha256}",
             batch_sha256=batch.sha256,
         )
     return PendingRound(session, batch)
 
 
-def _made(store: Store, catalog: Catalog, call: AdaptCall) -> StepResult | AdaptOutcome:
-    """The step, which may have been computed when its batch arrived; what came of it if it is recorded."""
-    made = precomputed_step(store, call.tenant, call.session_id, call.expected_round, call.batch_sha256)
-    if made is not None:
-        failpoints.reach("adapt.begun")
-        return made
-    taken = call.found or look_up(store, call)
-    if isinstance(taken, AdaptOutcome):
-        return taken
-    failpoints.reach("adapt.begun")
-    entry = session_entry(catalog, taken.session)
-    return compute_step(entry, taken, step_inputs(store, entry, taken.record, taken.batch))
+def _recorded_outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:
+    return _outcome(session, record, record.policy_message(store))
 
 
-def _outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:
-    return _as_left(session, record, record.policy_message(store))
-
-
-def _as_left(session: SessionRecord, record: PolicyRecord, policy: policy_pb2.Policy) -> AdaptOutcome:
-    # As the step left it: later rounds, and its end, are not for this reply to tell.
-    left = dataclasses.replace(session, round=record.round, policy_id=policy.policy_id, closed=False)
-    return AdaptOutcome(left, policy, record.report_message())
+def _outcome(session: SessionRecord, record: PolicyRecord, policy: policy_pb2.Policy) -> AdaptOutcome:
+    # The session right after the step: a repeated call hides later rounds and the session's end.
+    after = dataclasses.replace(session, round=record.round, policy_id=policy.policy_id, closed=False)
+    return AdaptOutcome(after, policy, record.report_message())

@@ -1,15 +1,16 @@
-"""When adaptation steps run: on a few threads, one at a time for each session, the tenants in turns."""
+"""Schedules adaptation steps: one at a time for each session, tenants in turns, within each tenant's rate."""
 
 import asyncio
 import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from thetaprime.server.adaptation.commit import AdaptCall, AdaptOutcome
 from thetaprime.server.errors import BusyError
-from thetaprime.server.scheduling.fair_slots import FairSlots
+from thetaprime.server.scheduling.fair_slots import FairThreads
+from thetaprime.server.scheduling.rate_limit import RateLimit
+from thetaprime.server.sessions.uploads import NewUpload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,71 +20,87 @@ class _Running:
 
 
 class AdaptationEngine:
-    """Runs adaptation steps off the event loop.
+    """Runs adaptation steps on the processors' threads.
 
-    A step that has begun is finished and recorded even if its caller goes away: the caller that asks again gets it.
+    A step that has begun finishes and is recorded even if its caller cancels; the retried call returns it.
 
     Args:
-        take_round: takes the step of a call; runs on a thread.
-        threads: how many there are.
-        queue: steps of one tenant that may wait for one.
-        pace: called with the tenant before a step is begun or waits; refuses one that comes too soon.
-        processors: places that a step takes turns for with what is not the engine's; it holds one while it runs.
-        waiting: gives what to do around a step's wait for a thread.
+        take_round: takes the step of a call; blocks.
+        precompute: precomputes the step of a round's only upload; blocks.
+        processors: the threads, shared with other work that computes.
+        queue: how many steps of one tenant may wait for a thread.
+        rate_limit: charged for each step.
+        waiting: context in which a step waits for a thread.
     """
 
     def __init__(
         self,
         take_round: Callable[[AdaptCall], AdaptOutcome],
         *,
-        threads: int,
+        precompute: Callable[[NewUpload], None],
+        processors: FairThreads,
         queue: int,
-        pace: Callable[[str], None],
-        processors: FairSlots | None = None,
+        rate_limit: RateLimit,
         waiting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._take_round = take_round
+        self._precompute = precompute
+        self._processors = processors
         self._queue = queue
-        self._pace = pace
+        self._rate_limit = rate_limit
         self._waiting = waiting
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adaptation")
-        self._places = FairSlots(threads)
-        self._processors = processors or FairSlots(threads)
         self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
 
+    async def precompute(self, upload: NewUpload) -> None:
+        """Precomputes the step of a round's first upload, where the tenant's rate allows a step now."""
+        session = upload.session
+        if upload.batch.uploads == 1 and self._rate_limit.prepay(session.tenant, session.session_id, session.round):
+            await self._processors.run(session.tenant, self._precompute, upload)
+
     async def adapt(self, call: AdaptCall) -> AdaptOutcome:
-        """The outcome of a call; equal calls at the same time share one step.
+        """Returns the outcome of a call. Equal concurrent calls share one step.
 
         Raises:
-            BusyError: the tenant's queue is full, or it has taken too many steps of late.
+            BusyError: the tenant's queue is full, or its rate limit is reached.
             ServiceError: as `take_round`.
         """
         while (running := self._running.get(call.session_id)) is not None:
             if running.call == call:
                 return await asyncio.shield(running.task)
             await asyncio.wait([running.task])
+        slots = self._processors.slots
         queued = self._queued[call.tenant]
-        if queued >= self._queue and not self._places.may_begin(call.tenant):
+        if queued >= self._queue and not slots.may_begin(call.tenant):
             raise BusyError(f"{queued} adaptation steps of the tenant are waiting", retry_after=1.0)
-        self._pace(call.tenant)
-        task = asyncio.create_task(self._run(call, self._places.ask(call.tenant)))
+        self._rate_limit.charge(call.tenant, call.session_id, call.expected_round)
+        task = asyncio.create_task(self._run(call, slots.ask(call.tenant)))
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
 
     async def finish(self) -> None:
-        """Waits for the steps that have begun or wait."""
+        """Waits for all steps that run or wait."""
         while self._running:
             await asyncio.wait([running.task for running in self._running.values()])
 
     def close(self) -> None:
-        """Drops the steps that still wait for a thread."""
-        self._places.drop()
-        self._processors.drop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Drops the steps that wait for a thread."""
+        self._processors.slots.drop()
+
+    async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
+        try:
+            if not turn.done():
+                with self._in_queue(call.tenant):
+                    await turn
+            try:
+                return await self._processors.run_in_held_slot(self._take_round, call)
+            finally:
+                self._processors.slots.release(call.tenant)
+        finally:
+            del self._running[call.session_id]
 
     @contextlib.contextmanager
-    def _in_the_queue(self, tenant: str) -> Iterator[None]:
+    def _in_queue(self, tenant: str) -> Iterator[None]:
         self._queued[tenant] += 1
         try:
             with self._waiting():
@@ -92,16 +109,3 @@ class AdaptationEngine:
             self._queued[tenant] -= 1
             if not self._queued[tenant]:
                 del self._queued[tenant]
-
-    async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
-        try:
-            if not turn.done():
-                with self._in_the_queue(call.tenant):
-                    await turn
-            try:
-                async with self._processors.place(call.tenant):
-                    return await asyncio.get_running_loop().run_in_executor(self._threads, self._take_round, call)
-            finally:
-                self._places.give_back(call.tenant)
-        finally:
-            del self._running[call.session_id]

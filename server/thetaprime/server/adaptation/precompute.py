@@ -1,49 +1,59 @@
-"""Steps that are computed before they are asked for, from what their upload's verification has at hand.
+"""Precomputes the step of a round when the round's first upload arrives.
 
-Most rounds are one upload and then one step on it. Once the upload counts, all that the step needs is there, and in the
-processor's caches; what it comes to is a hundredth of that to hold until it is asked for. A round of several uploads is
-computed when it is asked for, and what its first one came to is dropped.
+Most rounds have one upload. Once it counts, its arrays and its forward pass are in memory. The result is a hundredth of
+their size, and is cached until `Adapt` asks for it. A second upload invalidates the cached step: `Adapt` then computes
+the step of both.
 """
 
-from thetaprime.server.adaptation.step import PendingRound, StepResult, compute_step
-from thetaprime.server.adaptation.step_inputs import StepInputs
-from thetaprime.server.catalog.catalog import CatalogEntry
+import structlog
+
+from thetaprime.server.adaptation.step import PendingRound, StepInputs, StepResult, compute_step
+from thetaprime.server.sessions.uploads import NewUpload
 from thetaprime.server.store import Store
+from thetaprime.server.telemetry.metrics import Metrics
+
+_log = structlog.get_logger()
 
 
-def precompute_step(store: Store, entry: CatalogEntry, taken: PendingRound, start: StepInputs) -> None:
-    """Computes a step, which `precomputed_step` then has, unless it fails.
+def precompute_step(store: Store, metrics: Metrics, upload: NewUpload) -> None:
+    """Computes the step of a round whose only upload has just been accepted, and caches it.
+
+    A failure is logged and counted, and refuses nothing: the upload counts, and `Adapt` computes the step again.
 
     Args:
-        store: keeps it at hand.
-        entry: the session's meta-policy.
-        taken: the round, with its first upload.
-        start: its trajectories and θ_k; given up.
+        store: its cache takes the step.
+        metrics: counts the step.
+        upload: the upload; its forward pass is consumed.
     """
+    session = upload.session
+    pending = PendingRound(session, upload.batch, upload.record)
     try:
-        made = compute_step(entry, taken, start)
+        result = compute_step(upload.entry, pending, StepInputs.of_upload(upload))
     except Exception:
-        return  # it is the step's fault and not the upload's: it comes up again when the step is asked for
-    key = _key(taken.session.tenant, taken.session.session_id, taken.session.round)
-    # θ_{k+1} twice, as tensors and as an ONNX file, which is as large as that of θ.
-    store.recent.put(key, (taken.batch.sha256, made), 2 * len(entry.theta.onnx))
+        _log.warning("step not precomputed", session_id=session.session_id, round=session.round, exc_info=True)
+        metrics.record_precomputed_step("failed")
+        return
+    metrics.record_precomputed_step("computed")
+    key = _key(session.tenant, session.session_id, session.round)
+    # The size of θ_{k+1}: tensors and an ONNX file, each about as large as the ONNX file of θ.
+    store.recent.put(key, (upload.batch.sha256, result), 2 * len(upload.entry.theta.onnx))
 
 
 def is_precomputed(store: Store, tenant: str, session_id: str, round_index: int) -> bool:
-    """Whether a step of the round was computed when an upload of it came."""
+    """Returns whether a step of the round is cached."""
     return store.recent.get(_key(tenant, session_id, round_index)) is not None
 
 
-def precomputed_step(
+def take_precomputed_step(
     store: Store, tenant: str, session_id: str, round_index: int, batch_sha256: str
 ) -> StepResult | None:
-    """A round's step on a batch, if that was computed when its upload came; for one caller.
+    """Removes a round's step from the cache, and returns it if it was computed on this batch.
 
-    Nothing says that the step may still be taken.
+    The caller checks, when it commits, that the round may still be taken.
     """
-    found: tuple[str, StepResult] | None = store.recent.take(_key(tenant, session_id, round_index))
-    return found[1] if found is not None and found[0] == batch_sha256 else None
+    cached: tuple[str, StepResult] | None = store.recent.take(_key(tenant, session_id, round_index))
+    return cached[1] if cached is not None and cached[0] == batch_sha256 else None
 
 
 def _key(tenant: str, session_id: str, round_index: int) -> tuple[str, ...]:
-    return "ahead", tenant, session_id, str(round_index)
+    return "precomputed", tenant, session_id, str(round_index)

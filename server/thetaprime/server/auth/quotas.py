@@ -5,8 +5,7 @@ import sqlalchemy as sa
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import QuotaError
-from thetaprime.server.sessions.rows import is_there
-from thetaprime.server.store.tables import sessions
+from thetaprime.server.store.tables import is_readable, sessions
 
 
 class Quotas(pydantic.BaseModel):
@@ -74,7 +73,7 @@ class Quotas(pydantic.BaseModel):
         kept = sa.select(
             sa.func.coalesce(sa.func.sum(sessions.c.kept_bytes), 0),
             sa.func.coalesce(sa.func.sum(sessions.c.kept_steps), 0),
-        ).where(sessions.c.tenant == tenant, is_there(now))
+        ).where(sessions.c.tenant == tenant, is_readable(now))
         kept_bytes, kept_steps = connection.execute(kept).one()
         for reason, subject, came, limit in (
             ("TENANT_BYTES", "the tenant's stored bytes", kept_bytes + size, self.max_bytes),

@@ -1,1 +1,1 @@
-"""The meta-policies that the server serves."""
+"""The meta-policies that the server offers, and the watcher of their folders."""

@@ -1,13 +1,13 @@
-"""The meta-policies that this server adapts."""
+"""The meta-policies that this server offers, and their messages on the wire."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from thetaprime import wire
-from thetaprime.models import ArtifactError, MetaPolicy, find_meta_policies, load_meta_policy
+from thetaprime.models import ArtifactError, ExportedPolicy, MetaPolicy, find_meta_policies, load_meta_policy
+from thetaprime.models.spec import BoxAction, EnvironmentContract
 from thetaprime.server.errors import NotFoundError, StartupError
-from thetaprime.server.sessions import messages as convert
 from thetaprime.v1 import policy_pb2
 
 
@@ -17,9 +17,9 @@ class CatalogEntry:
 
     Attributes:
         meta_policy: the loaded artifact.
-        contract: its environment, as trajectories are held against it.
-        message: its description on the wire.
-        theta: θ on the wire, as ONNX.
+        contract: its environment; trajectories are validated against it.
+        message: its description.
+        theta: θ as ONNX.
     """
 
     meta_policy: MetaPolicy
@@ -32,14 +32,14 @@ class CatalogEntry:
         """Loads and verifies an artifact.
 
         Raises:
-            ArtifactError: it is damaged, or of an unknown schema.
+            ArtifactError: the artifact is damaged, or has an unknown schema.
         """
         meta_policy = load_meta_policy(directory)
         return cls(
             meta_policy=meta_policy,
-            contract=convert.wire_contract(meta_policy.manifest.environment),
-            message=convert.meta_policy_message(meta_policy),
-            theta=convert.policy_message(meta_policy.export(meta_policy.parameters)),
+            contract=wire_contract(meta_policy.manifest.environment),
+            message=meta_policy_message(meta_policy),
+            theta=policy_message(meta_policy.export(meta_policy.parameters)),
         )
 
     @property
@@ -49,33 +49,33 @@ class CatalogEntry:
 
     @property
     def label(self) -> str:
-        """Name and version, for people."""
+        """Name and version as text."""
         return f"{self.message.name}@{self.message.version}"
 
     @property
     def directory(self) -> Path:
-        """Where it was loaded from."""
+        """The artifact's folder."""
         return self.meta_policy.directory
 
 
 class CatalogConflictError(ValueError):
-    """A name and version would stand for two things; the message says where they are."""
+    """Two artifacts have one name and version; the message names their folders."""
 
 
 class Catalog:
-    """Meta-policies by name and version. What a name and version stand for never changes while the process lasts.
+    """Meta-policies by name and version. The artifact of a name and version never changes while the process runs.
 
-    One thread may change it while others read: each change puts a new dictionary in the place of the old one.
+    One thread may change the catalog while others read it: each change replaces a whole dictionary.
 
     Attributes:
-        look: called when a session turns out to have begun from a version that is not known here: another process of
-            the server may have seen it come to its folder first. Blocks.
+        rescan: called when a session's version is unknown here: another process of the server may have seen it in its
+            folder first. Blocks.
     """
 
     def __init__(self, entries: Iterable[CatalogEntry] = ()) -> None:
-        self.look: Callable[[], object] = lambda: None
+        self.rescan: Callable[[], object] = lambda: None
         self._listed: dict[tuple[str, int], CatalogEntry] = {}
-        # With those that were withdrawn: sessions that began from them go on.
+        # Withdrawn versions included: their sessions continue.
         self._known: dict[tuple[str, int], CatalogEntry] = {}
         for entry in entries:
             self.add(entry)
@@ -85,8 +85,8 @@ class Catalog:
         """Loads every meta-policy of the zoo folders.
 
         Raises:
-            StartupError: a folder is missing, an artifact is damaged or of an unknown schema, or two have the
-                same name and version.
+            StartupError: a folder is missing, an artifact is damaged or has an unknown schema, or two artifacts have
+                one name and version.
         """
         try:
             return cls(_load_entries(zoo))
@@ -94,7 +94,7 @@ class Catalog:
             raise StartupError(str(error)) from error
 
     def __iter__(self) -> Iterator[CatalogEntry]:
-        """By name, then version."""
+        """Iterates over the offered versions, by name, then version."""
         listed = self._listed
         return iter([listed[key] for key in sorted(listed)])
 
@@ -102,34 +102,36 @@ class Catalog:
         return len(self._listed)
 
     def add(self, entry: CatalogEntry) -> None:
-        """Offers a version to new sessions; one that was withdrawn may come back.
+        """Offers a version to new sessions. A withdrawn version may return.
 
         Raises:
-            CatalogConflictError: its name and version are taken, or stood for something else before.
+            CatalogConflictError: its name and version are taken, or were another artifact's before.
         """
         if (same := self._listed.get(entry.key)) is not None:
             raise CatalogConflictError(
-                f"meta-policy {entry.label} is there twice: {same.directory} and {entry.directory}"
+                f"meta-policy {entry.label} exists twice: {same.directory} and {entry.directory}"
             )
         known = self._known.get(entry.key, entry)
         if known.meta_policy.manifest != entry.meta_policy.manifest:
-            raise CatalogConflictError(f"meta-policy {entry.label} in {entry.directory} is not what it was before")
+            raise CatalogConflictError(
+                f"meta-policy {entry.label} in {entry.directory} differs from the one served before"
+            )
         self._known = {**self._known, entry.key: known}
         self._listed = {**self._listed, entry.key: known}
 
     def withdraw(self, entry: CatalogEntry) -> None:
-        """Offers a version to no more sessions; those that began from it go on."""
+        """Stops offering a version to new sessions; its sessions continue."""
         self._listed = {key: listed for key, listed in self._listed.items() if key != entry.key}
 
     def find(self, name: str, version: int) -> CatalogEntry:
-        """A meta-policy that a session may begin from.
+        """Returns a version that a new session may adapt.
 
         Args:
-            name: its name.
+            name: the meta-policy's name.
             version: its version; 0 for the newest.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it is not offered.
         """
         listed = self._listed
         wanted = version or max((v for n, v in listed if n == name), default=0)
@@ -139,21 +141,23 @@ class Catalog:
         return entry
 
     def recall(self, name: str, version: int) -> CatalogEntry:
-        """A meta-policy that a session has begun from, also where it was withdrawn since. May block.
+        """Returns the version of an existing session, also where it was withdrawn since.
+
+        Blocks: scans the folders for a version that this process has not seen. Never call it on the event loop.
 
         Raises:
-            NotFoundError: it was not there when this process started, or later.
+            NotFoundError: this process has never seen the version.
         """
         entry = self._known.get((name, version))
         if entry is None:
-            self.look()
+            self.rescan()
             entry = self._known.get((name, version))
         if entry is None:
             raise NotFoundError("meta-policy", f"{name}@{version}")
         return entry
 
     def describe(self, name: str, version: int) -> policy_pb2.MetaPolicy:
-        """The description of a meta-policy, or its name and version alone where this process never had it."""
+        """Returns the description of a version; name and version alone where this process has never seen it."""
         entry = self._known.get((name, version))
         return policy_pb2.MetaPolicy(name=name, version=version) if entry is None else entry.message
 
@@ -161,9 +165,61 @@ class Catalog:
 def _load_entries(zoo: Iterable[Path]) -> Iterator[CatalogEntry]:
     for folder in zoo:
         if not folder.is_dir():
-            raise StartupError(f"zoo {folder}: there is no such folder")
+            raise StartupError(f"zoo {folder}: the folder does not exist")
         for directory in find_meta_policies(folder):
             try:
                 yield CatalogEntry.load(directory)
             except ArtifactError as error:
                 raise StartupError(f"meta-policy {error}") from error
+
+
+def wire_contract(environment: EnvironmentContract) -> wire.EnvironmentContract:
+    """Returns the environment of a meta-policy in the form that both ends of the wire use."""
+    action = environment.action
+    is_box = isinstance(action, BoxAction)
+    return wire.EnvironmentContract(
+        environment_id=environment.environment_id,
+        observation_shape=environment.observation_shape,
+        action_kind=wire.ActionKind.BOX if is_box else wire.ActionKind.DISCRETE,
+        action_size=action.size,
+        action_low=action.low if isinstance(action, BoxAction) else (),
+        action_high=action.high if isinstance(action, BoxAction) else (),
+        action_start=0 if isinstance(action, BoxAction) else action.start,
+        horizon=environment.horizon,
+        control_timestep=environment.control_timestep,
+    )
+
+
+def meta_policy_message(meta_policy: MetaPolicy) -> policy_pb2.MetaPolicy:
+    """Returns the description of a meta-policy."""
+    manifest = meta_policy.manifest
+    adaptation = manifest.adaptation
+    return policy_pb2.MetaPolicy(
+        name=manifest.name,
+        version=manifest.version,
+        description=manifest.description,
+        environment=wire.contract_to_message(wire_contract(manifest.environment)),
+        adaptation=policy_pb2.AdaptationSpec(
+            inner_lr=0.0 if meta_policy.step_sizes else adaptation.inner_lr or adaptation.context_lr,
+            trajectories_per_round=adaptation.trajectories_per_round,
+            inner_steps=adaptation.inner_steps,
+            discount=adaptation.discount,
+        ),
+        policy_id=meta_policy.policy_id,
+        parameter_count=sum(value.numel() for value in meta_policy.parameters.values()),
+    )
+
+
+def policy_message(policy: ExportedPolicy) -> policy_pb2.Policy:
+    """Returns a policy as ONNX, with the golden vectors that a client checks it against."""
+    return policy_pb2.Policy(
+        policy_id=policy.policy_id,
+        parent_id=policy.parent_id,
+        onnx=policy.onnx,
+        onnx_sha256=policy.onnx_sha256,
+        metadata=policy.metadata,
+        golden=policy_pb2.GoldenVectors(
+            observations=wire.array_to_message(policy.golden_observations),
+            actions=wire.array_to_message(policy.golden_actions),
+        ),
+    )

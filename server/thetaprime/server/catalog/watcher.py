@@ -1,4 +1,4 @@
-"""Keeps the catalog of a running server in step with its folders."""
+"""Watches the zoo folders, and updates the catalog of a running server."""
 
 import threading
 import time
@@ -11,24 +11,24 @@ import structlog
 from thetaprime.models import find_meta_policies
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 
-# Name, size, time of change and inode of every file: what differs once a copy has gone on.
+# Name, size, modification time and inode of every file: they change while a folder is being copied.
 _Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
-# A session whose version is gone for good must not have every call of its client read all folders.
-_LOOK_SECONDS: Final = 1.0
+# A session whose version was deleted must not make each of its calls scan all folders.
+_RESCAN_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
 
 
 class CatalogWatch:
-    """Adds what has come to the zoo folders, and withdraws what has left them.
+    """Adds artifacts that appear in the zoo folders to the catalog, and withdraws artifacts that disappear.
 
-    What is served is never reloaded: a version that is overwritten in its place stays as it was loaded, and is
-    reported. An artifact that cannot be loaded is reported once, and tried again whenever its files have changed.
+    A served version is never reloaded: if its files are overwritten, the loaded version stays and a warning is logged.
+    An artifact that cannot be loaded is logged once, and retried whenever its files change.
 
     Args:
-        catalog: as it was loaded from these folders.
+        catalog: the catalog, loaded from these folders.
         zoo: the folders.
-        on_scanned: called after each look with the number of versions offered, and at once.
+        on_scanned: called with the number of offered versions, now and after each scan.
     """
 
     def __init__(
@@ -43,43 +43,43 @@ class CatalogWatch:
         self._seen = {directory: _fingerprint(directory) for directory in self._served}
         self._refused: set[Path] = set()
         self._lost: set[Path] = set()
-        catalog.look = self._look
+        catalog.rescan = self._rescan
         on_scanned(len(catalog))
 
     def scan(self) -> None:
-        """Looks once. Blocks."""
+        """Scans all folders once. Blocks."""
         with self._scanning:
             self._scan_all()
             self._scanned = time.monotonic()
         self._on_scanned(len(self._catalog))
 
-    def _look(self) -> None:
-        """Looks, unless that has just been done."""
-        if time.monotonic() - self._scanned >= _LOOK_SECONDS:
+    def _rescan(self) -> None:
+        """Scans, unless the last scan was within a second."""
+        if time.monotonic() - self._scanned >= _RESCAN_SECONDS:
             self.scan()
 
     def _scan_all(self) -> None:
         for folder in self._zoo:
             if not folder.is_dir():
-                # A volume that is not mounted is no decision to withdraw all that it holds.
+                # An unmounted volume does not withdraw its versions.
                 if folder not in self._lost:
-                    _log.error("zoo folder is gone", zoo=str(folder))
+                    _log.error("zoo folder is missing", zoo=str(folder))
                 self._lost.add(folder)
                 continue
             self._lost.discard(folder)
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
-        there = find_meta_policies(folder)
-        for directory in sorted({*self._seen, *self._refused} - {*there}):
+        present = find_meta_policies(folder)
+        for directory in sorted({*self._seen, *self._refused} - {*present}):
             if directory.parent.parent == folder:
                 self._forget(directory)
-        for directory in there:
-            # Taken before the files are read: what changes meanwhile is seen to differ the next time.
+        for directory in present:
+            # Taken before the files are read, so the next scan notices a change during the read.
             fingerprint = _fingerprint(directory)
             if self._seen.get(directory) != fingerprint:
                 self._seen[directory] = fingerprint
-                self._try(directory)
+                self._try_to_load(directory)
 
     def _forget(self, directory: Path) -> None:
         self._seen.pop(directory, None)
@@ -88,19 +88,19 @@ class CatalogWatch:
         if entry is not None:
             self._catalog.withdraw(entry)
             _log.info("meta-policy withdrawn", meta_policy=entry.label)
-            # One that was refused for having the same name and version may now come in.
+            # Retry refused artifacts: one may have had the same name and version.
             for refused in self._refused:
                 self._seen.pop(refused, None)
 
-    def _try(self, directory: Path) -> None:
+    def _try_to_load(self, directory: Path) -> None:
         try:
             entry = CatalogEntry.load(directory)
             served = self._served.get(directory)
             if served is None:
                 self._catalog.add(entry)
             elif served.meta_policy.manifest != entry.meta_policy.manifest:
-                raise ValueError(f"{directory} was overwritten; {served.label} stays as it was loaded")
-        # Whatever is wrong with a folder, the others are served.
+                raise ValueError(f"{directory} was overwritten; {served.label} stays as loaded")
+        # A broken folder must not keep the others from being served.
         except Exception as error:
             if directory not in self._refused:
                 _log.warning("meta-policy refused", directory=str(directory), problem=str(error))
@@ -113,9 +113,9 @@ class CatalogWatch:
 
 
 def _fingerprint(directory: Path) -> _Fingerprint:
-    """Of a folder that may be changing; empty where it cannot be read."""
+    """Returns the fingerprint of a folder; empty where the folder cannot be read."""
     try:
-        found = [(path.name, path.stat()) for path in directory.iterdir()]
+        files = [(path.name, path.stat()) for path in directory.iterdir()]
     except OSError:
         return frozenset()
-    return frozenset((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found)
+    return frozenset((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files)

@@ -1,1 +1,1 @@
-"""The gRPC services: messages in, plain functions on a thread, messages out."""
+"""The gRPC services: they turn messages into plain function calls on threads, and results into messages."""

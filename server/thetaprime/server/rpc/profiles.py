@@ -1,4 +1,4 @@
-"""The forms of the ONNX file on the wire: which one a call asks for, and the policy in it."""
+"""Which form of the ONNX file a call asks for, and the policy in that form."""
 
 import dataclasses
 from typing import Final
@@ -11,17 +11,17 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 from thetaprime.v1 import policy_pb2
 
-# No robot has as many joints; to look at each of many would take long.
+# No robot has more joints; bounds the work of validation.
 _MAX_ENTRIES: Final = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class RequestedForm:
-    """What a call asks for.
+    """The form that a call asks for.
 
     Attributes:
-        profile: one of those there are.
-        robot: the robot, where it is described.
+        profile: name of the profile.
+        robot: description of the robot, or None.
     """
 
     profile: str
@@ -29,15 +29,15 @@ class RequestedForm:
 
     @property
     def is_default(self) -> bool:
-        """Whether the policy is wanted as it is kept."""
+        """Whether this is the form in which policies are stored."""
         return self.profile == DEFAULT_PROFILE
 
 
 def requested_form(request: service_pb.GetPolicyRequest | meta_pb.GetMetaPolicyRequest) -> RequestedForm:
-    """The form that a call asks for.
+    """Returns the form that a call asks for.
 
     Raises:
-        InvalidRequestError: there is no such profile, or the robot's description does not hold.
+        InvalidRequestError: the profile does not exist, or the robot's description is not valid.
     """
     profile = request.profile or DEFAULT_PROFILE
     robot = _robot(request.robot) if request.HasField("robot") else None
@@ -49,27 +49,27 @@ def requested_form(request: service_pb.GetPolicyRequest | meta_pb.GetMetaPolicyR
 
 
 def in_form(policy: policy_pb2.Policy, form: RequestedForm) -> policy_pb2.Policy:
-    """A policy in the form that a call asks for; the same bytes whenever it does. Takes milliseconds.
+    """Returns a policy in another form, always as the same bytes. Takes milliseconds.
 
     Args:
-        policy: in its default form.
-        form: what is wanted.
+        policy: the policy in its default form.
+        form: the form to return.
 
     Raises:
         InvalidRequestError: the profile cannot express the policy.
     """
     try:
-        made = derive_form(policy.onnx, form.profile, form.robot)
+        derived = derive_form(policy.onnx, form.profile, form.robot)
     except ProfileError as error:
         raise InvalidRequestError(error.field, error.problem) from error
     return policy_pb2.Policy(
         policy_id=policy.policy_id,
         parent_id=policy.parent_id,
-        onnx=made.onnx,
-        onnx_sha256=made.onnx_sha256,
-        metadata=made.metadata,
+        onnx=derived.onnx,
+        onnx_sha256=derived.onnx_sha256,
+        metadata=derived.metadata,
         golden=policy.golden,
-        profile=made.profile,
+        profile=derived.profile,
     )
 
 

@@ -1,62 +1,26 @@
-"""Puts the payload of an upload together again, checking each limit before it takes the memory."""
+"""Receives the header, the chunks and the footer of an upload, and checks each limit before it uses memory."""
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-from thetaprime.server.auth.authenticator import DEFAULT_TENANT
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError, StalledUploadError
+from thetaprime.server.errors import InvalidRequestError, QuotaError, StalledUploadError
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.wire import CHUNK_BYTES
 
 Messages = AsyncIterator[service_pb.UploadTrajectoriesRequest]
 
 
-class InflightBudget:
-    """The memory that all arriving payloads may take together. For use on one event loop.
-
-    A tenant that has an upload arriving gets room for another as long as it then holds no more than is left to the
-    others (the dynamic thresholds of Choudhury and Hahne, 1998): however many it sends, and however slowly, there is
-    room for somebody else's.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._held: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def reserve(self, tenant: str, size: int) -> Iterator[None]:
-        """Sets bytes aside for as long as the context lasts.
-
-        Raises:
-            BusyError: other uploads hold too much of the budget.
-        """
-        after, left = self._held[tenant] + size, self._free - size
-        shares = tenant != DEFAULT_TENANT and after > size
-        if left < 0 or (shares and after > left):
-            raise BusyError(f"too many uploads are arriving at once to take {size} bytes more", retry_after=1.0)
-        self._free, self._held[tenant] = left, after
-        try:
-            yield
-        finally:
-            self._free += size
-            self._held[tenant] -= size
-            if not self._held[tenant]:
-                del self._held[tenant]
-
-
 class PayloadAssembly:
-    """The payload of one upload while its chunks arrive.
+    """Assembles the payload of one upload from its chunks.
 
     Args:
         declared: `UploadHeader.payload_bytes`.
-        config: for the limit.
+        config: the limits.
 
     Raises:
-        InvalidRequestError: nothing was declared.
-        QuotaError: more was declared than one upload may have.
+        InvalidRequestError: the declared size is not positive.
+        QuotaError: the declared size exceeds the limit of one upload.
     """
 
     def __init__(self, declared: int, config: ServerConfig) -> None:
@@ -69,10 +33,10 @@ class PayloadAssembly:
         self._arrived = 0
 
     def add(self, data: bytes) -> None:
-        """Takes the next chunk.
+        """Appends the next chunk.
 
         Raises:
-            InvalidRequestError: a chunk above the contract's size, or more bytes than were declared.
+            InvalidRequestError: the chunk exceeds the contract's size, or the payload exceeds the declared size.
         """
         if len(data) > CHUNK_BYTES:
             raise InvalidRequestError("chunk.data", f"{len(data)} bytes; at most {CHUNK_BYTES} are allowed")
@@ -80,34 +44,35 @@ class PayloadAssembly:
             raise InvalidRequestError(
                 "chunk.data", f"{self._arrived + len(data)} payload bytes so far; the header declared {self._declared}"
             )
-        # An empty chunk costs nothing to send: a list of them must not grow.
+        # Empty chunks are free to send: they must not make the list grow.
         if data:
             self._chunks.append(data)
             self._arrived += len(data)
 
     def finish(self) -> bytes:
-        """The payload, once the footer has come.
+        """Returns the payload, once the footer has arrived.
 
         Raises:
-            InvalidRequestError: fewer bytes arrived than were declared.
+            InvalidRequestError: fewer bytes arrived than declared.
         """
         if self._arrived < self._declared:
             raise InvalidRequestError(
                 "header.payload_bytes", f"{self._declared} declared; {self._arrived} came before the footer"
             )
-        return b"".join(self._chunks)
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)
 
 
 async def receive_header(messages: Messages, idle: float) -> service_pb.UploadHeader:
-    """The first message of an upload.
+    """Receives the first message of an upload.
 
     Args:
         messages: the stream.
-        idle: seconds to wait for it.
+        idle: seconds to wait for the message.
 
     Raises:
-        InvalidRequestError: it is no header.
-        StalledUploadError: it did not come.
+        InvalidRequestError: the message is not a header.
+        StalledUploadError: the message did not arrive in time.
     """
     first = await _next(messages, idle)
     if first.WhichOneof("part") != "header":
@@ -118,26 +83,29 @@ async def receive_header(messages: Messages, idle: float) -> service_pb.UploadHe
 async def receive_payload(
     messages: Messages, assembly: PayloadAssembly, idle: float, total: float
 ) -> tuple[bytes, service_pb.UploadFooter]:
-    """The chunks and the footer of an upload.
+    """Receives the chunks and the footer of an upload.
 
     Args:
         messages: the stream, after its header.
-        assembly: where the chunks go.
+        assembly: assembles the payload.
         idle: seconds to wait for each message.
-        total: seconds to wait for all of them.
+        total: seconds to wait for all messages.
 
     Raises:
-        InvalidRequestError: the stream is not chunks and then a footer, or its length is not what was declared.
-        StalledUploadError: a message did not come, or not the last one in time.
+        InvalidRequestError: the stream is not chunks followed by a footer, or the payload's size is not the declared
+            one.
+        StalledUploadError: a message, or the last one, did not arrive in time.
     """
     try:
         async with asyncio.timeout(total):
-            return await _all(messages, assembly, idle)
+            return await _receive_all(messages, assembly, idle)
     except TimeoutError:
         raise StalledUploadError(f"the upload did not arrive within {total:g} s") from None
 
 
-async def _all(messages: Messages, assembly: PayloadAssembly, idle: float) -> tuple[bytes, service_pb.UploadFooter]:
+async def _receive_all(
+    messages: Messages, assembly: PayloadAssembly, idle: float
+) -> tuple[bytes, service_pb.UploadFooter]:
     while True:
         message = await _next(messages, idle)
         match message.WhichOneof("part"):

@@ -44,7 +44,7 @@ async def _sweep(components: Components) -> None:
 
 
 def _record_end(swept: SweptSession) -> None:
-    audit.record_end(swept.what, swept.tenant, swept.session_id, swept.policy_id, swept.round)
+    audit.record_end(swept.action, swept.tenant, swept.session_id, swept.policy_id, swept.round)
 
 
 async def _repeat(failure: str, task: Callable[[], object], threads: ThreadPoolExecutor, seconds: float) -> None:

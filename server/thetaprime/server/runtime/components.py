@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import torch
 
+from thetaprime.server.adaptation.commit import take_round
 from thetaprime.server.adaptation.engine import AdaptationEngine
-from thetaprime.server.adaptation.instrumented_step import take_observed_round
+from thetaprime.server.adaptation.precompute import precompute_step
 from thetaprime.server.adaptation.step import warm_up
 from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.rpc.adaptation_service import AdaptationServicer, MetaPolicyServicer
+from thetaprime.server.rpc.adaptation_service import AdaptationServicer
 from thetaprime.server.rpc.interceptor import CallInterceptor
-from thetaprime.server.scheduling.fair_slots import FairSlots
+from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
+from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.calls import CallObserver
@@ -33,11 +36,12 @@ SERVICES: Final = (
     meta_policy_service_pb2.DESCRIPTOR.services_by_name["MetaPolicyService"].full_name,
 )
 """Full names of this package's gRPC services."""
-# Calls that read the store at once, and that write a row: of those one is at it and one stands by.
-_READING: Final = 8
-_WRITING: Final = 2
-# Of one tenant. Uploads that wait have their memory set aside, which bounds them; steps have a queue of their own.
-_WAITING_CALLS: Final = 1000
+# Transactions of calls that run at once.
+_TRANSACTIONS: Final = 8
+# Transactions of one tenant that may wait. The memory budget bounds waiting uploads, the engine's queue waiting steps.
+_WAITING_TRANSACTIONS: Final = 1000
+# Threads for background tasks, beside those of the calls.
+_BACKGROUND_THREADS: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Components:
         store: the durable state.
         catalog: the meta-policies.
         watch: updates the catalog from the zoo folders.
-        threads: run blocking work, except adaptation steps.
-        engine: runs adaptation steps.
+        threads: run transactions and background tasks.
+        engine: schedules adaptation steps.
         calls: wraps every call.
         health: answers health checks.
         adaptation: implements AdaptationService.
@@ -89,21 +93,22 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
     with contextlib.ExitStack() as closing:
         closing.enter_context(contextlib.closing(store))
         await asyncio.to_thread(warm_up, catalog)
-        # To verify an upload takes a processor for about as long as a step does: they take turns. Two at least, so that
-        # one long step does not keep every upload waiting.
-        processor_places = max(2, config.adaptation_threads)
-        processors = FairSlots(processor_places)
-        reading, writing = FairSlots(_READING, _WAITING_CALLS), FairSlots(_WRITING, _WAITING_CALLS)
-        # Nobody who has a place waits for a thread; some do for the others' writes.
+        # A call that holds a slot never waits for a thread.
         threads = closing.enter_context(
-            ThreadPoolExecutor(_READING + _WRITING + processor_places, thread_name_prefix="store")
+            ThreadPoolExecutor(_TRANSACTIONS + _BACKGROUND_THREADS, thread_name_prefix="store")
         )
+        transactions = FairThreads(FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS), threads)
+        # Steps and upload verifications take turns: each keeps one processor busy for about as long.
+        computing = closing.enter_context(
+            ThreadPoolExecutor(config.adaptation_threads, thread_name_prefix="adaptation")
+        )
+        processors = FairThreads(FairSlots(config.adaptation_threads), computing)
         engine = AdaptationEngine(
-            lambda call: take_observed_round(metrics, store, catalog, call),
-            threads=config.adaptation_threads,
-            queue=config.queue,
-            pace=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second).take,
+            functools.partial(take_round, store, catalog, metrics),
+            precompute=functools.partial(precompute_step, store, metrics),
             processors=processors,
+            queue=config.queue,
+            rate_limit=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second),
             waiting=metrics.track_waiting_step,
         )
         closing.enter_context(contextlib.closing(engine))
@@ -117,8 +122,6 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             engine=engine,
             calls=CallInterceptor(authenticator, observer),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(
-                config, store, catalog, engine, threads, reading, writing, processors, authenticator
-            ),
+            adaptation=AdaptationServicer(config, store, catalog, engine, transactions, processors, authenticator),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

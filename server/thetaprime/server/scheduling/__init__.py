@@ -1,1 +1,1 @@
-"""Which tenant's work runs next, and how often a tenant may ask."""
+"""Shares threads, memory and adaptation steps between tenants."""

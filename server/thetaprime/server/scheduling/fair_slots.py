@@ -1,49 +1,52 @@
-"""Whose turn it is: within a tenant first come, first served; the tenants one after the other."""
+"""Slots for work that tenants take in turns: round robin between tenants, first come first served within each."""
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
-from typing import Final, Generic, TypeVar
+from concurrent.futures import Executor
+from typing import Final, Generic, ParamSpec, TypeVar
 
 from thetaprime.server.errors import BusyError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Item = TypeVar("Item")
 
-_PRESENT_SECONDS: Final = 10.0
+_ACTIVE_SECONDS: Final = 10.0
 
 
-def _anyone(tenant: str) -> bool:
+def _any_tenant(tenant: str) -> bool:
     return True
 
 
 class FairQueue(Generic[Item]):
-    """What waits, by tenant. However much one tenant has waiting, another's first item is at most one round away."""
+    """A queue with one line per tenant, served round robin.
+
+    However many items one tenant queues, another tenant's first item is served within one round.
+    """
 
     def __init__(self) -> None:
-        # Only tenants with something waiting are in it, the one whose turn is next in front.
+        # Holds only tenants with queued items; the tenant to serve next comes first.
         self._lines: OrderedDict[str, deque[Item]] = OrderedDict()
 
-    def tenants(self) -> list[str]:
-        """Those that have something waiting."""
-        return list(self._lines)
-
     def waiting(self, tenant: str) -> int:
-        """How many items of a tenant wait."""
+        """Returns the number of items that a tenant has queued."""
         return len(self._lines.get(tenant, ()))
 
     def add(self, tenant: str, item: Item) -> None:
-        """Puts an item at the end of its tenant's line."""
+        """Appends an item to its tenant's line."""
         self._lines.setdefault(tenant, deque()).append(item)
 
-    def next(self, may: Callable[[str], bool] = _anyone) -> tuple[str, Item] | None:
-        """Takes the item whose turn it is, with its tenant; None where nothing waits.
+    def next(self, may_serve: Callable[[str], bool] = _any_tenant) -> tuple[str, Item] | None:
+        """Removes and returns the next tenant and item, or None where no tenant may be served.
 
         Args:
-            may: whether it may be a tenant's turn; one that is passed over stays where it is.
+            may_serve: whether a tenant may be served now; a tenant that is skipped keeps its position.
         """
-        tenant = next(filter(may, self._lines), None)
+        tenant = next(filter(may_serve, self._lines), None)
         if tenant is None:
             return None
         line = self._lines.pop(tenant)
@@ -54,15 +57,15 @@ class FairQueue(Generic[Item]):
 
 
 class FairSlots:
-    """So many places for work, one piece in each; the tenants whose work waits for one take turns. For one event loop.
+    """A fixed number of slots that tenants take in turns. Use it on one event loop.
 
-    Who holds a place does not take the last free one while another tenant is about: that one's next piece of work then
-    begins at once, and not when something ends. A tenant that has been alone for a while takes all of them.
+    A tenant that holds a slot does not get the last free one while another tenant is active: the other tenant's next
+    call then starts at once. A tenant that was alone for 10 seconds may take every slot.
 
     Args:
-        count: of the places.
-        queue: pieces of work of one tenant that may wait for `place`; None where something else bounds them.
-        clock: seconds that only go forward.
+        count: number of slots.
+        queue: how many calls of one tenant may wait in `slot`; None for no limit.
+        clock: monotonic seconds.
     """
 
     def __init__(self, count: int, queue: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,39 +74,40 @@ class FairSlots:
         self._clock = clock
         self._turns: FairQueue[asyncio.Future[None]] = FairQueue()
         self._held: Counter[str] = Counter()
-        # When each last asked or gave back. Only tenants that a token stood for come here, so they are few.
-        self._seen: dict[str, float] = {}
+        # When each tenant last asked for a slot or released one. Holds authenticated tenants only, so it is small.
+        self._active: dict[str, float] = {}
 
     def may_begin(self, tenant: str) -> bool:
-        """Whether work of a tenant would begin at once."""
+        """Returns whether a tenant would get a slot at once."""
         return self._free > 1 or (self._free == 1 and (not self._held[tenant] or self._alone(tenant)))
 
     def ask(self, tenant: str) -> "asyncio.Future[None]":
-        """A turn: done once a place is the tenant's, which is to be given back.
+        """Queues for a slot.
 
-        A turn that is cancelled before takes no place.
+        Returns:
+            A future that is done once the tenant holds a slot; then call `release`. Cancel it to leave the queue.
         """
         turn = asyncio.get_running_loop().create_future()
-        self._seen[tenant] = self._clock()
+        self._active[tenant] = self._clock()
         self._turns.add(tenant, turn)
         self._hand_out()
         return turn
 
-    def give_back(self, tenant: str) -> None:
-        """Frees a place of a tenant for whose turn it is."""
+    def release(self, tenant: str) -> None:
+        """Frees one slot of a tenant, and gives it to the next in turn."""
         self._held[tenant] -= 1
         if not self._held[tenant]:
             del self._held[tenant]
         self._free += 1
-        self._seen[tenant] = self._clock()
+        self._active[tenant] = self._clock()
         self._hand_out()
 
     @contextlib.asynccontextmanager
-    async def place(self, tenant: str) -> AsyncIterator[None]:
-        """Holds a place for as long as the context lasts.
+    async def slot(self, tenant: str) -> AsyncIterator[None]:
+        """Holds a slot for as long as the context lasts.
 
         Raises:
-            BusyError: too much of the tenant's waits already.
+            BusyError: the tenant's queue is full.
         """
         waiting = self._turns.waiting(tenant)
         if self._queue is not None and waiting >= self._queue:
@@ -113,12 +117,12 @@ class FairSlots:
             await turn
             yield
         finally:
-            # Its place may have come in the very moment in which its caller went away.
+            # The slot may have been granted in the same moment in which the caller was cancelled.
             if turn.done() and not turn.cancelled():
-                self.give_back(tenant)
+                self.release(tenant)
 
     def drop(self) -> None:
-        """Cancels every turn that is still to come."""
+        """Cancels every call that waits for a slot."""
         while (found := self._turns.next()) is not None:
             found[1].cancel()
 
@@ -131,5 +135,38 @@ class FairSlots:
                 turn.set_result(None)
 
     def _alone(self, tenant: str) -> bool:
-        since = self._clock() - _PRESENT_SECONDS
-        return not any(seen > since for other, seen in self._seen.items() if other != tenant)
+        since = self._clock() - _ACTIVE_SECONDS
+        return not any(active > since for other, active in self._active.items() if other != tenant)
+
+
+class FairThreads:
+    """Runs blocking functions on threads, one for each slot; tenants take turns.
+
+    Args:
+        slots: the slots, one for each thread.
+        executor: the threads.
+    """
+
+    def __init__(self, slots: FairSlots, executor: Executor) -> None:
+        self.slots = slots
+        self._executor = executor
+
+    async def run(self, tenant: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a function on a thread when a slot is free. A canceled call returns after its thread has finished.
+
+        Raises:
+            BusyError: the tenant's queue is full.
+        """
+        async with self.slots.slot(tenant):
+            return await self.run_in_held_slot(function, *args, **kwargs)
+
+    async def run_in_held_slot(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a function on a thread, for a caller that holds a slot already."""
+        # Logs and spans of the thread carry the call's context.
+        run = contextvars.copy_context().run
+        work = asyncio.get_running_loop().run_in_executor(self._executor, lambda: run(function, *args, **kwargs))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise

@@ -1,1 +1,1 @@
-"""Sessions and their uploads and policies, as functions over the store."""
+"""Sessions, their uploads and their policies, as functions over the store."""

@@ -1,4 +1,4 @@
-"""The policies of a session: θ from the catalog, every θ_k after it from the store. They block."""
+"""The policies of a session: θ from the catalog, every later θ_k from the store. These functions block."""
 
 import dataclasses
 from typing import Final
@@ -26,9 +26,9 @@ class PolicyRecord:
     Attributes:
         session_id: the session.
         round: k.
-        batch_sha256: digest of the batch that the step was taken on.
-        onnx_sha256: the blob of its ONNX file, which holds its parameters.
-        policy: its Policy message without the file.
+        batch_sha256: digest of the step's batch.
+        onnx_sha256: blob of the ONNX file, which holds the parameters.
+        policy: the Policy message without the file.
         report: the step's AdaptationReport.
     """
 
@@ -40,27 +40,27 @@ class PolicyRecord:
     report: bytes
 
     def policy_message(self, store: Store) -> policy_pb2.Policy:
-        """The policy as it was first sent."""
+        """Returns the policy as it was first sent."""
         message = policy_pb2.Policy.FromString(self.policy)
         message.onnx = store.read(self.onnx_sha256)
         return message
 
     def report_message(self) -> service_pb.AdaptationReport:
-        """The report as it was first sent."""
+        """Returns the report as it was first sent."""
         return service_pb.AdaptationReport.FromString(self.report)
 
 
 def find_policy(connection: sa.Connection, session_id: str, round_index: int) -> PolicyRecord | None:
-    """θ_k of a session; None for θ, and for a round that the session has not come to."""
+    """Returns θ_k of a session; None for θ, and for a later round than the session's."""
     row = connection.execute(_POLICY, {"session_id": session_id, "round": round_index}).mappings().one_or_none()
     return None if row is None else PolicyRecord(**row)
 
 
 def session_entry(catalog: Catalog, session: SessionRecord) -> CatalogEntry:
-    """The meta-policy that a session adapts.
+    """Returns the meta-policy that a session adapts. May scan the catalog's folders.
 
     Raises:
-        PreconditionError: the catalog no longer has it, or has another θ under its name and version.
+        PreconditionError: META_POLICY_GONE or META_POLICY_CHANGED.
     """
     name, version = session.meta_policy, session.meta_policy_version
     try:
@@ -79,18 +79,18 @@ def session_entry(catalog: Catalog, session: SessionRecord) -> CatalogEntry:
 def get_policy(
     store: Store, catalog: Catalog, tenant: str, session_id: str, round_index: int | None
 ) -> tuple[policy_pb2.Policy, service_pb.AdaptationReport | None]:
-    """θ_k of a session and the report of the step that made it (None for θ).
+    """Returns θ_k of a session and the report of the step that made it (None for θ).
 
     Args:
         store: the store.
         catalog: the meta-policies.
-        tenant: who asks.
+        tenant: the caller's tenant.
         session_id: the session.
         round_index: k, or None for the current round.
 
     Raises:
-        NotFoundError: there is no such session, or it has not come to that round.
-        PreconditionError: θ is asked for and has left the catalog.
+        NotFoundError: the session does not exist, or is at an earlier round.
+        PreconditionError: θ was asked for and has left the catalog.
     """
     with store.reading() as connection:
         session = find_session(connection, tenant, session_id, store.now())
@@ -104,18 +104,19 @@ def get_policy(
 
 
 def current_parameters(store: Store, entry: CatalogEntry, record: PolicyRecord | None) -> Parameters:
-    """θ_k, given the record of the step that made it (None for θ)."""
+    """Returns θ_k as tensors, given the record of the step that made it (None for θ)."""
     if record is None:
         return entry.meta_policy.parameters
-    held: Parameters | None = store.recent.get(_key(record.onnx_sha256))
-    if held is None:
-        held = entry.meta_policy.template.read(store.read(record.onnx_sha256))
-        hold_parameters(store, record.onnx_sha256, held)
-    return held
+    cached: Parameters | None = store.recent.get(_key(record.onnx_sha256))
+    if cached is not None:
+        return cached
+    parameters = entry.meta_policy.template.read(store.read(record.onnx_sha256))
+    cache_parameters(store, record.onnx_sha256, parameters)
+    return parameters
 
 
-def hold_parameters(store: Store, onnx_sha256: str, parameters: Parameters) -> None:
-    """Keeps at hand the parameters that an ONNX file holds."""
+def cache_parameters(store: Store, onnx_sha256: str, parameters: Parameters) -> None:
+    """Caches the parameters of an ONNX file."""
     store.recent.put(_key(onnx_sha256), parameters, sum(value.nbytes for value in parameters.values()))
 
 

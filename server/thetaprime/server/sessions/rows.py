@@ -1,4 +1,4 @@
-"""The rows of the store as plain data, and the queries that several calls share.
+"""The rows of sessions and rounds as plain data, their queries, and their messages on the wire.
 
 The statements of a round are built once: building one takes as long as running it.
 """
@@ -9,28 +9,28 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
+from google.protobuf import timestamp_pb2
 
 from thetaprime import wire
-from thetaprime.server.errors import NotFoundError, PreconditionError
-from thetaprime.server.store.tables import sessions, uploads
+from thetaprime.server.errors import InvalidRequestError, NotFoundError, PreconditionError
+from thetaprime.server.store.tables import is_readable, sessions, uploads
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import policy_pb2
 
-
-def is_there(now: "int | sa.BindParameter[int]") -> sa.ColumnElement[bool]:
-    """Of a session: it has not expired, or has made policies that are kept."""
-    return sa.and_(sessions.c.delete_time > now, sa.or_(sessions.c.expire_time > now, sessions.c.round > 0))
-
+MAX_ID_LENGTH: Final = 128
+"""Longest id that a client may choose, in characters."""
 
 _SESSION: Final = sa.select(sessions).where(
     sessions.c.session_id == sa.bindparam("session_id"),
     sessions.c.tenant == sa.bindparam("tenant"),
-    is_there(sa.bindparam("now")),
+    is_readable(sa.bindparam("now")),
 )
 _ROUND_UPLOADS: Final = (
     sa.select(uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
     .where(uploads.c.session_id == sa.bindparam("session_id"), uploads.c.round == sa.bindparam("round"))
     .order_by(uploads.c.payload_sha256)
 )
-_KEEP_MORE: Final = (
+_ADD_KEPT: Final = (
     sessions.update()
     .where(sessions.c.session_id == sa.bindparam("session"))
     .values(
@@ -41,67 +41,8 @@ _KEEP_MORE: Final = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SessionRecord:
-    """One session.
-
-    Attributes:
-        session_id: its name.
-        tenant: whose it is.
-        request_id: what its creator named the request.
-        request_sha256: digest of the request's arguments.
-        meta_policy: name of the meta-policy.
-        meta_policy_version: its version, never 0.
-        theta_id: policy id of θ.
-        step_size_scale: factor on every inner step size; None stands for 1.
-        closed: whether it takes no more uploads and steps.
-        round: k, the rounds taken so far.
-        policy_id: of θ_k.
-        create_time: microseconds since 1970.
-        expire_time: from when on it takes nothing more; microseconds since 1970.
-        delete_time: when the policies that it made go; microseconds since 1970.
-        kept_bytes: of its uploads' payloads, and of its policies.
-        kept_steps: environment steps of its uploads, over all rounds.
-    """
-
-    session_id: str
-    tenant: str
-    request_id: str
-    request_sha256: str
-    meta_policy: str
-    meta_policy_version: int
-    theta_id: str
-    step_size_scale: float | None
-    closed: bool
-    round: int
-    policy_id: str
-    create_time: int
-    expire_time: int
-    delete_time: int
-    kept_bytes: int = 0
-    kept_steps: int = 0
-
-    def require_open(self, now: int) -> None:
-        """Refuses what only an open session takes.
-
-        Args:
-            now: microseconds since 1970.
-
-        Raises:
-            PreconditionError: it is closed, or has expired.
-        """
-        if self.closed:
-            raise PreconditionError("SESSION_CLOSED", f"session {self.session_id} is closed")
-        if self.expire_time <= now:
-            raise PreconditionError(
-                "SESSION_EXPIRED",
-                f"session {self.session_id} expired at {_as_text(self.expire_time)}; its policies can be read until "
-                f"{_as_text(self.delete_time)}",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class UploadedBatch:
-    """What was uploaded in one round.
+    """The uploads of one round.
 
     Attributes:
         payloads: SHA-256 (hex) of each upload's payload, sorted.
@@ -123,32 +64,126 @@ class UploadedBatch:
         """The batch's digest; empty where it has no uploads."""
         return wire.batch_digest(self.payloads)
 
+    def message(self) -> service_pb.UploadedBatch:
+        """Returns the batch as a message."""
+        return service_pb.UploadedBatch(
+            uploads=self.uploads, trajectories=self.trajectories, steps=self.steps, sha256=self.sha256
+        )
 
-def find_session(connection: sa.Connection, tenant: str, session_id: str, now: int) -> SessionRecord:
-    """One session of a tenant.
+
+@dataclasses.dataclass(frozen=True)
+class SessionRecord:
+    """One session.
+
+    Attributes:
+        session_id: its id.
+        tenant: the tenant that owns it.
+        request_id: the id of the request that created it.
+        request_sha256: digest of that request's arguments.
+        meta_policy: name of the meta-policy.
+        meta_policy_version: its version, never 0.
+        theta_id: policy id of θ.
+        step_size_scale: factor on every inner step size; None for 1.
+        closed: whether it refuses further uploads and steps.
+        round: k, the number of steps taken.
+        policy_id: policy id of θ_k.
+        create_time: microseconds since 1970.
+        expire_time: when it begins to refuse uploads and steps; microseconds since 1970.
+        delete_time: when its policies are deleted; microseconds since 1970.
+        kept_bytes: size of its uploads' payloads and of its policies.
+        kept_steps: environment steps of its uploads, over all rounds.
+    """
+
+    session_id: str
+    tenant: str
+    request_id: str
+    request_sha256: str
+    meta_policy: str
+    meta_policy_version: int
+    theta_id: str
+    step_size_scale: float | None
+    closed: bool
+    round: int
+    policy_id: str
+    create_time: int
+    expire_time: int
+    delete_time: int
+    kept_bytes: int = 0
+    kept_steps: int = 0
+
+    def require_open(self, now: int) -> None:
+        """Checks that the session takes uploads and steps.
+
+        Args:
+            now: microseconds since 1970.
+
+        Raises:
+            PreconditionError: SESSION_CLOSED or SESSION_EXPIRED.
+        """
+        if self.closed:
+            raise PreconditionError("SESSION_CLOSED", f"session {self.session_id} is closed")
+        if self.expire_time <= now:
+            raise PreconditionError(
+                "SESSION_EXPIRED",
+                f"session {self.session_id} expired at {_as_text(self.expire_time)}; its policies can be read until "
+                f"{_as_text(self.delete_time)}",
+            )
+
+    def message(
+        self, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy, *, expired: bool = False
+    ) -> service_pb.Session:
+        """Returns the session as a message.
+
+        Args:
+            batch: the uploads of its current round.
+            meta_policy: the description of its meta-policy.
+            expired: whether it has expired.
+        """
+        state = service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN
+        return service_pb.Session(
+            session_id=self.session_id,
+            meta_policy=meta_policy,
+            state=service_pb.SESSION_STATE_EXPIRED if expired else state,
+            round=self.round,
+            policy_id=self.policy_id,
+            batch=batch.message(),
+            options=service_pb.SessionOptions(step_size_scale=self.step_size_scale),
+            create_time=_timestamp(self.create_time),
+            expire_time=_timestamp(self.expire_time),
+            delete_time=_timestamp(self.delete_time),
+        )
+
+
+def check_id(value: str, field: str) -> None:
+    """Checks an id that a client chose.
 
     Raises:
-        NotFoundError: there is none, it is another tenant's, or nothing is left of it: all in the same words.
+        InvalidRequestError: the id is empty or too long.
     """
-    row = (
-        connection.execute(_SESSION, {"session_id": session_id, "tenant": tenant, "now": now}).mappings().one_or_none()
-    )
+    if not 0 < len(value) <= MAX_ID_LENGTH:
+        raise InvalidRequestError(field, f"{len(value)} characters; expected 1 to {MAX_ID_LENGTH}")
+
+
+def find_session(connection: sa.Connection, tenant: str, session_id: str, now: int) -> SessionRecord:
+    """Returns one session of a tenant.
+
+    Raises:
+        NotFoundError: the session does not exist, belongs to another tenant, or was deleted. The message is the same.
+    """
+    arguments = {"session_id": session_id, "tenant": tenant, "now": now}
+    row = connection.execute(_SESSION, arguments).mappings().one_or_none()
     if row is None:
         raise NotFoundError("session", session_id)
     return SessionRecord(**row)
 
 
-def _as_text(microseconds: int) -> str:
-    return datetime.datetime.fromtimestamp(microseconds // 10**6, datetime.UTC).isoformat()
-
-
-def count_as_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:
-    """Adds to what a session keeps, within the transaction that keeps it."""
-    connection.execute(_KEEP_MORE, {"session": session_id, "more_bytes": size, "more_steps": steps})
+def add_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:
+    """Adds bytes and environment steps to a session's totals, in the transaction that stores them."""
+    connection.execute(_ADD_KEPT, {"session": session_id, "more_bytes": size, "more_steps": steps})
 
 
 def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:
-    """What was uploaded in a session's current round."""
+    """Returns the uploads of a session's current round."""
     rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": session.round}).all()
     return UploadedBatch(
         payloads=tuple(row.payload_sha256 for row in rows),
@@ -157,9 +192,9 @@ def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> Uploade
     )
 
 
-def uploaded_batches(connection: sa.Connection, found: Iterable[SessionRecord]) -> Mapping[str, UploadedBatch]:
-    """What was uploaded in the current round of each session, by session id."""
-    batches = {session.session_id: UploadedBatch() for session in found}
+def uploaded_batches(connection: sa.Connection, page: Iterable[SessionRecord]) -> Mapping[str, UploadedBatch]:
+    """Returns the uploads of each session's current round, by session id."""
+    batches = {session.session_id: UploadedBatch() for session in page}
     query = (
         sa.select(uploads.c.session_id, uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
         .join(sessions, (sessions.c.session_id == uploads.c.session_id) & (sessions.c.round == uploads.c.round))
@@ -172,3 +207,13 @@ def uploaded_batches(connection: sa.Connection, found: Iterable[SessionRecord]) 
             (*batch.payloads, payload), batch.trajectories + trajectories, batch.steps + steps
         )
     return batches
+
+
+def _as_text(microseconds: int) -> str:
+    return datetime.datetime.fromtimestamp(microseconds // 10**6, datetime.UTC).isoformat()
+
+
+def _timestamp(microseconds: int) -> timestamp_pb2.Timestamp:
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromMicroseconds(microseconds)
+    return timestamp

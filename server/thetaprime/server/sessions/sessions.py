@@ -1,4 +1,4 @@
-"""The life of a session: created, read, listed, closed. Plain functions over the store; they block."""
+"""Creates, reads, lists and closes sessions. These functions block."""
 
 import base64
 import binascii
@@ -15,40 +15,35 @@ from thetaprime.server import failpoints
 from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.errors import (
-    InvalidRequestError,
-    QuotaError,
-    ReusedIdError,
-    shown,
-)
+from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdError, shown
+from thetaprime.server.sessions.policies import session_entry
 from thetaprime.server.sessions.rows import (
     SessionRecord,
     UploadedBatch,
+    check_id,
     find_session,
-    is_there,
     uploaded_batch,
     uploaded_batches,
 )
 from thetaprime.server.store import Store
-from thetaprime.server.store.tables import policies, sessions
+from thetaprime.server.store.tables import is_readable, policies, sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import policy_pb2
 from thetaprime.wire import sha256_hex
 
-MAX_ID_LENGTH: Final = 128
-"""Characters that an id chosen by a client may have."""
 _MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class CreateArguments:
-    """What the creator of a session asks for.
+    """The arguments of `CreateSession`.
 
     Attributes:
         meta_policy: name of the meta-policy.
-        meta_policy_version: 0 means the newest.
-        step_size_scale: factor on every inner step size, or None.
-        ttl: microseconds to expiry, or None for the server's default.
+        meta_policy_version: its version; 0 for the newest.
+        step_size_scale: factor on every inner step size; None for 1.
+        ttl: microseconds to expiry; None for the server's default.
     """
 
     meta_policy: str
@@ -57,7 +52,7 @@ class CreateArguments:
     ttl: int | None
 
     def check(self, config: ServerConfig) -> None:
-        """Holds the arguments against the contract and the limits.
+        """Validates the arguments.
 
         Raises:
             InvalidRequestError: a field is out of range.
@@ -74,18 +69,8 @@ class CreateArguments:
 
     @property
     def sha256(self) -> str:
-        """A digest that only equal arguments share."""
+        """Digest of the arguments."""
         return sha256_hex(json.dumps(dataclasses.astuple(self)).encode())
-
-
-def check_id(value: str, field: str) -> None:
-    """Holds an id that a client chose against the contract.
-
-    Raises:
-        InvalidRequestError: it is empty or too long.
-    """
-    if not 0 < len(value) <= MAX_ID_LENGTH:
-        raise InvalidRequestError(field, f"{len(value)} characters; expected 1 to {MAX_ID_LENGTH}")
 
 
 def create_session(
@@ -96,22 +81,41 @@ def create_session(
     tenant: str,
     request_id: str,
     arguments: CreateArguments,
-) -> tuple[SessionRecord, UploadedBatch]:
-    """Creates a session, or finds the one that the same request of the tenant created before.
+) -> tuple[SessionRecord, UploadedBatch, policy_pb2.Policy]:
+    """Creates a session. A repeated request of the tenant returns the session that it created.
+
+    Returns:
+        The session, the uploads of its current round, and θ.
 
     Raises:
         InvalidRequestError: an argument is out of range.
-        ReusedIdError: the request id came before with other arguments.
-        NotFoundError: there is no such meta-policy.
-        QuotaError: too many sessions are open, the tenant's or all together.
+        ReusedIdError: the request id was used with other arguments.
+        NotFoundError: the meta-policy does not exist.
+        QuotaError: the tenant, or the server, has too many open sessions.
+        PreconditionError: the session exists, and its meta-policy has left the catalog.
     """
     check_id(request_id, "request_id")
     arguments.check(config)
+    session, batch = _found_or_created(store, catalog, config, quotas, tenant, request_id, arguments)
+    # Another process may have created the session from a version that this one has not seen: after the transaction,
+    # since the catalog then scans its folders.
+    return session, batch, session_entry(catalog, session).theta
+
+
+def _found_or_created(
+    store: Store,
+    catalog: Catalog,
+    config: ServerConfig,
+    quotas: Quotas,
+    tenant: str,
+    request_id: str,
+    arguments: CreateArguments,
+) -> tuple[SessionRecord, UploadedBatch]:
     with store.writing() as connection:
         now = store.now()
         same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
         row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
-        if row is not None and _is_left(session := SessionRecord(**row), now):
+        if row is not None and _is_readable(session := SessionRecord(**row), now):
             if session.request_sha256 != arguments.sha256:
                 raise ReusedIdError(
                     "REQUEST_ID_REUSED", f"request_id {shown(request_id)} created a session with other arguments"
@@ -147,7 +151,11 @@ def create_session(
 def get_session(
     store: Store, tenant: str, session_id: str
 ) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
-    """A session, the current round's batch, and the report of each round taken; of all but the last without shares."""
+    """Returns a session, the uploads of its current round, and its reports; only the last report has shares.
+
+    Raises:
+        NotFoundError: the session does not exist.
+    """
     with store.reading() as connection:
         session = find_session(connection, tenant, session_id, store.now())
         batch = uploaded_batch(connection, session)
@@ -158,7 +166,7 @@ def get_session(
         )
         reports = [service_pb.AdaptationReport.FromString(report) for report in connection.scalars(query)]
     for report in reports[:-1]:
-        # Those of many rounds would be more than one message holds.
+        # The shares of many rounds would exceed the size of one message.
         report.ClearField("uploads")
     return session, batch, reports
 
@@ -166,44 +174,49 @@ def get_session(
 def list_sessions(
     store: Store, tenant: str, page_size: int, page_token: str
 ) -> tuple[Sequence[SessionRecord], Mapping[str, UploadedBatch], str]:
-    """One page of a tenant's sessions, newest first.
+    """Returns one page of a tenant's sessions, newest first.
 
     Args:
         store: the store.
-        tenant: whose.
-        page_size: most sessions of the page; 0 for the default.
-        page_token: where the page before ended; empty for the first one.
+        tenant: the tenant.
+        page_size: maximum number of sessions; 0 for the default.
+        page_token: token from the previous page; empty for the first page.
 
     Returns:
-        Sessions, their current batches by session id, and the next page's token (empty after the last page).
+        The sessions, the uploads of their current rounds by session id, and the next page's token (empty after the last
+        page).
 
     Raises:
-        InvalidRequestError: a negative size, or a token that this server did not give.
+        InvalidRequestError: the size is negative, or the token is not from this server.
     """
     if page_size < 0:
         raise InvalidRequestError("page_size", f"{page_size}; expected 0 to {_MAX_PAGE}")
     size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
-    query = sa.select(sessions).where(sessions.c.tenant == tenant, is_there(store.now()))
+    query = sa.select(sessions).where(sessions.c.tenant == tenant, is_readable(store.now()))
     if page_token:
         before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
         query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
     query = query.order_by(sessions.c.create_time.desc(), sessions.c.session_id.desc()).limit(size + 1)
     with store.reading() as connection:
-        found = [SessionRecord(**row) for row in connection.execute(query).mappings()]
-        page = found[:size]
+        rows = [SessionRecord(**row) for row in connection.execute(query).mappings()]
+        page = rows[:size]
         batches = uploaded_batches(connection, page)
-    return page, batches, _write_token(page[-1]) if len(found) > size else ""
+    return page, batches, _write_token(page[-1]) if len(rows) > size else ""
 
 
 def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRecord, UploadedBatch]:
-    """Ends a session; one that is closed already stays so."""
+    """Closes a session; a closed session stays closed.
+
+    Raises:
+        NotFoundError: the session does not exist.
+    """
     with store.writing() as connection:
         session = find_session(connection, tenant, session_id, store.now())
         connection.execute(sessions.update().where(sessions.c.session_id == session_id).values(closed=True))
         return dataclasses.replace(session, closed=True), uploaded_batch(connection, session)
 
 
-def _is_left(session: SessionRecord, now: int) -> bool:
+def _is_readable(session: SessionRecord, now: int) -> bool:
     return session.expire_time > now or (session.round > 0 and session.delete_time > now)
 
 
@@ -219,14 +232,14 @@ def _write_token(last: SessionRecord) -> str:
 
 
 def read_token(token: str) -> tuple[int, str]:
-    """Time and id of the session that the page before ended with.
+    """Returns creation time and id of the previous page's last session.
 
     Raises:
-        InvalidRequestError: this server gave no such token.
+        InvalidRequestError: the token is not from this server.
     """
     try:
         time, _, session_id = base64.urlsafe_b64decode(token).decode().partition(".")
-        # Packing refuses a time that no row can have.
+        # Packing refuses a time outside the 64-bit range of the column.
         return int.from_bytes(int(time).to_bytes(8, signed=True), signed=True), session_id
     except (binascii.Error, ValueError, OverflowError) as error:
         raise InvalidRequestError("page_token", f"{shown(token)} is not a next_page_token of this server") from error

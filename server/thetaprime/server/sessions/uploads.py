@@ -1,16 +1,21 @@
-"""What makes an upload count. Plain functions over the store; they block."""
+"""Admits, verifies and stores uploads. These functions block."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
 from thetaprime import wire
-from thetaprime.models import behavior_evidence, forward_pass, moving_parameters
+from thetaprime.models import (
+    ForwardPass,
+    Parameters,
+    TrajectoryBatch,
+    behavior_evidence,
+    forward_pass,
+    moving_parameters,
+)
 from thetaprime.server import failpoints
-from thetaprime.server.adaptation.precompute import precompute_step
-from thetaprime.server.adaptation.step import PendingRound
-from thetaprime.server.adaptation.step_inputs import StepInputs
 from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
@@ -22,10 +27,15 @@ from thetaprime.server.errors import (
     RoundMismatchError,
     shown,
 )
-from thetaprime.server.sessions import messages as convert
 from thetaprime.server.sessions.policies import PolicyRecord, current_parameters, find_policy, session_entry
-from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch, count_as_kept, find_session, uploaded_batch
-from thetaprime.server.sessions.sessions import check_id
+from thetaprime.server.sessions.rows import (
+    SessionRecord,
+    UploadedBatch,
+    add_kept,
+    check_id,
+    find_session,
+    uploaded_batch,
+)
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import sessions, uploads
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
@@ -44,14 +54,14 @@ _INSERT: Final = uploads.insert()
 
 @dataclasses.dataclass(frozen=True)
 class AdmittedUpload:
-    """An upload whose payload may come.
+    """An upload whose payload may be sent.
 
     Attributes:
-        tenant: whose it is.
-        header: what it says about itself.
-        session: where it belongs, as it was when the upload began.
-        record: of the step that made the policy that its trajectories are to be of; None for θ.
-        known: its row, where it has come before.
+        tenant: the caller's tenant.
+        header: the upload's header.
+        session: the session, as it was when the upload began.
+        record: the step that made θ_k, which must have collected the trajectories; None for θ.
+        known: the upload's row, where it was accepted before.
     """
 
     tenant: str
@@ -61,19 +71,66 @@ class AdmittedUpload:
     known: sa.RowMapping | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class VerifiedTrajectories:
+    """The trajectories of one upload, and the forward pass that verified them.
+
+    Attributes:
+        parameters: θ_k, which collected them.
+        trajectories: the trajectories.
+        forward: θ_k run over them; one gradient may consume it.
+    """
+
+    parameters: Parameters
+    trajectories: TrajectoryBatch
+    forward: ForwardPass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewUpload:
+    """An upload that was stored, with all that a step on it needs.
+
+    Attributes:
+        session: its session.
+        batch: the uploads of the round, this one included.
+        record: the step that made θ_k; None for θ.
+        entry: the session's meta-policy.
+        verified: its trajectories.
+    """
+
+    session: SessionRecord
+    batch: UploadedBatch
+    record: PolicyRecord | None
+    entry: CatalogEntry
+    verified: VerifiedTrajectories
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AcceptedUpload:
+    """The outcome of an upload.
+
+    Attributes:
+        acknowledgement: the reply.
+        new: the upload; None where it was accepted before.
+    """
+
+    acknowledgement: service_pb.UploadTrajectoriesResponse
+    new: NewUpload | None = None
+
+
 def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
-    """Refuses by its header an upload that could not count, before its payload is received.
+    """Checks an upload's header, before its payload is received.
 
     Raises:
         InvalidRequestError: the upload id is empty or too long.
-        NotFoundError: there is no such session.
-        PreconditionError: the session is closed.
-        RoundMismatchError: it is at another round.
+        NotFoundError: the session does not exist.
+        PreconditionError: the session is closed or expired.
+        RoundMismatchError: the session is at another round.
     """
     check_id(header.upload_id, "header.upload_id")
     with store.reading() as connection:
         session = find_session(connection, tenant, header.session_id, store.now())
-        # One that has come before is acknowledged again, whatever has become of the session.
+        # A repeated upload is acknowledged again, also after its round was taken or its session was closed.
         known = _find_upload(connection, tenant, header)
         if known is not None:
             return AdmittedUpload(tenant, header, session, known=known)
@@ -90,51 +147,52 @@ def accept_upload(
     upload: AdmittedUpload,
     payload: bytes,
     footer: service_pb.UploadFooter,
-) -> service_pb.UploadTrajectoriesResponse:
-    """Verifies a whole upload and makes it durable; one that came before gets the same acknowledgement.
+) -> AcceptedUpload:
+    """Verifies an upload and stores it durably. A repeated upload gets the same acknowledgement.
 
     Raises:
-        DigestMismatchError: the payload is not the one that the footer's digest stands for.
+        DigestMismatchError: the payload does not have the footer's digest.
         WireError: a trajectory breaks the contract.
-        InvalidRequestError: the footer's counts are not the payload's.
-        ReusedIdError: the upload id came before with other content.
-        QuotaError: a limit of the upload, of the round or of the tenant would be passed.
-        PreconditionError: the session is closed, or the data is not the current policy's.
+        InvalidRequestError: the footer's counts differ from the payload's.
+        ReusedIdError: the upload id was used for another payload.
+        QuotaError: the upload exceeds a limit of the upload, the round or the tenant.
+        PreconditionError: the session is closed or expired, or θ_k did not collect the trajectories.
         RoundMismatchError: the session is at another round.
     """
     failpoints.reach("upload.received")
     digest = wire.sha256_hex(payload)
     if footer.sha256 != digest:
         raise wire.DigestMismatchError(
-            "footer.sha256", f"{shown(footer.sha256)} was named; the payload that arrived has {digest}"
+            "footer.sha256", f"{shown(footer.sha256)} was declared; the payload that arrived has {digest}"
         )
     tenant, header = upload.tenant, upload.header
     if upload.known is not None:
-        return _acknowledge_again(upload.known, header, digest)
-    # What cannot be let in whatever else has come is not worth the work of verifying it.
-    _extended(UploadedBatch(), digest, footer, config)
+        return AcceptedUpload(_acknowledge_again(upload.known, header, digest))
+    # Verification is expensive: first refuse an upload that exceeds the limits by itself.
+    _extended_batch(UploadedBatch(), digest, footer, config)
     with store.reading() as connection:
         quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
     entry = session_entry(catalog, upload.session)
-    start = _checked(store, entry, upload.session, upload.record, payload, footer)
-    _require_plausible(entry, start)
+    verified = _verified_trajectories(
+        entry, _unpacked(entry, upload.session, payload, footer), current_parameters(store, entry, upload.record)
+    )
     failpoints.reach("upload.verified")
 
-    # Tenants share blobs, unseen: none is ever asked for by its digest, only through a session's rows. That this one
-    # was there already can be told by its speed alone, and only by who holds its every byte, noise of actions included.
+    # Tenants share blobs without seeing it: a blob is only read through the rows of a session. Whether this one existed
+    # shows in the upload's speed alone, and only to a sender of its every byte, noise of actions included.
     blobs = {digest: payload}
     store.prepare(blobs)
     with store.writing() as connection:
         known = _find_upload(connection, tenant, header)
         if known is not None:
-            return _acknowledge_again(known, header, digest)
+            return AcceptedUpload(_acknowledge_again(known, header, digest))
         now = store.now()
         session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header, now)
         quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
-        batch = _extended(uploaded_batch(connection, session), digest, footer, config)
-        response = service_pb.UploadTrajectoriesResponse(
-            upload_id=header.upload_id, sha256=digest, batch=convert.batch_message(batch)
+        batch = _extended_batch(uploaded_batch(connection, session), digest, footer, config)
+        acknowledgement = service_pb.UploadTrajectoriesResponse(
+            upload_id=header.upload_id, sha256=digest, batch=batch.message()
         )
         row = {
             "session_id": header.session_id,
@@ -143,21 +201,30 @@ def accept_upload(
             "payload_sha256": digest,
             "trajectories": footer.trajectories,
             "steps": footer.steps,
-            "acknowledgement": response.SerializeToString(),
+            "acknowledgement": acknowledgement.SerializeToString(),
         }
         connection.execute(_INSERT, row)
-        count_as_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
+        add_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
         store.keep(connection, blobs)
         failpoints.reach("upload.row")
     failpoints.reach("upload.committed")
-    if batch.uploads == 1:
-        precompute_step(store, entry, PendingRound(session, batch, upload.record), start)
-    return response
+    return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, entry, verified))
+
+
+def trajectory_batch(trajectories: Sequence[wire.Trajectory]) -> TrajectoryBatch:
+    """Returns trajectories of one round in the form that a step takes."""
+    return TrajectoryBatch.concatenate(
+        observations=[each.observations for each in trajectories],
+        actions=[each.actions for each in trajectories],
+        rewards=[each.rewards for each in trajectories],
+        terminated=[each.terminated for each in trajectories],
+        final_observations=[each.final_observation for each in trajectories],
+    )
 
 
 def _find_upload(connection: sa.Connection, tenant: str, header: service_pb.UploadHeader) -> sa.RowMapping | None:
-    named = {"tenant": tenant, "session_id": header.session_id, "upload_id": header.upload_id}
-    return connection.execute(_UPLOAD, named).mappings().one_or_none()
+    arguments = {"tenant": tenant, "session_id": header.session_id, "upload_id": header.upload_id}
+    return connection.execute(_UPLOAD, arguments).mappings().one_or_none()
 
 
 def _acknowledge_again(
@@ -178,10 +245,10 @@ def _require_current(session: SessionRecord, header: service_pb.UploadHeader, no
         raise RoundMismatchError(header.round, session.round)
 
 
-def _extended(
+def _extended_batch(
     batch: UploadedBatch, digest: str, footer: service_pb.UploadFooter, config: ServerConfig
 ) -> UploadedBatch:
-    """The round's batch with the upload in it, if the limits allow."""
+    """Returns the round's batch with the upload added, if the limits allow the upload."""
     extended = UploadedBatch(
         (*batch.payloads, digest), batch.trajectories + footer.trajectories, batch.steps + footer.steps
     )
@@ -197,18 +264,13 @@ def _extended(
     return extended
 
 
-def _checked(
-    store: Store,
-    entry: CatalogEntry,
-    session: SessionRecord,
-    record: PolicyRecord | None,
-    payload: bytes,
-    footer: service_pb.UploadFooter,
-) -> StepInputs:
-    """The trajectories, held against the contract and the footer, and the policy that is to have collected them."""
+def _unpacked(
+    entry: CatalogEntry, session: SessionRecord, payload: bytes, footer: service_pb.UploadFooter
+) -> list[wire.Trajectory]:
+    """Returns the payload's trajectories, checked against the contract, the current policy and the footer's counts."""
     trajectories: list[wire.Trajectory] = []
     steps = 0
-    # The footer's counts are within the limits by now: to stop where they are passed is to stop at the limits.
+    # The footer's counts are within the limits: stopping at the counts bounds the memory.
     for index, trajectory in enumerate(wire.unpack(payload)):
         if index >= footer.trajectories:
             raise InvalidRequestError("footer.trajectories", f"{index} declared; the payload holds more")
@@ -231,19 +293,21 @@ def _checked(
         )
     if steps != footer.steps:
         raise InvalidRequestError("footer.steps", f"{footer.steps} declared; the payload holds {steps}")
-    parameters = current_parameters(store, entry, record)
-    batch = convert.trajectory_batch(trajectories)
+    return trajectories
+
+
+def _verified_trajectories(
+    entry: CatalogEntry, trajectories: Sequence[wire.Trajectory], parameters: Parameters
+) -> VerifiedTrajectories:
+    """Runs θ_k over the trajectories, and refuses actions that θ_k is too unlikely to have chosen."""
     meta_policy = entry.meta_policy
+    batch = trajectory_batch(trajectories)
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
     forward = forward_pass(meta_policy.policy, parameters, batch, moving, layers=True)
-    return StepInputs(parameters, batch, forward, forward.values, counts=(len(trajectories),))
-
-
-def _require_plausible(entry: CatalogEntry, start: StepInputs) -> None:
-    """Refuses trajectories whose actions the policy can hardly have chosen."""
-    for doubt in behavior_evidence(entry.meta_policy.policy, start.parameters, start.batch, start.outputs):
+    for doubt in behavior_evidence(meta_policy.policy, parameters, batch, forward.values):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
         raise PreconditionError(
             doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
         )
+    return VerifiedTrajectories(parameters, batch, forward)

@@ -1,9 +1,9 @@
-"""The durable state of the service."""
+"""The durable state: rows and small blobs in SQLite, large blobs in files."""
 
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
-from thetaprime.server.store.cache import RECENT_BYTES, Recent
-from thetaprime.server.store.database import ROW_BYTES, Store
+from thetaprime.server.store.cache import RecentCache
+from thetaprime.server.store.database import Store
 from thetaprime.server.store.expiry import SweptSession
 
-__all__ = ["RECENT_BYTES", "ROW_BYTES", "BlobStore", "Recent", "Store", "SweptSession", "tables"]
+__all__ = ["BlobStore", "RecentCache", "Store", "SweptSession", "tables"]

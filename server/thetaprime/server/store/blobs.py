@@ -1,4 +1,4 @@
-"""Content-addressed bytes in a folder: durable once `put` returns, and checked whenever they are read."""
+"""Content-addressed files: durable once `put` returns, verified at each read."""
 
 import os
 import time
@@ -12,10 +12,10 @@ from thetaprime.wire import sha256_hex
 
 
 class BlobStore:
-    """Bytes under their SHA-256: ``<folder>/<first two digits>/<digest>``.
+    """Blobs by SHA-256, as files ``<folder>/<first two digits>/<digest>``.
 
-    A file is written beside its place and renamed into it, so that a reader finds the whole blob or none, and
-    several processes may write the same one.
+    A file is written under another name and renamed, so a reader finds the whole blob or none, and several processes
+    may write the same blob.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,10 +27,10 @@ class BlobStore:
         _sync_directory(folder)
 
     def put(self, data: bytes) -> str:
-        """Stores bytes; they survive a crash from here on.
+        """Stores a blob durably.
 
         Returns:
-            Their SHA-256 (hex).
+            Its SHA-256 (hex).
 
         Raises:
             StoreFailedError: the disk is full, read-only or broken; nothing was stored.
@@ -41,7 +41,7 @@ class BlobStore:
         return digest
 
     def _put(self, digest: str, data: bytes) -> None:
-        place = self._place(digest)
+        path = self._path(digest)
         if digest not in self:
             arriving = self._arriving / f"{digest}.{os.urandom(8).hex()}"
             try:
@@ -54,70 +54,70 @@ class BlobStore:
                     file.flush()
                     os.fsync(file.fileno())
                 failpoints.reach("blob.synced")
-                arriving.replace(place)
+                arriving.replace(path)
                 failpoints.reach("blob.renamed")
             finally:
                 arriving.unlink(missing_ok=True)
-        # Also for a blob that was there: whoever is writing it may not have come this far yet.
-        _sync_directory(place.parent)
+        # Also where the blob exists: another process may have renamed it and not synced the directory yet.
+        _sync_directory(path.parent)
         failpoints.reach("blob.durable")
 
     def __contains__(self, digest: str) -> bool:
-        return self._place(digest).exists()
+        return self._path(digest).exists()
 
     def get(self, digest: str) -> bytes:
-        """Reads bytes back.
+        """Reads a blob.
 
         Raises:
-            CorruptDataError: the file is gone, or is not what was stored.
+            CorruptDataError: the file is missing or damaged.
             StoreFailedError: the disk is broken.
         """
         with disk_failures():
             try:
-                data = self._place(digest).read_bytes()
+                data = self._path(digest).read_bytes()
             except FileNotFoundError as error:
                 raise CorruptDataError("STORE_CORRUPTED", f"the server has lost blob {digest}") from error
         return verified(digest, data)
 
     def size(self, digest: str) -> int:
-        """The length of a blob in bytes; 0 where there is none.
+        """Returns the size of a blob in bytes; 0 where it does not exist.
 
         Raises:
             StoreFailedError: the disk is broken.
         """
         with disk_failures():
             try:
-                return self._place(digest).stat().st_size
+                return self._path(digest).stat().st_size
             except FileNotFoundError:
                 return 0
 
     def delete(self, digest: str) -> None:
-        """Forgets bytes; no error where there are none."""
-        self._place(digest).unlink(missing_ok=True)
+        """Deletes a blob, if it exists."""
+        self._path(digest).unlink(missing_ok=True)
 
     def digests(self, *, older_than: float = 0.0) -> Iterator[str]:
-        """The blobs that were written at least `older_than` seconds ago."""
+        """Iterates over the digests of blobs that were written at least `older_than` seconds ago."""
         latest = time.time() - older_than
         for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
             if path.stat().st_mtime <= latest:
                 yield path.name
 
     def delete_fragments(self, *, older_than: float) -> None:
-        """Removes what crashes left half-written, `older_than` seconds ago or longer."""
+        """Deletes partly written files that are at least `older_than` seconds old: crashes leave them."""
         latest = time.time() - older_than
         for path in self._arriving.iterdir():
             if path.stat().st_mtime <= latest:
                 path.unlink(missing_ok=True)
 
-    def _place(self, digest: str) -> Path:
+    def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
 
 
 def verified(digest: str, data: bytes) -> bytes:
-    """The bytes, if they are those that were stored under a digest.
+    """Returns the bytes, if they have the digest.
 
     Raises:
-        CorruptDataError: they are not.
+        CorruptDataError: they have another digest.
     """
     if sha256_hex(data) != digest:
         raise CorruptDataError("STORE_CORRUPTED", f"the server's blob {digest} is damaged")
@@ -125,7 +125,7 @@ def verified(digest: str, data: bytes) -> bytes:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes a rename within a directory durable."""
+    """Makes renames within a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What was lately made of what the store holds, so that the next call need not make it again."""
+"""A cache of values computed from the store, for the next call of their session."""
 
 import threading
 from typing import Any, Final
@@ -7,44 +7,41 @@ from cachetools import TTLCache
 
 _SECONDS: Final = 60.0
 
-RECENT_BYTES: Final = 256 << 20
-"""Default of the most bytes that are held."""
 
+class RecentCache:
+    """Values by key, cached for a minute within a number of bytes; the least recently used is evicted first.
 
-class Recent:
-    """Values by key, for a minute at most and within a number of bytes; what was used longest ago goes first.
-
-    Nothing depends on what is in it: a value that is not found is made again, and comes out the same.
+    Thread-safe. A missing value is computed again, to the same result.
 
     Args:
-        max_bytes: of all values together.
+        max_bytes: total size of all values.
     """
 
-    def __init__(self, max_bytes: int = RECENT_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._values: TTLCache[tuple[str, ...], tuple[Any, int]] = TTLCache(
             max_bytes, ttl=_SECONDS, getsizeof=lambda entry: entry[1]
         )
         self._lock = threading.Lock()
 
     def put(self, key: tuple[str, ...], value: object, size: int) -> None:
-        """Holds a value of so many bytes; one that is larger than all may be is not held."""
+        """Caches a value of `size` bytes, unless it is larger than the cache."""
         with self._lock:
             if size <= self._values.maxsize:
                 self._values[key] = (value, size)
 
     def get(self, key: tuple[str, ...]) -> Any | None:
-        """The value, which stays."""
+        """Returns a value, or None."""
         with self._lock:
             entry = self._values.get(key)
         return None if entry is None else entry[0]
 
     def take(self, key: tuple[str, ...]) -> Any | None:
-        """The value, for one caller alone."""
+        """Removes and returns a value, or None."""
         with self._lock:
             entry = self._values.pop(key, None)
         return None if entry is None else entry[0]
 
     def expire(self) -> None:
-        """Gives up what is too old."""
+        """Evicts the values that are older than a minute."""
         with self._lock:
             self._values.expire()

@@ -1,4 +1,4 @@
-"""Where the service's state lives: rows in SQLite with the bytes that are small, large ones in a folder beside it."""
+"""The store: rows and small blobs in SQLite, large blobs in a folder beside it."""
 
 import contextlib
 import sqlite3
@@ -12,24 +12,22 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server import failpoints
+from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
 from thetaprime.server.errors import ServiceError, StartupError
-from thetaprime.server.store import migrations, tables
+from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore, verified
-from thetaprime.server.store.cache import RECENT_BYTES, Recent
+from thetaprime.server.store.cache import RecentCache
 from thetaprime.server.store.errors import database_failures, disk_failures
 from thetaprime.server.store.expiry import SweptSession, release, sweep_some
 
 _BUSY_SECONDS: Final = 10.0
-# A process that writes a blob or its row now must not have it swept away by another one that starts.
-_SETTLED_SECONDS: Final = 3600.0
-_GIVEN_BACK_PAGES: Final = 4096
+# Age of an orphaned blob. A younger one may be the blob of a row that another process is about to write.
+_ORPHAN_SECONDS: Final = 3600.0
+_VACUUMED_PAGES: Final = 4096
 
 # Built once: building a statement takes as long as running it.
-_KEEP: Final = insert(tables.blobs).on_conflict_do_nothing()
-_READ: Final = sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == sa.bindparam("digest"))
-
-ROW_BYTES: Final = 1 << 20
-"""Default of the most bytes that a blob in a row has."""
+_INSERT_BLOB: Final = insert(tables.blobs).on_conflict_do_nothing()
+_READ_BLOB: Final = sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == sa.bindparam("digest"))
 
 
 def _microseconds() -> int:
@@ -39,13 +37,13 @@ def _microseconds() -> int:
 class Store:
     """The durable state. Several processes on one machine may share its folder.
 
-    A blob is durable before any row names it or together with that row, and a row is durable when `writing` ends
-    without an error: what is acknowledged after that survives a crash of the process or of the machine.
+    A blob is durable before any row names it, or together with that row. A row is durable when `writing` ends without
+    an error: what is acknowledged then survives a crash of the process and of the machine.
 
     Attributes:
         blobs: the payloads and ONNX files that are too large for a row.
-        now: the time, in microseconds since 1970.
-        recent: what this process lately made of what is stored.
+        now: returns the time, in microseconds since 1970.
+        recent: this process's cache of values computed from the store.
     """
 
     def __init__(
@@ -55,20 +53,20 @@ class Store:
         row_bytes: int = ROW_BYTES,
         recent_bytes: int = RECENT_BYTES,
     ) -> None:
-        """Opens a store, or makes one.
+        """Opens or creates a store.
 
         Args:
-            folder: where it lies.
-            now: the time, in microseconds since 1970.
-            row_bytes: a blob of up to so many bytes lies in the database; a larger one is a file.
-            recent_bytes: most bytes that `recent` holds.
+            folder: the store's folder.
+            now: returns the time, in microseconds since 1970.
+            row_bytes: largest blob that is a row of the database; a larger blob is a file.
+            recent_bytes: size of `recent` in bytes.
 
         Raises:
-            StartupError: the folder cannot be used, or its schema is another version's.
+            StartupError: the folder cannot be used, or the store has another schema version.
         """
         self.now = now
-        self.recent = Recent(recent_bytes)
-        # SQLite has its writers ask again and again, with pauses of up to a tenth of a second; here they wait in line.
+        self.recent = RecentCache(recent_bytes)
+        # Without this lock, SQLite's writers poll for the database with pauses of up to 0.1 s.
         self._writer = threading.Lock()
         self._row_bytes = row_bytes
         try:
@@ -76,7 +74,7 @@ class Store:
             self.blobs = BlobStore(folder / "blobs")
         except OSError as error:
             raise StartupError(f"store {folder}: {error.strerror}") from error
-        # The pool may grow with the threads that use it; their number is bounded elsewhere.
+        # The pool grows with the threads that use it; the executors bound them.
         self._engine = sa.create_engine(
             f"sqlite:///{folder / 'thetaprime.sqlite3'}",
             max_overflow=-1,
@@ -86,6 +84,9 @@ class Store:
         sa.event.listen(self._engine, "begin", _begin)
         try:
             self._ensure_schema(folder)
+        except StartupError:
+            self.close()
+            raise
         except (sa.exc.DatabaseError, ServiceError) as error:
             self.close()
             raise StartupError(f"store {folder}: {getattr(error, 'orig', error)}") from error
@@ -96,21 +97,21 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state throughout and changes nothing."""
+        """A read-only transaction, which sees one snapshot."""
         with database_failures(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that no other one writes beside; durable when it ends without an error.
+        """An exclusive writing transaction; durable when it ends without an error.
 
         Raises:
-            UnavailableError: other processes kept the database locked for too long.
+            UnavailableError: another process kept the database locked for 10 seconds.
             StoreFailedError: the disk is full, read-only or broken; nothing was changed.
         """
         with (
             database_failures(),
-            # Blobs are deleted, and sometimes written again, beside the rows.
+            # A transaction also deletes and writes blob files.
             disk_failures(),
             self._writer,
             self._engine.connect().execution_options(writes=True) as connection,
@@ -119,10 +120,10 @@ class Store:
             yield connection
 
     def prepare(self, blobs: Mapping[str, bytes]) -> None:
-        """Before `writing`: makes those durable that are files, which takes a while.
+        """Writes the blobs that are files. Call it before `writing`, since it takes long.
 
         Args:
-            blobs: bytes by their digest.
+            blobs: bytes by digest.
 
         Raises:
             StoreFailedError: the disk is full, read-only or broken.
@@ -132,81 +133,85 @@ class Store:
                 self.blobs.put(data)
 
     def keep(self, connection: sa.Connection, blobs: Mapping[str, bytes]) -> None:
-        """Within `writing`, beside the rows that name these blobs: keeps them all.
+        """Stores all blobs, in the `writing` transaction that inserts the rows that name them.
 
         Args:
-            connection: of the transaction.
-            blobs: what `prepare` was given; a sweep may have taken a file again since.
+            connection: the transaction's connection.
+            blobs: the blobs that were given to `prepare`; a sweep may have deleted a file since.
         """
         for digest, data in blobs.items():
             if len(data) <= self._row_bytes:
-                connection.execute(_KEEP, {"sha256": digest, "data": data})
+                connection.execute(_INSERT_BLOB, {"sha256": digest, "data": data})
             elif digest not in self.blobs:
                 self.blobs.put(data)
 
     def read(self, digest: str) -> bytes:
-        """The bytes of a blob.
+        """Returns the bytes of a blob.
 
         Raises:
-            CorruptDataError: it is gone, or is not what was stored.
+            CorruptDataError: the blob is missing or damaged.
             StoreFailedError: the disk is broken.
         """
         with self.reading() as connection:
-            data = connection.scalar(_READ, {"digest": digest})
+            data = connection.scalar(_READ_BLOB, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
-    def sweep(self, on_gone: Callable[[SweptSession], object] = lambda gone: None) -> int:
-        """Clears out expired sessions, and the blobs that only they needed.
+    def sweep(self, on_swept: Callable[[SweptSession], object] = lambda swept: None) -> int:
+        """Deletes the data of expired sessions, and the blobs that no other session names.
 
         Args:
-            on_gone: told of each once its transaction is over.
+            on_swept: called for each session after its transaction.
 
         Returns:
-            The number of sessions that something was cleared out of.
+            The number of sessions.
         """
         self.recent.expire()
         total = 0
-        while gone := self._sweep_some():
-            total += len(gone)
-            for each in gone:
-                on_gone(each)
+        while swept := self._sweep_some():
+            total += len(swept)
+            for each in swept:
+                on_swept(each)
         if total:
-            # Some of the pages that are free now go back to the disk; the rest is used again.
+            # Returns some free pages to the disk; the rest is reused.
             with contextlib.closing(self._engine.raw_connection()) as connection:
-                # A script is run to its end; of a statement without columns the driver runs the first page alone.
-                connection.driver_connection.executescript(f"PRAGMA incremental_vacuum({_GIVEN_BACK_PAGES})")  # type: ignore[union-attr]
+                # `execute` would stop after the statement's first page.
+                connection.driver_connection.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_PAGES})")  # type: ignore[union-attr]
         return total
 
     def sweep_orphans(self) -> None:
-        """Deletes what crashes left behind: blobs that were never acknowledged, and halves of files."""
-        self.blobs.delete_fragments(older_than=_SETTLED_SECONDS)
+        """Deletes what crashes left: blobs that no row names, and partly written files."""
+        self.blobs.delete_fragments(older_than=_ORPHAN_SECONDS)
         with self.writing() as connection:
-            release(connection, self.blobs, set(self.blobs.digests(older_than=_SETTLED_SECONDS)))
+            release(connection, self.blobs, set(self.blobs.digests(older_than=_ORPHAN_SECONDS)))
 
     def _sweep_some(self) -> list[SweptSession]:
         with self.writing() as connection:
-            gone = sweep_some(connection, self.blobs, self.now())
+            swept = sweep_some(connection, self.blobs, self.now())
         failpoints.reach("sweep.committed")
-        return gone
+        return swept
 
     def _ensure_schema(self, folder: Path) -> None:
+        """Creates the tables of a new store, or checks the schema version of an existing one."""
         with self.writing() as connection:
-            migrations.migrate(connection, self.blobs)
+            if sa.inspect(connection).has_table(tables.schema_info.name):
+                version = connection.scalar(sa.select(tables.schema_info.c.version))
+                if version != tables.SCHEMA_VERSION:
+                    newer = version is not None and version > tables.SCHEMA_VERSION
+                    remedy = "upgrade thetaprime" if newer else "use another folder"
+                    raise StartupError(
+                        f"store {folder}: schema version {version}; this server reads version {tables.SCHEMA_VERSION}: "
+                        f"{remedy}"
+                    )
+                return
             tables.metadata.create_all(connection)
             failpoints.reach("start.schema")
-            version = connection.scalar(sa.select(tables.schema_info.c.version))
-            if version is None:
-                connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))
-            elif version != tables.SCHEMA_VERSION:
-                raise StartupError(
-                    f"store {folder}: schema version {version}; this server reads version {tables.SCHEMA_VERSION}"
-                )
+            connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))
 
 
 def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own idea of when a transaction begins is turned off; `_begin` says it.
+    # Turns off the driver's implicit transactions; `_begin` begins them.
     connection.isolation_level = None
-    # Only an empty database takes this; any other one would ask for the write lock first, to no end.
+    # Has an effect on an empty database only; on any other it would take the write lock in vain.
     if connection.execute("PRAGMA page_count").fetchone() == (0,):
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -215,6 +220,6 @@ def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # A transaction that reads first and asks for the write lock later can be refused it; one that asks at once waits.
+    # A transaction that upgrades from reading to writing can fail; one that locks immediately waits.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,4 +1,4 @@
-"""What the operating system and SQLite say when a disk gives out, as what a call is refused with."""
+"""Translates failures of the disk and of SQLite into errors of the service."""
 
 import contextlib
 import errno
@@ -31,10 +31,10 @@ _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 @contextlib.contextmanager
 def disk_failures() -> Iterator[None]:
-    """Names what kept a file from being written or read.
+    """Translates an OSError.
 
     Raises:
-        StoreFailedError: in place of an OSError.
+        StoreFailedError: in place of the OSError.
     """
     try:
         yield
@@ -45,23 +45,23 @@ def disk_failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_failures() -> Iterator[None]:
-    """Names what kept a transaction from being begun or committed.
+    """Translates SQLite's errors.
 
     Raises:
-        UnavailableError: in place of SQLite's word for a database that others keep locked.
-        StoreFailedError: in place of its words for a disk that is full, read-only or broken.
+        UnavailableError: the database is locked.
+        StoreFailedError: the disk is full, read-only or broken.
     """
     try:
         yield
     except sa.exc.DBAPIError as error:
-        named = _named(error)
-        if named is None:
+        translated = _translated(error)
+        if translated is None:
             raise
-        raise named from error
+        raise translated from error
 
 
-def _named(error: sa.exc.DBAPIError) -> ServiceError | None:
-    # The low byte is the primary code; the others say where it came up.
+def _translated(error: sa.exc.DBAPIError) -> ServiceError | None:
+    # The low byte is the primary result code; the rest extends it.
     code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _BUSY:
         return UnavailableError("the store is busy", retry_after=1.0)

@@ -1,4 +1,4 @@
-"""What goes when a session has expired: at once what was uploaded, and at its end what it made."""
+"""Deletes the uploads of a session when it expires, and its policies at its delete time."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,24 +10,25 @@ from thetaprime.server import failpoints
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 
-# Of one transaction: others wait while it lasts.
-_SESSIONS: Final = 200
+# Sessions of one transaction: other writers wait for it.
+_BATCH: Final = 200
 _sessions, _uploads, _policies = tables.sessions, tables.uploads, tables.policies
 
 
 @dataclasses.dataclass(frozen=True)
 class SweptSession:
-    """What became of a session.
+    """A session of which a sweep deleted something.
 
     Attributes:
-        what: ``expired``: it is gone, or its uploads are and its policies are kept. ``deleted``: they went too.
-        tenant: whose it was.
-        session_id: its name.
-        round: how many policies it had made.
-        policy_id: of the last one.
+        action: ``expired``: its uploads were deleted, and the session too where it had no policies. ``deleted``: its
+            policies and the session were deleted.
+        tenant: its tenant.
+        session_id: its id.
+        round: number of its policies.
+        policy_id: policy id of the last one.
     """
 
-    what: Literal["expired", "deleted"]
+    action: Literal["expired", "deleted"]
     tenant: str
     session_id: str
     round: int
@@ -35,41 +36,41 @@ class SweptSession:
 
 
 def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int) -> list[SweptSession]:
-    """Clears out some of what nobody can ask for any more, within a writing transaction.
+    """Deletes the data of up to a few hundred expired sessions, in a writing transaction.
 
     Args:
-        connection: of the transaction.
-        blobs: the large ones.
+        connection: the transaction's connection.
+        blobs: the large blobs.
         now: microseconds since 1970.
 
     Returns:
-        Whose it was; empty where nothing is left to clear out.
+        The sessions; empty where nothing is left to delete.
     """
     expired, kept = _sessions.c.expire_time <= now, _sessions.c.delete_time > now
-    gone = [
-        *_found(connection, "expired", expired & (_sessions.c.round == 0)),
-        *_found(connection, "deleted", ~kept & expired & (_sessions.c.round > 0)),
+    whole = [
+        *_select(connection, "expired", expired & (_sessions.c.round == 0)),
+        *_select(connection, "deleted", ~kept & expired & (_sessions.c.round > 0)),
     ]
-    # An upload has steps: a session that has none left has been here before.
-    ended = _found(connection, "expired", expired & kept & (_sessions.c.round > 0) & (_sessions.c.kept_steps > 0))
-    digests = _blobs_of(connection, gone, tables.BLOB_COLUMNS) | _blobs_of(
-        connection, ended, [_uploads.c.payload_sha256]
+    # Every upload has steps: without steps left, the session's uploads were deleted before.
+    with_policies = _select(
+        connection, "expired", expired & kept & (_sessions.c.round > 0) & (_sessions.c.kept_steps > 0)
     )
-    connection.execute(_sessions.delete().where(_sessions.c.session_id.in_(_names(gone))))
-    connection.execute(_uploads.delete().where(_uploads.c.session_id.in_(_names(ended))))
-    for each in ended:
-        size = sum(
-            _size(connection, blobs, digest) for digest in _blobs_of(connection, [each], [_policies.c.onnx_sha256])
-        )
-        own = _sessions.c.session_id == each.session_id
-        connection.execute(_sessions.update().where(own).values(kept_bytes=size, kept_steps=0))
+    digests = _blobs_of(connection, whole, tables.BLOB_COLUMNS)
+    digests |= _blobs_of(connection, with_policies, [_uploads.c.payload_sha256])
+    connection.execute(_sessions.delete().where(_sessions.c.session_id.in_(_ids(whole))))
+    connection.execute(_uploads.delete().where(_uploads.c.session_id.in_(_ids(with_policies))))
+    for each in with_policies:
+        policies = _blobs_of(connection, [each], [_policies.c.onnx_sha256])
+        size = sum(_size(connection, blobs, digest) for digest in policies)
+        is_session = _sessions.c.session_id == each.session_id
+        connection.execute(_sessions.update().where(is_session).values(kept_bytes=size, kept_steps=0))
     failpoints.reach("sweep.rows")
     release(connection, blobs, digests)
-    return [*gone, *ended]
+    return [*whole, *with_policies]
 
 
 def release(connection: sa.Connection, blobs: BlobStore, digests: set[str]) -> None:
-    """Deletes those of the blobs that no row names; the write lock keeps new rows away meanwhile."""
+    """Deletes the blobs that no row names, in a writing transaction: its lock keeps new rows away."""
     for digest in digests:
         named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
         if not connection.scalar(sa.select(sa.or_(*named))):
@@ -78,22 +79,23 @@ def release(connection: sa.Connection, blobs: BlobStore, digests: set[str]) -> N
             failpoints.reach("sweep.blob")
 
 
-def _found(
-    connection: sa.Connection, what: Literal["expired", "deleted"], which: sa.ColumnElement[bool]
+def _select(
+    connection: sa.Connection, action: Literal["expired", "deleted"], condition: sa.ColumnElement[bool]
 ) -> list[SweptSession]:
     columns = (_sessions.c.tenant, _sessions.c.session_id, _sessions.c.round, _sessions.c.policy_id)
-    return [SweptSession(what, *row) for row in connection.execute(sa.select(*columns).where(which).limit(_SESSIONS))]
+    rows = connection.execute(sa.select(*columns).where(condition).limit(_BATCH))
+    return [SweptSession(action, *row) for row in rows]
 
 
-def _names(gone: list[SweptSession]) -> list[str]:
-    return [each.session_id for each in gone]
+def _ids(swept: list[SweptSession]) -> list[str]:
+    return [each.session_id for each in swept]
 
 
-def _blobs_of(connection: sa.Connection, gone: list[SweptSession], columns: Sequence["sa.Column[str]"]) -> set[str]:
-    found: set[str] = set()
+def _blobs_of(connection: sa.Connection, swept: list[SweptSession], columns: Sequence["sa.Column[str]"]) -> set[str]:
+    digests: set[str] = set()
     for column in columns:
-        found.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(_names(gone)))))
-    return found
+        digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(_ids(swept)))))
+    return digests
 
 
 def _size(connection: sa.Connection, blobs: BlobStore, digest: str) -> int:

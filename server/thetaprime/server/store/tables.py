@@ -1,11 +1,13 @@
-"""The tables. Times are microseconds since 1970, digests are hexadecimal SHA-256."""
+"""The tables of the database. Times are microseconds since 1970, digests are hexadecimal SHA-256."""
 
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -16,6 +18,8 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    and_,
+    or_,
 )
 
 SCHEMA_VERSION: Final = 4
@@ -28,30 +32,30 @@ sessions = Table(
     "sessions",
     metadata,
     Column("session_id", String, primary_key=True),
-    # Whose it is. Every query by an id from outside names the tenant beside it.
+    # The owner. Every query by a client's id names the tenant too.
     Column("tenant", String, nullable=False),
     Column("request_id", String, nullable=False),
-    # What the creator asked for, to tell a repeated call from another one under the same id.
+    # Digest of the request's arguments: tells a repeated request from another one with its id.
     Column("request_sha256", String, nullable=False),
     Column("meta_policy", String, nullable=False),
     Column("meta_policy_version", BigInteger, nullable=False),
-    # Policy id of θ: a catalog that comes to hold something else under the same name is found out.
+    # Policy id of θ: detects a catalog that offers another θ under the same name and version.
     Column("theta_id", String, nullable=False),
     Column("step_size_scale", Float),
     Column("closed", Boolean, nullable=False),
     Column("round", BigInteger, nullable=False),
     Column("policy_id", String, nullable=False),
     Column("create_time", BigInteger, nullable=False),
-    # From when on it takes nothing more; one that has made no policies goes then.
+    # When the session begins to refuse uploads and steps; a session without policies is deleted then.
     Column("expire_time", BigInteger, nullable=False),
-    # When the policies that it made go.
+    # When the session's policies are deleted.
     Column("delete_time", BigInteger, nullable=False),
-    # What its uploads and policies amount to, for the tenant's quota: they go when the session goes.
+    # Size of its uploads and policies, for the tenant's quota.
     Column("kept_bytes", BigInteger, nullable=False),
     Column("kept_steps", BigInteger, nullable=False),
     UniqueConstraint("tenant", "request_id"),
     Index("sessions_newest", "tenant", "create_time", "session_id"),
-    # Each holds all that its query asks for.
+    # Covering indexes: each holds every column of its query.
     Index("sessions_kept", "tenant", "delete_time", "expire_time", "round", "kept_bytes", "kept_steps"),
     Index("sessions_open", "closed", "expire_time", "tenant"),
     Index("sessions_expiry", "expire_time", "round", "kept_steps"),
@@ -67,14 +71,14 @@ uploads = Table(
     Column("payload_sha256", String, nullable=False),
     Column("trajectories", BigInteger, nullable=False),
     Column("steps", BigInteger, nullable=False),
-    # The UploadTrajectoriesResponse that was sent, for an upload that comes again.
+    # The UploadTrajectoriesResponse, to send again for a repeated upload.
     Column("acknowledgement", LargeBinary, nullable=False),
     PrimaryKeyConstraint("session_id", "upload_id"),
     Index("uploads_round", "session_id", "round"),
     Index("uploads_payload", "payload_sha256"),
 )
 
-# θ_k for k >= 1; θ_0 is the meta-policy's own.
+# θ_k for k >= 1; the catalog has θ_0.
 policies = Table(
     "policies",
     metadata,
@@ -89,8 +93,8 @@ policies = Table(
     Index("policies_onnx", "onnx_sha256"),
 )
 
-# Bytes by their digest, those that are small enough: they commit with the rows that name them, in one write to the
-# disk. Larger ones are files (`BlobStore`).
+# Small blobs by their digest: they commit in one disk write with the rows that name them. Large blobs are files
+# (`BlobStore`).
 blobs = Table(
     "blobs",
     metadata,
@@ -100,3 +104,12 @@ blobs = Table(
 
 BLOB_COLUMNS: Final = (uploads.c.payload_sha256, policies.c.onnx_sha256)
 """Every column that keeps a blob alive."""
+
+
+def is_readable(now: "int | BindParameter[int]") -> ColumnElement[bool]:
+    """Returns the condition that a session has not expired, or has policies that are not deleted yet.
+
+    Args:
+        now: microseconds since 1970.
+    """
+    return and_(sessions.c.delete_time > now, or_(sessions.c.expire_time > now, sessions.c.round > 0))

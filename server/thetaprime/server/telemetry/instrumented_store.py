@@ -6,7 +6,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from thetaprime.server.store import RECENT_BYTES, ROW_BYTES, BlobStore, Store
+from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
+from thetaprime.server.store import BlobStore, Store
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import span
 

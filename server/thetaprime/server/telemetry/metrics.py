@@ -64,6 +64,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._precomputed = Counter(
+            "thetaprime_precomputed_steps", "Steps precomputed, by result.", ["result"], registry=registry
+        )
         self._store_seconds = Histogram(
             "thetaprime_store_seconds",
             "Duration of store operations.",
@@ -131,6 +134,14 @@ class Metrics:
         self._rounds.labels(meta_policy).inc()
         self._round_seconds.observe(seconds)
         self._gradient_seconds.observe(computing)
+
+    def record_precomputed_step(self, result: str) -> None:
+        """Counts a step that was precomputed when its upload arrived.
+
+        Args:
+            result: ``computed`` or ``failed``.
+        """
+        self._precomputed.labels(result).inc()
 
     @contextlib.contextmanager
     def time_store_operation(self, operation: str) -> Iterator[None]:
