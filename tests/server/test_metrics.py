@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Collect = Callable[..., list[wire.Trajectory]]
 # Families of a page that adds up several processes come with their first sample.
-NOT_YET = {"thetaprime_refusals_total", "thetaprime_rounds_total"}
+NOT_YET = {"thetaprime_precomputed_steps_total", "thetaprime_refusals_total", "thetaprime_rounds_total"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
