@@ -1,4 +1,4 @@
-"""Draws equations while the site is built, so that a reader's browser needs neither a script nor a font for them."""
+"""Draws equations as SVG when the site is built: a browser needs neither a script nor a font for them."""
 
 import html
 import re
@@ -12,22 +12,22 @@ from ziamath.config import config as drawing
 from ziamath.zmath import Latex
 
 _SIZE: Final = 20.0
-"""Pixels of an em, as drawn. On the page the SVGs are measured in em, and so take the size of the text around them."""
+"""Pixels per em in the drawing. On the page, SVGs are sized in em and follow the size of the text."""
 _SCALE: Final = 1.12
-"""The font of equations is small beside those that browsers choose for text."""
+"""Enlarges equations, whose font is smaller than the browsers' fonts for text."""
 _EQUATION: Final = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL
 )
 
-drawing.svg2 = False  # glyphs as paths: symbols would have the same ids in every equation
+drawing.svg2 = False  # glyphs as paths: symbols would repeat their ids in every equation
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts an SVG for every equation that arithmatex has marked."""
-    return _EQUATION.sub(_drawn, content)
+    """Replaces every equation that arithmatex marked by an SVG."""
+    return _EQUATION.sub(_draw, content)
 
 
-def _drawn(match: re.Match[str]) -> str:
+def _draw(match: re.Match[str]) -> str:
     latex = " ".join(html.unescape(match["latex"]).split())
     inline = match["tag"] == "span"
     equation = Latex(latex, size=_SIZE, inline=inline, color="currentColor")
@@ -38,6 +38,6 @@ def _drawn(match: re.Match[str]) -> str:
     svg.set("role", "img")
     svg.set("aria-label", latex)
     if inline:
-        # The baseline is at 0.
+        # The baseline is at y = 0.
         svg.set("style", f"vertical-align: {-(top + height):.3f}em; margin-left: {left:.3f}em")
     return f'<{match["tag"]} class="equation">{tostring(svg, encoding="unicode")}</{match["tag"]}>'
