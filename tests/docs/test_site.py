@@ -123,7 +123,7 @@ def test_the_commands_are_all_there(site_pages: dict[str, Page]) -> None:
     page = site_pages["reference/commands.html"]
     assert {f"thetaprime-{name}" for name in SUBCOMMANDS} <= page.anchors
     assert "--max-tenant-adaptations-per-second" in page.text
-    assert "laid out as <name>/<version>/manifest.json" in page.text
+    assert "<name>/<version>/manifest.json" in page.text
 
 
 @pytest.mark.parametrize("package", ["client", "client.aio", "wire", "models", "training"])
