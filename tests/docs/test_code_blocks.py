@@ -13,7 +13,7 @@ from tests.docs.output import check_output
 from tests.docs.reader import Reader, own_modules
 from tests.docs.scenes import SCENES, scene
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training.sampling.vector_env import WORKERS_VARIABLE
+from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE
 
 gymnasium.register_envs(thetaprime.training)
 

@@ -12,8 +12,8 @@ import torch
 from thetaprime.models import Policy
 from thetaprime.training import check_task_distribution, load_config
 from thetaprime.training.sampling.sampler import collect
-from thetaprime.training.sampling.vector_env import WORKERS_VARIABLE
 from thetaprime.training.tasks import Task, TaskDistribution
+from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.training.tiny import tiny_config
+from tests.support.training.tiny import meta_objective, tiny_config
 from thetaprime.models import DiscreteAction, EnvironmentContract, Parameters, Policy, PolicySpec, TrajectoryBatch
-from thetaprime.training.algorithms import Collected, MetaObjective, TaskData, e_maml
-from thetaprime.training.algorithms.dice import DiceObjective
-from thetaprime.training.algorithms.flat import flatten, unflatten
-from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
-from thetaprime.training.sampling.parallel import in_turn
+from thetaprime.training.algorithms import e_maml
+from thetaprime.training.algorithms.objective import flatten, unflatten
+from thetaprime.training.sampling.sampler import Collected, TaskData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,9 +92,9 @@ def _expected_walk(policy: Policy, parameters: Parameters) -> torch.Tensor:
     return torch.stack([_walk_probability(policy, parameters, walk) * sum(_walk(walk)[2]) for walk in walks]).sum()
 
 
-@pytest.mark.parametrize(("objective", "curvature"), [(DiceObjective, "dice"), (SurrogateObjective, "log_prob")])
+@pytest.mark.parametrize(("outer_loop", "curvature"), [("dice", "dice"), ("maml_trpo", "log_prob")])
 def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_step(
-    objective: type[MetaObjective], curvature: str
+    outer_loop: str, curvature: str
 ) -> None:
     """d/dθ J(θ + α ∇J(θ)), with J computed exactly. MAML's usual inner loss misses a part of it: a check of the check.
 
@@ -104,7 +102,6 @@ def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_ste
     """
     policy, parameters = _policy(3, 2), _parameters([1 / 2, 1 / 4, 3 / 4])
     theta = flatten(parameters)
-    outer_loop = "dice" if curvature == "dice" else "maml_trpo"
     config = tiny_config(
         {
             "outer_loop": outer_loop,
@@ -129,8 +126,8 @@ def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_ste
     found = torch.zeros_like(theta)
     for walk in walks:
         query = _collected(policy, after, 1, [_walk(walk)])
-        made = objective(policy, parameters, None, config, [TaskData([support], [query])], in_turn)
-        found += float(_walk_probability(policy, after, walk)) * made.gradient(theta).theta
+        objective = meta_objective(config, policy, parameters, [TaskData([support], [query])])
+        found += float(_walk_probability(policy, after, walk)) * objective.gradient(theta).theta
     assert exact.norm() > 0.05
     if curvature == "dice":
         torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-7)
@@ -200,7 +197,7 @@ def test_e_maml_estimates_the_derivative_of_the_expected_return_after_adapting(
                 outcomes[-1].append((float(probability), TaskData([support], [query])))
     found = torch.zeros_like(theta)
     for (chance, task), (other_chance, other) in itertools.product(*outcomes):  # independent, as tasks are
-        objective = e_maml.EMAMLObjective(policy, parameters, None, config, [task, other], in_turn)
+        objective = meta_objective(config, policy, parameters, e_maml.credited([task, other], config))
         found += chance * other_chance * objective.gradient(theta).theta
     assert sum(chance for chance, _ in outcomes[0]) == pytest.approx(1.0)
     if exact_there:

@@ -10,15 +10,14 @@ import torch
 from torch.distributions import kl_divergence
 
 from tests.support.training.corridor import CorridorTasks
-from tests.support.training.tiny import in_double, sampled, tiny_config
+from tests.support.training.tiny import in_double, meta_objective, sampled, tiny_config
 from thetaprime.models.advantages import features, fit_baseline
-from thetaprime.training.algorithms import OUTER_LOOPS, MetaObjective, TaskData
 from thetaprime.training.algorithms.e_maml import credit_unit
-from thetaprime.training.algorithms.flat import flatten
-from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
-from thetaprime.training.algorithms.objective import log_ratio
+from thetaprime.training.algorithms.maml_trpo import MAML
+from thetaprime.training.algorithms.objective import MetaObjective, flatten, log_ratio, policy_at
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.sampling.parallel import in_turn
+from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,8 +39,7 @@ def _objective(
     generator = torch.Generator().manual_seed(1)
     theta = flatten(parameters)
     theta = theta + distance * torch.randn(theta.shape, dtype=torch.float64, generator=generator)
-    objective = OUTER_LOOPS[config.outer_loop][0](policy, parameters, None, config, data, in_turn)
-    return objective, theta, data
+    return meta_objective(config, policy, parameters, data), theta, data
 
 
 @pytest.mark.parametrize(
@@ -85,14 +83,13 @@ def test_step_size_gradient_agrees_with_finite_differences(outer_loop: str) -> N
     parameters, data = in_double(parameters, data)
     theta = flatten(parameters)
     sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
-    objective = OUTER_LOOPS[config.outer_loop][0]
-    found = objective(policy, parameters, sizes, config, data, in_turn).gradient(theta).step_sizes
+    found = meta_objective(config, policy, parameters, data, sizes).gradient(theta).step_sizes
     assert found is not None
     for name, size in sizes.items():
         losses = []
         for sign in (1, -1):
             moved = {**sizes, name: (size + sign * 1e-5).detach()}
-            losses.append(objective(policy, parameters, moved, config, data, in_turn).evaluate(theta)[0])
+            losses.append(meta_objective(config, policy, parameters, data, moved).evaluate(theta)[0])
         assert found[name].sum().item() == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-8)
 
 
@@ -106,8 +103,8 @@ def test_at_the_collecting_parameters_the_gradient_is_mamls_with_that_curvature(
     policy, parameters, data = sampled(distribution, config)
     parameters, data = in_double(parameters, data)
     theta = flatten(parameters)
-    found = OUTER_LOOPS[config.outer_loop][0](policy, parameters, None, config, data, in_turn).gradient(theta).theta
-    maml = SurrogateObjective(policy, parameters, None, config, data, in_turn).gradient(theta).theta
+    found = meta_objective(config, policy, parameters, data).gradient(theta).theta
+    maml = MetaObjective(MAML(policy, config), parameters, None, data, in_turn).gradient(theta).theta
     torch.testing.assert_close(found, maml, rtol=1e-3, atol=1e-6)  # π_old was taken in float32
 
 
@@ -121,7 +118,7 @@ def test_promps_penalty_is_on_the_policies_that_collected_the_support(distributi
         losses.append(objective.evaluate(theta)[0])
     paths = [objective.path(theta, task, create_graph=False) for task in data]
     divergences = [
-        kl_divergence(each.behavior, objective.distribution(path, each)).mean()
+        kl_divergence(each.behavior, policy_at(objective.algorithm.policy, path, each)).mean()
         for path, task in zip(paths, data, strict=True)
         for each in task.support
     ]

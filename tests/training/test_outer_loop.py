@@ -5,13 +5,10 @@ from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
 from tests.support.training.corridor import CorridorTasks
-from tests.support.training.tiny import in_double, sampled
-from thetaprime.training.algorithms import make_outer_loop
-from thetaprime.training.algorithms.flat import flatten, unflatten
-from thetaprime.training.algorithms.maml_trpo import SurrogateObjective
-from thetaprime.training.algorithms.trpo import conjugate_gradient, trust_region_step
+from tests.support.training.tiny import algorithm_of, in_double, meta_objective, meta_update, sampled
+from thetaprime.training.algorithms.objective import flatten, unflatten
+from thetaprime.training.algorithms.trpo import FisherProduct, conjugate_gradient, line_search
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.sampling.parallel import in_turn
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +30,7 @@ def test_before_the_first_step_nothing_has_diverged(
     """The ratios are against the policy that collected the query trajectories: the adapted one."""
     config = _steps(tiny, inner_steps)
     policy, parameters, data = sampled(distribution, config)
-    loss, divergence = SurrogateObjective(policy, parameters, None, config, data, in_turn).evaluate(flatten(parameters))
+    loss, divergence = meta_objective(config, policy, parameters, data).evaluate(flatten(parameters))
     assert divergence == pytest.approx(0.0, abs=1e-6)
     assert loss == pytest.approx(0.0, abs=1e-4)  # ratios of 1 weigh advantages whose mean is 0
 
@@ -45,7 +42,7 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
     config = _steps(tiny, inner_steps).model_copy(update={"multi_step_loss": multi_step_loss})
     policy, parameters, data = sampled(distribution, config)
     parameters, data = in_double(parameters, data)
-    objective = SurrogateObjective(policy, parameters, None, config, data, in_turn)
+    objective = meta_objective(config, policy, parameters, data)
     theta = flatten(parameters)
     direction = torch.randn(theta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -71,7 +68,7 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
         return torch.autograd.grad(total, point)[0]
 
     expected = (slope(theta + 1e-5 * direction) - slope(theta - 1e-5 * direction)) / 2e-5
-    torch.testing.assert_close(objective.fisher_product(theta)(direction), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(FisherProduct(objective)(direction), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) -> None:
@@ -80,23 +77,21 @@ def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) ->
     parameters, data = in_double(parameters, data)
     sizes = {name: torch.full_like(value, 0.3).requires_grad_() for name, value in parameters.items()}
     theta = flatten(parameters)
-    found = SurrogateObjective(policy, parameters, sizes, tiny, data, in_turn).gradient(theta).step_sizes
+    found = meta_objective(tiny, policy, parameters, data, sizes).gradient(theta).step_sizes
     assert found is not None
     for name, size in sizes.items():
         losses = []
         for sign in (1, -1):
             moved = {**sizes, name: (size + sign * 1e-5).detach()}
-            losses.append(SurrogateObjective(policy, parameters, moved, tiny, data, in_turn).evaluate(theta)[0])
+            losses.append(meta_objective(tiny, policy, parameters, data, moved).evaluate(theta)[0])
         assert found[name].sum().item() == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-8)
 
 
 def test_an_outer_step_improves_within_the_trust_region(distribution: TaskDistribution, tiny: TrainConfig) -> None:
     policy, parameters, data = sampled(distribution, tiny)
-    step = make_outer_loop(policy, tiny).step(parameters, None, data, in_turn)
-    assert step.accepted
-    loss, divergence = SurrogateObjective(policy, parameters, None, tiny, data, in_turn).evaluate(
-        flatten(step.parameters)
-    )
+    update = meta_update(algorithm_of(tiny, policy), parameters, data)
+    assert update.accepted
+    loss, divergence = meta_objective(tiny, policy, parameters, data).evaluate(flatten(update.theta))
     assert loss < 0.0
     assert 0.0 < divergence <= tiny.max_kl
 
@@ -108,26 +103,28 @@ def test_conjugate_gradient_solves(size: int, seed: int) -> None:
     root = torch.randn(size, size, dtype=torch.float64, generator=generator)
     matrix = root @ root.T + torch.eye(size, dtype=torch.float64)
     target = torch.randn(size, dtype=torch.float64, generator=generator)
-    found, _ = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
+    found, _ = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, damping=0.0, tolerance=1e-24)
     torch.testing.assert_close(matrix @ found, target, rtol=1e-6, atol=1e-6)
-    early, left = conjugate_gradient(lambda v: matrix @ v, target, iterations=1)
+    early, left = conjugate_gradient(lambda v: matrix @ v, target, iterations=1, damping=0.0)
     torch.testing.assert_close(target - matrix @ early, left)
 
 
 def test_a_step_that_does_not_improve_is_rejected() -> None:
     start = torch.tensor([1.0, -1.0])
-    uphill = trust_region_step(start, 2.0, -start, lambda v: v, lambda x: (float(x.dot(x)), 0.0), max_kl=0.1)
-    assert not uphill.accepted and torch.equal(uphill.position, start)
+    uphill = line_search(start, 2.0, -start, 2.0, lambda x: (float(x.dot(x)), 0.0), max_kl=0.1)
+    assert not uphill.accepted and torch.equal(uphill.theta, start)
+    no_curvature = line_search(start, 2.0, start, 0.0, lambda x: (0.0, 0.0), max_kl=0.1)
+    assert not no_curvature.accepted and torch.equal(no_curvature.theta, start)
 
 
 def test_a_step_backs_off_until_the_divergence_allows() -> None:
     """The quadratic model understates the divergence: F is the identity, the true one ten times as curved."""
     start = torch.tensor([2.0, 0.0])
-    outcome = trust_region_step(
+    outcome = line_search(
         start,
         2.0,
         start,
-        lambda v: v,
+        4.0,
         lambda x: (float(x.dot(x)) / 2, 5.0 * float((x - start).square().sum())),
         max_kl=0.01,
     )

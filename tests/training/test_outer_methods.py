@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.training.tiny import sampled, tiny_config
+from tests.support.training.tiny import algorithm_of, meta_objective, meta_update, sampled, tiny_config
 from thetaprime.models import Parameters
-from thetaprime.training.algorithms import OUTER_LOOPS, TaskData, make_outer_loop, sample_iteration
-from thetaprime.training.algorithms.adam import AdamLoop
-from thetaprime.training.algorithms.flat import flatten
+from thetaprime.training.algorithms import ALGORITHMS
+from thetaprime.training.algorithms.objective import flatten
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.run import run_policy, run_tasks, train
-from thetaprime.training.sampling.parallel import in_turn, task_threads
+from thetaprime.training.sampling.parallel import task_threads
+from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks import resolve_tasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-METHODS = list(OUTER_LOOPS)
+METHODS = list(ALGORITHMS)
 ADAM = ["promp", "dice"]
 SMALL = {
     "tasks": "point-navigation",
@@ -47,7 +47,7 @@ def _adapted_return(config: TrainConfig, parameters: Parameters) -> float:
     policy = run_policy(config, distribution)
     rng = np.random.default_rng(1000)
     tasks = distribution.sample_tasks(30, rng)
-    data = sample_iteration(distribution, tasks, policy, parameters, None, config, rng)
+    data = algorithm_of(config, policy).sample_meta_batch(distribution, tasks, parameters, None, rng)
     return float(torch.stack([task.query.returns.mean() for task in data]).mean())
 
 
@@ -79,8 +79,8 @@ def test_threads_do_not_change_a_bit(outer_loop: str) -> None:
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
     found = []
     for threads in (1, 3):
-        with task_threads(threads) as each_task:
-            found.append(make_outer_loop(policy, config).step(parameters, None, data, each_task).parameters)
+        with task_threads(threads) as map_tasks:
+            found.append(meta_update(algorithm_of(config, policy), parameters, data, map_tasks).theta)
     assert all(torch.equal(found[0][name], found[1][name]) for name in parameters)
 
 
@@ -88,15 +88,14 @@ def test_without_inner_steps_e_maml_is_trpo() -> None:
     changes = {"adaptation.inner_steps": 0, "exploration_credit": 1.0}
     config = tiny_config({**changes, "outer_loop": "e_maml"})
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
-    ours = make_outer_loop(policy, config).step(parameters, None, data, in_turn)
-    trpo = make_outer_loop(policy, tiny_config(changes)).step(parameters, None, data, in_turn)
-    assert ours.accepted and all(torch.equal(ours.parameters[name], trpo.parameters[name]) for name in parameters)
+    ours = meta_update(algorithm_of(config, policy), parameters, data)
+    trpo = meta_update(algorithm_of(tiny_config(changes), policy), parameters, data)
+    assert ours.accepted and all(torch.equal(ours.theta[name], trpo.theta[name]) for name in parameters)
 
 
 def _divergence(config: TrainConfig, parameters: Parameters, data: list[TaskData], moved: Parameters) -> float:
     policy = run_policy(config, run_tasks(config))
-    objective = OUTER_LOOPS[config.outer_loop][0](policy, parameters, None, config, data, in_turn)
-    return objective.evaluate(flatten(moved))[1]
+    return meta_objective(config, policy, parameters, data).evaluate(flatten(moved))[1]
 
 
 @pytest.mark.parametrize("outer_loop", ADAM)
@@ -104,20 +103,21 @@ def _divergence(config: TrainConfig, parameters: Parameters, data: list[TaskData
 def test_adam_never_ends_beyond_the_divergence_allowed(outer_loop: str, inner_steps: int) -> None:
     config = tiny_config({"outer_loop": outer_loop, "outer_lr": 1.0, "adaptation.inner_steps": inner_steps})
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
-    unguarded = make_outer_loop(policy, config.model_copy(update={"max_kl": 1e9})).step(parameters, None, data, in_turn)
+    unbounded = config.model_copy(update={"max_kl": 1e9})
+    unguarded = meta_update(algorithm_of(unbounded, policy), parameters, data)
     assert unguarded.kl_divergence > 10 * config.max_kl
 
-    guarded = make_outer_loop(policy, config).step(parameters, None, data, in_turn)
+    guarded = meta_update(algorithm_of(config, policy), parameters, data)
     assert guarded.accepted and 0.0 < guarded.kl_divergence <= config.max_kl
-    assert _divergence(config, parameters, data, guarded.parameters) == pytest.approx(guarded.kl_divergence)
-    assert all(bool(value.isfinite().all()) for value in guarded.parameters.values())
+    assert _divergence(config, parameters, data, guarded.theta) == pytest.approx(guarded.kl_divergence)
+    assert all(bool(value.isfinite().all()) for value in guarded.theta.values())
 
     # Where no halving suffices, the update is undone as a whole.
-    outer = make_outer_loop(policy, config.model_copy(update={"outer_lr": 1e6}))
+    algorithm = algorithm_of(config.model_copy(update={"outer_lr": 1e6}), policy)
     for _ in range(3):
-        undone = outer.step(parameters, None, data, in_turn)
+        undone = meta_update(algorithm, parameters, data)
         assert not undone.accepted and undone.kl_divergence == undone.improvement == 0.0
-        assert all(torch.equal(undone.parameters[name], parameters[name]) for name in parameters)
+        assert all(torch.equal(undone.theta[name], parameters[name]) for name in parameters)
 
 
 @pytest.mark.parametrize("outer_loop", ADAM)
@@ -126,25 +126,24 @@ def test_a_gradient_that_is_not_finite_changes_nothing(outer_loop: str) -> None:
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
     judged = data[0].judged[-1]
     spoilt = dataclasses.replace(judged, advantages=judged.advantages * torch.inf)
-    outer = make_outer_loop(policy, config)
-    step = outer.step(parameters, None, [TaskData(data[0].support, [spoilt]), *data[1:]], in_turn)
-    assert not step.accepted and outer.state() == {}
-    assert all(torch.equal(step.parameters[name], parameters[name]) for name in parameters)
+    algorithm = algorithm_of(config, policy)
+    update = meta_update(algorithm, parameters, [TaskData(data[0].support, [spoilt]), *data[1:]])
+    assert not update.accepted and algorithm.optimizer_state == {}
+    assert all(torch.equal(update.theta[name], parameters[name]) for name in parameters)
 
 
 def test_within_the_divergence_allowed_the_steps_are_adams() -> None:
     config = tiny_config({"outer_loop": "promp", "max_kl": 1e9, "outer_lr": 1e-3, "outer_epochs": 3})
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
-    objective_of = OUTER_LOOPS["promp"][0]
-    objective = objective_of(policy, parameters, None, config, data, in_turn)
+    objective = meta_objective(config, policy, parameters, data)
     theta = flatten(parameters).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=config.outer_lr)
-    outer, moved = AdamLoop(objective_of, policy, config), parameters
+    algorithm, moved = algorithm_of(config, policy), parameters
     for iteration in range(2):
-        moved = outer.step(moved, None, data, in_turn).parameters
-        if iteration == 0:  # what a checkpoint does
-            state, outer = outer.state(), AdamLoop(objective_of, policy, config)
-            outer.load(state)
+        moved = meta_update(algorithm, moved, data).theta
+        if iteration == 0:  # as a checkpoint does
+            state, algorithm = algorithm.optimizer_state, algorithm_of(config, policy)
+            algorithm.optimizer_state = state
         for _ in range(config.outer_epochs):
             theta.grad = objective.gradient(theta).theta
             optimizer.step()

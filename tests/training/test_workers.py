@@ -15,9 +15,9 @@ import pytest
 from gymnasium.spaces import Box, Discrete, Text
 from gymnasium.vector import SyncVectorEnv
 
-from thetaprime.training.sampling.vector_env import WORKERS_VARIABLE, WorkersVectorEnv
-from thetaprime.training.sampling.worker_pool import WorkerError, worker_pool
 from thetaprime.training.tasks import Task, make_vector
+from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE, WorkersVectorEnv
+from thetaprime.training.tasks.worker_pool import WorkerError, worker_pool
 
 # Worker processes import this file by this name, from this folder.
 MODULE = "worker_environments"
@@ -266,7 +266,7 @@ import os
 import multiprocessing
 import numpy as np
 from worker_environments import BOX, Walks
-from thetaprime.training.sampling.vector_env import WorkersVectorEnv
+from thetaprime.training.tasks.vector_env import WorkersVectorEnv
 
 class Mine(Walks):
     pass

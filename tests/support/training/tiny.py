@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 from thetaprime.models import Parameters, Policy
-from thetaprime.training.algorithms import Collected, TaskData, sample_iteration
+from thetaprime.training.algorithms import ALGORITHMS, MAML
+from thetaprime.training.algorithms.objective import MetaObjective, MetaUpdate
 from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.sampling.parallel import MapTasks, in_turn
+from thetaprime.training.sampling.sampler import Collected, TaskData
 from thetaprime.training.tasks import TaskDistribution
 
 TINY: Final[dict[str, Any]] = {
@@ -39,7 +42,31 @@ def sampled(
     parameters = policy.init(0)
     rng = np.random.default_rng(0)
     tasks = distribution.sample_tasks(config.meta_batch_size, rng)
-    return policy, parameters, sample_iteration(distribution, tasks, policy, parameters, step_sizes, config, rng)
+    data = algorithm_of(config, policy).sample_meta_batch(distribution, tasks, parameters, step_sizes, rng)
+    return policy, parameters, data
+
+
+def algorithm_of(config: TrainConfig, policy: Policy) -> MAML:
+    """The algorithm that a configuration names."""
+    return ALGORITHMS[config.outer_loop](policy, config)
+
+
+def meta_objective(
+    config: TrainConfig,
+    policy: Policy,
+    parameters: Parameters,
+    data: list[TaskData],
+    step_sizes: Parameters | None = None,
+) -> MetaObjective:
+    """The meta-objective of the algorithm that a configuration names, on sampled trajectories."""
+    return MetaObjective(algorithm_of(config, policy), parameters, step_sizes, data, in_turn)
+
+
+def meta_update(
+    algorithm: MAML, parameters: Parameters, data: list[TaskData], map_tasks: MapTasks = in_turn
+) -> MetaUpdate:
+    """The algorithm's meta-update on sampled trajectories, without learned step sizes."""
+    return algorithm.meta_update(MetaObjective(algorithm, parameters, None, data, map_tasks))
 
 
 def in_double(parameters: Parameters, data: list[TaskData]) -> tuple[Parameters, list[TaskData]]:

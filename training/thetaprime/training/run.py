@@ -10,13 +10,14 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from thetaprime.models import Amendment, Policy
-from thetaprime.training.algorithms import OuterLoop, TaskData, make_outer_loop, sample_iteration
+from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import run_record, warm_started
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
 from thetaprime.training.sampling.parallel import MapTasks, task_threads
+from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
 
 # What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
@@ -113,22 +114,22 @@ def train(
         step_sizes = LearnedStepSizes(state.parameters, config.adaptation.step_size, config.step_size_lr)
         if state.step_size_state:
             step_sizes.load(state.step_size_state)
-    outer = make_outer_loop(policy, effective)
-    outer.load(state.optimizer_state)
+    algorithm = ALGORITHMS[effective.outer_loop](policy, effective)
+    algorithm.optimizer_state = state.optimizer_state
 
     def checkpoint() -> None:
         state.generator_state = dict(rng.bit_generator.state)
         state.step_size_state = step_sizes.state() if step_sizes else {}
-        state.optimizer_state = outer.state()
+        state.optimizer_state = algorithm.optimizer_state
         save_checkpoint(directory, state)
 
     with (
         SummaryWriter(directory / LOG_FOLDER, purge_step=state.iteration + 1) as writer,
-        task_threads(config.threads) as each_task,
+        task_threads(config.threads) as map_tasks,
     ):
         checkpoint()
         while state.iteration < config.iterations:
-            progress = _iterate(state, effective, distribution, policy, outer, step_sizes, rng, each_task)
+            progress = _iterate(state, algorithm, distribution, step_sizes, rng, map_tasks)
             _log(writer, progress)
             stopped = stop()
             if stopped or state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
@@ -173,38 +174,33 @@ def _resumed(config: TrainConfig, directory: Path, *, amend: bool) -> RunState:
 
 def _iterate(
     state: RunState,
-    config: TrainConfig,
+    algorithm: MAML,
     distribution: TaskDistribution,
-    policy: Policy,
-    outer: OuterLoop,
     step_sizes: LearnedStepSizes | None,
     rng: np.random.Generator,
-    each_task: MapTasks,
+    map_tasks: MapTasks,
 ) -> Progress:
     started = time.perf_counter()
-    tasks = distribution.sample_tasks(config.meta_batch_size, rng)
     sizes = step_sizes.values() if step_sizes else None
-    data = sample_iteration(distribution, tasks, policy, state.parameters, sizes, config, rng)
-    sampled = time.perf_counter()
-    step = outer.step(state.parameters, sizes, data, each_task)
-    if step_sizes and step.step_size_gradient:
-        step_sizes.update(step.step_size_gradient)
-    ended = time.perf_counter()
+    update, data, sampling_seconds = algorithm.iterate(distribution, state.parameters, sizes, rng, map_tasks)
+    if step_sizes and update.step_size_gradient:
+        step_sizes.update(update.step_size_gradient)
+    seconds = time.perf_counter() - started
 
-    state.parameters = step.parameters
+    state.parameters = update.theta
     state.iteration += 1
     state.environment_steps += sum(_steps(each) for each in data)
-    state.wall_seconds += ended - started
+    state.wall_seconds += seconds
     first = [(each.support or each.judged)[0].batch for each in data]
     return Progress(
         iteration=state.iteration,
         pre_return=float(np.mean([float(batch.returns.mean()) for batch in first])),
         post_return=float(np.mean([float(each.query.returns.mean()) for each in data])),
-        kl_divergence=step.kl_divergence,
-        improvement=step.improvement,
-        accepted=step.accepted,
+        kl_divergence=update.kl_divergence,
+        improvement=update.improvement,
+        accepted=update.accepted,
         environment_steps=state.environment_steps,
-        sampling_share=(sampled - started) / (ended - started),
+        sampling_share=sampling_seconds / seconds,
     )
 
 

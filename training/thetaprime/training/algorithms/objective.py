@@ -1,32 +1,30 @@
-"""What the outer loops share: a loss that is judged at the adapted policies, as a function of θ.
+"""The meta-objective as a function of θ: its value, its gradient, and the KL divergence that a meta-update bounds.
 
-θ′ is a function of θ throughout, so every derivative here goes through the adaptation. A method says what a task's loss
-is, given the path θ, θ_1, …, θ′ and the action distributions at its end; everything else is the same for all.
+θ′ is a function of θ, so every derivative here goes through the adaptation. An algorithm defines the loss of one task;
+the meta-objective is the mean over the meta-batch. θ is one vector [P] here, as optimizers need it.
 """
 
-import abc
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.distributions import Distribution, kl_divergence
 
-from thetaprime.models import Parameters, Policy, adapt_step
-from thetaprime.training.algorithms.fisher import FisherProduct
-from thetaprime.training.algorithms.flat import unflatten
+from thetaprime.models import Parameters, Policy
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.sampling.meta_batch import Collected, TaskData
 from thetaprime.training.sampling.parallel import MapTasks
+from thetaprime.training.sampling.sampler import Collected, TaskData
 
 
 class MetaGradient(NamedTuple):
     """A loss and its derivatives.
 
     Attributes:
-        loss: as `MetaObjective.evaluate` gives it.
+        loss: the meta-objective, as `MetaObjective.evaluate` returns it.
         theta: [P], ∂loss/∂θ.
-        step_sizes: ∂loss/∂step sizes, where they are learned.
+        step_sizes: ∂loss/∂step sizes; None without learned step sizes.
     """
 
     loss: float
@@ -34,83 +32,110 @@ class MetaGradient(NamedTuple):
     step_sizes: Parameters | None
 
 
-def log_ratio(policy: Distribution, collected: Collected) -> torch.Tensor:
-    """[S]: log π(a|o) − log π_old(a|o) of the actions taken."""
-    actions = collected.batch.actions
-    log_probs: torch.Tensor = policy.log_prob(actions) - collected.behavior.log_prob(actions)
-    return log_probs
+@dataclasses.dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The point that an optimizer accepted.
+
+    Attributes:
+        theta: [P]; the start, where every step was rejected.
+        accepted: whether a step was accepted.
+        improvement: decrease of the meta-objective.
+        kl_divergence: mean KL(π_old ‖ π_θ′) at `theta`, in nats.
+        backtracks: how often the last step was shortened.
+    """
+
+    theta: torch.Tensor
+    accepted: bool
+    improvement: float
+    kl_divergence: float
+    backtracks: int = 0
 
 
-class MetaObjective(abc.ABC):
-    """An outer loss, its KL from π_old and their derivatives, as functions of θ [P] (flattened).
+@dataclasses.dataclass(frozen=True, eq=False)
+class MetaUpdate:
+    """The outcome of one meta-update.
+
+    Attributes:
+        theta: the next θ.
+        step_size_gradient: ∂loss/∂step sizes at the old θ; None without learned step sizes.
+        accepted: whether θ moved.
+        improvement: decrease of the meta-objective.
+        kl_divergence: mean KL(π_old ‖ π_θ′) at the next θ, in nats.
+    """
+
+    theta: Parameters
+    step_size_gradient: Parameters | None
+    accepted: bool
+    improvement: float
+    kl_divergence: float
+
+
+class Iteration(NamedTuple):
+    """The outcome of one iteration.
+
+    Attributes:
+        update: the meta-update.
+        meta_batch: the trajectories of each task.
+        sampling_seconds: time spent on sampling and adapting.
+    """
+
+    update: MetaUpdate
+    meta_batch: list[TaskData]
+    sampling_seconds: float
+
+
+class Algorithm(Protocol):
+    """The parts of an algorithm that define its meta-objective: see `MAML`."""
+
+    policy: Policy
+    config: TrainConfig
+
+    def adapt(
+        self, theta: Parameters, step_sizes: Parameters | None, task: TaskData, *, create_graph: bool
+    ) -> list[Parameters]:
+        """θ, θ_1, …, θ′ for one task."""
+
+    def task_loss(self, path: Sequence[Parameters], adapted: Sequence[Distribution], task: TaskData) -> torch.Tensor:
+        """The loss of one task at its adapted policies."""
+
+
+class MetaObjective:
+    """The mean over a meta-batch of an algorithm's task losses.
 
     Args:
-        policy: the network.
-        parameters: θ, whose names and shapes the flat vectors follow.
-        step_sizes: learned step sizes, or None.
-        config: of the run.
-        data: of each task.
-        each_task: applies a function to each task, in parallel.
+        algorithm: defines the adaptation and the loss of one task.
+        parameters: θ before the meta-update; its names and shapes order the vectors.
+        step_sizes: learned step sizes, as leaves of the graph; None for those of the configuration.
+        meta_batch: the trajectories of each task.
+        map_tasks: applies a function to each task.
+
+    Attributes:
+        theta: [P], θ before the meta-update.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        algorithm: Algorithm,
         parameters: Parameters,
         step_sizes: Parameters | None,
-        config: TrainConfig,
-        data: Sequence[TaskData],
-        each_task: MapTasks,
+        meta_batch: Sequence[TaskData],
+        map_tasks: MapTasks,
     ) -> None:
-        self._each_task = each_task
-        self._policy, self._like, self._step_sizes = policy, parameters, step_sizes
-        self._config, self._data = config, data
-
-    @abc.abstractmethod
-    def task_loss(self, path: Sequence[Parameters], adapted: Sequence[Distribution], task: TaskData) -> torch.Tensor:
-        """The loss of one task.
-
-        Args:
-            path: θ, θ_1, …, θ′.
-            adapted: the policy of that path at the observations of each of `task.judged`.
-            task: its trajectories.
-        """
-
-    def inner_weights(self, parameters: Parameters, collected: Collected) -> torch.Tensor:
-        """[S]: what the inner loss weighs log-probabilities with, at some θ_k: the advantages as they are.
-
-        Away from the θ that collected them an inner loss with importance weights says otherwise.
-        """
-        return collected.advantages
-
-    def distribution(self, path: Sequence[Parameters], collected: Collected) -> Distribution:
-        """The policy at the observations of some trajectories, after as many inner steps as had led to them."""
-        return self._policy.distribution(path[collected.steps], collected.batch.observations)
+        self.algorithm, self.meta_batch, self.map_tasks = algorithm, meta_batch, map_tasks
+        self.theta = flatten(parameters)
+        self._like, self._step_sizes = parameters, step_sizes
 
     def path(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> list[Parameters]:
-        """θ, θ_1, …, θ′, through one inner step for each support batch."""
-        path = [unflatten(theta, self._like)]
-        for each in task.support:
-            step = adapt_step(
-                self._policy,
-                path[-1],
-                each.batch,
-                self._config.adaptation,
-                step=each.steps,
-                step_sizes=self._step_sizes,
-                create_graph=create_graph,
-                advantage=self.inner_weights(path[-1], each),
-            )
-            path.append(step.parameters)
-        return path
+        """θ, θ_1, …, θ′ for one task, from θ [P]."""
+        return self.algorithm.adapt(unflatten(theta, self._like), self._step_sizes, task, create_graph=create_graph)
 
     def adapted(self, path: Sequence[Parameters], task: TaskData) -> list[Distribution]:
-        """The adapted policies at the observations that each is judged by."""
-        return [self.distribution(path, each) for each in task.judged]
+        """The adapted policies, each at the observations of the trajectories that judge it."""
+        return [policy_at(self.algorithm.policy, path, query) for query in task.judged]
 
     def evaluate(self, theta: torch.Tensor) -> tuple[float, float]:
-        """The loss and the mean KL(π_old ‖ π_θ′), in nats, over all tasks."""
-        pairs = self._each_task(functools.partial(self._evaluate_task, theta), self._data)
+        """The meta-objective, and the mean KL(π_old ‖ π_θ′) in nats, at θ [P]."""
+        pairs = self.map_tasks(functools.partial(self._evaluate_task, theta), self.meta_batch)
         loss, divergence = torch.tensor(pairs, dtype=torch.float64).mean(0).tolist()
         return loss, divergence
 
@@ -119,21 +144,22 @@ class MetaObjective(abc.ABC):
         path = self.path(theta, task, create_graph=False)
         adapted = self.adapted(path, task)
         divergences = [
-            kl_divergence(each.behavior, policy).mean() for policy, each in zip(adapted, task.judged, strict=True)
+            kl_divergence(query.behavior, policy).mean() for policy, query in zip(adapted, task.judged, strict=True)
         ]
-        return float(self.task_loss(path, adapted, task)), float(torch.stack(divergences).mean())
+        loss = self.algorithm.task_loss(path, adapted, task)
+        return float(loss), float(torch.stack(divergences).mean())
 
-    def gradient(self, theta: torch.Tensor) -> "MetaGradient":
-        """The loss over all tasks, and where it falls."""
+    def gradient(self, theta: torch.Tensor) -> MetaGradient:
+        """The meta-objective and its gradient at θ [P], through the adaptation."""
         point = theta.detach().requires_grad_()
         sizes = list((self._step_sizes or {}).values())
 
-        def of_task(task: TaskData) -> tuple[float, tuple[torch.Tensor, ...]]:
+        def task_gradient(task: TaskData) -> tuple[float, tuple[torch.Tensor, ...]]:
             path = self.path(point, task, create_graph=True)
-            loss = self.task_loss(path, self.adapted(path, task), task)
-            return float(loss.detach()), torch.autograd.grad(loss / len(self._data), (point, *sizes))
+            loss = self.algorithm.task_loss(path, self.adapted(path, task), task)
+            return float(loss.detach()), torch.autograd.grad(loss / len(self.meta_batch), (point, *sizes))
 
-        losses, gradients = zip(*self._each_task(of_task, self._data), strict=True)
+        losses, gradients = zip(*self.map_tasks(task_gradient, self.meta_batch), strict=True)
         total, *by_size = (sum(parts) for parts in zip(*gradients, strict=True))
         return MetaGradient(
             loss=float(torch.tensor(losses, dtype=torch.float64).mean()),
@@ -141,13 +167,41 @@ class MetaObjective(abc.ABC):
             step_sizes=dict(zip(self._step_sizes, by_size, strict=True)) if self._step_sizes else None,
         )
 
-    def fisher_product(self, theta: torch.Tensor) -> FisherProduct:
-        """V [P] -> F v [P], the Hessian of the mean KL at θ, over a part of the tasks."""
-        count = max(1, round(len(self._data) * self._config.fisher_fraction))
+    def updated(self, found: SearchResult, gradient: MetaGradient) -> MetaUpdate:
+        """The meta-update that ends at a point.
 
-        def outputs(task: TaskData, each: Collected, point: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            path = self.path(point, task, create_graph=True)
-            return self._policy.outputs(path[each.steps], each.batch.observations)
+        Args:
+            found: the optimizer's result.
+            gradient: at the old θ.
+        """
+        return MetaUpdate(
+            theta=unflatten(found.theta, self._like),
+            step_size_gradient=gradient.step_sizes,
+            accepted=found.accepted,
+            improvement=found.improvement,
+            kl_divergence=found.kl_divergence,
+        )
 
-        parts = [functools.partial(outputs, task, each) for task in self._data[:count] for each in task.judged]
-        return FisherProduct(self._policy, parts, theta, self._each_task)
+
+def policy_at(policy: Policy, path: Sequence[Parameters], collected: Collected) -> Distribution:
+    """The policy at the observations of some trajectories, after as many inner steps as led to them."""
+    return policy.distribution(path[collected.inner_step], collected.batch.observations)
+
+
+def log_ratio(policy: Distribution, collected: Collected) -> torch.Tensor:
+    """[S]: log π(a|o) − log π_old(a|o) of the sampled actions."""
+    actions = collected.batch.actions
+    log_probs: torch.Tensor = policy.log_prob(actions) - collected.behavior.log_prob(actions)
+    return log_probs
+
+
+def flatten(parameters: Parameters) -> torch.Tensor:
+    """[P]: all parameters as one vector, sorted by name, so that a dictionary read from a file gives the same."""
+    return torch.cat([parameters[name].reshape(-1) for name in sorted(parameters)])
+
+
+def unflatten(vector: torch.Tensor, like: Parameters) -> Parameters:
+    """Parameters with the names and shapes of `like`, from a vector [P]; differentiable."""
+    names = sorted(like)
+    parts = torch.split(vector, [like[name].numel() for name in names])
+    return {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}

@@ -1,43 +1,97 @@
-"""The step of Trust Region Policy Optimization (Schulman et al. 2015), for any objective and any Fisher product."""
+"""A step of TRPO (Schulman et al. 2015): Fisher-vector products, conjugate gradient, line search.
+
+With g the gradient of the meta-objective and F the Hessian at θ of the mean KL, the step solves F x = g by conjugate
+gradient, goes along −x to the border of the trust region in the quadratic model, ½ xᵀFx ≤ δ, and shortens until the
+loss falls and the true KL is at most δ.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
+from torch.distributions import kl_divergence
+
+from thetaprime.training.algorithms.objective import MetaObjective, SearchResult
+from thetaprime.training.sampling.sampler import Collected, TaskData
+
+Outputs = tuple[torch.Tensor, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class StepOutcome:
-    """What a trust-region step did.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Linearized:
+    """The graphs of one task: the policy's outputs, their Jᵀ, and the KL's gradient in the outputs."""
 
-    Attributes:
-        position: [P] the point arrived at: the start, where the step was rejected.
-        accepted: whether it moved.
-        improvement: decrease of the loss.
-        kl_divergence: at the point arrived at.
-        backtracks: halvings (by `ratio`) of the step before it was accepted.
+    outputs: Outputs
+    cotangents: Outputs
+    pulled_back: torch.Tensor
+    leaves: Outputs
+    slope: Outputs
+
+
+class FisherProduct:
+    """v -> F v, with F the Hessian at θ of the mean over tasks of KL(π_θ′ ‖ π_·), through the adaptation.
+
+    With J the Jacobian in θ of the adapted policy's outputs and M the KL's Hessian in the outputs, F = Jᵀ M J. The
+    terms in the second derivative of the outputs vanish, because the KL's slope is zero where both policies are equal.
+    So the product is exact at θ, and needs one order of differentiation through the adaptation less. The graphs are
+    built once: each product costs two backward passes for a task.
+
+    Args:
+        objective: at whose θ; `fisher_fraction` of its tasks are used.
     """
 
-    position: torch.Tensor
-    accepted: bool
-    improvement: float
-    kl_divergence: float
-    backtracks: int
+    def __init__(self, objective: MetaObjective) -> None:
+        config = objective.algorithm.config
+        count = max(1, round(len(objective.meta_batch) * config.fisher_fraction))
+        queries = [(task, query) for task in objective.meta_batch[:count] for query in task.judged]
+        self._point = objective.theta.detach().requires_grad_()
+        self._map_tasks = objective.map_tasks
+        self._tasks = objective.map_tasks(functools.partial(self._linearize, objective), queries)
+
+    def _linearize(self, objective: MetaObjective, judged: tuple[TaskData, Collected]) -> _Linearized:
+        task, query = judged
+        policy = objective.algorithm.policy
+        path = objective.path(self._point, task, create_graph=True)
+        outputs = policy.outputs(path[query.inner_step], query.batch.observations)
+        # Jᵀu is linear in u, so its derivative in u is J at any u: forward mode by two backward passes.
+        cotangents = tuple(torch.zeros_like(each, requires_grad=True) for each in outputs)
+        (pulled_back,) = torch.autograd.grad(outputs, self._point, cotangents, create_graph=True)
+        leaves = tuple(each.detach().requires_grad_() for each in outputs)
+        here = policy.distribution_of(tuple(each.detach() for each in outputs))
+        divergence = kl_divergence(here, policy.distribution_of(leaves)).mean()
+        slope = torch.autograd.grad(divergence, leaves, create_graph=True)
+        return _Linearized(outputs, cotangents, pulled_back, leaves, slope)
+
+    def __call__(self, vector: torch.Tensor) -> torch.Tensor:
+        """F v, [P]."""
+        return torch.stack(self._map_tasks(functools.partial(self._product, vector), self._tasks)).mean(0)
+
+    def _product(self, vector: torch.Tensor, task: _Linearized) -> torch.Tensor:
+        pushed = torch.autograd.grad(task.pulled_back, task.cotangents, vector, retain_graph=True)
+        weighed = torch.autograd.grad(task.slope, task.leaves, pushed, retain_graph=True)
+        return torch.autograd.grad(task.outputs, self._point, weighed, retain_graph=True)[0]
 
 
 def conjugate_gradient(
-    product: Callable[[torch.Tensor], torch.Tensor], target: torch.Tensor, *, iterations: int, tolerance: float = 1e-10
+    product: Callable[[torch.Tensor], torch.Tensor],
+    target: torch.Tensor,
+    *,
+    iterations: int = 10,
+    damping: float = 1e-5,
+    tolerance: float = 1e-10,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solves A x = b for a symmetric positive definite A that is known by its products.
+    """Solves (A + damping · I) x = b for a symmetric positive definite A that is known by its products.
 
     Args:
         product: v [P] -> A v [P].
         target: b [P].
-        iterations: at most.
+        iterations: the most steps.
+        damping: added to the diagonal of A.
         tolerance: on the squared residual.
 
     Returns:
-        x [P], and what is left of b, b − A x [P].
+        x [P], and the residual b − (A + damping · I) x [P].
     """
     solution = torch.zeros_like(target)
     residual = target.clone()
@@ -46,7 +100,7 @@ def conjugate_gradient(
     for _ in range(iterations):
         if float(squared) < tolerance:
             break
-        along = product(direction)
+        along = product(direction) + damping * direction
         step = squared / direction.dot(along)
         solution += step * direction
         residual -= step * along
@@ -55,43 +109,34 @@ def conjugate_gradient(
     return solution, residual
 
 
-def trust_region_step(
+def line_search(
     start: torch.Tensor,
     loss: float,
-    gradient: torch.Tensor,
-    fisher_product: Callable[[torch.Tensor], torch.Tensor],
+    direction: torch.Tensor,
+    curvature: float,
     evaluate: Callable[[torch.Tensor], tuple[float, float]],
     *,
     max_kl: float,
-    damping: float = 1e-5,
-    iterations: int = 10,
     ratio: float = 0.8,
     backtracks: int = 15,
-) -> StepOutcome:
-    """Goes along the natural gradient as far as the trust region allows, and only if that lowers the loss.
+) -> SearchResult:
+    """Goes against a direction as far as the trust region allows, and only where the loss falls.
 
     Args:
-        start: [P].
+        start: θ [P].
         loss: at `start`.
-        gradient: [P] of the loss at `start`.
-        fisher_product: v [P] -> F v [P], the Hessian of the mean KL at `start`.
-        evaluate: position [P] -> (loss, mean KL from `start`).
-        max_kl: δ, the trust region.
-        damping: added to the diagonal of F.
-        iterations: of conjugate gradient.
-        ratio: shrinks the step at each backtrack.
-        backtracks: at most, after which the step is rejected.
+        direction: x [P], the natural gradient.
+        curvature: xᵀFx.
+        evaluate: θ [P] -> (loss, mean KL from `start`).
+        max_kl: δ, the trust region in nats.
+        ratio: the step is multiplied by it at each backtrack.
+        backtracks: the most attempts; then the step is rejected.
     """
-    natural, left = conjugate_gradient(lambda v: fisher_product(v) + damping * v, gradient, iterations=iterations)
-    # F x without another product: x solves F x = g up to what is left of g.
-    curvature = float(natural.dot(gradient - left))
-    rejected = StepOutcome(start, accepted=False, improvement=0.0, kl_divergence=0.0, backtracks=backtracks)
-    if not curvature > 0.0:
-        return rejected
-    longest = (2 * max_kl / curvature) ** 0.5
-    for attempt in range(backtracks):
-        position = start - ratio**attempt * longest * natural
-        there, kl = evaluate(position)
-        if there < loss and kl <= max_kl:
-            return StepOutcome(position, accepted=True, improvement=loss - there, kl_divergence=kl, backtracks=attempt)
-    return rejected
+    if curvature > 0.0:
+        longest = (2 * max_kl / curvature) ** 0.5
+        for attempt in range(backtracks):
+            theta = start - ratio**attempt * longest * direction
+            there, kl = evaluate(theta)
+            if there < loss and kl <= max_kl:
+                return SearchResult(theta, True, loss - there, kl, attempt)
+    return SearchResult(start, accepted=False, improvement=0.0, kl_divergence=0.0, backtracks=backtracks)

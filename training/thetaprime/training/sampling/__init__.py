@@ -1,1 +1,1 @@
-"""Collecting trajectories of many tasks at once."""
+"""Sampling of trajectories, many tasks side by side."""

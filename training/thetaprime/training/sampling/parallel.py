@@ -1,4 +1,4 @@
-"""The same computation for every task, on several cores."""
+"""Applies a computation to every task, on several cores."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 class MapTasks(Protocol):
-    """Applies a function to each item, perhaps in parallel; results in the items' order."""
+    """Applies a function to each item, possibly in parallel; results are in the items' order."""
 
     def __call__(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """The results."""
@@ -20,10 +20,10 @@ class MapTasks(Protocol):
 
 @contextmanager
 def task_threads(threads: int) -> Iterator[MapTasks]:
-    """Threads that share tasks out between them, each of torch's operations staying on its own.
+    """Threads that share the tasks; each operation of torch runs on one thread.
 
-    torch spends its time outside the interpreter's lock, so that threads suffice. And since no sum is split
-    between cores, results do not depend on how many there are: a server that adapts on one thread gets the same bits.
+    torch releases the interpreter's lock, so threads suffice. No sum is split between cores, so results do not depend
+    on the number of threads: a server that adapts on one thread computes the same bits.
 
     Args:
         threads: how many.
@@ -42,5 +42,5 @@ def task_threads(threads: int) -> Iterator[MapTasks]:
 
 
 def in_turn(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """One after another, on this thread."""
+    """Applies a function to one item after another, on this thread."""
     return [function(item) for item in items]

@@ -1,18 +1,87 @@
-"""Collects trajectories of many tasks at once, each with its own parameters."""
+"""Samples trajectories of many tasks side by side, each task with its own parameters."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.distributions import Distribution
 
-from thetaprime.models import Parameters, Policy, TrajectoryBatch
-from thetaprime.training.tasks import Park, Task, TaskDistribution, make_vector
+from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
+from thetaprime.training.config import TrainConfig
+from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
+from thetaprime.training.tasks.vector_env import make_vector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Collected:
+    """Trajectories of one task, and their weights in a loss.
+
+    Attributes:
+        inner_step: k: θ_k sampled them, the parameters after k inner steps.
+        batch: the trajectories.
+        advantages: [S]; the inner loop's for support trajectories, the outer loop's for those that judge.
+        behavior: π_old, the action distribution that sampled them.
+        credit: [S]; E-MAML's credit of support trajectories; None elsewhere.
+    """
+
+    inner_step: int
+    batch: TrajectoryBatch
+    advantages: torch.Tensor
+    behavior: Distribution
+    credit: torch.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskData:
+    """All trajectories of one task in an iteration.
+
+    Attributes:
+        support: D_k of each inner step from θ_k to θ_{k+1}.
+        judged: the trajectories in the outer loss: D′ last; before it, with `multi_step_loss`, those of the policies
+            after earlier inner steps.
+    """
+
+    support: list[Collected]
+    judged: list[Collected]
+
+    @property
+    def query(self) -> TrajectoryBatch:
+        """D′, sampled after the last inner step."""
+        return self.judged[-1].batch
+
+
+def support_trajectories(
+    policy: Policy, parameters: Parameters, inner_step: int, batch: TrajectoryBatch, config: TrainConfig
+) -> Collected:
+    """Trajectories for an inner step, with the inner loop's advantages."""
+    advantages = inner_advantages(policy, batch, config.adaptation)
+    return Collected(inner_step, batch, advantages, _behavior(policy, parameters, batch))
+
+
+def query_trajectories(
+    policy: Policy, parameters: Parameters, inner_step: int, batch: TrajectoryBatch, config: TrainConfig
+) -> Collected:
+    """Trajectories for the outer loss, with the outer loop's advantages."""
+    advantages = estimate_advantages(
+        batch,
+        horizon=policy.environment.horizon,
+        discount=config.outer_discount,
+        gae_lambda=config.outer_gae_lambda,
+        ridge=config.adaptation.baseline_ridge,
+    )
+    return Collected(inner_step, batch, advantages, _behavior(policy, parameters, batch))
+
+
+@torch.no_grad()
+def _behavior(policy: Policy, parameters: Parameters, batch: TrajectoryBatch) -> Distribution:
+    return policy.distribution(parameters, batch.observations)
 
 
 def stack(parameters: Sequence[Parameters]) -> Parameters:
-    """T parameter dictionaries as one, each tensor with a leading axis of T tasks."""
+    """T parameter dictionaries as one dictionary of tensors with a leading axis of T tasks."""
     return {name: torch.stack([each[name] for each in parameters]) for name in parameters[0]}
 
 
@@ -25,13 +94,13 @@ def collect(
     *,
     rng: np.random.Generator,
 ) -> list[TrajectoryBatch]:
-    """Runs N whole episodes of each of T tasks, all T·N side by side.
+    """Samples N whole episodes of each of T tasks, all T·N side by side.
 
-    Every episode is run to its end in an environment of its own, so that short ones are not favored. An environment
-    whose episode has ended is parked, where the vector environment knows how: it costs nothing while the others go on.
+    Each episode runs to its end in a separate environment, so that short episodes are not favored. A vector environment
+    with a method `park` rests the environments whose episode has ended.
 
     Args:
-        distribution: where the tasks come from.
+        distribution: makes the environments.
         tasks: T tasks.
         policy: the network.
         parameters: T parameter dictionaries, one for each task.

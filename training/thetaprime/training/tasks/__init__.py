@@ -4,8 +4,6 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from thetaprime.training.sampling.vector_env import make_vector
-    from thetaprime.training.sampling.worker_pool import WorkerError
     from thetaprime.training.tasks.conformance import check_task_distribution
     from thetaprime.training.tasks.oracle import (
         OracleTasks,
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
         TASKS_OF_RECORD,
         resolve_tasks,
     )
+    from thetaprime.training.tasks.vector_env import make_vector
+    from thetaprime.training.tasks.worker_pool import WorkerError
 
 __all__ = [
     "TASKS_OF_RECORD",
@@ -48,9 +48,9 @@ _MODULES: Final = {
     "TASKS_OF_RECORD": "thetaprime.training.tasks.registry",
     "Task": "thetaprime.training.tasks.protocol",
     "TaskDistribution": "thetaprime.training.tasks.protocol",
-    "WorkerError": "thetaprime.training.sampling.worker_pool",
+    "WorkerError": "thetaprime.training.tasks.worker_pool",
     "check_task_distribution": "thetaprime.training.tasks.conformance",
-    "make_vector": "thetaprime.training.sampling.vector_env",
+    "make_vector": "thetaprime.training.tasks.vector_env",
     "oracle_policy": "thetaprime.training.tasks.oracle",
     "resolve_tasks": "thetaprime.training.tasks.registry",
     "task_vector": "thetaprime.training.tasks.oracle",

@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from thetaprime.training.registration import LOCOMOTION_HORIZON
-from thetaprime.training.sampling.cores import available_cores
 from thetaprime.training.tasks.environments.locomotion.bodies import Body, Floats, State
 from thetaprime.training.tasks.environments.locomotion.goals import Goal
 from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
+from thetaprime.training.tasks.vector_env import available_cores
 
 
 class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[Any]]):

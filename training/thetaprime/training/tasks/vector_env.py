@@ -12,15 +12,19 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from thetaprime.training.sampling.cores import available_cores
-from thetaprime.training.sampling.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
 from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+from thetaprime.training.tasks.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
 
 WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
 """Environment variable: how many worker processes share the environments; 1 is this process alone."""
 
 _FEWEST: Final = 32  # environments for each worker: with fewer cheap ones, messages cost more than is gained
 _numbers = itertools.count(1)
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_vector(
