@@ -1,4 +1,4 @@
-"""`AdaptedPolicy.act` against a bare `InferenceSession.run`, and against asking a server."""
+"""Compares `AdaptedPolicy.act` with a bare `InferenceSession.run`, and with a call to a server."""
 
 import contextlib
 import subprocess
@@ -22,7 +22,7 @@ _ROUNDS, _REPEATS = 30, 200
 
 
 def rows() -> list[Row]:
-    """One observation, deterministic and stochastic; a batch; one over the network instead."""
+    """Measures one observation, deterministic and stochastic; a batch; one observation sent over the network."""
     meta_policy = shipped("half-cheetah-velocity")
     onnx = meta_policy.export(meta_policy.parameters).onnx
     policy = AdaptedPolicy(onnx, seed=0)
@@ -52,11 +52,11 @@ def rows() -> list[Row]:
             unit="µs",
         )
     )
-    return [*found, _against_a_server(policy, observation)]
+    return [*found, _compare_with_server(policy, observation)]
 
 
 def bare_session(onnx: bytes) -> onnxruntime.InferenceSession:
-    """A session with one thread, and else as onnxruntime makes it."""
+    """Returns a session with one thread and otherwise default options."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -64,27 +64,27 @@ def bare_session(onnx: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
-def _against_a_server(policy: AdaptedPolicy, observation: npt.NDArray[np.float32]) -> Row:
-    """ThetaPrime's own server does not act, so one is made that echoes: the least that asking could cost.
+def _compare_with_server(policy: AdaptedPolicy, observation: npt.NDArray[np.float32]) -> Row:
+    """Compares `act` with a call to an echo server, a lower bound for a server that acts: ThetaPrime's does not.
 
-    Server, client and policy each have a process of their own: none is to bear another one's threads.
+    Server, client and policy run in separate processes, so that none shares another one's threads.
     """
     ours, reference = [], []
-    with _other_process("echo") as server, _other_process("ask", _said(server)) as client:
+    with _start_process("echo") as server, _start_process("ask", _read_line(server)) as client:
         for _ in range(_ROUNDS):
             started = time.perf_counter()
             for _ in range(_REPEATS):
                 policy.act(observation)
             ours.append((time.perf_counter() - started) / _REPEATS * 1e6)
             print(_REPEATS, file=client.stdin, flush=True)
-            reference.append(float(_said(client)) * 1e6)
+            reference.append(float(_read_line(client)) * 1e6)
     one, other, budget = median(ours), median(reference), 1 / 30
     name = "act / a round trip of a gRPC call with the observation, over loopback"
     return Row(name, one, other, "µs", one / other, budget, one / other <= budget, machine())
 
 
 @contextlib.contextmanager
-def _other_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def _start_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.act", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -93,12 +93,12 @@ def _other_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.terminate()
 
 
-def _said(process: subprocess.Popen[str]) -> str:
+def _read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip() if process.stdout else ""
 
 
 def _echo() -> None:
-    """Serves, and prints the port."""
+    """Runs the echo server, and prints its port."""
     echo = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmark", {"Echo": echo}),))
@@ -108,7 +108,7 @@ def _echo() -> None:
 
 
 def _ask(port: str) -> None:
-    """For each number of calls that it reads, prints the seconds of one."""
+    """Reads numbers of calls from standard input, makes so many, and prints the mean seconds of one."""
     observation = np.zeros(OBSERVATION, np.float32).tobytes()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         ask = channel.unary_unary("/benchmark/Echo", bytes, bytes)

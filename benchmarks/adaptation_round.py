@@ -1,4 +1,4 @@
-"""One durable round over loopback, 20 × 200 half-cheetah-sized steps, against the bare gradient and plain torch."""
+"""Compares one durable round over loopback, 20 × 200 half-cheetah-sized steps, with the bare gradient and torch."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ SESSIONS = 64
 
 
 def rows() -> list[Row]:
-    """From `session.upload` to a loaded θ′, each time in a new session of a server in another process."""
+    """Measures `session.upload` to a loaded θ′, each time in a new session of a server in another process."""
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
@@ -43,12 +43,12 @@ def rows() -> list[Row]:
     batch = trajectory_batch(collected[0])
     gradient_of = bare_gradient(meta_policy, batch)
 
-    def without_a_service() -> None:
+    def run_without_service() -> None:
         gradient = gradient_of()
         traced(meta_policy, {name: value - 0.1 * gradient[name] for name, value in meta_policy.parameters.items()})
 
     with server_process("--zoo", str(root)) as server, Client(server.address()) as client:
-        # Sessions are opened beforehand: a round is what is measured.
+        # Sessions are opened before the measurement, which covers the round alone.
         sessions = iter([client.create_session("benchmark") for _ in range(SESSIONS)])
         turns = itertools.cycle(collected)
 
@@ -60,12 +60,12 @@ def rows() -> list[Row]:
                 raise RuntimeError("the adapted policy does not act")
 
         name = "one adaptation round, upload to loaded θ′"
-        # Threads and memory of a server are warm after some rounds of it.
+        # The first rounds warm up the server's threads and memory.
         for _ in range(16):
             one_round()
         row = compare(f"{name} / bare gradient", one_round, gradient_of, budget=2.5, rounds=30)
         other = compare(
-            f"{name} / gradient and torch.onnx.export", one_round, without_a_service, budget=1 / 30, rounds=8
+            f"{name} / gradient and torch.onnx.export", one_round, run_without_service, budget=1 / 30, rounds=8
         )
     parts = {part: timed(run, rounds=30) for part, run in _parts(root, meta_policy, collected[0], batch).items()}
     parts["wire, threads and queries"] = row.ours - sum(parts.values())
@@ -75,7 +75,7 @@ def rows() -> list[Row]:
 def _parts(
     root: Path, meta_policy: MetaPolicy, collected: list[wire.Trajectory], batch: TrajectoryBatch
 ) -> dict[str, Callable[[], object]]:
-    """What a round is made of, each by itself in this process."""
+    """Returns the parts of a round, to be measured separately in this process."""
     policy, parameters, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
     contract = wire_contract(policy.environment)
     payload = wire.pack(collected)
@@ -87,7 +87,7 @@ def _parts(
     message = policy_message(exported)
     numbers = itertools.count()
 
-    def keep(data: bytes) -> None:
+    def store_blob(data: bytes) -> None:
         numbered = next(numbers).to_bytes(8, "little") + data
         blobs = {wire.sha256_hex(numbered): numbered}
         with store.writing() as connection:
@@ -95,8 +95,8 @@ def _parts(
             connection.execute(sa.select(tables.sessions)).all()
 
     def store_both() -> None:
-        keep(payload)
-        keep(exported.onnx)
+        store_blob(payload)
+        store_blob(exported.onnx)
 
     def checks() -> None:
         trajectories = list(wire.unpack(payload))
@@ -119,7 +119,7 @@ def _parts(
             policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))
         ),
         "report": lambda: summarize_step(policy, parameters, step, batch),
-        "shares": lambda: trajectory_shares(policy, parameters, batch, step),
+        "contributions": lambda: trajectory_shares(policy, parameters, batch, step),
         "ONNX": lambda: meta_policy.export(step.parameters),
         "load": lambda: AdaptedPolicy.from_message(message),
     }

@@ -1,4 +1,4 @@
-"""θ′ to ONNX bytes against `torch.onnx.export` of the same policy."""
+"""Compares the export of θ′ to ONNX with `torch.onnx.export` of the same policy."""
 
 import tempfile
 import warnings
@@ -12,7 +12,7 @@ from thetaprime.models import MetaPolicy, Parameters
 
 
 def traced(meta_policy: MetaPolicy, parameters: Parameters) -> bytes:
-    """A policy to ONNX the way one does without a template."""
+    """Exports a policy to ONNX with `torch.onnx.export`."""
 
     class Module(torch.nn.Module):
         def __init__(self) -> None:
@@ -30,7 +30,7 @@ def traced(meta_policy: MetaPolicy, parameters: Parameters) -> bytes:
 
 
 def rows() -> list[Row]:
-    """Writing θ′ into the template, against tracing it."""
+    """Measures writing θ′ into the template, and the whole export."""
     meta_policy = artifact()
     parameters = {name: value + 0.01 for name, value in meta_policy.parameters.items()}
     golden = {"observations": meta_policy.reference["golden_observations"].tolist(), "actions": []}

@@ -1,4 +1,4 @@
-"""One tenant's rounds alone, and while another tenant sends as much as its queue takes."""
+"""Compares one tenant's rounds during another tenant's flood with its rounds on an idle server."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,14 @@ from thetaprime.wire import Trajectory
 
 _QUIET, _FLOODING = "theta_quiet", "theta_flooding"
 QUEUE: Final = 64
-"""Steps of one tenant that may wait, as is the server's default."""
+"""Steps of one tenant that may wait; the server's default."""
 _BLOCKS: Final = 8
 _ROUNDS: Final = 12
 _SETTLE_SECONDS: Final = 2.0
 
 
 def rows() -> list[Row]:
-    """The 95th percentiles, from `session.upload` to a loaded θ′, in blocks that take turns."""
+    """Measures 95th percentiles from `session.upload` to a loaded θ′, in alternating blocks with and without flood."""
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     meta_policy = artifact(root)
     collected = [trajectories(meta_policy, seed) for seed in range(3)]
@@ -44,25 +44,25 @@ def rows() -> list[Row]:
     with (
         server_process(*options) as server,
         Client(address := server.address(), token=_QUIET) as client,
-        _flood(address, wire.pack(collected[0])) as (going, taken),
+        _flood(address, wire.pack(collected[0])) as (flooding, taken),
     ):
         _rounds(client, collected, 4)
         for _ in range(_BLOCKS):
             alone += _rounds(client, collected, _ROUNDS)
-            going.set()
+            flooding.set()
             time.sleep(_SETTLE_SECONDS)
             flooded += _rounds(client, collected, _ROUNDS)
-            going.clear()
+            flooding.clear()
             time.sleep(_SETTLE_SECONDS)
         if taken.value < _BLOCKS * _ROUNDS:
-            raise RuntimeError(f"the other tenant took {taken.value} rounds: that is no flood")
+            raise RuntimeError(f"the other tenant took only {taken.value} rounds: its flood was too weak")
     ours, reference = _p95(flooded), _p95(alone)
     name = "p95 of one tenant's round, another tenant's queue full / alone"
     return [Row(name, ours, reference, "ms", ours / reference, 2.0, ours / reference <= 2.0, machine())]
 
 
 def _rounds(client: Client, collected: list[list[Trajectory]], count: int) -> list[float]:
-    """How long each of some rounds takes, in milliseconds."""
+    """Returns the duration of each of `count` rounds, in milliseconds."""
     times = []
     for number in range(count):
         session = client.create_session("benchmark")
@@ -92,10 +92,10 @@ _TENANTS: Final = {"quiet": _QUIET, "flooding": _FLOODING}
 
 @contextlib.contextmanager
 def _flood(address: str, payload: bytes) -> "Iterator[tuple[Event, Synchronized[int]]]":
-    """A process that floods the server for as long as its event is set, and counts the rounds that it takes."""
+    """Starts a process that floods the server while the event is set; yields the event and its count of rounds."""
     context = multiprocessing.get_context("spawn")
     going, over, taken = context.Event(), context.Event(), context.Value("q")
-    process = context.Process(target=_flooding, args=(address, payload, going, over, taken), daemon=True)
+    process = context.Process(target=_run_flood, args=(address, payload, going, over, taken), daemon=True)
     process.start()
     try:
         yield going, taken
@@ -104,8 +104,8 @@ def _flood(address: str, payload: bytes) -> "Iterator[tuple[Event, Synchronized[
         process.join()
 
 
-def _flooding(address: str, payload: bytes, going: Event, over: Event, taken: "Synchronized[int]") -> None:
-    # A flood comes from elsewhere: it is the server's places that it is to take, not this machine's processors.
+def _run_flood(address: str, payload: bytes, going: Event, over: Event, taken: "Synchronized[int]") -> None:
+    # A real flood comes from other machines: it must load the server's slots, not this machine's processors.
     os.nice(19)
     asyncio.run(_send_all(address, payload, going, over, taken))
 
@@ -113,13 +113,13 @@ def _flooding(address: str, payload: bytes, going: Event, over: Event, taken: "S
 async def _send_all(address: str, payload: bytes, going: Event, over: Event, taken: "Synchronized[int]") -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = AdaptationServiceStub(channel)
-        # One for each place in the queue and each worker, and some to be turned away.
+        # Fills the queue and every thread, with some senders to spare, whose calls are refused.
         senders = QUEUE + (os.cpu_count() or 1) + 8
         await asyncio.gather(*(_send(stub, payload, number, going, over, taken) for number in range(senders)))
 
 
 async def _send(stub: Any, payload: bytes, number: int, going: Event, over: Event, taken: "Synchronized[int]") -> None:
-    """Rounds without end, as cheap for the sender as can be: the machine is the server's."""
+    """Takes rounds until the event `over`, at the least cost to the sender."""
     metadata = (("authorization", f"Bearer {_FLOODING}"),)
     sent = 0
     while not over.is_set():

@@ -1,4 +1,4 @@
-"""The bare torch gradient, as one writes it: what an adaptation round cannot do without."""
+"""The bare torch gradient, as one would write it by hand: a lower bound for an adaptation round."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 def bare_gradient(meta_policy: MetaPolicy, batch: TrajectoryBatch) -> Callable[[], Parameters]:
-    """∇L(θ) by autograd over torch's own layers; trajectories lie there as tensors, their advantages known.
+    """Returns a function that computes ∇L(θ) by autograd over torch's layers, from tensors and known advantages.
 
-    Nothing of ThetaPrime's is in it: its inner loop runs on other kernels. The process keeps freed memory, as the
-    server does: without that the gradient takes up to twice as long, as the allocator's state happens to be.
+    It uses none of ThetaPrime's kernels. The process keeps freed memory, as the server does: otherwise the gradient
+    takes up to twice as long, depending on the allocator's state.
     """
     hold_freed_memory()
     policy = meta_policy.policy
@@ -22,7 +22,7 @@ def bare_gradient(meta_policy: MetaPolicy, batch: TrajectoryBatch) -> Callable[[
     activation = _ACTIVATIONS[policy.spec.activation]
     last = len(policy.layer_sizes) - 2
     if not policy.continuous or policy.spec.context_size:
-        raise ValueError("a Gaussian policy without a context is expected")
+        raise ValueError("expected a Gaussian policy without a context")
 
     def gradient() -> Parameters:
         leaves = {name: value.clone().requires_grad_() for name, value in meta_policy.parameters.items()}

@@ -1,4 +1,4 @@
-"""What a session costs a server while nobody uses it."""
+"""Measures the memory of an idle session."""
 
 import tempfile
 import time
@@ -17,9 +17,9 @@ _SETTLE_SECONDS = 90.0
 
 
 def rows() -> list[Row]:
-    """Growth of a server's resident memory over 10,000 sessions that stay open, a hundred of which took a round.
+    """Measures the growth of a server's resident memory over 10,000 open sessions, of which 100 took a round.
 
-    The server has had as many calls of each kind before as make its threads and pools.
+    Earlier calls of each kind have created the server's threads and pools.
     """
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     collected = trajectories(artifact(root), 0)
@@ -40,7 +40,7 @@ def rows() -> list[Row]:
         time.sleep(_SETTLE_SECONDS)
         before = resident_bytes(server.pid)
         list(threads.map(open_one, range(_SESSIONS)))
-        # What the last calls left in memory for the next ones of their sessions is given up after a minute.
+        # The server drops its cached entries after a minute.
         time.sleep(_SETTLE_SECONDS)
         growth = (resident_bytes(server.pid) - before) / _SESSIONS / 1024
     name = "10,000 idle sessions: memory of a server for each / 1 KiB"

@@ -1,18 +1,18 @@
-"""`import thetaprime.client` against the import of what it stands on."""
+"""Compares `import thetaprime.client` with the import of its dependencies."""
 
 import subprocess
 import sys
 
 from benchmarks.measure import Row, compare
 
-# Of the declared dependencies those that the client cannot do without; click and rich are the command's.
+# The client's declared dependencies; click and rich are the command's.
 _DEPENDENCIES = (
     "import numpy, onnxruntime, grpc, google.protobuf.message, grpc_status.rpc_status, google.rpc.error_details_pb2"
 )
 
 
 def rows() -> list[Row]:
-    """Each in a fresh interpreter, whose own start counts for both."""
+    """Measures both in fresh interpreters; the interpreter's start counts for both."""
     return [
         compare(
             "import thetaprime.client / import of its dependencies",

@@ -1,4 +1,4 @@
-"""Two ways of doing one thing, timed in turn, so that a noisy machine is as noisy for both."""
+"""Compares two functions by alternating timings, so that noise of the machine affects both alike."""
 
 import dataclasses
 import gc
@@ -18,15 +18,15 @@ class Row:
     """One line of the results.
 
     Attributes:
-        name: what is compared with what.
-        ours: median of this project's way.
-        reference: median of the other.
-        unit: of both.
+        name: both sides of the comparison.
+        ours: median of ThetaPrime.
+        reference: median of the reference.
+        unit: unit of both.
         ratio: ours / reference.
-        budget: most that the ratio may be.
-        holds: whether it is at most that.
-        machine: what it was measured on.
-        parts: what ours is made of, in the same unit, each measured by itself.
+        budget: upper limit of the ratio.
+        holds: whether the ratio is within the budget.
+        machine: processor and software of the measurement.
+        parts: the parts of ours, in the same unit, each measured separately.
     """
 
     name: str
@@ -50,15 +50,15 @@ def compare(
     repeats: int = 1,
     unit: str = "ms",
 ) -> Row:
-    """Times both in turn, A B A B …, and compares the medians.
+    """Times both functions alternately, A B A B …, and compares the medians.
 
     Args:
-        name: of the row.
-        ours: does it once.
-        reference: does it once.
-        budget: most that ours / reference may be.
+        name: name of the row.
+        ours: runs ThetaPrime once.
+        reference: runs the reference once.
+        budget: upper limit of ours / reference.
         rounds: pairs of timings.
-        repeats: calls in one timing, for what takes microseconds.
+        repeats: calls in one timing, for functions that take microseconds.
         unit: ms or µs.
     """
     scale = _SCALES[unit]
@@ -82,7 +82,7 @@ def compare(
 
 
 def timed(function: Callable[[], object], *, rounds: int, unit: str = "ms") -> float:
-    """Median time of a function by itself, once it is warm."""
+    """Returns the median time of a function, after one call to warm up."""
     function()
     times = []
     for _ in range(rounds):
@@ -93,7 +93,7 @@ def timed(function: Callable[[], object], *, rounds: int, unit: str = "ms") -> f
 
 
 def machine() -> str:
-    """Processor, cores, system, Python."""
+    """Returns processor, cores, system and Python version."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""Policies: those that ship, and one of half-cheetah's size (17 observations, 6 actions, two layers of 100)."""
+"""Policies for the benchmarks: shipped ones, and an untrained one of half-cheetah's size (17 × 100 × 100 × 6)."""
 
 import tempfile
 from pathlib import Path
@@ -24,12 +24,12 @@ TRAJECTORIES, STEPS, OBSERVATION, ACTION = 20, 200, 17, 6
 
 
 def shipped(name: str) -> MetaPolicy:
-    """A meta-policy of the zoo, with all that a real one has: a context, scaled actions, a floor of its noise."""
+    """Loads a shipped meta-policy: it has a context, scaled actions and a noise floor, unlike the untrained one."""
     return load_meta_policy(resolve_meta_policy(name, None))
 
 
 def artifact(root: Path | None = None) -> MetaPolicy:
-    """An untrained meta-policy of that size, in a folder of artifacts."""
+    """Writes an untrained meta-policy of half-cheetah's size, ``benchmark/1``, into a folder."""
     folder = root or Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
     environment = EnvironmentContract(
         environment_id="benchmark",
@@ -52,14 +52,14 @@ def artifact(root: Path | None = None) -> MetaPolicy:
 
 
 def trajectories(meta_policy: MetaPolicy, seed: int) -> list[Trajectory]:
-    """20 trajectories of 200 steps whose actions θ drew."""
+    """Returns 20 trajectories of 200 steps with actions sampled from θ."""
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    sampled = []
     for _ in range(TRAJECTORIES):
         observations = rng.normal(size=(STEPS + 1, OBSERVATION)).astype(np.float32)
         actions = meta_policy.policy.sample(meta_policy.parameters, torch.from_numpy(observations[:-1]), generator)
-        made.append(
+        sampled.append(
             Trajectory(
                 observations=observations[:-1],
                 actions=actions.numpy(),
@@ -70,4 +70,4 @@ def trajectories(meta_policy: MetaPolicy, seed: int) -> list[Trajectory]:
                 policy_id=meta_policy.policy_id,
             )
         )
-    return made
+    return sampled

@@ -1,4 +1,4 @@
-"""What a policy costs before it acts: loading it, holding a thousand, and taking a new one in a control loop."""
+"""Measures a policy before it acts: loading, the memory of a thousand, and a swap within a control loop."""
 
 import json
 import subprocess
@@ -17,10 +17,10 @@ LOAD_BUDGET_MS = 2.0
 MEMORY_BUDGET_KIB = 200.0
 POLICIES = 1000
 SWAPS = 200
-# As a robot's control loop: a step each millisecond.
+# A robot's control loop: one step per millisecond.
 STEP_SECONDS = 0.001
 
-# In a process of its own: what others left behind would be filled first.
+# Runs in a separate process: memory freed by other benchmarks would be reused first.
 _MEMORY = """
 import json, sys
 from pathlib import Path
@@ -35,14 +35,14 @@ observation = np.zeros(OBSERVATION, np.float32)
 AdaptedPolicy(onnx).act(observation)
 before, kept = resident(), []
 for _ in range(int(sys.argv[1])):
-    kept.append(AdaptedPolicy(bytes(bytearray(onnx))))  # each with bytes of its own, as they come from a server
+    kept.append(AdaptedPolicy(bytes(bytearray(onnx))))  # separate bytes for each, as a server sends them
     kept[-1].act(observation)
 print(json.dumps([(resident() - before) / len(kept) / 1024, len(onnx) / 1024]))
 """
 
 
 def rows() -> list[Row]:
-    """Load, memory, hot swap."""
+    """Measures load, memory and hot swap."""
     meta_policy = shipped("half-cheetah-velocity")
     onnx = meta_policy.export(meta_policy.parameters).onnx
     digest = AdaptedPolicy(onnx).sha256
@@ -50,7 +50,7 @@ def rows() -> list[Row]:
 
 
 def _load(onnx: bytes, digest: str) -> Row:
-    """An absolute budget, so of this thread's processor time: others on the machine do not count."""
+    """Measures this thread's processor time, because the budget is absolute: other processes must not count."""
     times = []
     for _ in range(300):
         started = time.thread_time()
@@ -71,9 +71,9 @@ def _memory() -> Row:
 
 
 def _swap(onnx: bytes) -> Row:
-    """The slowest call while one policy takes the place of another, against the median call.
+    """Compares the slowest call during a swap with the median call.
 
-    The median over the swaps of the slowest call of each: the slowest of all is whatever else the machine did.
+    It is the median over swaps of each swap's slowest call: the slowest of all calls depends on other processes.
     """
     observation = np.random.default_rng(0).normal(size=OBSERVATION).astype(np.float32)
     starts: list[float] = []

@@ -1,4 +1,4 @@
-"""What the system says of a process. On Linux."""
+"""Reads processor time and memory of a process, on Linux."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that it has taken, in user mode and in the kernel for it."""
+    """Returns the processor time of a process, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that it has in use."""
+    """Returns the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES

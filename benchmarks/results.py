@@ -1,4 +1,4 @@
-"""Writes docs/results.md, and the summary in README.md: what the shipped meta-policies reach, beside the paper's."""
+"""Writes docs/results.md and the summary in README.md: results of the shipped meta-policies and of the paper."""
 
 import csv
 import json
@@ -19,39 +19,44 @@ _OPEN, _CLOSE = "<!-- summary -->", "<!-- /summary -->"
 
 _HEAD: Final = """# Results
 
-Every number on this page was measured with the shipped meta-policies by `thetaprime evaluate`, and stands beside
-that of Finn, Abbeel & Levine, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks* (ICML 2017),
-decoded from the result files that its authors published. `make results` writes the page again from the measurements
-in the zoo.
+`thetaprime evaluate` measured every number on this page with the shipped meta-policies. The page compares them with
+Finn, Abbeel & Levine, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks* (ICML 2017), decoded from
+the result files that the authors published. `make results` writes this page from the measurements in the zoo.
 
-A return is undiscounted, of the stochastic policy, the mean over trajectories and then over test tasks, ± its
-standard deviation over tasks. The paper's physics (rllab, MuJoCo 1.31) is not Gymnasium's, so that returns do not
-carry over from one to the other. What does is the normalized score after k gradient steps,
+A return is the undiscounted return of the stochastic policy: the mean over trajectories and then over test tasks, ±
+the standard deviation over tasks. Finn et al. used another simulator (rllab, MuJoCo 1.31) than Gymnasium: compare
+scores, not returns. The normalized score after k gradient steps is
 
-$$S_k = \\frac{R_k - R_{\\text{pretrained},0}}{R_{\\text{oracle}} - R_{\\text{pretrained},0}},$$
+$$S_k = \\frac{R_k - R_{\\text{pretrained},0}}{R_{\\text{oracle}} - R_{\\text{pretrained},0}}.$$
 
-0 at the pretrained policy before it adapts and 1 at the oracle, which is told the task, each in its own physics. A
-weak oracle makes scores cheap, as ant-direction's does: its return and its training stand beside them. The share of
-tasks with R_1 < R_0 is that of *negative adaptation*: where one step made it worse.
+It is 0 for the pretrained policy before adaptation and 1 for the oracle, whose network receives the task as an
+input, each in its own simulator. A weak oracle makes high scores easy, as in ant-direction: the page shows the
+oracle's return and training too. The share of tasks with R_1 < R_0 is *negative adaptation*: one step made the
+return worse.
 
-How ours differ from the paper's, beyond the physics: a context of a few numbers adapts and no other parameter; step
-sizes are learned (Meta-SGD) and, where a best return is known, proportional to the gap to it, along the normalized
-gradient; the inner loop discounts more; the first step lessens the action noise of half-cheetah and ant, which θ
-explores with and θ′ does not need; the outer loop is ProMP, or TRPO (half-cheetah-direction). Two of them,
-half-cheetah-direction and ant-velocity, began from an oracle's run (`thetaprime train --warm-start`): meta-training
-may know the tasks it trains on, and what the oracle was told became the context that adaptation has to find. The
-oracle's steps count as theirs, and the oracle that they are measured against went on to at least as many.
-Navigation takes 20 trajectories for each step, where the paper took 40. The configurations in `training/configs/`
-say all of it. The pretrained policy and the random one learn in the way that served each best on six tasks apart:
-as the meta-policy does, or with all parameters by one of four step sizes and two discounts, with the noise lessened
-or not; what serves best there may still diverge elsewhere. The oracle acts with as much noise as it learned, or
-with as much less as θ′, by what returns more. Test tasks are drawn apart from those of training. The direction
-tasks have two tasks only: their test tasks are so many seeds of two.
+The shipped meta-policies differ from the paper's in more than the simulator:
+
+- Only a context of a few numbers adapts, and no other parameter.
+- Step sizes are learned (Meta-SGD). Where the best return is known, the step is proportional to the gap to it,
+  along the normalized gradient.
+- The inner loop discounts more.
+- The first step reduces the action noise of half-cheetah and ant: θ explores with it, and θ′ does not need it.
+- The outer loop is ProMP, or TRPO for half-cheetah-direction.
+- half-cheetah-direction and ant-velocity started from an oracle's run (`thetaprime train --warm-start`):
+  meta-training may know its tasks, and the oracle's task input became the context that adaptation has to find.
+  Their environment steps include the oracle's. The oracle of the comparison trained for at least as many steps.
+- Navigation takes 20 trajectories for each step; the paper took 40.
+
+The configurations in `training/configs/` are complete. The pretrained and the random policy adapt in the way that
+was best on six other tasks: as the meta-policy does, or with all parameters, by one of four step sizes and two
+discounts, with reduced noise or not. The best way on those tasks may still diverge on others. The oracle acts with
+its learned noise, or with noise reduced as for θ′: the better of both. Test tasks are held out from training. The
+direction tasks have only two tasks: their test tasks are seeds of these two.
 """
 
 
 def main() -> None:
-    """Writes the pages, or checks that they are what the measurements say."""
+    """Writes the pages, or checks that they are up to date."""
     written = {PAGE: page(), README: readme()}
     for path, text in written.items():
         name = path.relative_to(ROOT)
@@ -65,18 +70,18 @@ def main() -> None:
 
 
 def page() -> str:
-    """The page, in Markdown."""
+    """Returns the page as Markdown."""
     shipped, paper = _shipped(), paper_results()
     found = {name: _measured(each) for name, each in shipped.items()}
     head = ["## At a glance\n", _summary(found, paper, "")]
-    head.append("\nIn brackets: 95 % bootstrap intervals over tasks, those of all seeds together.\n")
+    head.append("\nIn brackets: 95 % bootstrap intervals over the tasks of all seeds.\n")
     head.append(_budgets(found))
     sections = [_section(shipped[name], measured, paper[name]) for name, measured in found.items()]
     return "\n".join([_HEAD, *head, *sections])
 
 
 def readme() -> str:
-    """The README, with the summary of today."""
+    """Returns the README with the current summary."""
     before, _, rest = README.read_text().partition(_OPEN)
     _, _, after = rest.partition(_CLOSE)
     found = {name: _measured(each) for name, each in _shipped().items()}
@@ -84,7 +89,7 @@ def readme() -> str:
 
 
 def _shipped() -> dict[str, MetaPolicy]:
-    """The newest version of each, in the order of the tasks of record."""
+    """Returns the newest version of each shipped meta-policy, in the order of `TASKS_OF_RECORD`."""
     newest = {path.parent.name: load_meta_policy(path) for path in find_meta_policies(zoo_directory())}
     return {name: newest[name] for name in TASKS_OF_RECORD if name in newest}
 
@@ -98,7 +103,7 @@ Paper = dict[str, dict[int | None, tuple[float, float]]]
 
 
 def paper_results() -> dict[str, Paper]:
-    """Task -> method -> gradient steps (None for the oracle) -> mean return and its standard deviation over tasks."""
+    """Returns task -> method -> gradient steps (None: oracle) -> mean return and standard deviation over tasks."""
     results: dict[str, Paper] = {}
     with PAPER.open() as file:
         for row in csv.DictReader(file):
@@ -109,7 +114,7 @@ def paper_results() -> dict[str, Paper]:
 
 
 def paper_scores(paper: Paper, method: str = "maml") -> list[float]:
-    """S_0, S_1, … of the paper."""
+    """Returns the paper's scores S_0, S_1 and so on."""
     floor, oracle = paper["pretrained"][0][0], paper["oracle"][None][0]
     return [(mean - floor) / (oracle - floor) for steps, (mean, _) in sorted(_by_step(paper[method]).items())]
 
@@ -118,8 +123,8 @@ def _by_step(curve: Mapping[int | None, tuple[float, float]]) -> dict[int, tuple
     return {steps: value for steps, value in curve.items() if steps is not None}
 
 
-# The shares of tasks that fell, from the same result files.
-_PAPER_FELL: Final = {
+# Percentage of tasks with R_1 < R_0, from the same result files.
+_PAPER_NEGATIVE: Final = {
     "point-navigation": 3,
     "half-cheetah-direction": 0,
     "half-cheetah-velocity": 23,
@@ -130,17 +135,17 @@ _PAPER_FELL: Final = {
 
 def _summary(found: Mapping[str, Any], paper: Mapping[str, Paper], page: str) -> str:
     rows = [
-        "| task | S_1 | paper | S_3 | paper | R_1 < R_0 | paper | 1 step against 3 of the pretrained |",
+        "| task | S_1 | paper | S_3 | paper | R_1 < R_0 | paper | 1 step; pretrained after 3 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, measured in found.items():
         theirs, (low, high) = paper_scores(paper[name]), measured["scores_interval_95"]
         ours = [f"**{measured['scores'][k]:.3f}** [{low[k]:.3f}, {high[k]:.3f}]" for k in (1, 3)]
-        fell = f"{100 * measured['negative_adaptation'][0]:.1f} %"
+        negative = f"{100 * measured['negative_adaptation'][0]:.1f} %"
         one, three = measured["returns"]["maml"][1], measured["returns"]["pretrained"][3]
         rows.append(
-            f"| [{name}]({page}#{name}) | {ours[0]} | {theirs[1]:.2f} | {ours[1]} | {theirs[3]:.2f} | {fell} "
-            f"| {_PAPER_FELL[name]} % | {one:.1f} against {three:.1f} |"
+            f"| [{name}]({page}#{name}) | {ours[0]} | {theirs[1]:.2f} | {ours[1]} | {theirs[3]:.2f} | {negative} "
+            f"| {_PAPER_NEGATIVE[name]} % | {one:.1f}; {three:.1f} |"
         )
     return "\n".join(rows)
 
@@ -164,11 +169,11 @@ def _plain_summary(found: Mapping[str, Any], paper: Mapping[str, Paper]) -> str:
 
 
 def _budgets(found: Mapping[str, Any]) -> str:
-    """S_1 by the number of trajectories that the step was taken on."""
+    """Returns the section on S_1 by number of trajectories per step."""
     budgets = next(iter(found.values()))["budgets"]
     lines = [
         "## Fewer trajectories, and more\n",
-        "S_1 of one gradient step on so many trajectories, with its 95 % interval over tasks.\n",
+        "S_1 after one gradient step on this number of trajectories, with its 95 % interval over tasks.\n",
         _row("task", [str(budget) for budget in budgets]),
         "|---" * (len(budgets) + 1) + "|",
     ]
@@ -179,12 +184,13 @@ def _budgets(found: Mapping[str, Any]) -> str:
 
 
 _NOTES: Final = {
-    "ant-direction": "The oracle settled into a slower gait than the meta-policy, on as many environment steps and "
-    "with the same settings. A score above 1 says that about this oracle, and not that adapting beats knowing.\n",
-    "ant-velocity": "θ explores with twice the noise that it learned, chosen on tasks apart: with less of it, 20 "
-    "trajectories do not always tell which way is faster, and on one task in twelve the step went the wrong way.\n",
+    "ant-direction": "The oracle learned a slower gait than the meta-policy, with as many environment steps and the "
+    "same settings. A score above 1 is a statement about this oracle; it does not show that adaptation beats knowledge "
+    "of the task.\n",
+    "ant-velocity": "θ explores with twice its learned noise, chosen on other tasks. With less noise, 20 trajectories "
+    "do not always show which direction is faster, and the step made one task in twelve worse.\n",
 }
-"""What else has to be known to read a task's numbers."""
+"""Remarks on the numbers of a task."""
 
 
 def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper) -> str:
@@ -193,7 +199,7 @@ def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper)
     seeds = measured["seeds"]
     lines = [
         f"## {name}\n",
-        f"{measured['tasks'] // len(seeds)} test tasks of each of the seeds {', '.join(map(str, seeds))}, "
+        f"{measured['tasks'] // len(seeds)} test tasks for each of the seeds {', '.join(map(str, seeds))}, "
         f"{measured['trajectories']} trajectories for each gradient step. `thetaprime evaluate {name} "
         f"--tasks {measured['tasks'] // len(seeds)} {' '.join(f'--seed {seed}' for seed in seeds)}`\n",
         *([_NOTES[name]] if name in _NOTES else []),
@@ -231,8 +237,8 @@ def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper)
     lines.append(_row("S_k, lowest and highest seed", [f"{min(each):.3f}, {max(each):.3f}" for each in by_seed]))
     theirs_scored = paper_scores(paper)
     lines.append(_row("– in the paper", [f"{s:.2f}" for s in theirs_scored] + [""] * (len(steps) - len(theirs_scored))))
-    fell = ["", *(f"{100 * share:.1f} %" for share in measured["negative_adaptation"])]
-    lines.append(_row("tasks with R_k < R_0", fell))
+    negative = ["", *(f"{100 * share:.1f} %" for share in measured["negative_adaptation"])]
+    lines.append(_row("tasks with R_k < R_0", negative))
     lines.append("\n" + _training(meta_policy))
     folder = f"../models/thetaprime/models/zoo/{name}/{meta_policy.manifest.version}"
     lines.append(f"\n![Return over gradient steps]({folder}/curves.png) ![Training]({folder}/learning.png)\n")
@@ -247,7 +253,7 @@ def _training(meta_policy: MetaPolicy) -> str:
     )
     return (
         f"Environment steps in training: meta-policy {trained.environment_steps / 1e6:.1f} M in "
-        f"{trained.wall_seconds / 60:.0f} min; {others}. More in its "
+        f"{trained.wall_seconds / 60:.0f} min; {others}. See its "
         f"[card](../models/thetaprime/models/zoo/{meta_policy.manifest.name}/{meta_policy.manifest.version}/README.md)."
     )
 

@@ -1,7 +1,7 @@
-"""Measures this project against its budgets: a table, benchmarks/results.json and docs/speed.md.
+"""Runs the benchmarks; prints a table and writes benchmarks/results.json and docs/speed.md.
 
 python benchmarks/run.py            every benchmark
-python benchmarks/run.py act        only those named; what was measured of the others before stays
+python benchmarks/run.py act        the named ones; recorded results of the others stay
 """
 
 import argparse
@@ -51,14 +51,14 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Runs what was asked for."""
+    """Runs the requested benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="default: %(default)s")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - BENCHMARKS.keys()
     if unknown:
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; expected any of {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; expected any of {', '.join(BENCHMARKS)}")
     console = Console()
     names = arguments.names or list(BENCHMARKS)
     measured = {name: BENCHMARKS[name]() for name in track(names, "measuring", console=console, transient=True)}
@@ -80,15 +80,15 @@ def main() -> None:
             for name, value in row.parts.items():
                 parts.add_row(name, f"{value:.3g}", f"{value / row.ours:.0%}")
             console.print(parts)
-    arguments.output.write_text(json.dumps(_recorded(arguments.output, measured), indent=2) + "\n")
+    arguments.output.write_text(json.dumps(_merge(arguments.output, measured), indent=2) + "\n")
     console.print(f"wrote {arguments.output}")
     if arguments.output == speed.RESULTS:
         speed.PAGE.write_text(speed.page(json.loads(speed.RESULTS.read_text())))
         console.print(f"wrote {speed.PAGE}")
 
 
-def _recorded(path: Path, measured: Mapping[str, list[Row]]) -> list[dict[str, Any]]:
-    """What the file is to hold: this run's rows, and for benchmarks that it left out those that are there."""
+def _merge(path: Path, measured: Mapping[str, list[Row]]) -> list[dict[str, Any]]:
+    """Returns this run's rows, and the recorded rows of benchmarks that did not run."""
     before = json.loads(path.read_text()) if path.exists() else []
     recorded: list[dict[str, Any]] = []
     for name in BENCHMARKS:

@@ -1,17 +1,17 @@
-"""The sampler on half-cheetah and ant: 400 robots, 20 policies θ′ with 20 robots each, on every core.
+"""Compares the sampler with other simulators: 400 half-cheetahs or ants, 20 policies θ′ with 20 robots each, all cores.
 
-Four ways to step them are timed in turn, in microseconds for each environment step:
+Four ways to step them are timed alternately, in microseconds per environment step:
 
-| way | what |
+| way | description |
 |---|---|
 | sampler | `thetaprime.training.sampling.sampler.collect`, from reset to trajectory batches |
-| bare | `mujoco.rollout` once for each environment step, nothing else: no policy, no reward, no observation |
-| EnvPool | `envpool`'s own half-cheetah and ant, 400 of them, in a loop with the same policies |
-| AsyncVectorEnv | our single environments, a process each, in such a loop; the best of several numbers of processes |
+| bare | `mujoco.rollout` once per environment step, without policy, reward or observation |
+| EnvPool | 400 half-cheetahs or ants of `envpool`, in a loop with the same policies |
+| AsyncVectorEnv | this project's single environments, one per process, in such a loop; best number of processes |
 
-All use one model of each robot, Gymnasium's, and as many threads as there are cores. The physics costs as much as there
-is contact, so the bare way replays controls that these same policies chose in a closed loop. An untrained ant soon
-falls, and a robot that has fallen is not simulated: its policies hardly move it, and every robot lasts to the end.
+All use Gymnasium's robot models and one thread per core. The cost of the physics depends on contacts, so the bare way
+replays controls that the same policies chose in a closed loop. An ant with larger actions would fall, and the sampler
+does not simulate fallen robots: the ants' policies act so little that every episode lasts to the horizon.
 """
 
 import dataclasses
@@ -53,22 +53,22 @@ Step = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Short:
-    """A family of tasks whose episodes end earlier, for a shorter benchmark."""
+    """A task distribution with a shorter horizon, for a shorter benchmark."""
 
     tasks: LocomotionTasks
     horizon: int
 
     @property
     def environment(self) -> EnvironmentContract:
-        """Of the family, with the other horizon."""
+        """The contract of the tasks, with the shorter horizon."""
         return self.tasks.environment.model_copy(update={"horizon": self.horizon})
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """Those of the family."""
+        """Samples tasks of the distribution."""
         return self.tasks.sample_tasks(count, rng)
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """One robot."""
+        """Makes one robot."""
         return gymnasium.make(
             self.environment.environment_id,
             goal=task["goal"],
@@ -77,21 +77,21 @@ class Short:
         )
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
-        """Many robots."""
+        """Makes one robot per task."""
         goals = [task["goal"] for task in tasks]
         return LocomotionVector(self.tasks.body, self.tasks.kind, goals, len(tasks), max_episode_steps=self.horizon)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all ways share."""
+    """The tasks and policies that all ways share."""
 
     distribution: Short
     policy: Policy
     parameters: list[Parameters]
 
     def loop(self, observations: npt.NDArray[Any], step: Step, robots: int) -> int:
-        """The policies in a loop with any environment; environment steps made."""
+        """Runs the policies in a loop with an environment; returns the number of environment steps."""
         tasks = min(TASKS, robots)
         stacked = stack(self.parameters[:tasks])
         generator = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ class Setting:
 
 
 def rows() -> list[Row]:
-    """The sampler against the three others on either robot, and its share in meta-training."""
+    """Compares the sampler with the three others for each robot, and measures its share of meta-training."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as meta-training does
     try:
@@ -127,15 +127,15 @@ def _robot_rows(name: str, envpool_id: str, tasks: LocomotionTasks, horizon: int
         if importlib.util.find_spec("envpool"):  # our bench extra has it on Linux
             ways["EnvPool"] = _envpool(setting, envpool_id)
         times = _in_turn(ways)
-    # As rates: at least 0.85, 1.3 and 1.6 times theirs.
-    what = {
+    # Equivalent to 0.85, 1.3 and 1.6 times the reference's steps per second.
+    references = {
         "mujoco.rollout": ("bare mujoco.rollout", 1.176),
         "EnvPool": ("EnvPool", 0.769),
         "AsyncVectorEnv": (f"AsyncVectorEnv of {count}", 0.625),
     }
     return [
         _row(f"{name}: a step of the sampler / of {title}", times["sampler"], times[key], "µs", budget)
-        for key, (title, budget) in what.items()
+        for key, (title, budget) in references.items()
         if key in times
     ]
 
@@ -145,7 +145,7 @@ def _row(name: str, ours: float, reference: float, unit: str, budget: float) -> 
 
 
 def _in_turn(ways: dict[str, Callable[[], int]]) -> dict[str, float]:
-    """Median microseconds for each environment step, of ways that say how many they made."""
+    """Times functions that return their number of environment steps; returns median microseconds per step."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
     gc.disable()
@@ -170,7 +170,7 @@ def _sampler(setting: Setting) -> Callable[[], int]:
 
     steps, expected = run(), ROBOTS * setting.distribution.horizon
     if steps != expected:
-        raise RuntimeError(f"robots fell: {steps} of {expected} steps; the others would not be compared with as many")
+        raise RuntimeError(f"robots fell: {steps} of {expected} steps; the comparison needs equal numbers")
     return run
 
 
@@ -245,8 +245,8 @@ def _envpool(setting: Setting, envpool_id: str) -> Callable[[], int]:
 
 @contextmanager
 def _processes(setting: Setting) -> Iterator[tuple[int, Callable[[], int]]]:
-    """The fastest number of processes, and that many of them at work."""
-    # Not forked from here, where threads of MuJoCo, EnvPool and torch may hold locks.
+    """Yields the fastest number of processes, and a function that runs them."""
+    # No fork: threads of MuJoCo, EnvPool and torch in this process may hold locks.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", __name__])
     (task,) = setting.distribution.sample_tasks(1, np.random.default_rng(0))
     best: dict[int, float] = {}
@@ -254,7 +254,7 @@ def _processes(setting: Setting) -> Iterator[tuple[int, Callable[[], int]]]:
     def make() -> gymnasium.Env[Any, Any]:
         return setting.distribution.make(task)
 
-    def at_work(count: int, opened_in: ExitStack) -> Callable[[], int]:
+    def start(count: int, opened_in: ExitStack) -> Callable[[], int]:
         env = AsyncVectorEnv([make] * count, context="forkserver")
         opened_in.callback(env.close)
 
@@ -270,17 +270,17 @@ def _processes(setting: Setting) -> Iterator[tuple[int, Callable[[], int]]]:
 
     for count in PROCESSES:
         with ExitStack() as opened:
-            run = at_work(count, opened)
+            run = start(count, opened)
             started = time.perf_counter()
             steps = sum(run() for _ in range(2))
             best[count] = (time.perf_counter() - started) / steps
     with ExitStack() as opened:
         count = min(best, key=best.__getitem__)
-        yield count, at_work(count, opened)
+        yield count, start(count, opened)
 
 
 def _share_row() -> Row:
-    """Time that iterations of meta-training spend on other things than collecting."""
+    """Measures the share of a meta-training iteration spent outside sampling."""
     shares: list[float] = []
     seconds: list[float] = []
     config = TrainConfig(tasks="half-cheetah-direction", iterations=3, meta_batch_size=TASKS, threads=available_cores())
@@ -295,7 +295,7 @@ def _share_row() -> Row:
     # The first iteration warms up.
     whole = float(statistics.median(np.diff(seconds)[1:]))
     return _row(
-        "half-cheetah-direction: what meta-training does beside sampling / a whole iteration",
+        "half-cheetah-direction: meta-training outside of sampling / a whole iteration",
         statistics.median(shares[1:]) * whole,
         whole,
         "s",

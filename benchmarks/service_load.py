@@ -1,4 +1,4 @@
-"""Many clients of one server at once: what a round costs the server, whether all get their turns, who is refused."""
+"""Measures one server under many clients: processor time per round, fairness, and refused calls."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -27,10 +27,10 @@ CLIENTS, ROUNDS = 64, 6
 
 
 def rows() -> list[Row]:
-    """64 clients of a process of their own, each on its own connection and with six rounds to take.
+    """Runs 64 clients in a separate process, each with a separate connection and six rounds.
 
-    The server's processor time is compared with that of the bare gradient, which is taken again and again meanwhile:
-    whatever else the machine does slows both.
+    The server's processor time is compared with that of the bare gradient, measured repeatedly meanwhile: noise of the
+    machine slows both.
     """
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="thetaprime-bench-"))
@@ -44,7 +44,7 @@ def rows() -> list[Row]:
         load = context.Process(target=_load, args=(server.address(), root, there))
         load.start()
         there.close()
-        here.recv()  # sessions are open, connections made
+        here.recv()  # sessions and connections are open
         before, bare = cpu_seconds(server.pid), []
         here.send("go")
         while not here.poll(0.2):
@@ -77,19 +77,19 @@ def _free_port() -> int:
 
 
 def _refused(metrics: str) -> float:
-    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:  # of our own server
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:  # the server started here
         text = page.read().decode()
     return sum(float(value) for value in re.findall(r"^thetaprime_refusals_total\{.*\} (\S+)$", text, re.MULTILINE))
 
 
 def _load(address: str, root: Path, parent: "multiprocessing.connection.Connection") -> None:
-    """The clients' process: sends the seconds that each client took for its rounds."""
+    """Runs the clients, and sends the seconds that each took for its rounds to the parent."""
     torch.set_num_threads(1)
     collected = [trajectories(load_meta_policy(root / "benchmark" / "1"), seed) for seed in range(4)]
     options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(address, options=options) for _ in range(CLIENTS)]
     clients = [Client(address, channel=channel, timeout=600.0) for channel in channels]
-    # Opened beforehand, and each for one round: the trajectories are θ's.
+    # One session per round, opened before the measurement: the trajectories are on-policy for θ only.
     sessions = [[client.create_session("benchmark") for _ in range(ROUNDS)] for client in clients]
     seconds = [0.0] * CLIENTS
     at_once = threading.Barrier(CLIENTS)

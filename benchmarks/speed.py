@@ -1,7 +1,7 @@
-"""Writes docs/speed.md from benchmarks/results.json: what everything costs, beside what it is compared with.
+"""Writes docs/speed.md from benchmarks/results.json.
 
 python benchmarks/speed.py            write it
-python benchmarks/speed.py --check    say whether it is up to date
+python benchmarks/speed.py --check    check that it is up to date
 """
 
 import itertools
@@ -16,43 +16,46 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 
 _HEAD: Final = """# How fast it is
 
-Two ways of doing one thing, timed in turn in one run, so that a noisy machine is as noisy for both: ThetaPrime's, and
-what it is compared with. The ratio of their medians is what counts, and "aim" is what it should be at most; an aim
-that was missed is told in bold. `make bench` measures all of it again and writes this page,
-`make bench BENCH=round` one part of it.
+Each row compares ThetaPrime with a reference. Both are timed alternately in one run, so that noise of the machine
+affects both alike. The ratio of the medians is the result. "Aim" is its upper limit; a ratio above its aim is bold.
+`make bench` measures everything again and writes this page; `make bench BENCH=round` measures one part.
 
 """
 _SECTIONS: Final = {
     "act": (
-        "To act",
-        "`AdaptedPolicy.act` with the shipped half-cheetah policy, against a bare onnxruntime session on the same file "
-        "and with one thread. Asking a server is an echo in a process of its own: the least that it could cost.",
+        "Acting",
+        "`AdaptedPolicy.act` with the shipped half-cheetah policy, compared with a bare onnxruntime session on the "
+        "same file, with one thread. The last row compares it with a call to an echo server in another process, a "
+        "lower bound for a server that acts.",
     ),
-    "policy": ("To hold a policy", "A load is the whole of it: digest, session, golden vectors."),
-    "collection": ("To collect", "`collect` from a vector environment, against the same loop written on onnxruntime."),
-    "import": ("To import", "`import thetaprime.client`, against importing what it depends on."),
-    "export": ("To write the ONNX file", "Against tracing the policy with torch each time."),
+    "policy": ("Loading a policy", "A load checks the digest, creates the session and runs the golden vectors."),
+    "collection": (
+        "Collecting",
+        "`collect` from a vector environment, compared with the same loop on bare onnxruntime.",
+    ),
+    "import": ("Importing", "`import thetaprime.client`, compared with the import of its dependencies."),
+    "export": ("Writing the ONNX file", "Compared with tracing the policy with torch each time."),
     "round": (
         "One round",
-        "From `session.upload` to a loaded θ′ that acts: 20 episodes of 200 half-cheetah steps over loopback, checked, "
-        "on the disk, with its report; θ′ on the disk before it is sent. Against the bare gradient, of plain torch, on "
-        "arrays that are there already, on one thread and in memory that is kept, as the server's; and against what "
-        "one would write without a service, that gradient and `torch.onnx.export` in one process.",
+        "From `session.upload` to a loaded θ′ that acts: 20 episodes of 200 half-cheetah steps over loopback. The "
+        "upload is validated and durable, the step has its report, and θ′ is durable before it is sent. The first "
+        "reference is the bare gradient of plain torch on arrays in memory, with one thread and kept memory, as in "
+        "the server. The second is a program without a service: that gradient and `torch.onnx.export` in one process.",
     ),
-    "load": ("Many clients", "Their process takes some of the same processors, so the server's own time is compared."),
-    "flood": ("Beside a flood", "Another tenant sends whole rounds, as many at once as its queue takes and more."),
-    "idle": ("Sessions that wait", ""),
-    "start": ("To start", "With the five shipped meta-policies. Most of it is `import torch`."),
+    "load": ("Many clients", "The clients run on the same processors, so the server's processor time is compared."),
+    "flood": ("During a flood", "Another tenant takes rounds in parallel, more than its queue holds."),
+    "idle": ("Idle sessions", ""),
+    "start": ("Starting", "With the five shipped meta-policies. Most of the time is `import torch`."),
     "sampler": (
-        "To train",
-        "Simulation with the policy in the loop, 20 tasks of 20 robots, each task with its own θ′; and how much of an "
-        "iteration of meta-training is anything else.",
+        "Training",
+        "Simulation with the policy in the loop: 20 tasks with 20 robots each, and a separate θ′ for each task. The "
+        "last row is the share of a meta-training iteration outside of sampling.",
     ),
 }
 
 
 def main() -> None:
-    """Writes the page, or checks it."""
+    """Writes the page, or checks that it is up to date."""
     text = page(json.loads(RESULTS.read_text()))
     if sys.argv[1:] != ["--check"]:
         PAGE.write_text(text)
@@ -64,26 +67,26 @@ def main() -> None:
 
 
 def page(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The page, in Markdown.
+    """Returns the page as Markdown.
 
     Args:
-        rows: those of `benchmarks/results.json`, the rows of one benchmark together.
+        rows: the rows of `benchmarks/results.json`, grouped by benchmark.
     """
     text, machines = _HEAD, set()
     for name, group in itertools.groupby(rows, key=lambda row: row["benchmark"]):
-        title, said = _SECTIONS[name]
+        title, introduction = _SECTIONS[name]
         measured = list(group)
         machines |= {row["machine"] for row in measured}
-        text += f"## {title}\n\n" + (f"{said}\n\n" if said else "") + _table(measured)
+        text += f"## {title}\n\n" + (f"{introduction}\n\n" if introduction else "") + _table(measured)
         for row in measured:
             if row["parts"]:
-                text += f"\nWhere it goes, each part measured by itself:\n\n{_parts(row)}"
+                text += f"\nIts parts, each measured separately:\n\n{_parts(row)}"
         text += "\n"
     return text + f"Measured on: {'; '.join(sorted(machines))}.\n"
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> str:
-    lines = ["| what / compared with | this | that | ratio | aim |", "|---|---|---|---|---|"]
+    lines = ["| ThetaPrime / reference | ThetaPrime | reference | ratio | aim |", "|---|---|---|---|---|"]
     for row in rows:
         ratio = f"{row['ratio']:.3g}" if row["holds"] else f"**{row['ratio']:.3g}**"
         values = (f"{row[key]:.3g} {row['unit']}" for key in ("ours", "reference"))

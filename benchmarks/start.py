@@ -1,4 +1,4 @@
-"""From the command to a server that takes calls, with every meta-policy that ships."""
+"""Measures the start of a server with the shipped meta-policies, from the command until it accepts calls."""
 
 import os
 import time
@@ -12,11 +12,11 @@ _STARTS = 7
 
 
 def rows() -> list[Row]:
-    """Seconds, each beside one second; processor time does not count what others do on the machine meanwhile."""
+    """Measures wall time and processor time, each relative to one second."""
     walls, cpus = [], []
-    # As where it is installed: compiled once, not at each start, whatever this shell says.
+    # An installed package is compiled once, not at each start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # The first start reads the libraries from the disk.
+    # The first start reads the libraries from the disk, and is not counted.
     for _ in range(_STARTS + 1):
         started = time.perf_counter()
         with server_process() as server:
@@ -24,7 +24,7 @@ def rows() -> list[Row]:
             walls.append(time.perf_counter() - started)
             cpus.append(cpu_seconds(server.pid))
     found = []
-    for name, seconds in (("start to serving, with the whole zoo", walls), ("its processor time", cpus)):
+    for name, seconds in (("start to serving, with the whole zoo", walls), ("start to serving, processor time", cpus)):
         one = median(seconds[1:])
         found.append(Row(f"{name} / one second", one, 1.0, "s", one, 2.0, one <= 2.0, machine()))
     return found
