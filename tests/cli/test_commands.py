@@ -39,6 +39,7 @@ def test_an_empty_folder_has_no_models(tmp_path: Path, thetaprime: Command) -> N
     assert "no meta-policies" in result.stdout
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_server_that_is_not_there_is_one_line(thetaprime: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

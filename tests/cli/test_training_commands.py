@@ -22,6 +22,7 @@ TINY = [
 ]
 
 
+@pytest.mark.usefixtures("quick_fine_tuning")
 def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Command) -> None:
     for method in ("maml", "pretrained", "oracle"):
         run = ["train", "point-navigation", "--method", method, "--output", tmp_path / method, *TINY, "--json"]

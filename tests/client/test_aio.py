@@ -117,6 +117,7 @@ def test_step_by_step(address: str) -> None:
     asyncio.run(steps())
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_errors_are_of_the_same_tree(address: str) -> None:
     async def fail() -> None:
         async with aio.Client(address) as client:

@@ -89,6 +89,7 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
         (grpc.StatusCode.UNIMPLEMENTED, tp.ServerError, RuntimeError),
     ],
 )
+@pytest.mark.usefixtures("quick_retries")
 def test_every_code_has_its_error(code: grpc.StatusCode, kind: type, standard: type) -> None:
     error = error_of(refuse(code, "what the server says"))
     assert type(error) is kind
@@ -208,6 +209,7 @@ def test_details_that_do_not_read_hide_nothing() -> None:
     assert "the reason" in str(error)
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_server_that_is_not_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen

@@ -64,6 +64,7 @@ def reader(
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS)
+@pytest.mark.usefixtures("quick_fine_tuning")
 def test_a_page_does_what_it_says(page: str, reader: Callable[[str], Reader]) -> None:
     reading = reader(page)
     blocks, elsewhere = read_blocks(page), scene(page).elsewhere

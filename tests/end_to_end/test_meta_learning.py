@@ -62,6 +62,7 @@ def test_meta_training_improves_what_one_gradient_step_reaches(tmp_path: Path, c
     assert trained[1] > trained[0] + 10.0
 
 
+@pytest.mark.usefixtures("quick_fine_tuning")
 def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     for method, iterations in (("maml", 6), ("pretrained", 6), ("oracle", 60)):
         train(_config(method=method, iterations=iterations), tmp_path / method)

@@ -49,6 +49,7 @@ def test_the_examples_meet_the_contract(module: str, name: str, monkeypatch: pyt
     check_task_distribution(getattr(_example(module, monkeypatch), name)())
 
 
+@pytest.mark.usefixtures("quick_fine_tuning")
 def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("pendulum_gravity", monkeypatch)
     config = example.CONFIG | {"meta_batch_size": 8, "adaptation.trajectories_per_round": 8, "max_kl": 0.05}
@@ -61,6 +62,7 @@ def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert adapted > untrained + 250.0, f"return {untrained:.0f} untrained, {adapted:.0f} trained and adapted"
 
 
+@pytest.mark.usefixtures("quick_fine_tuning")
 def test_carts_are_learned_and_adapted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("cartpole_poles", monkeypatch)
     config = example.CONFIG | {"max_kl": 0.05}

@@ -19,10 +19,10 @@ def node() -> Node:
     """Node.js with the packages of the example's lockfile; without them the test is skipped, and says why."""
     program, npm = shutil.which("node"), shutil.which("npm")
     if program is None or npm is None:
-        pytest.skip("node and npm are not installed")
+        pytest.skip(f"needs Node.js {_LEAST_VERSION} or newer with npm: https://nodejs.org")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.removeprefix("v").partition(".")[0]) < _LEAST_VERSION:
-        pytest.skip(f"node is {version}; the example needs {_LEAST_VERSION} or newer")
+        pytest.skip(f"needs Node.js {_LEAST_VERSION} or newer, not {version}: https://nodejs.org")
     install(npm)
     installed = Node(program)
     loaded = installed.run("--input-type=module", "--eval", "import 'onnxruntime-node'")

@@ -34,7 +34,7 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runt
     """onnxruntime-node (``native``) or onnxruntime-web (``web``), in Node."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        pytest.skip("node and npm are not installed")
+        pytest.skip("needs Node.js with npm: https://nodejs.org")
     sources = {name: (HERE / name).read_text() for name in ("package.json", "package-lock.json")}
 
     def install(folder: Path) -> None:

@@ -64,6 +64,7 @@ def test_tls_with_a_token(
             client.meta_policies()
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_server_that_another_authority_signed_for_is_not_talked_to(
     configure: "Configure", certificates: Certificates
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_server_that_another_authority_signed_for_is_not_talked_to(
                 client.meta_policies()
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_mutual_tls_lets_in_whom_our_authority_signed_for_and_nobody_else(
     configure: "Configure", certificates: Certificates
 ) -> None:

@@ -228,7 +228,7 @@ def test_it_can_be_watched_without_a_screen(tmp_path: Path) -> None:
             return
         assert result.returncode == 77, result.stderr
         problems.append(f"{backend}: {result.stdout.strip()[:120]}")
-    pytest.skip(f"nothing here draws without a screen ({'; '.join(problems)})")
+    pytest.skip(f"needs EGL or OSMesa: apt-get install libegl1 libgl1-mesa-dri ({'; '.join(problems)})")
 
 
 @pytest.mark.parametrize(

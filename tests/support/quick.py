@@ -1,0 +1,30 @@
+"""Fixtures that shorten what a test waits for, or computes, beside its subject."""
+
+import json
+
+import pytest
+
+from thetaprime.client._async import runtime as async_runtime
+from thetaprime.client._rpc.channel import CHANNEL_OPTIONS
+from thetaprime.client._sync import runtime as sync_runtime
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the clients of this process retry as often as always, with pauses of hundredths of a second."""
+    options = dict(CHANNEL_OPTIONS)
+    service_config = json.loads(options["grpc.service_config"])
+    service_config["methodConfig"][0]["retryPolicy"] |= {"initialBackoff": "0.01s", "maxBackoff": "0.05s"}
+    options["grpc.service_config"] = json.dumps(service_config)
+    for bound in ("initial", "min", "max"):
+        options[f"grpc.{bound}_reconnect_backoff_ms"] = 20
+    for runtime in (async_runtime, sync_runtime):
+        monkeypatch.setattr(runtime, "CHANNEL_OPTIONS", tuple(options.items()))
+
+
+@pytest.fixture
+def quick_fine_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets an evaluation choose between three ways to fine-tune a comparison, after one step."""
+    evaluation = "thetaprime.training.evaluation.evaluation"
+    monkeypatch.setattr(f"{evaluation}.FINE_TUNING_RATES", (0.1,))
+    monkeypatch.setattr(f"{evaluation}._FINE_TUNING_STEPS", 1)
