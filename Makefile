@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs picture proto sync-client vectors fuzz soak bench build zoo results profiles clean
+.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak bench build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,8 +37,15 @@ $(VENV)/.ready-to-fuzz: $(VENV)/.ready-to-develop
 demo: $(VENV)/.ready-to-run ## Watch a policy adapt to an unseen goal through a real server.
 	$(BIN)/thetaprime demo $(DEMO)
 
+# The tests wait for servers as much as they compute. A file's tests stay in one process, and share its fixtures.
+WORKERS ?= 2
+RUN_TESTS := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: check ## Run every check and every test.
-	$(BIN)/python -m pytest $(PYTEST)
+	$(RUN_TESTS) $(PYTEST)
+
+test-fast: $(VENV)/.ready-to-develop ## Run the tests that take less than two seconds each.
+	$(RUN_TESTS) -m "not slow" $(PYTEST)
 
 check: $(VENV)/.ready-to-develop ## Lint, types, import rules, spelling, generated code.
 	$(BIN)/ruff check $(SOURCES)

@@ -18,6 +18,13 @@ hypothesis.settings.register_profile("thetaprime", deadline=None)
 hypothesis.settings.load_profile("thetaprime")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts files with long tests first where several processes share the files, so that they end together."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def point_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of artifacts with an untrained ``point-navigation/1`` in it."""

@@ -130,6 +130,7 @@ def test_a_session_is_drawn_after_the_fact(
     )
 
 
+@pytest.mark.slow
 def test_a_video_shows_before_and_after(address: str, tmp_path: Path, thetaprime: Command) -> None:
     video = tmp_path / "adaptation.gif"
     args = ("adapt", "point-navigation", "--address", address, *POINT, "--rounds", "1", "--seed", "0")
@@ -206,6 +207,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host_and_port
 
 
+@pytest.mark.slow
 def test_a_robot_is_filmed_and_its_gait_drawn_without_a_display(shipped: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
     result = subprocess.run(

@@ -19,6 +19,7 @@ Command = Callable[..., Result]
 SERVE = [sys.executable, "-m", "thetaprime.cli", "serve"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_serve_says_when_it_is_ready_and_stops_when_told(
     stop: signal.Signals, workers: int, zoo: Path, tmp_path: Path
@@ -94,6 +95,7 @@ def test_the_demo(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
     assert Path(report["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_seed_draws_the_goal_and_decides_the_result(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
     def run(*goal: object) -> dict[str, object]:
         args = ("demo", "--zoo", zoo, "--seed", 5, "--rounds", "1", "--trajectories", "2", "--episodes", "2", *goal)

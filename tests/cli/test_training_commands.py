@@ -22,6 +22,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fine_tuning")
 def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Command) -> None:
     for method in ("maml", "pretrained", "oracle"):
@@ -60,6 +61,7 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
     assert "R_k < R_0" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_and_says_how_to_go_on(stop: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thetaprime.cli", "train", "point-navigation", *TINY, "--output", str(tmp_path)]

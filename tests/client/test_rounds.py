@@ -187,6 +187,7 @@ def test_of_several_collectors_that_one_fails_ends_the_others_and_loses_nothing(
     assert kept in (2 + endless.episodes, 2 + endless.episodes - 1)
 
 
+@pytest.mark.slow
 def test_the_deadline_ends_collection_and_names_the_session(client: tp.Client) -> None:
     with pytest.raises(tp.DeadlineError, match=r"did not end within its timeout of 3 s") as caught:
         client.adapt("pendulum", pendulum(), 1, 1_000_000, progress=False, timeout=3)

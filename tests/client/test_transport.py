@@ -294,6 +294,7 @@ def test_a_large_upload_is_repeated_whole() -> None:
     assert seen == [["header", *["chunk"] * 8, "footer"]] * 2
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_found_again() -> None:
     answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
     request = pb.GetSessionRequest(session_id="s")

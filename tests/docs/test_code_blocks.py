@@ -63,6 +63,7 @@ def reader(
         each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS)
 @pytest.mark.usefixtures("quick_fine_tuning")
 def test_a_page_does_what_it_says(page: str, reader: Callable[[str], Reader]) -> None:

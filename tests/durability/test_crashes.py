@@ -46,6 +46,7 @@ def test_a_failpoint_that_does_not_read_is_refused(text: str) -> None:
     assert failpoints.reach("blob.synced") is None  # type: ignore[func-returns-value]  # still not armed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [0])
 def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) -> None:

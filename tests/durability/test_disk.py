@@ -51,6 +51,7 @@ def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
             assert call() == call()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
 def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path) -> None:
     """No file of the process may grow: neither a blob nor the database's log."""

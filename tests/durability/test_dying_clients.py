@@ -32,6 +32,7 @@ def a_round(service: Service, request_id: str) -> service_pb.AdaptResponse:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_cut_after_any_byte_a_round_is_taken_up_where_it_was_left(start: Start) -> None:
     metrics = free_address()

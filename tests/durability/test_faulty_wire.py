@@ -12,6 +12,7 @@ from tests.support.server.service import Start
 SESSIONS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_calls_that_are_lost_cut_delayed_doubled_and_reordered_count_once(start: Start, seed: int) -> None:
     with start() as undisturbed, tp.Client(undisturbed.address) as client:

@@ -43,6 +43,7 @@ def _batch(trajectories: list[tp.Trajectory]) -> TrajectoryBatch:
     )
 
 
+@pytest.mark.slow
 def test_it_learns_goals_it_has_never_seen(service: Service) -> None:
     with tp.Client(service.start()) as client:
         for goal in GOALS:
@@ -81,6 +82,7 @@ def test_the_server_takes_the_step_that_training_takes_bit_for_bit(service: Serv
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_after", ["create", "upload", "adapt"])
 def test_a_killed_server_loses_nothing_and_the_client_carries_on(service: Service, killed_after: str) -> None:
     with tp.Client(service.start()) as client:
@@ -134,6 +136,7 @@ def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(service: Service) 
         over = terminated or truncated
 
 
+@pytest.mark.slow
 def test_the_example_program_runs_against_a_server_started_by_hand(service: Service, tmp_path: Path) -> None:
     program = Path(__file__).parents[2] / "examples" / "adapt_to_a_goal.py"
     command = [sys.executable, str(program), "--address", service.start(), "--output", str(tmp_path / "policy.onnx")]
@@ -161,6 +164,7 @@ def _promised(name: str) -> dict[str, Any]:
     return promised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [1.0, -1.0], ids=["forward", "backward"])
 def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(service: Service, goal: float) -> None:
     promised = _promised("half-cheetah-direction")["returns"]["maml"]

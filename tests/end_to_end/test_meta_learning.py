@@ -53,6 +53,7 @@ def _curve(config: TrainConfig, state: RunState) -> Returns:
     return mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["log_prob", "ratio", "dice"])
 def test_meta_training_improves_what_one_gradient_step_reaches(tmp_path: Path, curvature: str) -> None:
     config = _config(iterations=12, **{"adaptation.curvature": curvature, "adaptation.dice_decay": 0.9})
@@ -62,6 +63,7 @@ def test_meta_training_improves_what_one_gradient_step_reaches(tmp_path: Path, c
     assert trained[1] > trained[0] + 10.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fine_tuning")
 def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     for method, iterations in (("maml", 6), ("pretrained", 6), ("oracle", 60)):

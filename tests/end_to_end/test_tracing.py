@@ -134,6 +134,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "opentelem
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_when_it_is_off(point_artifact: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", OFF, str(point_artifact), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

@@ -49,6 +49,7 @@ def test_the_examples_meet_the_contract(module: str, name: str, monkeypatch: pyt
     check_task_distribution(getattr(_example(module, monkeypatch), name)())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fine_tuning")
 def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("pendulum_gravity", monkeypatch)
@@ -62,6 +63,7 @@ def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert adapted > untrained + 250.0, f"return {untrained:.0f} untrained, {adapted:.0f} trained and adapted"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fine_tuning")
 def test_carts_are_learned_and_adapted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("cartpole_poles", monkeypatch)

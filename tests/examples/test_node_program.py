@@ -93,6 +93,7 @@ def test_it_goes_on_where_our_client_stopped(node: "Node", address: str, tmp_pat
         assert found.policy.policy_id == answer["policy_id"]
 
 
+@pytest.mark.slow
 def test_calls_that_are_lost_cut_delayed_and_doubled_count_once(node: "Node", address: str, tmp_path: Path) -> None:
     common = ("--rounds", 5, "--trajectories", 5, "--output", tmp_path / "policy.onnx")
     expected = _run(node, "--address", address, *common)
@@ -253,7 +254,7 @@ def test_mutual_tls_and_a_token(node: "Node", tmp_path: Path) -> None:
 
         refused = node.run("main.mjs", *map(str, [*common, *secured]), THETAPRIME_TOKEN="wrong")
         assert refused.returncode == 1
-        assert f"the server at {address} refuses this client: the authorization" in refused.stderr
+        assert f"the server at {address} refuses this client: the call's authorization" in refused.stderr
         nobody = node.run("main.mjs", *map(str, [*common, "--tls-authority", certificate]), THETAPRIME_TOKEN="secret")
         assert nobody.returncode == 1
         assert f"the server at {address} cannot be reached" in nobody.stderr

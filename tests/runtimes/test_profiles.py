@@ -95,6 +95,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Job, Outpu
     return found
 
 
+@pytest.mark.slow
 def test_every_profile_equals_torch_over_whole_episodes(runtime: Runtime, jobs: list[tuple[str, Job, Outputs]]) -> None:
     results = runtime([job for _, job, _ in jobs])
     for (label, _, expected), given in zip(jobs, results, strict=True):

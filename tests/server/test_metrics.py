@@ -282,6 +282,7 @@ def test_no_metrics_are_served_unless_they_are_asked_for(
         grpc.channel_ready_future(channel).result(60)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None:
     config = configure(workers=2, metrics_address=free_address(), queue=7)

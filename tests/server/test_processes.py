@@ -94,6 +94,7 @@ def adapt_later(service: "Service", session_id: str, batch_sha256: str) -> Any:
     return service.stub.Adapt.future(request, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_server_killed_before_and_during_the_step_loses_nothing(
     configure: "Configure", start: "Start", collect: Collect, connect: Connect
 ) -> None:
@@ -173,6 +174,7 @@ def test_an_idle_server_stops_at_once(configure: "Configure", number: signal.Sig
         assert server.process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_server_does_not_wait_longer_than_its_grace(
     configure: "Configure", connect: Connect, collect: Collect
 ) -> None:

@@ -252,6 +252,7 @@ def test_an_upload_that_stalls_is_ended(start: "Start") -> None:
         assert (refusal.code, refusal.reason) == (CODE.DEADLINE_EXCEEDED, "UPLOAD_STALLED")
 
 
+@pytest.mark.slow
 def test_an_upload_that_trickles_is_ended_gives_its_memory_back_and_is_nobody_else_s_concern(
     start: "Start", collect: Collect
 ) -> None:

@@ -108,6 +108,7 @@ def test_one_call_at_two_workers_at_once_has_one_outcome(
         assert undisturbed.adapt(again.session.session_id, 0, digest).policy == replies[0].policy
 
 
+@pytest.mark.slow
 def test_a_worker_killed_under_its_clients_costs_them_nothing(
     configure: "Configure", start: "Start", collect: Collect
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_worker_killed_under_its_clients_costs_them_nothing(
         assert ended == [customer(undisturbed.address, number, collect) for number in range(CUSTOMERS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_all_drain_and_one_line_was_printed(configure: "Configure", number: signal.Signals) -> None:
     with supervised(configure(workers=3)) as server:
@@ -165,6 +167,7 @@ def test_workers_whose_supervisor_is_killed_end_and_give_up_the_port(configure: 
         free.bind((host, int(port)))
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_come_back_is_given_up(configure: "Configure", write_point_artifact: Write) -> None:
     config = configure(workers=WORKERS)
     zoo = config.store.with_name(config.store.name + "-zoo")

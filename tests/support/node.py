@@ -1,6 +1,7 @@
 """Node.js and the packages of the Node example."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 NODE_EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "node"
+_LOCK: Final = NODE_EXAMPLE.parents[1] / "build" / "node-example.lock"
 # npm's words for a registry that cannot be reached.
 _OFFLINE: Final = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
 
@@ -62,7 +64,14 @@ class Talk:
 
 
 def install(npm: str) -> None:
-    """Installs what the lockfile names, unless it is there."""
+    """Installs the packages of the lockfile, unless they are installed."""
+    _LOCK.parent.mkdir(exist_ok=True)
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of this test run install too
+        _install(npm)
+
+
+def _install(npm: str) -> None:
     lockfile = (NODE_EXAMPLE / "package-lock.json").read_bytes()
     stamp = NODE_EXAMPLE / "node_modules" / ".installed"
     digest = hashlib.sha256(lockfile).hexdigest()

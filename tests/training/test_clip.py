@@ -150,6 +150,7 @@ for name in ("thetaprime/HalfCheetahVelocity-v0", "HalfCheetah-v5"):
 """
 
 
+@pytest.mark.slow
 def test_a_robot_is_filmed_without_a_display(tmp_path: Path) -> None:
     # In a process of its own: what draws is chosen once.
     shown = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")

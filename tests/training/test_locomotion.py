@@ -46,6 +46,7 @@ every_distribution = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_kind
 @few
 @given(seed=a_seed, hows=st.lists(st.sampled_from(HOWS), min_size=3, max_size=3), threads=st.sampled_from([1, 2, 3]))
@@ -212,6 +213,7 @@ for name in ("HalfCheetahVelocity", "AntDirection"):
 """
 
 
+@pytest.mark.slow
 def test_it_can_be_watched_without_a_screen(tmp_path: Path) -> None:
     # In a process of its own: what draws is chosen once, when OpenGL is imported.
     problems = []

@@ -51,6 +51,7 @@ def _adapted_return(config: TrainConfig, parameters: Parameters) -> float:
     return float(torch.stack([task.query.returns.mean() for task in data]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer_loop", METHODS)
 def test_learns_to_adapt(tmp_path: Path, outer_loop: str) -> None:
     config = load_config(None, {**SMALL, "outer_loop": outer_loop, "adaptation.dice_decay": 0.9})

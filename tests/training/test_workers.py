@@ -176,6 +176,7 @@ def test_what_an_environment_raises_arrives_with_its_task(trouble: str, message:
     again.close()
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_reported_and_replaced() -> None:
     WorkersVectorEnv(_walks(BOX), TASKS, workers=2).close()
     victim = _workers()[0]
@@ -279,6 +280,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_workers_and_without_a_word(tmp_path: Path) -> None:
     (tmp_path / f"{MODULE}.py").write_text(SOURCE + "\nBOX = Box(-1.0, 1.0, (2,), np.float32)\n")
     (tmp_path / "script.py").write_text(SCRIPT)
