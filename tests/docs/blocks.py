@@ -1,4 +1,4 @@
-"""The code blocks of a page, as Markdown's own parser finds them."""
+"""Finds the code blocks of a page with a Markdown parser."""
 
 import dataclasses
 import re
@@ -17,8 +17,8 @@ class Block:
 
     Attributes:
         page: path of its page in the repository.
-        line: of its first line of code, counted from 1.
-        language: what stands behind the fence.
+        line: number of its first line of code, from 1.
+        language: the word after the fence.
         code: its lines.
     """
 
@@ -29,24 +29,24 @@ class Block:
 
     @property
     def where(self) -> str:
-        """For whoever has to mend it."""
+        """Page and line, for messages."""
         return f"{self.page}:{self.line}"
 
     @property
     def file_name(self) -> str | None:
-        """The file that the block is, where its first line says so: ``# pendulum.toml``."""
+        """The name in the first line, such as ``# pendulum.toml``; None without one."""
         match = _FILE_NAME.match(self.code)
         return match[1] if match else None
 
 
 def pages() -> list[str]:
-    """The README and everything in docs/ that is prose."""
+    """Returns the paths of the README and of every page in docs/."""
     found = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")]
     return ["README.md", *sorted(found)]
 
 
 def read_blocks(page: str) -> list[Block]:
-    """The blocks of a page, in order."""
+    """Returns the blocks of a page, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [
         Block(page, token.map[0] + 2, token.info.strip(), token.content)

@@ -1,4 +1,4 @@
-"""Somebody who reads a page from top to bottom, and does what its code blocks say, in a folder of their own."""
+"""Runs the code blocks of a page from top to bottom, in a temporary folder."""
 
 import ast
 import asyncio
@@ -21,18 +21,19 @@ from tests.docs.blocks import Block
 from tests.docs.output import check_output
 from tests.docs.shell import Shell
 
-# Where the pages say that a server is; the one that runs for the test listens elsewhere.
+# Addresses of servers in the pages; the server of the tests listens on another.
 _ADDRESSES: Final = re.compile(r"(?:localhost|theta\.example\.org|policies\.example\.org):(?:50051|443)")
 
 
 class Reader:
-    """Does what code blocks say, one after the other; later ones see what earlier ones did.
+    """Runs code blocks in order. Each block sees the names and files of the blocks before it.
 
     Args:
         folder: the working directory.
-        address: gives the address of a server with the shipped meta-policies, for pages that do not start one.
-        names: what the page takes for granted: given anew to each Python block, since the page may use them up.
-        toml: what reads the page's TOML blocks, in order.
+        address: returns the address of a server with the shipped meta-policies, for pages that do not start one.
+        names: returns the names that the page assumes. Called for each Python block, because a block may use them up.
+        toml: functions that read the page's TOML blocks, in order.
+        monkeypatch: sets environment variables for the page.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Reader:
         self._given = contextlib.ExitStack()
 
     def close(self) -> None:
-        """Stops the page's server, and closes what it was given."""
+        """Stops the page's server, and closes the names that it assumed."""
         self._given.close()
         self._shell.close()
 
@@ -78,7 +79,7 @@ class Reader:
             case "text":
                 check_output(block.code, output, block.where)
             case language:
-                pytest.fail(f"{block.where}: nothing is known of how to run {language or 'a block without language'}")
+                pytest.fail(f"{block.where}: no rule to run {language or 'a block without language'}")
 
     def _python(self, block: Block) -> str:
         names = self._names(self._shell.address)
@@ -88,7 +89,7 @@ class Reader:
         self._namespace.update(names)
         known = {name for name in self._namespace if name.startswith("test_")}
         code = _ADDRESSES.sub(self._shell.address() if _ADDRESSES.search(block.code) else "", block.code)
-        # So that a traceback shows the page's own line.
+        # A traceback then shows the line in the page.
         padded = "\n" * (block.line - 1) + code
         compiled = compile(padded, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         printed = io.StringIO()
@@ -105,10 +106,10 @@ class Reader:
     def _read_toml(self, block: Block) -> None:
         tomllib.loads(block.code)
         if not self._toml:
-            pytest.fail(f"{block.where}: say in tests/docs/scenes.py what reads this file")
+            pytest.fail(f"{block.where}: name the reader of this file in tests/docs/scenes.py")
         path = self._folder / (block.file_name or "block.toml")
         path.write_text(block.code, encoding="utf-8")
-        # A file that is named beside settings is looked for.
+        # Settings may name files, which must exist.
         for named in re.findall(r'"([\w-]+)"$', block.code, flags=re.MULTILINE):
             (self._folder / named).touch()
         self._toml.pop(0)(path)
@@ -116,7 +117,7 @@ class Reader:
 
 @contextlib.contextmanager
 def own_modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets modules of the folder be imported, and forgets them."""
+    """Makes the modules of a folder importable, and removes them afterwards."""
     monkeypatch.syspath_prepend(str(folder))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the pages take for granted: an environment, a robot, files. Whatever is not here, a page has to bring."""
+"""The environments, robots and files that pages assume. A page must define everything else."""
 
 import dataclasses
 import shutil
@@ -23,13 +23,13 @@ Names = Callable[[Address], Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What one page takes for granted.
+    """The assumptions of one page.
 
     Attributes:
-        names: of its Python blocks, given anew to each; called with what gives the server's address.
-        toml: what reads its TOML blocks, in order.
-        prepare: puts files into the folder, and gives environment variables.
-        elsewhere: blocks that cannot be run here, by how their code begins: what holds each of them instead.
+        names: returns names for each of its Python blocks, from a function that returns the server's address.
+        toml: functions that read its TOML blocks, in order.
+        prepare: writes files into the folder, and returns environment variables.
+        elsewhere: blocks that cannot run here, by the beginning of their code, and the test that covers each.
     """
 
     names: Names = lambda address: {}
@@ -39,35 +39,35 @@ class Scene:
 
 
 class Robot:
-    """A half-cheetah that wants to run at 1.3 m/s, behind the interface of a robot's driver."""
+    """A half-cheetah with a goal of 1.3 m/s, behind the interface of a robot's driver."""
 
     def __init__(self) -> None:
         self._env: Any = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.3)
         self._observation, _ = self._env.reset(seed=0)
 
     def reset(self) -> Any:
-        """Back to the start; the first observation."""
+        """Resets the robot, and returns the first observation."""
         self._observation, _ = self._env.reset()
         return self._observation
 
     def observe(self) -> Any:
-        """What the sensors say."""
+        """Returns the current observation."""
         return self._observation
 
     def step(self, action: Any) -> tuple[Any, float]:
-        """Acts; the next observation, and the reward."""
+        """Acts, and returns the next observation and the reward."""
         self._observation, reward, _, truncated, _ = self._env.step(action)
         if truncated:
             self.reset()
         return self._observation, float(reward)
 
     def fallen(self) -> bool:
-        """Never: it has no way to."""
+        """Returns False: a half-cheetah cannot fall."""
         return False
 
 
 class Countdown:
-    """True for so many questions, as the condition of a control loop."""
+    """A condition of a control loop that is true a number of times."""
 
     def __init__(self, steps: int) -> None:
         self._left = steps
@@ -108,7 +108,7 @@ def _robot(address: Address) -> Mapping[str, Any]:
 
 
 def _trust(folder: Path) -> Mapping[str, str]:
-    """Certificates and a tokens file."""
+    """Writes certificates and a tokens file."""
     authority = Authority(folder, "authority")
     for name, certificate, key in (("server", "server.pem", "server.key"), ("me", "me.pem", "me.key")):
         issued = authority.issue(name)
@@ -141,7 +141,7 @@ def _onnx(address: Address) -> Mapping[str, Any]:
 
 
 def _default_form(folder: Path) -> Mapping[str, str]:
-    """A policy in the default form, of six joints."""
+    """Copies a policy in the default form, for six joints."""
     shutil.copy(zoo_directory() / "half-cheetah-velocity" / "1" / "policy.onnx", folder)
     return {}
 
@@ -178,5 +178,5 @@ SCENES: dict[str, Scene] = {
 
 
 def scene(page: str) -> Scene:
-    """That of a page; an empty one where it brings everything itself."""
+    """Returns the scene of a page; an empty scene by default."""
     return SCENES.get(page, Scene())

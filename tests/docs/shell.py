@@ -1,4 +1,4 @@
-"""The commands of console blocks: run with small settings, or held against what they would use."""
+"""Runs the commands of console blocks with small settings, or checks the names that they use."""
 
 import re
 import shlex
@@ -17,13 +17,13 @@ from tests.docs.blocks import ROOT, Block
 from tests.docs.output import check_output
 from thetaprime.cli import cli
 
-# Options that come after those of the page, and so replace them: the same commands with less to do.
+# Options appended to those of a page, which they override: the same commands with less work.
 SMALL: Final[dict[str, tuple[str, ...]]] = {
     "train": ("--iterations", "1", "--meta-batch-size", "2", "--adaptation-trajectories-per-round", "1"),
     "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
 }
-# Options that are left out, with their value: a clip needs what draws robots, and `tests/training/test_clip.py` films.
+# Options that are removed, with their value: a clip needs OpenGL, and `tests/training/test_clip.py` tests clips.
 LEFT_OUT: Final = ("--video",)
 _SERVE: Final = ("--address", "127.0.0.1:0")
 _START_SECONDS: Final = 60
@@ -32,11 +32,11 @@ _START_SECONDS: Final = 60
 class Shell:
     """Runs the commands of one page in one folder.
 
-    Not run, and held against what they would use instead:
+    These commands do not run:
 
-    - ``pip install``, which downloads: every extra that it names must be one of the project's;
-    - ``make``, whose targets are what runs these tests, or take hours: the Makefile must have them;
-    - ``python FILE``: a program of the repository, which its own tests run: it must be there and compile.
+    - ``pip install`` would download. Every extra that it names must be one of the project's.
+    - ``make`` would run these tests, or for hours. The Makefile must have the target.
+    - ``python FILE`` is a program of the repository with tests of its own. It must exist and compile.
     """
 
     def __init__(self, folder: Path, address: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,21 +45,21 @@ class Shell:
         self._address: str | None = None
 
     def address(self) -> str:
-        """That of the server which the page has started, or of the one that is there for all."""
+        """Returns the address of the server that the page started, or else of the shared server."""
         return self._address or self._given()
 
     def close(self) -> None:
-        """Stops the server that the page has started."""
+        """Stops the server that the page started."""
         if self._server is not None:
             self._server.send_signal(signal.SIGTERM)
             self._server.communicate(timeout=_START_SECONDS)
             self._server = self._address = None
 
     def run(self, block: Block) -> str:
-        """Runs a block's commands, and compares what it shows of their output.
+        """Runs a block's commands, and compares the output that the block shows.
 
         Returns:
-            What they printed.
+            The output of all commands.
         """
         printed = ""
         for command, shown in _commands(block):
@@ -84,7 +84,7 @@ class Shell:
                 name, _, value = assignment.partition("=")
                 self._monkeypatch.setenv(name, value)
             case _:
-                pytest.fail(f"{where}: nothing is known of how to check {shlex.join(words)}")
+                pytest.fail(f"{where}: no rule to check {shlex.join(words)}")
         return ""
 
     def _thetaprime(self, arguments: list[str], where: str) -> str:
@@ -94,7 +94,7 @@ class Shell:
             if option in arguments:
                 at = arguments.index(option)
                 arguments = [*arguments[:at], *arguments[at + 2 :]]
-        # With a profile nothing is measured.
+        # An export with a profile measures nothing.
         small = () if "--profile" in arguments else SMALL.get(name, ())
         result = CliRunner().invoke(cli, [*arguments, *small], prog_name="thetaprime", env=context)
         assert result.exit_code == 0, f"{where}: thetaprime {shlex.join(arguments)}: {result.output}"
@@ -114,7 +114,7 @@ class Shell:
 
 
 def _commands(block: Block) -> list[tuple[str, str]]:
-    """(command, the output that is shown of it), a command's continued lines joined."""
+    """Returns (command, shown output) for each command, with continued lines joined."""
     text = re.sub(r"\\\n\s*", " ", block.code)
     first, *parts = re.split(r"^\$ ", text, flags=re.MULTILINE)
     assert not first.strip(), f"{block.where}: a console block begins with a command"
@@ -127,7 +127,7 @@ def _check_packages(packages: list[str], where: str) -> None:
         match = re.fullmatch(r"(?:thetaprime|\.)(?:\[([\w,-]+)\])?", package)
         if match is not None:
             unknown = set((match[1] or "").split(",")) - {"", *project["optional-dependencies"]}
-            assert not unknown, f"{where}: there is no extra {unknown}"
+            assert not unknown, f"{where}: the project has no extra {unknown}"
 
 
 def _check_targets(words: list[str], where: str) -> None:

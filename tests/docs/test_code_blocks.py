@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ does what the page says: each page is read from top to bottom."""
+"""Runs every code block of the README and of docs/, page by page."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ WITH_BLOCKS = [page for page in pages() if read_blocks(page)]
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A server with the shipped meta-policies, started when somebody asks for it."""
+    """Returns the address of a server with the shipped meta-policies, which the first call starts."""
     started: list[str] = []
     config = ServerConfig(address="127.0.0.1:0", store=tmp_path_factory.mktemp("store"))
     server = running_server(config)
@@ -41,11 +41,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], s
 def reader(
     tmp_path: Path, address: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], Reader]]:
-    """Makes the reader of a page."""
+    """Returns a function that makes the reader of a page."""
     monkeypatch.chdir(tmp_path)
-    # Processes that share out a few episodes would be most of these tests' time.
+    # Starting worker processes for a few episodes would take most of the time.
     monkeypatch.setenv(WORKERS_VARIABLE, "1")
-    # Nothing of the user's is read, or written.
+    # Neither reads nor writes files of the user.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     made: list[Reader] = []
@@ -95,10 +95,10 @@ def test_every_scene_is_of_a_page() -> None:
         ("console", "$ rm nothing", "rm nothing"),
         ("console", "thetaprime models", "begins with a command"),
         ("toml", "a = ", "Invalid"),
-        ("toml", "nothing_reads = true", "what reads this file"),
+        ("toml", "nothing_reads = true", "name the reader of this file"),
         ("json", "{", "Expecting"),
         ("yaml", "a: [", "expected"),
-        ("text", "what nobody printed", "what nobody printed"),
+        ("text", "an unprinted line", "an unprinted line"),
         ("ruby", "puts 1", "ruby"),
         ("", "indented", "without language"),
     ],

@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, shows every page, and needs nothing from elsewhere."""
+"""The site: builds without a warning, shows every page, and loads nothing from another host."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ import pytest
 from tests.docs.blocks import ROOT, pages
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# What a browser loads by itself; where an <a> leads is the reader's to choose.
+# Elements whose address a browser loads by itself.
 _LOADED: Final = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "srcset", "audio": "src"}
 
 
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` does; not with --quiet, which has --strict overlook warnings."""
+    """Builds the site as `make docs` does. With --quiet, --strict would overlook warnings."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -71,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site_pages(site: Path) -> dict[str, Page]:
-    """Every page, by its path in the site."""
+    """Returns every page by its path in the site."""
     return {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
 
 
@@ -80,33 +80,33 @@ def test_every_page_of_the_repository_is_on_the_site(site_pages: dict[str, Page]
     assert expected | {"index.html", "CHANGELOG.html", "ARCHITECTURE.html"} <= set(site_pages)
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path, site_pages: dict[str, Page]) -> None:
+def test_nothing_is_loaded_from_another_host(site: Path, site_pages: dict[str, Page]) -> None:
     foreign = {(name, each) for name, page in site_pages.items() for each in page.loaded if urlsplit(each).netloc}
     assert not foreign
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
 
 
-def test_it_tells_nothing_of_where_it_was_built(site_pages: dict[str, Page]) -> None:
+def test_no_page_names_the_build_machine(site_pages: dict[str, Page]) -> None:
     for name, page in site_pages.items():
         assert str(ROOT) not in page.text, name
         assert sys.prefix not in page.text, name
     assert "cores ÷ workers" in site_pages["reference/commands.html"].text
 
 
-def test_every_link_leads_somewhere(site: Path, site_pages: dict[str, Page]) -> None:
+def test_every_link_has_a_target(site: Path, site_pages: dict[str, Page]) -> None:
     dead = set()
     for name, page in site_pages.items():
-        if name == "404.html":  # its links are meant from the root of a host
+        if name == "404.html":  # its links start at the root of a host
             continue
         for target in page.linked + page.loaded:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
             path = (site / name).parent / unquote(parts.path) if parts.path else site / name
-            leads_to = site_pages.get(os.path.relpath(path, site))
+            target_page = site_pages.get(os.path.relpath(path, site))
             anchor = unquote(parts.fragment)
-            if not path.exists() or (anchor and leads_to is not None and anchor not in leads_to.anchors):
+            if not path.exists() or (anchor and target_page is not None and anchor not in target_page.anchors):
                 dead.add((name, target))
     assert not dead
 
@@ -117,7 +117,7 @@ def test_equations_are_drawn(site: Path) -> None:
     assert "arithmatex" not in text
 
 
-def test_the_commands_are_all_there(site_pages: dict[str, Page]) -> None:
+def test_every_command_is_in_the_reference(site_pages: dict[str, Page]) -> None:
     from thetaprime.cli._main import SUBCOMMANDS
 
     page = site_pages["reference/commands.html"]
@@ -158,7 +158,7 @@ def test_every_name_of_the_reference_shows_its_source(site_pages: dict[str, Page
 def test_it_can_be_searched(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert any("REINFORCE" in each["text"] for each in index["docs"])
-    assert (site / "search" / "search_index.js").is_file()  # for who opens it as files
+    assert (site / "search" / "search_index.js").is_file()  # search without a server
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
