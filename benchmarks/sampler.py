@@ -37,12 +37,12 @@ from mujoco import rollout
 from benchmarks.measure import Row, machine
 from thetaprime.models import EnvironmentContract, Parameters, Policy, PolicySpec
 from thetaprime.training.config import TrainConfig
+from thetaprime.training.resources import available_cores
 from thetaprime.training.run import Progress, train
 from thetaprime.training.sampling.sampler import collect, stack
 from thetaprime.training.tasks import Task
+from thetaprime.training.tasks.distributions import AntDirectionTasks, HalfCheetahDirectionTasks, LocomotionTasks
 from thetaprime.training.tasks.environments.locomotion import LocomotionVector
-from thetaprime.training.tasks.locomotion import AntDirectionTasks, HalfCheetahDirectionTasks, LocomotionTasks
-from thetaprime.training.tasks.vector_env import available_cores
 
 TASKS, TRAJECTORIES = 20, 20
 ROBOTS = TASKS * TRAJECTORIES

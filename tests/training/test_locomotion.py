@@ -27,17 +27,17 @@ from tests.support.training.locomotion import (
     some_goals,
 )
 from thetaprime.training.tasks import check_task_distribution
-from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
-from thetaprime.training.tasks.environments.locomotion import LocomotionVector as Vector
-from thetaprime.training.tasks.environments.locomotion.bodies import State
-from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
-from thetaprime.training.tasks.locomotion import (
+from thetaprime.training.tasks.distributions import (
     AntDirectionTasks,
     AntVelocityTasks,
     HalfCheetahDirectionTasks,
     HalfCheetahVelocityTasks,
     LocomotionTasks,
 )
+from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
+from thetaprime.training.tasks.environments.locomotion import LocomotionVector as Vector
+from thetaprime.training.tasks.environments.locomotion.bodies import State
+from thetaprime.training.tasks.environments.locomotion.vector import Simulator
 
 every_distribution = pytest.mark.parametrize(
     "distribution",

@@ -24,7 +24,7 @@ from tests.support.training.locomotion import (
 )
 from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, VELOCITY, Body, Goal
 from thetaprime.training.tasks.environments.locomotion.bodies import State, contact_wrenches
-from thetaprime.training.tasks.environments.locomotion.simulator import Simulator
+from thetaprime.training.tasks.environments.locomotion.vector import Simulator
 
 
 def contact_cost(model: mujoco.MjModel, qpos: Floats, qvel: Floats, action: Actions, frame_skip: int) -> float:

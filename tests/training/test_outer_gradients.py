@@ -16,7 +16,7 @@ from thetaprime.training.algorithms.e_maml import credit_unit
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.objective import MetaObjective, flatten, log_ratio, policy_at
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.sampling.parallel import in_turn
+from thetaprime.training.resources import in_turn
 from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 

@@ -13,8 +13,8 @@ from thetaprime.models import Parameters
 from thetaprime.training.algorithms import ALGORITHMS
 from thetaprime.training.algorithms.objective import flatten
 from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.resources import task_threads
 from thetaprime.training.run import run_policy, run_tasks, train
-from thetaprime.training.sampling.parallel import task_threads
 from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks import resolve_tasks
 

@@ -95,7 +95,7 @@ def test_the_oracle_is_told_the_task() -> None:
 def test_names_are_resolved_and_bad_ones_explained() -> None:
     assert isinstance(resolve_tasks("point-navigation"), PointNavigationTasks)
     assert isinstance(
-        resolve_tasks("thetaprime.training.tasks.point_navigation:PointNavigationTasks"), PointNavigationTasks
+        resolve_tasks("thetaprime.training.tasks.distributions:PointNavigationTasks"), PointNavigationTasks
     )
     with pytest.raises(ValueError, match="expected one of point-navigation"):
         resolve_tasks("navigation")

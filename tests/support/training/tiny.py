@@ -11,7 +11,7 @@ from thetaprime.models import Parameters, Policy
 from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.objective import MetaObjective, MetaUpdate
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.sampling.parallel import MapTasks, in_turn
+from thetaprime.training.resources import MapTasks, in_turn
 from thetaprime.training.sampling.sampler import Collected, TaskData
 from thetaprime.training.tasks import TaskDistribution
 

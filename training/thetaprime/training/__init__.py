@@ -7,7 +7,7 @@ name is imported when it is first used.
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from thetaprime.training.registration import register_environments
+from thetaprime.training import registration as registration
 
 if TYPE_CHECKING:
     from thetaprime.training.config import (
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
         check_task_distribution,
         resolve_tasks,
     )
-
-register_environments()
 
 __all__ = [
     "BatchedTaskDistribution",

@@ -12,18 +12,15 @@ POINT_NAVIGATION_HORIZON: Final = 100
 LOCOMOTION_HORIZON: Final = 200
 _ENVIRONMENTS: Final = "thetaprime.training.tasks.environments"
 
-
-def register_environments() -> None:
-    """Registers all environments of this package."""
+gymnasium.register(
+    id=POINT_NAVIGATION_ID,
+    entry_point=f"{_ENVIRONMENTS}.point_navigation:PointNavigation",
+    vector_entry_point=f"{_ENVIRONMENTS}.point_navigation:PointNavigationVector",
+    max_episode_steps=POINT_NAVIGATION_HORIZON,
+)
+for _name in ("HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "AntDirection"):
     gymnasium.register(
-        id=POINT_NAVIGATION_ID,
-        entry_point=f"{_ENVIRONMENTS}.point_navigation:PointNavigation",
-        vector_entry_point=f"{_ENVIRONMENTS}.point_navigation:PointNavigationVector",
-        max_episode_steps=POINT_NAVIGATION_HORIZON,
+        id=f"thetaprime/{_name}-v0",
+        entry_point=f"{_ENVIRONMENTS}.locomotion:{_name}",
+        max_episode_steps=LOCOMOTION_HORIZON,
     )
-    for name in ("HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "AntDirection"):
-        gymnasium.register(
-            id=f"thetaprime/{name}-v0",
-            entry_point=f"{_ENVIRONMENTS}.locomotion:{name}",
-            max_episode_steps=LOCOMOTION_HORIZON,
-        )

@@ -16,9 +16,11 @@ from thetaprime.training.algorithms.warm_start import run_record, warm_started
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
-from thetaprime.training.sampling.parallel import MapTasks, task_threads
+from thetaprime.training.resources import MapTasks, task_threads
 from thetaprime.training.sampling.sampler import TaskData
-from thetaprime.training.tasks import OracleTasks, TaskDistribution, oracle_policy, resolve_tasks
+from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
+from thetaprime.training.tasks.protocol import TaskDistribution
 
 # What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
 # the parameters, the optimizer's state or the meaning of the run hang on it.

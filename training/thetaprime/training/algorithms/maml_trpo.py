@@ -33,7 +33,7 @@ from thetaprime.models import Parameters, Policy, adapt_step
 from thetaprime.training.algorithms.objective import Iteration, MetaObjective, MetaUpdate, log_ratio
 from thetaprime.training.algorithms.trpo import FisherProduct, conjugate_gradient, line_search
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.sampling.parallel import MapTasks
+from thetaprime.training.resources import MapTasks
 from thetaprime.training.sampling.sampler import Collected, TaskData, collect, query_trajectories, support_trajectories
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 

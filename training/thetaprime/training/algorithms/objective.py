@@ -14,7 +14,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from thetaprime.models import Parameters, Policy
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.sampling.parallel import MapTasks
+from thetaprime.training.resources import MapTasks
 from thetaprime.training.sampling.sampler import Collected, TaskData
 
 

@@ -12,7 +12,7 @@ from thetaprime.models import (
     parameters_to_bytes,
     read_tensors,
 )
-from thetaprime.training.tasks import oracle_policy
+from thetaprime.training.tasks.oracle import oracle_policy
 
 PRETRAINED_NAME: Final = "pretrained.safetensors"
 RANDOM_NAME: Final = "random.safetensors"

@@ -24,10 +24,11 @@ from thetaprime.models import (
 )
 from thetaprime.training.evaluation.comparisons import Comparisons, load_comparisons
 from thetaprime.training.evaluation.scores import Evaluation, Returns
-from thetaprime.training.sampling.parallel import MapTasks, in_turn, task_threads
+from thetaprime.training.resources import MapTasks, available_cores, in_turn, task_threads
 from thetaprime.training.sampling.sampler import collect
-from thetaprime.training.tasks import OracleTasks, Task, TaskDistribution, resolve_tasks
-from thetaprime.training.tasks.vector_env import available_cores
+from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.oracle import OracleTasks
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
 
 GRADIENT_STEPS: Final = 4
 METHODS: Final = ("maml", "pretrained", "random")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thetaprime.models import AdaptationSpec
-from thetaprime.training.tasks import Task
+from thetaprime.training.tasks.protocol import Task
 
 Returns = npt.NDArray[np.float64]
 

@@ -21,8 +21,8 @@ from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.model_card import model_card
 from thetaprime.training.export.reference import describe_tasks
 from thetaprime.training.history import read_history
+from thetaprime.training.resources import task_threads
 from thetaprime.training.run import run_policy, run_tasks
-from thetaprime.training.sampling.parallel import task_threads
 
 CARD_NAME: Final = "README.md"
 FIGURE_NAME: Final = "curves.png"

@@ -5,7 +5,7 @@ import torch
 
 from thetaprime.models import AdaptationSpec, Parameters, Policy, TrajectoryBatch, adapt_step
 from thetaprime.training.sampling.sampler import collect
-from thetaprime.training.tasks import TaskDistribution
+from thetaprime.training.tasks.protocol import TaskDistribution
 
 _TASKS = 40
 _GOLDEN = 8

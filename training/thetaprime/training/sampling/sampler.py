@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 
 from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
 from thetaprime.training.config import TrainConfig
+from thetaprime.training.tasks.distributions import make_vector
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
-from thetaprime.training.tasks.vector_env import make_vector
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

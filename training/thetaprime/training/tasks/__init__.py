@@ -5,23 +5,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from thetaprime.training.tasks.conformance import check_task_distribution
+    from thetaprime.training.tasks.distributions import (
+        TASKS_OF_RECORD,
+        PointNavigationTasks,
+        make_vector,
+        resolve_tasks,
+    )
     from thetaprime.training.tasks.oracle import (
         OracleTasks,
         oracle_policy,
         task_vector,
     )
-    from thetaprime.training.tasks.point_navigation import PointNavigationTasks
     from thetaprime.training.tasks.protocol import (
         BatchedTaskDistribution,
         Park,
         Task,
         TaskDistribution,
     )
-    from thetaprime.training.tasks.registry import (
-        TASKS_OF_RECORD,
-        resolve_tasks,
-    )
-    from thetaprime.training.tasks.vector_env import make_vector
     from thetaprime.training.tasks.worker_pool import WorkerError
 
 __all__ = [
@@ -44,15 +44,15 @@ _MODULES: Final = {
     "BatchedTaskDistribution": "thetaprime.training.tasks.protocol",
     "OracleTasks": "thetaprime.training.tasks.oracle",
     "Park": "thetaprime.training.tasks.protocol",
-    "PointNavigationTasks": "thetaprime.training.tasks.point_navigation",
-    "TASKS_OF_RECORD": "thetaprime.training.tasks.registry",
+    "PointNavigationTasks": "thetaprime.training.tasks.distributions",
+    "TASKS_OF_RECORD": "thetaprime.training.tasks.distributions",
     "Task": "thetaprime.training.tasks.protocol",
     "TaskDistribution": "thetaprime.training.tasks.protocol",
     "WorkerError": "thetaprime.training.tasks.worker_pool",
     "check_task_distribution": "thetaprime.training.tasks.conformance",
-    "make_vector": "thetaprime.training.tasks.vector_env",
+    "make_vector": "thetaprime.training.tasks.distributions",
     "oracle_policy": "thetaprime.training.tasks.oracle",
-    "resolve_tasks": "thetaprime.training.tasks.registry",
+    "resolve_tasks": "thetaprime.training.tasks.distributions",
     "task_vector": "thetaprime.training.tasks.oracle",
 }
 

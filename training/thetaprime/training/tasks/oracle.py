@@ -12,8 +12,8 @@ from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import TransformObservation as TransformVectorObservation
 
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
+from thetaprime.training.tasks.distributions import make_vector
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
-from thetaprime.training.tasks.vector_env import make_vector
 
 
 def task_vector(task: Task) -> npt.NDArray[np.float32]:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+from thetaprime.training.resources import available_cores
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
 from thetaprime.training.tasks.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
 
 WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
@@ -22,31 +23,8 @@ _FEWEST: Final = 32  # environments for each worker: with fewer cheap ones, mess
 _numbers = itertools.count(1)
 
 
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def make_vector(
-    distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int | None = None
-) -> VectorEnv[Any, Any, Any]:
-    """One environment for each task, in order: the distribution's own batched form where it has one.
-
-    Args:
-        distribution: that makes the environments.
-        tasks: one for each environment.
-        workers: processes that share them where there is no batched form; 1 is this process alone. None is what
-            ``THETAPRIME_TRAINING_WORKERS`` says, or else the available cores, and fewer for few environments.
-
-    Raises:
-        ValueError: the variable is not a number.
-    """
-    if isinstance(distribution, BatchedTaskDistribution):
-        return distribution.make_vector(tasks)
-    return WorkersVectorEnv(distribution, tasks, workers=_worker_count(len(tasks), workers))
-
-
-def _worker_count(environments: int, asked: int | None) -> int:
+def worker_count(environments: int, asked: int | None) -> int:
+    """The number of worker processes for so many environments: as `make_vector` documents `workers`."""
     if asked is None and (text := os.environ.get(WORKERS_VARIABLE)):
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"{WORKERS_VARIABLE}={text!r}; expected the number of worker processes, 1 or more")

@@ -9,8 +9,16 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 from gymnasium.utils import EzPickle
 
-from thetaprime.training.tasks.environments.locomotion.bodies import ANT, HALF_CHEETAH, Body, Floats, State
-from thetaprime.training.tasks.environments.locomotion.goals import DIRECTION, VELOCITY, Goal
+from thetaprime.training.tasks.environments.locomotion.bodies import (
+    ANT,
+    DIRECTION,
+    HALF_CHEETAH,
+    VELOCITY,
+    Body,
+    Floats,
+    Goal,
+    State,
+)
 
 _ELEVATION: Final = np.radians(18.0)  # of the camera, above the horizon
 

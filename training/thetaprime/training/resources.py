@@ -1,5 +1,6 @@
-"""Applies a computation to every task, on several cores."""
+"""The machine: its cores, and threads that share the tasks."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +10,11 @@ import torch
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class MapTasks(Protocol):

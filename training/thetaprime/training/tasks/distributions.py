@@ -1,0 +1,182 @@
+"""The shipped task distributions (Finn et al. 2017, section 5.3), and task distributions by name."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from thetaprime.models import BoxAction, EnvironmentContract
+from thetaprime.training.registration import LOCOMOTION_HORIZON, POINT_NAVIGATION_HORIZON, POINT_NAVIGATION_ID
+from thetaprime.training.tasks.environments import point_navigation
+from thetaprime.training.tasks.environments.locomotion import (
+    ANT,
+    DIRECTION,
+    HALF_CHEETAH,
+    VELOCITY,
+    Body,
+    Goal,
+    LocomotionVector,
+)
+from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+from thetaprime.training.tasks.vector_env import WorkersVectorEnv, worker_count
+
+
+class PointNavigationTasks:
+    """Goals U(−0.5, 0.5)² (Finn et al. 2017, section 5.3). A task is ``{"goal": [x, y]}``."""
+
+    environment = EnvironmentContract(
+        environment_id=POINT_NAVIGATION_ID,
+        observation_shape=(2,),
+        action=BoxAction(low=(-point_navigation.MAX_SPEED,) * 2, high=(point_navigation.MAX_SPEED,) * 2),
+        horizon=POINT_NAVIGATION_HORIZON,
+    )
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
+        """Draws goals."""
+        goals = rng.uniform(-point_navigation.GOAL_RANGE, point_navigation.GOAL_RANGE, size=(count, 2))
+        return [{"goal": goal.tolist()} for goal in goals]
+
+    def make(self, task: Task) -> gymnasium.Env[Any, Any]:
+        """``gymnasium.make`` with the task's goal."""
+        return gymnasium.make(POINT_NAVIGATION_ID, goal=task["goal"])
+
+    def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
+        """All goals in one array."""
+        goals = [task["goal"] for task in tasks]
+        return point_navigation.PointNavigationVector(goals, len(tasks))
+
+
+class LocomotionTasks:
+    """Base of the four distributions. A task is ``{"goal": g}``."""
+
+    body: ClassVar[Body]
+    kind: ClassVar[Goal]
+    environment_name: ClassVar[str]
+
+    @property
+    def environment(self) -> EnvironmentContract:
+        """What every task's environment sends and takes."""
+        size = int(self.body.model.nu)
+        return EnvironmentContract(
+            environment_id=f"thetaprime/{self.environment_name}-v0",
+            observation_shape=(self.body.observation_size,),
+            action=BoxAction(low=(-1.0,) * size, high=(1.0,) * size),
+            horizon=LOCOMOTION_HORIZON,
+            control_timestep=self.body.seconds,
+        )
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
+        """Draws goals."""
+        return [{"goal": float(goal)} for goal in self._goals(count, rng)]
+
+    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+        raise NotImplementedError
+
+    def make(self, task: Task) -> gymnasium.Env[Any, Any]:
+        """``gymnasium.make`` with the task's goal."""
+        return gymnasium.make(self.environment.environment_id, goal=task["goal"])
+
+    def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
+        """All robots in one simulator."""
+        return LocomotionVector(self.body, self.kind, [task["goal"] for task in tasks], len(tasks))
+
+
+class _Direction(LocomotionTasks):
+    kind = DIRECTION
+
+    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+        # There are two tasks only. Equally many of each, from a random one on: no batch is lopsided.
+        first = rng.integers(2)
+        return [1.0 if (first + index) % 2 else -1.0 for index in range(count)]
+
+
+class HalfCheetahVelocityTasks(LocomotionTasks):
+    """Velocities U(0, 2) m/s."""
+
+    body, kind, environment_name = HALF_CHEETAH, VELOCITY, "HalfCheetahVelocity"
+
+    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+        return [float(goal) for goal in rng.uniform(0.0, 2.0, count)]
+
+
+class HalfCheetahDirectionTasks(_Direction):
+    """Forward and backward."""
+
+    body, environment_name = HALF_CHEETAH, "HalfCheetahDirection"
+
+
+class AntVelocityTasks(LocomotionTasks):
+    """Velocities U(0, 3) m/s."""
+
+    body, kind, environment_name = ANT, VELOCITY, "AntVelocity"
+
+    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+        return [float(goal) for goal in rng.uniform(0.0, 3.0, count)]
+
+
+class AntDirectionTasks(_Direction):
+    """Forward and backward."""
+
+    body, environment_name = ANT, "AntDirection"
+
+
+TASKS_OF_RECORD: Final[dict[str, type[TaskDistribution]]] = {
+    "point-navigation": PointNavigationTasks,
+    "half-cheetah-velocity": HalfCheetahVelocityTasks,
+    "half-cheetah-direction": HalfCheetahDirectionTasks,
+    "ant-velocity": AntVelocityTasks,
+    "ant-direction": AntDirectionTasks,
+}
+
+
+def resolve_tasks(reference: str) -> TaskDistribution:
+    """The task distribution that a person names.
+
+    Args:
+        reference: a name of ours (``point-navigation``), or ``package.module:Class`` for a class that can be made
+            without arguments.
+
+    Raises:
+        ValueError: there is no such name or class, or it is not a `TaskDistribution`.
+    """
+    if reference in TASKS_OF_RECORD:
+        return TASKS_OF_RECORD[reference]()
+    module_name, colon, class_name = reference.partition(":")
+    if not colon:
+        raise ValueError(
+            f"tasks: {reference!r} is unknown; expected one of {', '.join(TASKS_OF_RECORD)}, or package.module:Class"
+        )
+    # A console script does not look there by itself, and it is where a person's own module is.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"tasks: {reference!r} cannot be made: {error}") from error
+    if not isinstance(made, TaskDistribution):
+        raise ValueError(f"tasks: {reference!r} lacks a member of TaskDistribution: environment, sample_tasks or make")
+    return made
+
+
+def make_vector(
+    distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int | None = None
+) -> VectorEnv[Any, Any, Any]:
+    """One environment for each task, in order: the distribution's own batched form where it has one.
+
+    Args:
+        distribution: that makes the environments.
+        tasks: one for each environment.
+        workers: processes that share them where there is no batched form; 1 is this process alone. None is what
+            ``THETAPRIME_TRAINING_WORKERS`` says, or else the available cores, and fewer for few environments.
+
+    Raises:
+        ValueError: the variable is not a number.
+    """
+    if isinstance(distribution, BatchedTaskDistribution):
+        return distribution.make_vector(tasks)
+    return WorkersVectorEnv(distribution, tasks, workers=worker_count(len(tasks), workers))
