@@ -14,7 +14,7 @@ from benchmarks.policies import OBSERVATION, shipped
 from thetaprime.client import AdaptedPolicy, PolicyRunner
 
 LOAD_BUDGET_MS = 2.0
-MEMORY_BUDGET_KIB = 200.0
+MEMORY_BUDGET_KIB = 256.0
 POLICIES = 1000
 SWAPS = 200
 # A robot's control loop: one step per millisecond.

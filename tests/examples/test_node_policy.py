@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thetaprime import models, wire
-from thetaprime.client._policy.exploration import Exploration
+from thetaprime.client._policy.inference import Exploration
 from thetaprime.server.catalog import catalog
 from thetaprime.v1 import policy_pb2
 

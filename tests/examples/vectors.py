@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from thetaprime import wire
-from thetaprime.client._policy.exploration import Exploration
+from thetaprime.client._policy.inference import Exploration
 from thetaprime.server import errors
 from thetaprime.v1 import trajectory_pb2 as pb
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
-from thetaprime.client._policy.exploration import Exploration
+from thetaprime.client._policy.inference import Exploration
 
 # Beside what every Minari dataset has: what the policy chose before it was scaled and clipped, and which policy it was.
 _ACTION: Final = "thetaprime_action"

@@ -1,1 +1,1 @@
-"""Policies as ONNX files, verified and run by onnxruntime."""
+"""Loads, verifies and runs policies in ONNX form."""

@@ -1,4 +1,4 @@
-"""A policy in its ONNX form, verified, on onnxruntime."""
+"""Runs a verified ONNX policy on onnxruntime."""
 
 import os
 import threading
@@ -12,70 +12,67 @@ import numpy.typing as npt
 
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError, PolicyVerificationError
-from thetaprime.client._policy.atomic_file import write_whole
-from thetaprime.client._policy.bound_graph import BoundGraph, check_dtype, check_finite
+from thetaprime.client._policy.atomic_file import write_atomically
 from thetaprime.client._policy.contract import (
     Golden,
-    OnnxForm,
+    PolicyContract,
     check_digest,
     check_golden,
     check_signature,
     golden_from_arrays,
     open_session,
-    read_form,
     read_golden,
+    read_policy_contract,
 )
-from thetaprime.client._policy.exploration import Exploration
-from thetaprime.client._policy.shared_weights import KeptFile
+from thetaprime.client._policy.inference import BoundGraph, Exploration, check_dtype, check_finite
 from thetaprime.v1 import policy_pb2
 
-# Batches beyond it gain nothing from being bound, and would have other threads wait.
-_BOUND_COUNT: Final = 64
+# Larger batches gain nothing from a bound graph, whose lock would delay other threads.
+_MAX_BOUND_COUNT: Final = 64
 
 
 class AdaptedPolicy:
     """A policy (θ, or θ′ after adaptation) that acts locally, in microseconds.
 
-    The file is held against its digest and its golden vectors before it may act. Safe to use from several
-    threads at once.
+    The constructor checks the file's digest and golden vectors. Thread-safe.
 
     Args:
         onnx: the ONNX file's bytes.
-        sha256: their SHA-256 (hex), where it is known.
-        seed: seed of stochastic actions; None draws one from the system.
+        sha256: the expected SHA-256 (hex); None skips the check.
+        seed: seed of stochastic actions; None draws a seed from the system.
 
     Raises:
-        PolicyVerificationError: the file is damaged, no ThetaPrime policy, or does not give its golden actions.
+        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, or fails its golden vectors.
     """
 
     def __init__(self, onnx: bytes, *, sha256: str | None = None, seed: int | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
-        self._file = KeptFile.of(onnx)
-        self._session = open_session(onnx, self._file)
+        self._onnx = onnx
+        self._session = open_session(onnx)
         metadata = self.metadata
-        self._form: OnnxForm = read_form(metadata)
-        contract = self._form.contract
+        self._policy_contract: PolicyContract = read_policy_contract(metadata)
+        contract = self._policy_contract.environment
         check_signature(self._session, contract)
         self._shape, self._size = contract.observation_shape, contract.observation_size
         self._box = contract.action_kind is wire.ActionKind.BOX
         self._one = BoundGraph(self._session, contract, 1)
         self._several: BoundGraph | None = None
         self._last_count = 0
-        # A parameter of the policy: the same for every observation.
-        nothing = np.zeros((1, self._size), np.float32)
-        log_std = self._session.run(["log_std"], {"obs": nothing})[0] if self._box else np.zeros(0, np.float32)
+        # log_std is a parameter of the policy, the same for every observation.
+        any_obs = np.zeros((1, self._size), np.float32)
+        log_std = self._session.run(["log_std"], {"obs": any_obs})[0] if self._box else np.zeros(0, np.float32)
         self._exploration = Exploration(contract, log_std, seed)
         self._lock = threading.Lock()
         self._verify(read_golden(metadata, contract))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None, *, seed: int | None = None) -> Self:
-        """Reads a file in the default form, that `save` or ``thetaprime export`` wrote.
+        """Loads a file in the default profile, as `save` and ``thetaprime export`` write.
 
         Args:
             path: the file.
-            sha256: its SHA-256 (hex), where it is known.
+            sha256: the expected SHA-256 (hex); None skips the check.
             seed: seed of stochastic actions.
 
         Raises:
@@ -90,56 +87,56 @@ class AdaptedPolicy:
 
     @classmethod
     def from_message(cls, message: policy_pb2.Policy, *, seed: int | None = None) -> Self:
-        """The policy of a server's reply, held against everything the reply says about it.
+        """Loads the policy of a server's reply, and compares the file with every field of the reply.
 
         Raises:
             PolicyVerificationError: the reply and the file differ, or as the constructor.
         """
         policy = cls(message.onnx, sha256=message.onnx_sha256, seed=seed)
-        for name, said, found in (
+        for name, expected, found in (
             ("policy_id", message.policy_id, policy.policy_id),
             ("parent_id", message.parent_id, policy.parent_id),
             ("metadata", dict(message.metadata), dict(policy.metadata)),
         ):
-            if said != found:
-                raise PolicyVerificationError(f"the reply says {name} {said!r}; its file says {found!r}")
+            if expected != found:
+                raise PolicyVerificationError(f"the reply has {name} {expected!r}; its file has {found!r}")
         try:
             observations = wire.array_from_message(message.golden.observations, "golden.observations")
             actions = wire.array_from_message(message.golden.actions, "golden.actions")
         except wire.WireError as error:
-            raise PolicyVerificationError(f"the reply's golden vectors do not read: {error}") from error
+            raise PolicyVerificationError(f"the reply's golden vectors are malformed: {error}") from error
         policy._verify(golden_from_arrays(observations, actions, policy.contract))
         return policy
 
     @property
     def policy_id(self) -> str:
-        """SHA-256 (hex) of the policy's parameters: equal ids, equal policies."""
-        return self._form.policy_id
+        """SHA-256 (hex) of the policy's parameters."""
+        return self._policy_contract.policy_id
 
     @property
     def parent_id(self) -> str:
         """`policy_id` of the policy it was adapted from; empty for θ."""
-        return self._form.parent_id
+        return self._policy_contract.parent_id
 
     @property
     def meta_policy(self) -> str:
-        """``name@version`` of the meta-policy that it comes from."""
-        return self._form.meta_policy
+        """``name@version`` of its meta-policy."""
+        return self._policy_contract.meta_policy
 
     @property
     def contract(self) -> wire.EnvironmentContract:
-        """What its environment sends and takes."""
-        return self._form.contract
+        """The contract of its environment: observations, actions, horizon."""
+        return self._policy_contract.environment
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The file's metadata, as it stands there."""
+        """The file's metadata."""
         return MappingProxyType(self._session.get_modelmeta().custom_metadata_map)
 
     @property
     def onnx(self) -> bytes:
-        """The ONNX file."""
-        return bytes(self._file)
+        """The ONNX file's bytes."""
+        return self._onnx
 
     @property
     def sha256(self) -> str:
@@ -150,22 +147,22 @@ class AdaptedPolicy:
         return f"AdaptedPolicy({self.meta_policy}, policy_id={self.policy_id[:12]}…)"
 
     def seed(self, seed: int | None) -> None:
-        """Starts the noise of stochastic actions anew."""
+        """Restarts the noise of stochastic actions; None draws a seed from the system."""
         with self._lock:
             self._exploration.seed(seed)
 
     def act(self, obs: npt.ArrayLike, deterministic: bool = True) -> Any:
-        """The action for one observation, or for a batch of them, in the environment's units.
+        """Returns the action for one observation or a batch, in the environment's units.
 
         Args:
-            obs: [*observation_shape] or [B, *observation_shape] numbers, raw, as the environment gives them.
-            deterministic: the distribution's mode; False samples from it.
+            obs: [*observation_shape] or [B, *observation_shape], raw, as the environment returns them.
+            deterministic: True returns the distribution's mode; False samples.
 
         Returns:
-            Box actions: float32 [A] or [B, A]. Discrete ones: an int64 scalar or [B].
+            Box actions: float32 [A] or [B, A]. Discrete actions: an int64 scalar or [B].
 
         Raises:
-            InvalidInputError: a wrong shape or dtype, or a number that is not finite.
+            InvalidInputError: the shape or dtype is wrong, or a number is not finite.
         """
         if not deterministic:
             return self.sample(obs)[0]
@@ -189,12 +186,12 @@ class AdaptedPolicy:
         episode_start: npt.ArrayLike | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """`act` by the name and signature that evaluation code of other libraries calls (Stable-Baselines3's habit).
+        """Calls `act` with the name and signature of Stable-Baselines3, which evaluation code of other libraries uses.
 
         Args:
             observation: as in `act`.
-            state: returned as it came: the policy has no memory.
-            episode_start: not used, for the same reason.
+            state: returned unchanged: the policy has no memory.
+            episode_start: ignored: the policy has no memory.
             deterministic: as in `act`.
 
         Returns:
@@ -206,15 +203,15 @@ class AdaptedPolicy:
         return self.act(observation, deterministic), state
 
     def sample(self, obs: npt.ArrayLike, *, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
-        """Samples an action for one observation, or for a batch of them.
+        """Samples an action for one observation or a batch.
 
         Args:
             obs: as in `act`.
-            rng: where the noise comes from; None takes the policy's own generator.
+            rng: generator of the noise; None uses the policy's generator.
 
         Returns:
             The action in the environment's units, as in `act`, and the action in the policy's units, which a
-            `Trajectory` records: box: float32 [A] or [B, A] before scaling and clipping; discrete: the index,
+            `Trajectory` records. Box: float32 [A] or [B, A], before scaling and clipping. Discrete: the index,
             counted from 0.
 
         Raises:
@@ -239,28 +236,28 @@ class AdaptedPolicy:
         return exploration.choose(parameters, noise)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the ONNX file, whole or not at all.
+        """Writes the ONNX file atomically.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
-        write_whole(path, self.onnx)
+        write_atomically(path, self.onnx)
 
     def _verify(self, golden: Golden) -> None:
-        """Acts on the golden observations both ways, one by one and as a batch."""
+        """Checks the golden vectors one by one and as a batch, which run different code."""
         check_golden("as a batch", self.act(golden.observations), golden.actions)
         check_golden("one by one", np.stack([self.act(obs) for obs in golden.observations]), golden.actions)
 
     def _bound(self, obs: npt.NDArray[Any]) -> BoundGraph | None:
-        """The graph bound to a batch's size, once a second batch of it comes: those of an environment all have one."""
+        """Returns the graph bound to a batch's size; None until two batches in a row have the size."""
         count = obs.shape[0] if obs.shape[1:] == self._shape and obs.ndim == len(self._shape) + 1 else 0
-        if not 0 < count <= _BOUND_COUNT:
+        if not 0 < count <= _MAX_BOUND_COUNT:
             return None
         if self._several is None or self._several.count != count:
-            before, self._last_count = self._last_count, count
-            if before != count:
+            previous, self._last_count = self._last_count, count
+            if previous != count:
                 return None
-            self._several = BoundGraph(self._session, self._form.contract, count)
+            self._several = BoundGraph(self._session, self._policy_contract.environment, count)
         return self._several
 
     def _batch(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -1,15 +1,15 @@
-"""Writing a file whole or not at all."""
+"""Atomic writes of files."""
 
 import os
 import uuid
 from pathlib import Path
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file; whoever opens it meanwhile finds the old one, or the new one whole.
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file; readers see the old file or the complete new one.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")

@@ -1,4 +1,4 @@
-"""The ONNX contract, version 1, from the reader's side: what a policy's file says about itself."""
+"""Reads and checks an ONNX policy file by the ONNX contract, version 1."""
 
 import dataclasses
 import functools
@@ -14,21 +14,20 @@ import onnxruntime
 
 from thetaprime import wire
 from thetaprime.client._errors import PolicyVerificationError
-from thetaprime.client._policy.shared_weights import KeptFile
 
 CONTRACT_VERSION: Final = "1"
 DEFAULT_PROFILE: Final = "default"
-"""The form that clients act on; it names no profile."""
+"""The profile that clients run. Files of the default profile do not name it."""
 _PREFIX: Final = "thetaprime."
 PROFILE_KEY: Final = f"{_PREFIX}profile"
 _DISTRIBUTIONS: Final = {wire.ActionKind.BOX: "gaussian", wire.ActionKind.DISCRETE: "categorical"}
-# Exported policies equal torch to 1e-5 in onnxruntime.
+# onnxruntime reproduces torch to 1e-5, absolute and relative.
 _TOLERANCE: Final = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Golden:
-    """Observations, and the deterministic actions that the policy must give for them.
+    """Golden vectors: observations, and the deterministic actions that the policy must output for them.
 
     Attributes:
         observations: [K, *observation_shape] float32.
@@ -40,93 +39,85 @@ class Golden:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OnnxForm:
-    """What a policy's file says about itself.
+class PolicyContract:
+    """The metadata of a policy's file.
 
     Attributes:
         policy_id: SHA-256 (hex) of the policy's parameters.
         parent_id: `policy_id` of the policy it was adapted from; empty for θ.
-        meta_policy: ``name@version`` of the meta-policy it comes from.
-        contract: what its environment sends and takes.
+        meta_policy: ``name@version`` of its meta-policy.
+        environment: the contract of its environment.
     """
 
     policy_id: str
     parent_id: str
     meta_policy: str
-    contract: wire.EnvironmentContract
+    environment: wire.EnvironmentContract
 
 
-def open_session(onnx: bytes, kept: KeptFile) -> onnxruntime.InferenceSession:
-    """Loads a file into onnxruntime, set for one small network on one thread.
-
-    Args:
-        onnx: the file.
-        kept: the same, whose weights the session reads; it must live as long.
+def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
+    """Loads a file into onnxruntime, configured for one small network on one thread.
 
     Raises:
-        PolicyVerificationError: the bytes are no ONNX file, or one that onnxruntime cannot run.
+        PolicyVerificationError: onnxruntime cannot load the bytes.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # The context's part of the first layer is the same at every step, and so is the floor of the noise: the first level
-    # works both out once, and a policy acts twice as fast as without. The second makes a layer and its activation one.
-    # What the third looks for is not there, nor what comes of quantization, whose rules cost 20 KiB.
+    # The basic level folds the constants of the graph (the context's part of the first layer, the floor of the noise),
+    # which doubles the speed of a step. The extended level fuses a layer with its activation. The graph has nothing for
+    # the third level, and no quantization, whose rules cost 20 KiB a session.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # Of no use to so small a network, and a quarter of its memory.
+    # A quarter of the session's memory, and no faster for so small a network.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        kept.lend(options)
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base but this
+        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the only common base of onnxruntime's exceptions
         text = " ".join(str(error).split())
         raise PolicyVerificationError(f"onnxruntime cannot load the policy: {text}") from error
-    # It keeps the file to begin anew on another device; there is none that it could go to.
-    session._model_bytes = b""
-    return session
 
 
-def read_form(metadata: Mapping[str, str]) -> OnnxForm:
-    """Reads a file's metadata.
+def read_policy_contract(metadata: Mapping[str, str]) -> PolicyContract:
+    """Reads the metadata of a file in the default profile.
 
     Raises:
-        PolicyVerificationError: a key is missing or does not read.
+        PolicyVerificationError: a key is missing or malformed.
     """
     if (profile := metadata.get(PROFILE_KEY, DEFAULT_PROFILE)) != DEFAULT_PROFILE:
         raise PolicyVerificationError(
-            f"the file is in the form {profile!r}, for another engine; this client acts on the default one: export the "
-            "policy without a profile (PolicyFile reads every form)"
+            f"the file has profile {profile!r}, for another engine; expected {DEFAULT_PROFILE!r}: export the policy "
+            "without a profile (PolicyFile reads every profile)"
         )
     version = _entry(metadata, "contract_version")
     if version != CONTRACT_VERSION:
         raise PolicyVerificationError(
             f"{_PREFIX}contract_version is {version!r}; this client reads {CONTRACT_VERSION!r}: update thetaprime"
         )
-    contract = read_contract(metadata)
+    environment = read_environment(metadata)
     distribution = _entry(metadata, "distribution")
-    if distribution != _DISTRIBUTIONS[contract.action_kind]:
+    if distribution != _DISTRIBUTIONS[environment.action_kind]:
         raise PolicyVerificationError(
-            f"{_PREFIX}distribution is {distribution!r}; {contract.action_kind.value} actions take "
-            f"{_DISTRIBUTIONS[contract.action_kind]!r}"
+            f"{_PREFIX}distribution is {distribution!r}; expected {_DISTRIBUTIONS[environment.action_kind]!r} for "
+            f"{environment.action_kind.value} actions"
         )
-    return OnnxForm(
+    return PolicyContract(
         policy_id=_entry(metadata, "policy_id"),
         parent_id=_entry(metadata, "parent_id"),
         meta_policy=_entry(metadata, "meta_policy"),
-        contract=contract,
+        environment=environment,
     )
 
 
 def read_golden(metadata: Mapping[str, str], contract: wire.EnvironmentContract) -> Golden:
-    """Reads a file's golden vectors from its metadata.
+    """Reads the golden vectors from a file's metadata.
 
     Raises:
-        PolicyVerificationError: the key is missing or does not read.
+        PolicyVerificationError: the key is missing or malformed.
     """
     text, box = _entry(metadata, "golden"), contract.action_kind is wire.ActionKind.BOX
     try:
@@ -134,35 +125,35 @@ def read_golden(metadata: Mapping[str, str], contract: wire.EnvironmentContract)
         observations = np.asarray(fields["observations"], dtype=np.float32)
         actions = np.asarray(fields["actions"], dtype=np.float32 if box else np.int64)
     except (KeyError, TypeError, ValueError) as error:
-        raise PolicyVerificationError(f"{_PREFIX}golden does not read: {error!r}") from error
+        raise PolicyVerificationError(f"{_PREFIX}golden is malformed: {error!r}") from error
     return golden_from_arrays(observations, actions, contract)
 
 
-def read_contract(metadata: Mapping[str, str]) -> wire.EnvironmentContract:
-    """What the environment of a policy sends and takes, from its file's metadata.
+def read_environment(metadata: Mapping[str, str]) -> wire.EnvironmentContract:
+    """Reads the environment's contract from a file's metadata.
 
     Raises:
-        PolicyVerificationError: the key is missing or does not read.
+        PolicyVerificationError: the key is missing or malformed.
     """
-    return _contract(_entry(metadata, "environment"))
+    return _parse_environment(_entry(metadata, "environment"))
 
 
 def check_digest(data: bytes, sha256: str) -> None:
-    """Holds bytes against their SHA-256.
+    """Compares the SHA-256 of bytes with the expected one.
 
     Raises:
         PolicyVerificationError: they differ.
     """
     actual = hashlib.sha256(data).hexdigest()
     if actual != sha256:
-        raise PolicyVerificationError(f"sha256 of the policy is {actual}; expected {sha256}: it was damaged")
+        raise PolicyVerificationError(f"sha256 of the policy is {actual}; expected {sha256}: the file is damaged")
 
 
 def check_signature(session: onnxruntime.InferenceSession, contract: wire.EnvironmentContract) -> None:
-    """Holds a graph's inputs and outputs against the contract.
+    """Compares a graph's inputs and outputs with the contract.
 
     Raises:
-        PolicyVerificationError: a name, a type or a width differs.
+        PolicyVerificationError: a name, type or width differs.
     """
     size = contract.action_size
     if contract.action_kind is wire.ActionKind.BOX:
@@ -174,27 +165,27 @@ def check_signature(session: onnxruntime.InferenceSession, contract: wire.Enviro
 
 
 def check_golden(kind: str, actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
-    """Holds the actions for the golden observations against the golden actions.
+    """Compares the actions for the golden observations with the golden actions.
 
     Args:
-        kind: which way of acting gave them, for the error.
-        actual: [K, A] or [K], as the file gives them here.
-        expected: the same, as the policy gave them where it was made.
+        kind: names the way of acting in the error.
+        actual: [K, A] or [K], computed here.
+        expected: [K, A] or [K], computed where the policy was exported.
 
     Raises:
         PolicyVerificationError: they differ by more than 1e-5, absolute and relative.
     """
     if actual.shape != expected.shape:
         raise PolicyVerificationError(
-            f"golden actions have shape {list(expected.shape)}; the policy gives {list(actual.shape)}"
+            f"the policy outputs actions of shape {list(actual.shape)}; its golden actions have {list(expected.shape)}"
         )
     difference = np.abs(actual.astype(np.float64) - expected)
-    # Written so that NaN on either side fails.
+    # NaN on either side fails.
     within = difference <= _TOLERANCE + _TOLERANCE * np.abs(expected)
     if not within.all():
         index = int(np.argmin(within.reshape(len(within), -1).all(axis=1)))
         raise PolicyVerificationError(
-            f"the policy fails its golden vectors: for observation {index} it gives "
+            f"the policy fails its golden vectors: for observation {index} it outputs "
             f"{actual[index].tolist()} ({kind}); expected {expected[index].tolist()}"
         )
 
@@ -202,10 +193,10 @@ def check_golden(kind: str, actual: npt.NDArray[Any], expected: npt.NDArray[Any]
 def golden_from_arrays(
     observations: npt.NDArray[Any], actions: npt.NDArray[Any], contract: wire.EnvironmentContract
 ) -> Golden:
-    """Golden vectors from arrays of the right shape.
+    """Returns golden vectors after a check of their shapes.
 
     Raises:
-        PolicyVerificationError: no vectors, or another shape.
+        PolicyVerificationError: there are no vectors, or a shape is wrong.
     """
     count = len(observations) if observations.ndim else 0
     box = contract.action_kind is wire.ActionKind.BOX
@@ -221,13 +212,13 @@ def golden_from_arrays(
 def _entry(metadata: Mapping[str, str], name: str) -> str:
     value = metadata.get(_PREFIX + name)
     if value is None:
-        raise PolicyVerificationError(f"the file's metadata lacks {_PREFIX}{name}; it is no ThetaPrime policy")
+        raise PolicyVerificationError(f"the file's metadata lacks {_PREFIX}{name}: it is not a ThetaPrime policy")
     return value
 
 
-# All that come of one meta-policy say the same.
+# Cached: every policy of a meta-policy has the same text.
 @functools.lru_cache(maxsize=64)
-def _contract(text: str) -> wire.EnvironmentContract:
+def _parse_environment(text: str) -> wire.EnvironmentContract:
     try:
         fields = json.loads(text)
         action = fields["action"]
@@ -237,7 +228,7 @@ def _contract(text: str) -> wire.EnvironmentContract:
             observation_shape=tuple(int(length) for length in fields["observation_shape"]),
             action_kind=wire.ActionKind(action["kind"]),
             action_size=int(action["count"]) if discrete else len(action["low"]),
-            # JSON has no infinity: null stands where there is no bound.
+            # JSON has no infinity: null stands for a missing bound.
             action_low=() if discrete else tuple(_bound(low, -math.inf) for low in action["low"]),
             action_high=() if discrete else tuple(_bound(high, math.inf) for high in action["high"]),
             action_start=int(action.get("start", 0)) if discrete else 0,
@@ -245,7 +236,7 @@ def _contract(text: str) -> wire.EnvironmentContract:
             control_timestep=float(fields.get("control_timestep", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise PolicyVerificationError(f"{_PREFIX}environment does not read: {error!r}") from error
+        raise PolicyVerificationError(f"{_PREFIX}environment is malformed: {error!r}") from error
 
 
 def _bound(value: float | str | None, missing: float) -> float:

@@ -1,4 +1,4 @@
-"""A policy in a form that another engine reads: verified, and handed on."""
+"""Policy files in the profiles of other engines."""
 
 import dataclasses
 import json
@@ -14,16 +14,15 @@ import onnxruntime
 
 from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError, PolicyVerificationError, ServerError
-from thetaprime.client._policy.atomic_file import write_whole
+from thetaprime.client._policy.atomic_file import write_atomically
 from thetaprime.client._policy.contract import (
     DEFAULT_PROFILE,
     PROFILE_KEY,
     check_digest,
     check_golden,
     open_session,
-    read_contract,
+    read_environment,
 )
-from thetaprime.client._policy.shared_weights import KeptFile
 from thetaprime.v1 import policy_pb2
 
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -31,19 +30,19 @@ _DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobotDescription:
-    """What a deployment has to know of a robot beside its policy, joint by joint in the order of the A actions.
+    """Describes a robot's joints, in the order of the A actions, for the profile ``robot``.
 
-    The profile ``robot`` writes it into the file's metadata. A joint's position target is ``default_joint_pos +
-    action_scale · action``.
+    The file's metadata carries the description. A joint's position target is ``default_joint_pos + action_scale ·
+    action``.
 
     Attributes:
-        joint_names: [A] the joints that the actions move; without commas.
+        joint_names: [A] names of the joints, without commas.
         joint_stiffness: [A] proportional gain of each joint's position controller, N·m/rad.
-        joint_damping: [A] its derivative gain, N·m·s/rad.
-        default_joint_pos: [A] where each joint is held at action 0, rad.
-        action_scale: [A] what one unit of the action moves the target by, rad.
+        joint_damping: [A] derivative gain of each joint's position controller, N·m·s/rad.
+        default_joint_pos: [A] position target at action 0, rad.
+        action_scale: [A] change of the position target per unit of action, rad.
         observation_names: the terms of the observation, in order.
-        command_names: the commands among them.
+        command_names: the terms of the observation that are commands.
     """
 
     joint_names: tuple[str, ...]
@@ -55,15 +54,15 @@ class RobotDescription:
     command_names: tuple[str, ...] = ()
 
     def to_message(self) -> policy_pb2.RobotDescription:
-        """The description as a message.
+        """Returns the description as a message.
 
         Raises:
-            InvalidInputError: a name is no text, or a number no number.
+            InvalidInputError: a field has the wrong type.
         """
         try:
             return policy_pb2.RobotDescription(**dataclasses.asdict(self))
         except (TypeError, ValueError) as error:
-            raise InvalidInputError.at("robot", f"does not read: {error}") from error
+            raise InvalidInputError.at("robot", f"malformed: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +70,12 @@ class TensorInfo:
     """An input or output of a policy's graph.
 
     Attributes:
-        name: its name.
+        name: the tensor's name.
         direction: ``in`` or ``out``.
-        shape: lengths of its axes; a word stands for any length.
+        shape: lengths of the axes; a symbolic axis is a string.
         dtype: ``float32`` or ``int64``.
-        unit: what its numbers count; empty where the file does not say.
-        what: what it is; empty where the file does not say.
+        unit: unit of the numbers; empty where the file has none.
+        what: description; empty where the file has none.
     """
 
     name: str
@@ -88,43 +87,42 @@ class TensorInfo:
 
     def __str__(self) -> str:
         shape = ", ".join(str(length) for length in self.shape)
-        said = f": {self.what} ({self.unit})" if self.what else ""
-        return f"{self.direction} [{shape}] {self.dtype}{said}"
+        description = f": {self.what} ({self.unit})" if self.what else ""
+        return f"{self.direction} [{shape}] {self.dtype}{description}"
 
 
 class PolicyFile:
-    """A policy as an ONNX file in the form of a profile, for the engine that reads it.
+    """A verified ONNX file in any profile, to be saved for the engine that reads the profile.
 
-    The file is held against its digest and its golden vectors. It does not act: `AdaptedPolicy` does, on the default
-    form.
+    The constructor checks the file's digest and golden vectors. `AdaptedPolicy` runs files of the default profile.
 
     Args:
-        onnx: the file's bytes.
-        sha256: their SHA-256 (hex), where it is known.
+        onnx: the ONNX file's bytes.
+        sha256: the expected SHA-256 (hex); None skips the check.
 
     Raises:
-        PolicyVerificationError: the file is damaged, no ThetaPrime policy, or does not give its golden outputs.
+        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, or fails its golden vectors.
     """
 
     def __init__(self, onnx: bytes, *, sha256: str | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
-        self._file = KeptFile.of(onnx)
-        session = open_session(onnx, self._file)
+        self._onnx = onnx
+        session = open_session(onnx)
         self._metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         if "thetaprime.policy_id" not in self._metadata:
-            raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id; it is no ThetaPrime policy")
-        self._contract = read_contract(self._metadata)
+            raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id: not a ThetaPrime policy")
+        self._contract = read_environment(self._metadata)
         self._tensors = _tensors(session, self._metadata)
         _verify(session, self._metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
-        """Reads a file that `save` or ``thetaprime export --profile`` wrote.
+        """Loads a file that `save` or ``thetaprime export --profile`` wrote.
 
         Args:
             path: the file.
-            sha256: its SHA-256 (hex), where it is known.
+            sha256: the expected SHA-256 (hex); None skips the check.
 
         Raises:
             PolicyVerificationError: as the constructor.
@@ -154,23 +152,23 @@ class PolicyFile:
                 "than this client"
             )
         file = cls(message.onnx, sha256=message.onnx_sha256)
-        for name, said, found in (
+        for name, expected, found in (
             ("profile", profile, file.profile),
             ("policy_id", message.policy_id, file.policy_id),
             ("metadata", dict(message.metadata), file._metadata),
         ):
-            if said != found:
-                raise PolicyVerificationError(f"the reply says {name} {said!r}; its file says {found!r}")
+            if expected != found:
+                raise PolicyVerificationError(f"the reply has {name} {expected!r}; its file has {found!r}")
         return file
 
     @property
     def profile(self) -> str:
-        """The form that it is in."""
+        """The file's profile."""
         return self._metadata.get(PROFILE_KEY, DEFAULT_PROFILE)
 
     @property
     def policy_id(self) -> str:
-        """SHA-256 (hex) of the policy's parameters, the same in every form."""
+        """SHA-256 (hex) of the policy's parameters, the same in every profile."""
         return self._metadata["thetaprime.policy_id"]
 
     @property
@@ -180,28 +178,28 @@ class PolicyFile:
 
     @property
     def meta_policy(self) -> str:
-        """``name@version`` of the meta-policy that it comes from."""
+        """``name@version`` of its meta-policy."""
         return self._metadata.get("thetaprime.meta_policy", "")
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The file's metadata, as it stands there."""
+        """The file's metadata."""
         return MappingProxyType(self._metadata)
 
     @property
     def contract(self) -> wire.EnvironmentContract:
-        """What the policy's environment sends and takes."""
+        """The contract of the policy's environment: observations, actions, horizon."""
         return self._contract
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """Its inputs, then its outputs."""
+        """The graph's inputs, then its outputs."""
         return self._tensors
 
     @property
     def onnx(self) -> bytes:
-        """The ONNX file."""
-        return bytes(self._file)
+        """The ONNX file's bytes."""
+        return self._onnx
 
     @property
     def sha256(self) -> str:
@@ -212,12 +210,12 @@ class PolicyFile:
         return f"PolicyFile({self.profile}, {self.meta_policy}, policy_id={self.policy_id[:12]}…)"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the ONNX file, whole or not at all.
+        """Writes the ONNX file atomically.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
-        write_whole(path, self.onnx)
+        write_atomically(path, self.onnx)
 
 
 def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> tuple[TensorInfo, ...]:
@@ -231,11 +229,11 @@ def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str])
             for value in values
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise PolicyVerificationError(f"thetaprime.tensors does not fit the graph: {error!r}") from error
+        raise PolicyVerificationError(f"thetaprime.tensors does not match the graph: {error!r}") from error
 
 
 def _verify(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> None:
-    """Runs the golden inputs one by one and holds what comes out against the golden outputs."""
+    """Runs the golden inputs one by one, and compares the outputs with the golden outputs."""
     golden = _read_json(metadata.get("thetaprime.golden", "null"), "golden")
     try:
         inputs, outputs = _default_golden(golden) if PROFILE_KEY not in metadata else _golden(golden)
@@ -244,14 +242,14 @@ def _verify(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) 
             raise ValueError(f"{sorted(count)} vectors")
         feeds = [{name: array[k : k + 1] for name, array in inputs.items()} for k in range(count.pop())]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PolicyVerificationError(f"thetaprime.golden does not read: {error!r}") from error
+        raise PolicyVerificationError(f"thetaprime.golden is malformed: {error!r}") from error
     try:
-        given = [session.run(list(outputs), feed) for feed in feeds]
-    except Exception as error:  # onnxruntime's exceptions have no common base but this
+        outcomes = [session.run(list(outputs), feed) for feed in feeds]
+    except Exception as error:  # the only common base of onnxruntime's exceptions
         text = " ".join(str(error).split())
-        raise PolicyVerificationError(f"the golden inputs do not fit the graph: {text}") from error
+        raise PolicyVerificationError(f"the golden inputs do not match the graph: {text}") from error
     for index, (name, expected) in enumerate(outputs.items()):
-        check_golden(name, np.concatenate([each[index] for each in given]), expected)
+        check_golden(name, np.concatenate([each[index] for each in outcomes]), expected)
 
 
 def _golden(golden: Any) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[Any]]]:
@@ -270,4 +268,4 @@ def _read_json(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise PolicyVerificationError(f"thetaprime.{name} does not read: {error!r}") from error
+        raise PolicyVerificationError(f"thetaprime.{name} is malformed: {error!r}") from error

@@ -1,4 +1,4 @@
-"""Acting with one policy after another, without a pause between them."""
+"""Replaces the policy of a running control loop without a pause."""
 
 import os
 import threading
@@ -18,13 +18,13 @@ PolicySource: TypeAlias = "AdaptedPolicy | bytes | str | os.PathLike[str]"
 
 
 class PolicyRunner:
-    """Acts for a control loop, and takes new policies while it does.
+    """Acts for a control loop, and replaces its policy while the loop runs.
 
-    The loop calls `act`. Another thread calls `replace`: the new policy is read, verified and tried on a thread of the
-    runner's, and acts from the loop's next call on. The old one is released, on that thread too, after its last call.
+    The loop calls `act`. Another thread calls `replace`: the runner's own thread loads and verifies the new policy,
+    which acts from the loop's next call on. The runner's thread also releases the old policy.
 
     Args:
-        policy: acts first. It may have been replaced before, and belongs to the runner from now on.
+        policy: the first policy. It belongs to the runner from now on.
 
     Examples:
         >>> with tp.PolicyRunner(client.theta("half-cheetah-direction")) as runner:
@@ -54,11 +54,11 @@ class PolicyRunner:
 
     @property
     def policy(self) -> AdaptedPolicy:
-        """The policy that the next call of `act` acts with."""
+        """The policy of the next call of `act`."""
         return self._next or self._policy
 
     def act(self, obs: npt.ArrayLike, deterministic: bool = True) -> Any:
-        """The current policy's action, as `AdaptedPolicy.act`.
+        """Returns the current policy's action, as `AdaptedPolicy.act`.
 
         Raises:
             InvalidInputError: as `AdaptedPolicy.act`.
@@ -74,22 +74,22 @@ class PolicyRunner:
         episode_start: npt.ArrayLike | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """As `AdaptedPolicy.predict`, with the current policy."""
+        """Returns the current policy's action, as `AdaptedPolicy.predict`."""
         return self.act(observation, deterministic), state
 
     def replace(self, policy: PolicySource, sha256: str | None = None) -> "Future[AdaptedPolicy]":
-        """Has another policy act, from the first call of `act` after it was verified.
+        """Loads another policy, which acts from the first call of `act` after its verification.
 
-        Returns at once. Of several replacements the last one acts.
+        Returns at once. The last of several replacements acts.
 
         Args:
             policy: a policy, an ONNX file's bytes, or its path.
-            sha256: the file's SHA-256 (hex), where it is known.
+            sha256: the expected SHA-256 (hex) of the file; None skips the check.
 
         Returns:
-            The policy, once it is verified. Where it is refused, the old one goes on, and the future has the error:
-            `PolicyVerificationError` (damaged, no ThetaPrime policy, golden vectors that fail, another environment),
-            or `OSError` (the file cannot be read).
+            A future of the verified policy. If the policy is refused, the old policy continues to act, and the future
+            raises `PolicyVerificationError` (damaged, not a ThetaPrime policy, failed golden vectors, another
+            environment) or `OSError` (the file cannot be read).
 
         Raises:
             InvalidInputError: the runner is closed.
@@ -116,7 +116,7 @@ class PolicyRunner:
         return loaded
 
     def close(self) -> None:
-        """Ends the runner's thread, once replacements under way are done. `act` goes on with the last policy."""
+        """Finishes pending replacements and ends the runner's thread. `act` continues with the last policy."""
         with self._lock:
             self._closed, thread = True, self._thread
             self._work.put(None)
@@ -128,15 +128,13 @@ class PolicyRunner:
             if callable(work):
                 work()
             else:
-                # To free a session takes too long for a control loop, which may still hold the list.
+                # Freeing a session takes too long for the control loop, which may still hold the list.
                 work.clear()
             del work
 
     def _offer(self, policy: AdaptedPolicy) -> None:
         if policy.contract != self._contract:
-            raise PolicyVerificationError(
-                f"the policy is for another environment: {policy.contract}; the runner's is {self._contract}"
-            )
+            raise PolicyVerificationError(f"the policy has environment {policy.contract}; expected {self._contract}")
         with self._lock:
             self._next = policy
 
