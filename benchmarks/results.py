@@ -161,10 +161,10 @@ def _plain_summary(found: Mapping[str, Any], paper: Mapping[str, Paper]) -> str:
         rows.append(
             f"| [{name}](docs/results.md#{name}) | {returns['pretrained'][0]:.1f} | {returns['maml'][1]:.1f} "
             f"| {returns['oracle']:.1f} | **{measured['scores'][1]:.0%}** [{100 * low[1]:.0f}, {high[1]:.0%}] "
-            f"| {paper_scores(paper[name])[1]:.0%} |".replace("%", " %")
+            f"| {paper_scores(paper[name])[1]:.0%} |".replace("%", "\u00a0%")
         )
     worse = max(100 * measured["negative_adaptation"][0] for measured in found.values())
-    rows.append(f"\nShare of held-out tasks that the step made worse: {worse:.1f} % (the largest of the five).")
+    rows.append(f"\nShare of held-out tasks that the step made worse: {worse:.1f}\u00a0% (the largest of the five).")
     return "\n".join(rows)
 
 
