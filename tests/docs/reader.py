@@ -60,7 +60,7 @@ class Reader:
         """Does what one block says.
 
         Raises:
-            Exception: whatever is wrong with it.
+            Exception: the block fails.
         """
         if block.file_name is not None:
             (self._folder / block.file_name).write_text(block.code, encoding="utf-8")

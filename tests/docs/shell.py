@@ -36,7 +36,7 @@ class Shell:
 
     - ``pip install`` would download. Every extra that it names must be one of the project's.
     - ``make`` would run these tests, or for hours. The Makefile must have the target.
-    - ``python FILE`` is a program of the repository with tests of its own. It must exist and compile.
+    - ``python FILE`` is a program of the repository that has its own tests. It must exist and compile.
     """
 
     def __init__(self, folder: Path, address: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The site: builds without a warning, shows every page, and loads nothing from another host."""
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -111,6 +111,17 @@ def test_every_link_has_a_target(site: Path, site_pages: dict[str, Page]) -> Non
     assert not dead
 
 
+def test_a_link_to_a_source_file_leads_to_its_page() -> None:
+    spec = importlib.util.spec_from_file_location("repository_files", ROOT / "docs" / "hooks" / "repository_files.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    markdown = "[here](examples/a.py) [there](https://example.org/a.py)"
+    linked = hook.on_page_markdown(markdown, page=None, config=None, files=None)
+    assert linked == "[here](examples/a.py.md) [there](https://example.org/a.py)"
+
+
 def test_equations_are_drawn(site: Path) -> None:
     text = (site / "how-it-works.html").read_text(encoding="utf-8")
     assert text.count('class="equation"') > 20
@@ -179,7 +190,7 @@ def test_a_browser_shows_it(scheme: str, width: int, site: Path) -> None:
         widths = tab.locator(".md-content img").evaluate_all("images => images.map(each => each.naturalWidth)")
         assert len(widths) == 2
         assert all(widths)
-        # The button copies what is typed.
+        # The button copies the command, without prompt and output.
         tab.evaluate("window.copied = []")
         tab.evaluate("document.addEventListener('copy', event => copied.push(document.activeElement.value), true)")
         block = tab.locator(".language-console", has_text="serving on").first
