@@ -1,13 +1,23 @@
-"""The machine: its cores, and threads that share the tasks."""
+"""The machine: its cores, threads that share the tasks, and whether its memory suffices for a run."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 import torch
 
+from thetaprime.models import EnvironmentContract
+from thetaprime.training.config import TrainConfig
+
+# Matrices [F, F] of the baseline that exist at once: XᵀX, I, their sum and its factorization. Measured: 4.0.
+_BASELINE_MATRICES: Final = 4
+_GROUP_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -50,3 +60,71 @@ def task_threads(threads: int) -> Iterator[MapTasks]:
 def in_turn(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Applies a function to one item after another, on this thread."""
     return [function(item) for item in items]
+
+
+class NotEnoughMemoryError(ValueError):
+    """A run needs more memory than the machine has available."""
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can allocate without swapping; None where the system does not report them.
+
+    The system's available memory, or the limit of the control group (of the container) where it is lower. All physical
+    memory, where the system reports nothing else.
+    """
+    found = [int(limit) for file in _GROUP_LIMITS if (limit := _read(file).strip()).isdecimal()]
+    system = dict(line.split(":", 1) for line in _read(Path("/proc/meminfo")).splitlines())
+    if "MemAvailable" in system:
+        found.append(int(system["MemAvailable"].split()[0]) * 1024)
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
+    """Refuses a run whose largest arrays do not fit into the available memory. Nothing is allocated for the check.
+
+    - The baseline solves a system of F = 2·O + 4 equations in float64: four matrices [F, F] at once, for one task at a
+      time, and two feature matrices [S, F] of its steps.
+    - Observations are float32: those of all trajectories of an iteration, and a second time those being sampled.
+
+    Args:
+        environment: of the tasks, with the task in the observation where the policy is an oracle.
+        config: the run's configuration.
+
+    Raises:
+        NotEnoughMemoryError: naming the observation, both sizes, the limit, and what helps.
+    """
+    available = available_memory()
+    if available is None:
+        return
+    size, H, T = environment.observation_size, environment.horizon, config.meta_batch_size
+    adaptation = config.adaptation
+    query, F = adaptation.trajectories_per_round, 2 * size + 4
+    support = config.support_trajectories or query
+    most = max(query, support) if adaptation.inner_steps else query
+    baseline = 8 * F * (_BASELINE_MATRICES * F + 2 * most * H)
+    kept = query + adaptation.inner_steps * support
+    trajectories = 4 * T * (kept * H + most * (H + 1)) * size
+    if baseline + trajectories <= available:
+        return
+    remedies = ["give a smaller observation (a smaller picture, or features computed from it)"]
+    if trajectories > baseline:
+        remedies.append("lower meta_batch_size or adaptation.trajectories_per_round")
+    raise NotEnoughMemoryError(
+        f"observation: {environment.observation_shape} is {size:,} numbers, for which training needs about "
+        f"{_gigabytes(baseline + trajectories)} of memory ({_gigabytes(baseline)} for the baseline, whose matrices are "
+        f"{F:,} x {F:,} float64; {_gigabytes(trajectories)} for the trajectories of {T} tasks); "
+        f"{_gigabytes(available)} are available: {', or '.join(remedies)}"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"

@@ -16,7 +16,7 @@ from thetaprime.training.algorithms.warm_start import run_record, warm_started
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
-from thetaprime.training.resources import MapTasks, task_threads
+from thetaprime.training.resources import MapTasks, check_memory, task_threads
 from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
@@ -94,6 +94,7 @@ def train(
 
     Raises:
         CheckpointError: nothing to resume, something to overwrite, or another configuration.
+        NotEnoughMemoryError: the iteration's largest arrays exceed the available memory.
     """
     # The configuration says what was asked; a comparison is trained without inner steps whatever it says.
     effective = config
@@ -102,6 +103,7 @@ def train(
             update={"adaptation": config.adaptation.model_copy(update={"inner_steps": 0}), "learn_step_sizes": False}
         )
     distribution = run_tasks(config)
+    check_memory(distribution.environment, effective)
     policy = run_policy(config, distribution)
     rng = np.random.default_rng(config.seed)
     if resume:

@@ -1,4 +1,4 @@
-"""A contract test for task distributions, to run on your own in your own tests."""
+"""The contract test of task distributions, for use in your own tests."""
 
 import json
 import warnings
@@ -10,23 +10,34 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from thetaprime.models import BoxAction
+from thetaprime.training.config import TrainConfig
+from thetaprime.training.resources import NotEnoughMemoryError, check_memory
 from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
 
 
-def check_task_distribution(distribution: TaskDistribution, *, seed: int = 0) -> None:
-    """Holds a task distribution against everything that meta-training relies on.
+def check_task_distribution(
+    distribution: TaskDistribution, *, seed: int = 0, config: TrainConfig | None = None
+) -> None:
+    """Checks that a task distribution meets every requirement of meta-training.
 
-    Tasks are drawn reproducibly and can be written as JSON; each one's environment passes Gymnasium's own checker,
-    has the spaces that the contract says, ends within the horizon, and repeats itself for the same seed and
-    actions; a batched form agrees with the single environments step by step.
+    - Meta-training on its observations fits into this machine's available memory.
+    - Tasks are drawn reproducibly and can be written as JSON.
+    - Each task's environment passes Gymnasium's checker, has the spaces of the contract, ends within the horizon, and
+      repeats an episode for the same seed and actions.
+    - A batched form agrees with the single environments step by step.
 
     Args:
-        distribution: yours.
-        seed: of the tasks and actions to try.
+        distribution: your task distribution.
+        seed: of the tasks and actions that are tried.
+        config: the run to estimate the memory of; None for the default settings.
 
     Raises:
-        AssertionError: something does not hold; the message says what.
+        AssertionError: a requirement is not met; the message names it.
     """
+    try:
+        check_memory(distribution.environment, config or TrainConfig(tasks=type(distribution).__name__))
+    except NotEnoughMemoryError as error:
+        raise AssertionError(str(error)) from error
     tasks = list(distribution.sample_tasks(3, np.random.default_rng(seed)))
     assert len(tasks) == 3, f"sample_tasks(3) gave {len(tasks)} tasks"
     again = list(distribution.sample_tasks(3, np.random.default_rng(seed)))
