@@ -1,4 +1,4 @@
-"""One trace from the client's `adapt` through upload, store and gradient; and nothing of it when it is off."""
+"""Traces: one trace from the client's `adapt` through upload, store and gradient; no OpenTelemetry when it is off."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def exporter() -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)  # once in a process
+    trace.set_tracer_provider(provider)  # allowed once per process
     return exporter
 
 
@@ -91,11 +91,11 @@ def test_one_trace_spans_client_server_store_and_gradient(
         ("store.write", f"{service}/CloseSession", "session.close", "adapt"): 1,
     }.items():
         assert ours.count(list(path)) == times, path
-    # What the server does by itself belongs to no call.
+    # Background work of the server has no span.
     assert {span.name for span in finished if trace_of(span) != trace_of(root)} == set()
 
 
-def test_clients_at_once_keep_their_traces_apart(
+def test_concurrent_clients_have_separate_traces(
     spans: InMemorySpanExporter, point_artifact: Path, tmp_path: Path
 ) -> None:
     with running_server(served(point_artifact, tmp_path, tracing=True)) as address:
@@ -112,7 +112,7 @@ def test_clients_at_once_keep_their_traces_apart(
 
 
 @pytest.mark.parametrize(("client", "server"), [(True, False), (False, True)])
-def test_either_side_may_be_traced_alone(
+def test_either_side_can_be_traced_alone(
     spans: InMemorySpanExporter, point_artifact: Path, tmp_path: Path, client: bool, server: bool
 ) -> None:
     with running_server(served(point_artifact, tmp_path, tracing=server)) as address:
@@ -135,13 +135,13 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "opentelem
 
 
 @pytest.mark.slow
-def test_nothing_is_imported_when_it_is_off(point_artifact: Path, tmp_path: Path) -> None:
+def test_opentelemetry_is_not_imported_when_tracing_is_off(point_artifact: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", OFF, str(point_artifact), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr
 
 
-def test_without_the_extra_both_sides_say_what_mends_it(
+def test_without_the_extra_both_sides_name_the_extra(
     monkeypatch: pytest.MonkeyPatch, point_artifact: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)

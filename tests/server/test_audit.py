@@ -1,4 +1,4 @@
-"""Who did what is written down, once for each call that had its effect."""
+"""The audit log: one line for each call that took effect, with its caller."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ Collect = Callable[..., list[wire.Trajectory]]
 
 
 @pytest.mark.usefixtures("everything_logged")
-def test_each_deed_is_written_down_with_who_did_it(
+def test_the_audit_log_names_the_caller_of_each_call(
     configure: "Configure", connect: "Connect", collect: Collect, write_tokens: "WriteTokens", tmp_path: Path
 ) -> None:
     file = write_tokens(tmp_path / "tokens.toml", {"the-token": "alice"})
@@ -36,18 +36,18 @@ def test_each_deed_is_written_down_with_who_did_it(
                 alice.create(meta_policy="no-such")
         with connect(address, "another-token") as stranger, stranger.refuses():
             stranger.create()
-    deeds = [entry for entry in logs if entry.get("audit")]
-    assert all(entry["peer"].startswith("ipv4:127.0.0.1:") for entry in deeds)
-    assert all(entry["tenant"] == "alice" for entry in deeds[:-1])
+    audited = [entry for entry in logs if entry.get("audit")]
+    assert all(entry["peer"].startswith("ipv4:127.0.0.1:") for entry in audited)
+    assert all(entry["tenant"] == "alice" for entry in audited[:-1])
 
     def expected(**more: Any) -> dict[str, Any]:
         return {"session_id": session_id, "meta_policy": "point-navigation@1", **more}
 
     known = {"audit", "event", "log_level", "peer", "tenant"}
-    assert [{key: value for key, value in entry.items() if key not in known} for entry in deeds] == [
+    assert [{key: value for key, value in entry.items() if key not in known} for entry in audited] == [
         {"action": "fetched", "meta_policy": "point-navigation@2", "policy_id": theta.policy_id},
         expected(action="created", policy_id=created.policy.policy_id),
-        {"action": "uploaded", "session_id": session_id, "sha256": deeds[2]["sha256"]},
+        {"action": "uploaded", "session_id": session_id, "sha256": audited[2]["sha256"]},
         expected(action="adapted", policy_id=adapted.policy_id),
         {"action": "fetched", "session_id": session_id, "policy_id": created.policy.policy_id},
         expected(action="closed", policy_id=adapted.policy_id),

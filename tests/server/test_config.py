@@ -1,4 +1,4 @@
-"""Settings: options before the environment before the file before the defaults, and all of it printed."""
+"""Settings: the priority of their sources, their validation, and their output as TOML."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_options_come_before_the_environment_and_that_before_the_file(
+def test_options_override_the_environment_and_the_environment_overrides_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THETAPRIME_SERVER_ADAPTATION_THREADS", "3")
@@ -29,7 +29,7 @@ def test_options_come_before_the_environment_and_that_before_the_file(
     assert config.zoo == (Path("a"), Path("b"))
 
 
-def test_the_environment_may_name_the_file_and_an_option_another(
+def test_the_environment_may_name_the_file_and_an_option_overrides_it(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THETAPRIME_SERVER_CONFIG", str(file))
@@ -51,24 +51,24 @@ def test_the_environment_may_name_the_file_and_an_option_another(
         ('workers = "many"', "workers"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_by_the_name_of_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_file_is_refused_with_the_name_of_the_setting(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "server.toml"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises((ConfigFileError, pydantic.ValidationError), match=says):
         ServerConfig(config=path)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigFileError, match=r"nowhere\.toml: no such file"):
         ServerConfig(config=tmp_path / "nowhere.toml")
     with pytest.raises(ConfigFileError, match="no such file"):
         ServerConfig(config=tmp_path)
 
 
-def test_what_is_printed_is_everything_and_can_be_read_back(tmp_path: Path) -> None:
+def test_the_printed_settings_are_complete_and_can_be_read_again(tmp_path: Path) -> None:
     config = ServerConfig(address="[::1]:1", zoo=(Path('a "quoted" \\ folder'), Path("ü")), grace=0.5, tracing=True)
     text = as_toml(config)
-    # What has no value stands there as a comment.
+    # A setting without a value is printed as a comment.
     printed = set(tomllib.loads(text)) | set(re.findall(r"^# (\w+) =$", text, re.MULTILINE))
     assert printed == set(ServerConfig.model_fields) - {"config"}
     for field in ServerConfig.model_fields.values():
@@ -79,7 +79,7 @@ def test_what_is_printed_is_everything_and_can_be_read_back(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1), (None, 1, 1)])
-def test_workers_share_the_cores_unless_they_are_told_otherwise(
+def test_workers_share_the_cores_by_default(
     cores: int | None, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: cores)
@@ -87,24 +87,24 @@ def test_workers_share_the_cores_unless_they_are_told_otherwise(
     assert ServerConfig(workers=workers, adaptation_threads=5).adaptation_threads == 5
 
 
-def test_settings_come_without_torch() -> None:
+def test_the_settings_do_not_import_torch() -> None:
     script = "import sys; from thetaprime.server import ServerConfig; ServerConfig(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 class WithSecret(ServerConfig):
     password: pydantic.SecretStr = pydantic.SecretStr("")
-    """What nobody may see."""
+    """A password."""
     certificate: Path | None = None
-    """What is not there."""
+    """A certificate."""
 
 
-def test_secrets_are_masked_and_what_has_no_value_is_a_comment() -> None:
+def test_secrets_are_masked_and_settings_without_a_value_are_comments() -> None:
     text = as_toml(WithSecret(password=pydantic.SecretStr("hunter2")))
     assert "hunter2" not in text
     assert tomllib.loads(text)["password"] == "**********"
     assert "certificate" not in tomllib.loads(text)
-    assert "# What is not there.\n# certificate =\n" in text
+    assert "# A certificate.\n# certificate =\n" in text
 
 
 @pytest.mark.parametrize(("address", "says"), [

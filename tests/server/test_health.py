@@ -1,4 +1,4 @@
-"""`grpc.health.v1` tells the truth: about the store, and about a server that is told to stop."""
+"""Health checks: NOT_SERVING while the store fails and while the server drains."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ def status(channel: grpc.Channel, name: str = "") -> "health_pb2.HealthCheckResp
 
 
 def wait_for(channel: grpc.Channel, wanted: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-    """Until every service has a status; the deadline is for a machine that is busy with other things."""
+    """Waits until every service has a status."""
     deadline = time.monotonic() + 60
     while {status(channel, name) for name in SERVICES} != {wanted}:
         assert time.monotonic() < deadline
@@ -48,7 +48,7 @@ def moved(folder: Path) -> Iterator[None]:
     away.rename(folder)
 
 
-def test_a_store_that_is_gone_is_not_serving_until_it_is_back(configure: "Configure", connect: Any) -> None:
+def test_a_missing_store_is_not_serving_until_it_is_back(configure: "Configure", connect: Any) -> None:
     config = configure(probe_seconds=0.02)
     with running_server(config) as address, connect(address) as service:
         session_id = service.create().session.session_id
@@ -60,7 +60,7 @@ def test_a_store_that_is_gone_is_not_serving_until_it_is_back(configure: "Config
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_disk_that_takes_no_writes_is_not_serving(start: "Start", monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_disk_that_refuses_writes_is_not_serving(start: "Start", monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(*_: object) -> str:
         raise OSError(code, "as the disk says")
 
@@ -84,7 +84,7 @@ def test_a_disk_that_hangs_is_not_serving(start: "Start", monkeypatch: pytest.Mo
         wait_for(service.channel, SERVING)
 
 
-def test_a_store_that_others_keep_busy_is_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_store_is_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:
     probed = threading.Semaphore(0)
 
     def busy(_: Store) -> None:
@@ -93,12 +93,12 @@ def test_a_store_that_others_keep_busy_is_serving(start: "Start", monkeypatch: p
 
     with start(probe_seconds=0.01) as service:
         monkeypatch.setattr(health, "probe_store", busy)
-        for _ in range(3):  # by the third, the first has been judged
+        for _ in range(3):  # the third probe starts after the first one was evaluated
             assert probed.acquire(timeout=60)
         assert status(service.channel) == SERVING
 
 
-def test_the_probe_writes_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_probe_writes_to_the_store_and_leaves_no_blob(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path)) as store:
         log = tmp_path / "thetaprime.sqlite3-wal"
         before = log.stat().st_size, log.stat().st_mtime_ns
@@ -107,19 +107,19 @@ def test_the_probe_writes_and_leaves_nothing(tmp_path: Path) -> None:
         assert not list(store.blobs.digests())
 
 
-def test_not_serving_is_said_before_calls_are_refused(
+def test_not_serving_comes_before_calls_are_refused(
     configure: "Configure", connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready: list[str] = []
     noticed: list[float] = []
 
-    def use_the_notice() -> None:
+    def call_during_the_notice() -> None:
         with connect(ready[0]) as service:
             assert {status(service.channel, name) for name in SERVICES} == {NOT_SERVING}
             service.create()
 
     async def notice(seconds: float) -> None:
-        await asyncio.to_thread(use_the_notice)
+        await asyncio.to_thread(call_during_the_notice)
         noticed.append(seconds)
 
     monkeypatch.setattr("thetaprime.server.runtime.lifecycle._wait_for_load_balancers", notice)
@@ -128,7 +128,7 @@ def test_not_serving_is_said_before_calls_are_refused(
     assert noticed == [7.0]
 
 
-def test_a_store_that_recovers_while_draining_stays_not_serving(start: "Start") -> None:
+def test_a_draining_server_stays_not_serving_when_its_store_recovers(start: "Start") -> None:
     async def run() -> None:
         drained = health.Health(SERVICES[1:], _Metrics())  # type: ignore[arg-type]
         await drained.set_serving()

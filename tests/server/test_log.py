@@ -1,4 +1,4 @@
-"""Every line that a call leaves behind names its session, whatever thread wrote it and whatever ran beside it."""
+"""Logs: every line of a call names its session, on any thread and beside concurrent calls."""
 
 import io
 import json
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """What a server writes, as it writes it."""
+    """The log of a server, as JSON lines."""
     before = structlog.get_config()
     written = io.StringIO()
     configure_logging()
@@ -38,15 +38,15 @@ def lines() -> Iterator[io.StringIO]:
 def test_concurrent_calls_log_under_their_own_session(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO
 ) -> None:
-    def telling(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def logging_before(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
         together = threading.Barrier(SESSIONS)
 
-        def tell(*args: Any, **kwargs: Any) -> Any:
-            together.wait(60)  # all of them are in the midst of it
+        def log_first(*args: Any, **kwargs: Any) -> Any:
+            together.wait(60)  # all calls have reached this point
             _log.info(event)
             return function(*args, **kwargs)
 
-        return tell
+        return log_first
 
     def use(service: "Service") -> str:
         created = service.create()
@@ -56,13 +56,13 @@ def test_concurrent_calls_log_under_their_own_session(
         return session_id
 
     with start(adaptation_threads=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
-        monkeypatch.setattr(step, "adapt_step", telling("on a worker", models.adapt_step))
-        monkeypatch.setattr(uploads, "behavior_evidence", telling("on a thread", models.behavior_evidence))
+        monkeypatch.setattr(step, "adapt_step", logging_before("step", models.adapt_step))
+        monkeypatch.setattr(uploads, "behavior_evidence", logging_before("verification", models.behavior_evidence))
         named = list(threads.map(use, [service] * SESSIONS))
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]
     service_name = "/thetaprime.v1.AdaptationService"
-    # A step may have been begun by the upload before it.
-    for event, methods in (("on a worker", {"Adapt", "UploadTrajectories"}), ("on a thread", {"UploadTrajectories"})):
+    # The step may be precomputed by the upload.
+    for event, methods in (("step", {"Adapt", "UploadTrajectories"}), ("verification", {"UploadTrajectories"})):
         found = [entry for entry in entries if entry["event"] == event]
         assert sorted(entry["session_id"] for entry in found) == sorted(named)
         assert {entry["method"] for entry in found} <= {f"{service_name}/{method}" for method in methods}
@@ -102,7 +102,7 @@ def test_an_internal_error_is_logged_under_its_session(
     assert "at fault" in entry["exception"]
 
 
-def test_what_libraries_log_is_json_as_well(capsys: pytest.CaptureFixture[str], lines: io.StringIO) -> None:
+def test_the_logs_of_libraries_are_json_lines(capsys: pytest.CaptureFixture[str], lines: io.StringIO) -> None:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:

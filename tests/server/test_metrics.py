@@ -1,4 +1,4 @@
-"""What a scrape gives, and that the operators' page and the dashboard speak of nothing else."""
+"""Metrics: their values, and that docs/operating.md and the dashboard name the same metrics."""
 
 import json
 import os
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.server.service import Configure, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-# Families of a page that adds up several processes come with their first sample.
+# On the page of several workers, metrics with labels appear with their first sample.
 NOT_YET = {"thetaprime_precomputed_steps_total", "thetaprime_refusals_total", "thetaprime_rounds_total"}
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -48,8 +48,8 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
         with service.refuses():
             service.adapt(session_id, 7, batch.sha256)
         with service.refuses():
-            service.get("nobody's")
-        # A refusal is counted once it is sent.
+            service.get("missing")
+        # A refusal is counted after it was sent.
         while not value(after := scrape(address), "thetaprime_calls_total", method="GetSession", code="NOT_FOUND"):
             assert time.monotonic() < end
         closed = service.create()
@@ -79,14 +79,14 @@ def test_stored_bytes_grow(start: "Start", collect: Collect) -> None:
         service.upload(created.session.session_id, collect(created.policy))
         deadline = time.monotonic() + 60
         for kind in ("blobs", "database"):
-            # Each scrape sees a part of the blobs; on a busy machine it takes some to see them all.
+            # Each scrape measures a part of the blobs, so several may be needed.
             while not value(scrape(address), "thetaprime_stored_bytes", kind=kind) > value(
                 before, "thetaprime_stored_bytes", kind=kind
             ):
                 assert time.monotonic() < deadline, kind
 
 
-def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notices_first(
+def test_a_canceled_upload_is_counted_as_canceled_even_if_its_stream_ends_first(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     header_is_in = threading.Semaphore(0)
@@ -119,7 +119,7 @@ def test_an_upload_that_its_client_cancels_is_counted_as_cancelled_whoever_notic
 
 
 @pytest.mark.usefixtures("no_precomputation")
-def test_running_and_waiting_steps_are_told_apart(
+def test_running_and_waiting_steps_are_counted_separately(
     start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -150,7 +150,7 @@ def test_running_and_waiting_steps_are_told_apart(
     assert (value(idle, "thetaprime_steps_running"), value(idle, "thetaprime_steps_waiting")) == (0, 0)
 
 
-def test_servers_of_one_process_count_apart(start: "Start") -> None:
+def test_servers_in_one_process_have_separate_metrics(start: "Start") -> None:
     first, second = free_address(), free_address()
     with start(metrics_address=first) as service, start(metrics_address=second):
         service.create()
@@ -171,21 +171,21 @@ def test_a_metrics_address_that_is_in_use_is_refused(configure: "Configure") -> 
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Type and labels of each metric of the operators' page."""
+    """Returns type and labels of each metric in docs/operating.md."""
     page = (DOCS / "operating.md").read_text()
     listed = re.findall(r"^\| `((?:thetaprime|process)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", words))) for name, kind, words in listed}
 
 
-def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect: Collect) -> None:
+def test_the_documented_metrics_are_the_served_metrics(start: "Start", collect: Collect) -> None:
     address, end = free_address(), time.monotonic() + 60
     with start(metrics_address=address) as service:
         created = service.create()
         batch = service.upload(created.session.session_id, collect(created.policy)).batch
         service.adapt(created.session.session_id, 0, batch.sha256)
         with service.refuses():
-            service.get("nobody's")
-        # A refusal is counted once it is sent.
+            service.get("missing")
+        # A refusal is counted after it was sent.
         metrics = scrape(address)
         while not all(metric.samples for metric in metrics.values()):
             assert time.monotonic() < end
@@ -197,7 +197,7 @@ def test_the_documented_metrics_are_those_that_there_are(start: "Start", collect
             assert set(sample.labels) - {"le"} == expected[name][1], name
 
 
-def test_the_dashboard_asks_for_nothing_else(start: "Start") -> None:
+def test_the_dashboard_queries_served_metrics_only(start: "Start") -> None:
     address = free_address()
     with start(metrics_address=address):
         metrics = scrape(address)
@@ -235,7 +235,7 @@ def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> d
     }
 
 
-def test_counting_sessions_stops_at_a_bound(tmp_path: Path) -> None:
+def test_counting_sessions_is_bounded(tmp_path: Path) -> None:
     store = Store(tmp_path, now=lambda: 5)
     rows = [record(f"open-{index}") for index in range(6)]
     rows += [record("closed", closed=True), record("expired", expire_time=5)]
@@ -247,13 +247,13 @@ def test_counting_sessions_stops_at_a_bound(tmp_path: Path) -> None:
     store.close()
 
 
-def test_measuring_blobs_takes_no_longer_than_it_may_and_comes_to_the_truth(tmp_path: Path) -> None:
+def test_measuring_blobs_is_bounded_in_time_and_converges(tmp_path: Path) -> None:
     for index in range(8):
         (tmp_path / f"{index:02x}").mkdir()
         (tmp_path / f"{index:02x}" / "blob").write_bytes(bytes(100))
     ticks = iter(range(1000))
     sizes = BlobSizes(tmp_path, seconds=2, now=lambda: next(ticks))
-    assert sizes.total() == 800  # two of eight seen, the others taken to be like them
+    assert sizes.total() == 800  # two of eight measured, the others estimated
     assert next(ticks) == 3
     (tmp_path / "00" / "blob").write_bytes(bytes(900))
     seen = [sizes.total() for _ in range(4)]
@@ -261,7 +261,7 @@ def test_measuring_blobs_takes_no_longer_than_it_may_and_comes_to_the_truth(tmp_
     assert seen[0] != 1600
 
 
-def test_metrics_are_scraped_while_the_store_is_gone(configure: "Configure") -> None:
+def test_metrics_are_served_while_the_store_is_missing(configure: "Configure") -> None:
     config = configure(metrics_address=free_address())
     with running_server(config):
         for path in (config.store / "blobs").iterdir():
@@ -271,9 +271,7 @@ def test_metrics_are_scraped_while_the_store_is_gone(configure: "Configure") -> 
         assert [each.labels for each in metrics["thetaprime_stored_bytes"].samples] == [{"kind": "database"}]
 
 
-def test_no_metrics_are_served_unless_they_are_asked_for(
-    configure: "Configure", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_metrics_are_served_by_default(configure: "Configure", monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a port was opened")
 
@@ -284,14 +282,14 @@ def test_no_metrics_are_served_unless_they_are_asked_for(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None:
+def test_several_workers_share_one_page(configure: "Configure") -> None:
     config = configure(workers=2, metrics_address=free_address(), queue=7)
     calls = 24
     with supervised(config) as server:
 
         def call_from_anew() -> None:
             with Channels(server.address, 1) as channels:
-                channels.patiently(lambda stub: stub.ListSessions(service_pb.ListSessionsRequest(), timeout=60))
+                channels.call_until_served(lambda stub: stub.ListSessions(service_pb.ListSessionsRequest(), timeout=60))
 
         for _ in range(calls):
             call_from_anew()
@@ -302,7 +300,7 @@ def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None
         assert value(before, "thetaprime_workers") == 2
         for setting, limit in {"workers": 2, "queue": 14, "adaptation_threads": 4, "max_sessions": 10_000}.items():
             assert value(before, "thetaprime_limit", setting=setting) == limit, setting
-        # Everything that one process tells is there, and what the system says of a process is said of each.
+        # The page has every metric of a single process, and process metrics for each worker.
         assert {name: kind for name, (kind, _) in documented().items()} == {
             name: each.type for name, each in before.items()
         } | {name: kind for name, (kind, _) in documented().items() if name in NOT_YET}
@@ -315,7 +313,7 @@ def test_the_page_of_several_workers_is_one_page(configure: "Configure") -> None
         server.wait_for_line("worker restarted")
         call_from_anew()
         after = scrape(config.metrics_address)
-        # What the dead one has counted is not lost, and it is not among those that run.
+        # The counts of the dead worker are kept, and it no longer counts as running.
         assert value(after, "thetaprime_calls_total", method="ListSessions", code="OK") == calls + 1
         assert value(after, "thetaprime_workers") == 2
         assert value(after, "thetaprime_serving") == 1

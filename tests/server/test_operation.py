@@ -1,4 +1,4 @@
-"""What an operator relies on: health, reflection, logs, errors that tell clients nothing, and a bounded queue."""
+"""Operation: health, reflection, internal errors, the bounded queue, and steps whose caller disconnects."""
 
 import threading
 from collections.abc import Callable
@@ -42,9 +42,7 @@ def test_an_unknown_method_is_unimplemented(service: "Service") -> None:
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_an_internal_error_tells_its_id_and_the_log_the_rest(
-    service: "Service", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_internal_error_sends_its_id_and_logs_the_rest(service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("the secret")
 
@@ -60,7 +58,9 @@ def test_an_internal_error_tells_its_id_and_the_log_the_rest(
 
 
 @pytest.mark.usefixtures("no_precomputation")
-def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_refuses_with_a_retry_time(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> models.InnerStep:
@@ -86,7 +86,7 @@ def test_a_full_queue_asks_to_come_again(start: "Start", collect: Collect, monke
 
 
 @pytest.mark.usefixtures("no_precomputation")
-def test_a_step_whose_caller_goes_away_is_taken_and_kept(
+def test_a_step_whose_caller_disconnects_is_finished_and_stored(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, steps = threading.Event(), threading.Event(), []

@@ -1,4 +1,4 @@
-"""A server as a process of its own: killed at any instant it loses nothing acknowledged; told to stop, it finishes."""
+"""A server process: a kill loses no acknowledged data, and SIGTERM finishes running calls."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from thetaprime.server import ServerConfig, serve
 config = ServerConfig.model_validate_json(sys.argv[1])
 asyncio.run(serve(config, lambda address: print(address, flush=True)))
 """
-# The same with a step that says when it has begun, and goes on when it is told to.
+# The same, with a step that prints when it starts and continues after a line of input.
 SERVE_STEPWISE = (
     """
 import sys
@@ -60,7 +60,7 @@ class Process:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         stdin: IO[str] | None = self.process.stdin
         assert stdin is not None
         stdin.write("go on\n")
@@ -132,7 +132,7 @@ def test_a_server_killed_before_and_during_the_step_loses_nothing(
     assert reply.policy == expected.policy
 
 
-def test_a_server_told_to_stop_finishes_the_step_and_takes_no_other_call(
+def test_a_stopping_server_finishes_its_step_and_refuses_new_calls(
     configure: "Configure", start: "Start", collect: Collect, connect: Connect
 ) -> None:
     config = configure()
@@ -152,7 +152,7 @@ def test_a_server_told_to_stop_finishes_the_step_and_takes_no_other_call(
             service.get(session_id)
         assert refusal.code is grpc.StatusCode.UNAVAILABLE
         assert refusal.retry_delay > 0
-        server.go_on()
+        server.resume()
         reply = call.result()
         assert server.process.wait(60) == 0
     with start(store=config.store) as service:
@@ -175,7 +175,7 @@ def test_an_idle_server_stops_at_once(configure: "Configure", number: signal.Sig
 
 
 @pytest.mark.slow
-def test_a_server_does_not_wait_longer_than_its_grace(
+def test_a_stopping_server_waits_no_longer_than_its_grace_period(
     configure: "Configure", connect: Connect, collect: Collect
 ) -> None:
     with process(configure(grace=0.01), SERVE_STEPWISE) as server, connect(server.address) as service:
@@ -187,5 +187,5 @@ def test_a_server_does_not_wait_longer_than_its_grace(
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError):
             call.result()
-        server.go_on()
+        server.resume()
         assert server.process.wait(60) == 0

@@ -1,4 +1,4 @@
-"""A server that cannot serve refuses to start, with one line that says why."""
+"""Startup: a server that cannot serve refuses to start, with the reason in one line."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def newer_schema(path: Path) -> None:
     ("manifest.json", flip, "manifest.json"),
     ("manifest.json", newer_schema, "newer thetaprime"),
 ])  # fmt: skip
-def test_a_corrupted_artifact_is_refused_by_the_name_of_its_file(
+def test_a_corrupted_artifact_is_refused_with_the_name_of_its_file(
     configure: "Configure", zoo: Path, tmp_path: Path, file: str, damage: Callable[[Path], object], says: str
 ) -> None:
     copy = shutil.copytree(zoo, tmp_path / "zoo")
@@ -50,7 +50,7 @@ def test_a_corrupted_artifact_is_refused_by_the_name_of_its_file(
     assert "\n" not in str(caught.value)
 
 
-def test_a_zoo_that_is_not_there_is_refused(configure: "Configure", tmp_path: Path) -> None:
+def test_a_missing_zoo_is_refused(configure: "Configure", tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="nowhere"), running_server(configure(zoo=(tmp_path / "nowhere",))):
         pass
 
@@ -66,7 +66,7 @@ def test_two_meta_policies_of_one_name_and_version_are_refused(
         pass
 
 
-def test_an_address_that_is_taken_is_refused(configure: "Configure") -> None:
+def test_an_address_in_use_is_refused(configure: "Configure") -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -82,7 +82,7 @@ def test_a_server_on_a_unix_socket_reports_its_socket(configure: "Configure", tm
         assert client.meta_policies()
 
 
-def test_one_server_does_not_share_another_one_s_address(configure: "Configure") -> None:
+def test_a_server_does_not_share_its_address_with_another(configure: "Configure") -> None:
     with (
         running_server(configure()) as address,
         pytest.raises(StartupError, match=address),
@@ -91,7 +91,7 @@ def test_one_server_does_not_share_another_one_s_address(configure: "Configure")
         pass
 
 
-def test_every_setting_is_documented_and_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_documented_and_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, field in ServerConfig.model_fields.items():
         assert field.description, name
     monkeypatch.setenv("THETAPRIME_SERVER_ADAPTATION_THREADS", "3")

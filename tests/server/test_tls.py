@@ -1,4 +1,4 @@
-"""The port speaks TLS to whom it should, and plain text to this machine alone; with real certificates."""
+"""TLS and mutual TLS with real certificates; plain text on loopback addresses only."""
 
 import dataclasses
 import socket
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Certificates:
-    """Ours, and somebody else's."""
+    """Certificates of our authority and of another one."""
 
     ours: Authority
     theirs: Authority
@@ -65,9 +65,7 @@ def test_tls_with_a_token(
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_server_that_another_authority_signed_for_is_not_talked_to(
-    configure: "Configure", certificates: Certificates
-) -> None:
+def test_a_client_refuses_a_server_of_another_authority(configure: "Configure", certificates: Certificates) -> None:
     with running_server(configure(**with_tls(certificates))) as address:
         for credentials in (tp.tls_credentials(certificates.theirs.certificate), tp.tls_credentials(), None):
             with (
@@ -78,9 +76,7 @@ def test_a_server_that_another_authority_signed_for_is_not_talked_to(
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_mutual_tls_lets_in_whom_our_authority_signed_for_and_nobody_else(
-    configure: "Configure", certificates: Certificates
-) -> None:
+def test_mutual_tls_accepts_clients_of_our_authority_only(configure: "Configure", certificates: Certificates) -> None:
     ours = certificates.ours.certificate
     with running_server(configure(**with_tls(certificates, mutual=True))) as address:
         files = certificates.client
@@ -139,7 +135,7 @@ BAD_FILES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_file_that_does_not_do_is_refused_in_one_line(
+def test_an_invalid_file_is_refused_in_one_line(
     configure: "Configure", certificates: Certificates, tmp_path: Path, case: str
 ) -> None:
     damage, says = BAD_FILES[case]
@@ -149,7 +145,7 @@ def test_a_file_that_does_not_do_is_refused_in_one_line(
     assert "PRIVATE KEY" not in str(caught.value)
 
 
-def test_a_client_s_file_that_does_not_do_is_refused(certificates: Certificates, tmp_path: Path) -> None:
+def test_an_invalid_file_of_a_client_is_refused(certificates: Certificates, tmp_path: Path) -> None:
     mine = certificates.client
     with pytest.raises(tp.InvalidInputError, match="cannot be read"):
         tp.tls_credentials(tmp_path / "none")
@@ -162,7 +158,7 @@ def test_a_client_s_file_that_does_not_do_is_refused(certificates: Certificates,
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", ":50051", "192.0.2.1:50051", "example.org:50051"])
-def test_plain_text_for_other_machines_takes_a_flag_and_warns(
+def test_plain_text_beyond_loopback_needs_a_flag_and_warns(
     configure: "Configure", certificates: Certificates, address: str
 ) -> None:
     with pytest.raises(StartupError, match="allow-plaintext") as caught, running_server(configure(address=address)):
@@ -174,7 +170,7 @@ def test_plain_text_for_other_machines_takes_a_flag_and_warns(
     assert [(entry["log_level"], entry["address"]) for entry in logs] == [("warning", address)]
 
 
-def test_a_server_for_other_machines_starts_in_plain_text_by_the_flag(configure: "Configure") -> None:
+def test_a_server_beyond_loopback_starts_in_plain_text_with_the_flag(configure: "Configure") -> None:
     with (
         running_server(configure(address="0.0.0.0:0", allow_plaintext=True)) as address,
         tp.Client(f"127.0.0.1:{address.rpartition(':')[2]}") as client,
@@ -204,5 +200,5 @@ def test_a_server_for_other_machines_starts_in_plain_text_by_the_flag(configure:
     ("ipv4:127.0.0.1:1,10.1.2.3:1", False),
     (f"{socket.gethostname()}.example:1", False),
 ])  # fmt: skip
-def test_what_stays_on_this_machine(address: str, stays: bool) -> None:
+def test_is_loopback(address: str, stays: bool) -> None:
     assert is_loopback(address) is stays

@@ -1,4 +1,4 @@
-"""Who has no valid token gets no further; tokens come and go while the server runs, and are written down nowhere."""
+"""Tokens: required by every call, reloaded while the server runs, and never logged."""
 
 import contextlib
 import datetime
@@ -29,7 +29,7 @@ EXPIRED = f'[[tokens]]\ntenant = "carol"\nsha256 = "{token_digest(CAROL)}"\nexpi
 def guarded(
     configure: "Configure", write_tokens: "WriteTokens", tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The address of a server where alice's token is valid and carol's was."""
+    """The address of a server where alice's token is valid and carol's has expired."""
     file = write_tokens(tmp_path_factory.mktemp("tokens") / "tokens.toml", {ALICE: "alice"}, EXPIRED)
     with running_server(configure(tokens=file)) as address:
         yield address
@@ -45,9 +45,9 @@ def refusal_of(service: "Service", name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", rpc.ALL)
-def test_no_call_gets_anywhere_without_a_valid_token(guarded: str, connect: "Connect", name: str) -> None:
-    with connect(guarded) as nobody, nobody.refuses() as refusal:
-        rpc.ALL[name](nobody, "s")
+def test_every_call_needs_a_valid_token(guarded: str, connect: "Connect", name: str) -> None:
+    with connect(guarded) as anonymous, anonymous.refuses() as refusal:
+        rpc.ALL[name](anonymous, "s")
     assert (refusal.code, refusal.reason) == (UNAUTHENTICATED, "TOKEN_MISSING")
     answers = set()
     for authorization in (
@@ -60,7 +60,7 @@ def test_no_call_gets_anywhere_without_a_valid_token(guarded: str, connect: "Con
     ):
         with connect(guarded, authorization=authorization) as stranger:
             answers.add(refusal_of(stranger, name))
-    assert len(answers) == 1, "what was wrong with a token can be told from the answer"
+    assert len(answers) == 1, "the answer discloses why the token is invalid"
     assert b"TOKEN_REFUSED" in answers.pop()
     with connect(guarded, ALICE) as alice:
         try:
@@ -71,44 +71,44 @@ def test_no_call_gets_anywhere_without_a_valid_token(guarded: str, connect: "Con
 
 
 def test_health_needs_no_token(guarded: str, connect: "Connect") -> None:
-    with connect(guarded) as nobody:
-        reply = health_pb2_grpc.HealthStub(nobody.channel).Check(health_pb2.HealthCheckRequest())
+    with connect(guarded) as anonymous:
+        reply = health_pb2_grpc.HealthStub(anonymous.channel).Check(health_pb2.HealthCheckRequest())
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def tenant_of(gate: Authenticator, token: str) -> str | None:
+def tenant_of(authenticator: Authenticator, token: str) -> str | None:
     try:
-        return gate.authenticate([("user-agent", "x"), ("authorization", f"Bearer {token}")])
+        return authenticator.authenticate([("user-agent", "x"), ("authorization", f"Bearer {token}")])
     except UnauthenticatedError:
         return None
 
 
-def test_tokens_change_without_a_restart(tmp_path: Path, write_tokens: "WriteTokens") -> None:
+def test_tokens_are_reloaded_without_a_restart(tmp_path: Path, write_tokens: "WriteTokens") -> None:
     file = write_tokens(tmp_path / "tokens.toml", {"old": "alice"})
-    gate = Authenticator(file, Quotas())
-    assert (tenant_of(gate, "old"), tenant_of(gate, "new")) == ("alice", None)
+    authenticator = Authenticator(file, Quotas())
+    assert (tenant_of(authenticator, "old"), tenant_of(authenticator, "new")) == ("alice", None)
     write_tokens(file, {"old": "alice", "new": "alice"})
-    assert (tenant_of(gate, "old"), tenant_of(gate, "new")) == ("alice", "alice")
+    assert (tenant_of(authenticator, "old"), tenant_of(authenticator, "new")) == ("alice", "alice")
     write_tokens(file, {"new": "alice"})
-    assert (tenant_of(gate, "old"), tenant_of(gate, "new")) == (None, "alice")
+    assert (tenant_of(authenticator, "old"), tenant_of(authenticator, "new")) == (None, "alice")
 
 
-def test_a_broken_new_file_leaves_the_old_tokens_in_force(tmp_path: Path, write_tokens: "WriteTokens") -> None:
+def test_an_invalid_new_file_leaves_the_old_tokens_in_force(tmp_path: Path, write_tokens: "WriteTokens") -> None:
     file = write_tokens(tmp_path / "tokens.toml", {"good": "alice"}, "[tenants.alice]\nmax_sessions = 3\n")
-    gate = Authenticator(file, Quotas(max_sessions=7, max_steps=9))
+    authenticator = Authenticator(file, Quotas(max_sessions=7, max_steps=9))
     write_tokens(file, {}, "[[tokens]]\ntenant = 'alice'\nsha256 = 'a-token-in-the-wrong-place'\n")
     with structlog.testing.capture_logs() as logs:
-        assert [tenant_of(gate, "good") for _ in range(3)] == ["alice"] * 3
+        assert [tenant_of(authenticator, "good") for _ in range(3)] == ["alice"] * 3
     (entry,) = logs
     assert entry["log_level"] == "error"
     assert "tokens[0].sha256" in entry["problem"]
     assert "a-token-in-the-wrong-place" not in str(logs)
     file.unlink()
-    assert tenant_of(gate, "good") == "alice"
-    assert gate.quotas_of("alice") == Quotas(max_sessions=3, max_steps=9)
-    assert gate.quotas_of("bob") == Quotas(max_sessions=7, max_steps=9)
+    assert tenant_of(authenticator, "good") == "alice"
+    assert authenticator.quotas_of("alice") == Quotas(max_sessions=3, max_steps=9)
+    assert authenticator.quotas_of("bob") == Quotas(max_sessions=7, max_steps=9)
     write_tokens(file, {"better": "alice"})
-    assert (tenant_of(gate, "good"), tenant_of(gate, "better")) == (None, "alice")
+    assert (tenant_of(authenticator, "good"), tenant_of(authenticator, "better")) == (None, "alice")
 
 
 def test_a_token_expires(tmp_path: Path) -> None:
@@ -116,14 +116,14 @@ def test_a_token_expires(tmp_path: Path) -> None:
     file.write_text(f'[[tokens]]\ntenant = "a"\nsha256 = "{token_digest("t")}"\nexpires = 2030-01-01T00:00:00+01:00\n')
     end = datetime.datetime(2029, 12, 31, 23, tzinfo=datetime.UTC)
     times = [end - datetime.timedelta(microseconds=1), end]
-    gate = Authenticator(file, Quotas(), now=lambda: times.pop(0))
-    assert [tenant_of(gate, "t"), tenant_of(gate, "t")] == ["a", None]
+    authenticator = Authenticator(file, Quotas(), now=lambda: times.pop(0))
+    assert [tenant_of(authenticator, "t"), tenant_of(authenticator, "t")] == ["a", None]
 
 
-def test_two_authorizations_are_none(tmp_path: Path, write_tokens: "WriteTokens") -> None:
-    gate = Authenticator(write_tokens(tmp_path / "tokens.toml", {"good": "alice"}), Quotas())
+def test_two_authorization_headers_are_refused(tmp_path: Path, write_tokens: "WriteTokens") -> None:
+    authenticator = Authenticator(write_tokens(tmp_path / "tokens.toml", {"good": "alice"}), Quotas())
     with pytest.raises(UnauthenticatedError):
-        gate.authenticate([("authorization", "Bearer good"), ("authorization", "Bearer good")])
+        authenticator.authenticate([("authorization", "Bearer good"), ("authorization", "Bearer good")])
 
 
 DIGEST = "0" * 64
@@ -143,7 +143,7 @@ DIGEST = "0" * 64
     ("[tenants.a]\nmax_adaptations_per_second = inf", "tenants.a.max_adaptations_per_second: "),
     ("[tenants.a]\nmax_sesions = 1", "tenants.a.max_sesions: Extra inputs"),
 ])  # fmt: skip
-def test_a_bad_tokens_file_is_refused_at_the_start(
+def test_an_invalid_tokens_file_is_refused_at_startup(
     configure: "Configure", tmp_path: Path, content: str, says: str
 ) -> None:
     file = tmp_path / "tokens.toml"
@@ -156,13 +156,13 @@ def test_a_bad_tokens_file_is_refused_at_the_start(
     assert "theta_secret" not in str(caught.value)
 
 
-def test_a_tokens_file_that_is_not_there_is_refused(configure: "Configure", tmp_path: Path) -> None:
+def test_a_missing_tokens_file_is_refused(configure: "Configure", tmp_path: Path) -> None:
     missing = tmp_path / "nothing.toml"
     with pytest.raises(StartupError, match=r"nothing\.toml: cannot be read"), running_server(configure(tokens=missing)):
         pass
 
 
-def test_tokens_are_long_and_different() -> None:
+def test_tokens_are_long_and_unique() -> None:
     assert len({new_token() for _ in range(100)}) == 100
     assert len(new_token()) >= 43 + len("theta_")
 

@@ -1,4 +1,4 @@
-"""Several processes on one port and one store: one outcome for each call, whoever answers it and whoever dies."""
+"""Several workers on one port and one store: each call has one outcome, at any worker and when a worker dies."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.timeout(600),
-    pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not deal connections out over one port"),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes the connections of one port"),
 ]
 
 Collect = Callable[..., list[wire.Trajectory]]
@@ -59,25 +59,25 @@ def adapt(stub: AdaptationServiceStub, session: str, index: int, digest: str) ->
 def customer(
     address: str, number: int, collect: Collect, between: Callable[[], None] = lambda: None
 ) -> list[policy_pb2.Policy]:
-    """What one customer's rounds come to: θ_1, θ_2, …, which depend on its number alone."""
-    made = []
+    """Takes one customer's rounds; returns θ_1, θ_2, …, which depend on its number alone."""
+    policies = []
     with Channels(address, 3, seed=number) as channels:
         request = service_pb.CreateSessionRequest(request_id=f"customer-{number}", meta_policy="point-navigation")
-        created = channels.patiently(lambda stub: stub.CreateSession(request, timeout=DEADLINE))
+        created = channels.call_until_served(lambda stub: stub.CreateSession(request, timeout=DEADLINE))
         session, policy = created.session.session_id, created.policy
         for index in range(ROUNDS):
             for sent in range(UPLOADS):
                 trajectories = collect(policy, seed=100 * number + 10 * index + sent)
                 name = f"{index}-{sent}"
-                ack = channels.patiently(lambda stub: upload(stub, session, name, index, trajectories))  # noqa: B023
+                ack = channels.call_until_served(lambda stub: upload(stub, session, name, index, trajectories))  # noqa: B023
                 between()
             digest = ack.batch.sha256
-            policy = channels.patiently(lambda stub: adapt(stub, session, index, digest)).policy  # noqa: B023
-            made.append(policy)
-    return made
+            policy = channels.call_until_served(lambda stub: adapt(stub, session, index, digest)).policy  # noqa: B023
+            policies.append(policy)
+    return policies
 
 
-def test_one_call_at_two_workers_at_once_has_one_outcome(
+def test_a_call_sent_to_two_workers_at_once_has_one_outcome(
     configure: "Configure", start: "Start", collect: Collect
 ) -> None:
     config = configure(workers=WORKERS)
@@ -109,14 +109,12 @@ def test_one_call_at_two_workers_at_once_has_one_outcome(
 
 
 @pytest.mark.slow
-def test_a_worker_killed_under_its_clients_costs_them_nothing(
-    configure: "Configure", start: "Start", collect: Collect
-) -> None:
+def test_clients_of_a_killed_worker_lose_nothing(configure: "Configure", start: "Start", collect: Collect) -> None:
     with (
         supervised(configure(workers=WORKERS)) as server,
         ThreadPoolExecutor(CUSTOMERS) as threads,
     ):
-        # The worker dies once all are in the middle of their rounds.
+        # Kills the worker once all customers are in the middle of their rounds.
         middle = threading.Barrier(CUSTOMERS, action=lambda: os.kill(server.pids[0], signal.SIGKILL))
         visits = [0] * CUSTOMERS
 
@@ -141,11 +139,11 @@ def test_a_worker_killed_under_its_clients_costs_them_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_all_drain_and_one_line_was_printed(configure: "Configure", number: signal.Signals) -> None:
+def test_a_signal_drains_all_workers_and_one_line_was_printed(configure: "Configure", number: signal.Signals) -> None:
     with supervised(configure(workers=3)) as server:
         pids = server.pids
         assert len(pids) == 3
-        # It serves nobody itself, and has no memory to spare.
+        # The supervisor serves no calls, and must stay small.
         assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
         server.process.send_signal(number)
         assert server.process.wait(DEADLINE) == 0
@@ -157,7 +155,7 @@ def test_told_to_stop_all_drain_and_one_line_was_printed(configure: "Configure",
         assert {line.get("worker") for line in lines if line["event"] == "stopped"} == {None, 0, 1, 2}
 
 
-def test_workers_whose_supervisor_is_killed_end_and_give_up_the_port(configure: "Configure") -> None:
+def test_workers_of_a_killed_supervisor_end_and_release_the_port(configure: "Configure") -> None:
     with supervised(configure(workers=WORKERS)) as server:
         pids = server.pids
         server.process.kill()
@@ -168,7 +166,7 @@ def test_workers_whose_supervisor_is_killed_end_and_give_up_the_port(configure: 
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_come_back_is_given_up(configure: "Configure", write_point_artifact: Write) -> None:
+def test_a_worker_that_keeps_failing_ends_the_server(configure: "Configure", write_point_artifact: Write) -> None:
     config = configure(workers=WORKERS)
     zoo = config.store.with_name(config.store.name + "-zoo")
     write_point_artifact(zoo)
@@ -186,14 +184,14 @@ def test_a_worker_that_does_not_come_back_is_given_up(configure: "Configure", wr
     )
 
 
-def test_workers_that_cannot_start_are_refused_for_their_reason(configure: "Configure", tmp_path: Path) -> None:
+def test_workers_that_cannot_start_report_the_reason(configure: "Configure", tmp_path: Path) -> None:
     with supervised(configure(workers=WORKERS, tls_certificate=tmp_path / "nowhere")) as server:
         assert server.address == ""
         assert server.process.wait(DEADLINE) == 1
     assert "StartupError: tls-certificate" in server.log.read_text().splitlines()[-1]
 
 
-def test_an_address_of_another_s_workers_is_refused(configure: "Configure") -> None:
+def test_an_address_of_other_workers_is_refused(configure: "Configure") -> None:
     with supervised(configure(workers=WORKERS)) as server:
         with supervised(configure(workers=WORKERS, address=server.address)) as second:
             assert second.process.wait(DEADLINE) == 1
@@ -201,7 +199,7 @@ def test_an_address_of_another_s_workers_is_refused(configure: "Configure") -> N
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0"])
-def test_a_reserved_port_is_for_those_who_share_it(address: str) -> None:
+def test_a_reserved_port_is_free_only_for_sockets_that_share_it(address: str) -> None:
     with reserve_port(address) as taken:
         host, _, port = taken.rpartition(":")
         assert host == address.rpartition(":")[0]
@@ -225,7 +223,7 @@ def test_an_address_that_cannot_be_shared_is_refused(address: str) -> None:
         pass
 
 
-def test_a_worker_is_what_its_order_says_whatever_the_environment_does(
+def test_a_worker_has_the_settings_of_its_spec_and_not_of_its_environment(
     configure: "Configure", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("THETAPRIME_SERVER_QUEUE", "3")
@@ -235,7 +233,7 @@ def test_a_worker_is_what_its_order_says_whatever_the_environment_does(
     assert WorkerSpec.from_line(WorkerSpec(1, config).to_line()) == WorkerSpec(1, config)
 
 
-def test_a_worker_is_started_again_later_each_time_and_then_no_more() -> None:
+def test_restarts_are_delayed_more_each_time_and_then_stop() -> None:
     now = 0.0
     restarts = Restarts(clock=lambda: now)
     delays = []
@@ -249,7 +247,7 @@ def test_a_worker_is_started_again_later_each_time_and_then_no_more() -> None:
         restarts.next_delay(7, -9)
 
 
-def test_a_worker_recalls_a_version_that_another_one_saw_first(tmp_path: Path, write_point_artifact: Write) -> None:
+def test_a_worker_finds_a_version_that_another_worker_added_first(tmp_path: Path, write_point_artifact: Write) -> None:
     write_point_artifact(tmp_path, version=1)
     catalogs = [Catalog.load([tmp_path]) for _ in range(2)]
     counts: list[float] = []
@@ -259,7 +257,7 @@ def test_a_worker_recalls_a_version_that_another_one_saw_first(tmp_path: Path, w
     found = [catalog.recall("point-navigation", 2).message.version for catalog in catalogs]
     assert found == [2, 2]
     assert counts == [1, 1, 2, 2]
-    # One that is nowhere is not looked for at every call.
+    # A version that does not exist is not searched at every call.
     for _ in range(3):
         with pytest.raises(NotFoundError):
             catalogs[1].recall("point-navigation", 9)

@@ -1,4 +1,4 @@
-"""Every RPC of the contract, as a call about one session."""
+"""Every RPC of the contract, as a call for one session."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -38,4 +38,4 @@ ALL: Final[Mapping[str, Call]] = {
         meta_pb.GetMetaPolicyRequest(name="point-navigation")
     ),
 }
-"""By name; each is given a client and a session id."""
+"""Calls by name; each takes a client and a session id."""

@@ -1,4 +1,4 @@
-"""The metrics page as a query sees it."""
+"""Scrapes a metrics page, with the names that queries use."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ def free_address() -> str:
 
 
 def scrape(address: str) -> dict[str, Metric]:
-    """The metrics under the names that a query uses."""
+    """Returns the metrics by the names that queries use."""
     with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
         connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
         text = connection.getresponse().read().decode()
@@ -26,6 +26,6 @@ def scrape(address: str) -> dict[str, Metric]:
 
 
 def value(metrics: dict[str, Metric], sample: str, **labels: str) -> float:
-    """One sample; a histogram's are named ``<metric>_count`` and ``<metric>_sum``."""
+    """Returns one sample, 0 if missing; a histogram has ``<metric>_count`` and ``<metric>_sum``."""
     found = [each for metric in metrics.values() for each in metric.samples if each.name == sample]
     return next((each.value for each in found if each.labels == labels), 0.0)

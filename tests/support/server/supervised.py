@@ -1,4 +1,4 @@
-"""Servers of several processes, and calls that reach them all."""
+"""Runs a server of several workers, and calls that reach all of them."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ def supervised(config: ServerConfig, **environment: str) -> Iterator[Supervised]
         try:
             yield Supervised(process, log)
         finally:
-            # Its workers follow it, being told so by the end of their input.
+            # The workers end when their standard input closes.
             process.kill()
 
 
@@ -84,7 +84,7 @@ def gone(pid: int) -> bool:
 
 
 class Channels:
-    """Calls over several connections, each to a worker that the kernel chose; each call takes any of them."""
+    """Several connections, each to a worker that the kernel chose; each call uses a random one."""
 
     def __init__(self, address: str, count: int, seed: int = 0) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -99,14 +99,14 @@ class Channels:
         for channel in self._channels:
             channel.close()
 
-    def patiently(self, call: Callable[[AdaptationServiceStub], Result]) -> Result:
-        """The result of a call that is repeated, over any connection, while it fails as a dying process makes it."""
+    def call_until_served(self, call: Callable[[AdaptationServiceStub], Result]) -> Result:
+        """Retries a call, over any connection, while it fails because a worker died; returns its result."""
         end = time.monotonic() + DEADLINE
         while True:
             try:
                 return call(self._choose(self.stubs))
             except grpc.RpcError as error:
-                passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-                if not passing or time.monotonic() > end:
+                transient = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if not transient or time.monotonic() > end:
                     raise
                 time.sleep(0.02)

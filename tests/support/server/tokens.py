@@ -1,4 +1,4 @@
-"""Files of tokens."""
+"""Writes tokens files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from thetaprime import wire
 
 
 def write_tokens(path: Path, tokens: Mapping[str, str], more: str = "") -> Path:
-    """Writes a tokens file as an operator does, in one move: tenants by their tokens."""
+    """Writes a tokens file atomically, with tenants by token."""
     entries = [
         f'[[tokens]]\ntenant = "{tenant}"\nsha256 = "{wire.sha256_hex(token.encode())}"\n'
         for token, tenant in tokens.items()
