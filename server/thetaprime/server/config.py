@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from thetaprime.server.address import is_unix_socket, split_address
-from thetaprime.server.config_file import ConfigFile
+from thetaprime.server.config_file import ConfigFileSource
 
 _MIB: Final = 1 << 20
 ROW_BYTES: Final = _MIB
@@ -50,7 +50,7 @@ class ServerConfig(BaseSettings):
     address: str = "127.0.0.1:50051"
     """Host and port to listen on, as host:port, or unix:PATH for a Unix socket. Port 0 takes any free port."""
     tls_certificate: Path | None = None
-    """PEM file with the server's certificate and its chain. With tls_key, the server speaks TLS."""
+    """PEM file with the server's certificate and its chain. With its private key, the server speaks TLS."""
     tls_key: Path | None = None
     """PEM file with the certificate's private key, without a passphrase."""
     tls_client_authority: Path | None = None
@@ -81,31 +81,31 @@ class ServerConfig(BaseSettings):
     """Adaptation steps and upload verifications that each process runs in parallel. By default, the workers divide the
     CPU cores."""
     queue: pydantic.NonNegativeInt = 64
-    """Adaptation steps of one tenant that may wait for a thread. Further calls are refused, to be retried."""
+    """Maximum of one tenant's adaptation steps that wait for a thread. Further calls are refused, to be retried."""
     max_sessions: pydantic.PositiveInt = 10_000
-    """Open sessions, of all tenants together."""
+    """Maximum of open sessions, over all tenants."""
     max_tenant_sessions: pydantic.PositiveInt | None = None
-    """Open sessions of each tenant. The tokens file can override the limits of a tenant."""
+    """Maximum of open sessions of each tenant. The tokens file can override a tenant's limits."""
     max_tenant_bytes: pydantic.PositiveInt | None = None
-    """Stored bytes of payloads and policies of each tenant."""
+    """Maximum of stored payload and policy bytes of each tenant."""
     max_tenant_steps: pydantic.PositiveInt | None = None
-    """Stored environment steps of each tenant."""
+    """Maximum of stored environment steps of each tenant."""
     max_tenant_adaptations_per_second: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
-    """Mean rate of adaptation steps of each tenant. The steps of one second may come in a burst."""
+    """Maximum mean rate of each tenant's adaptation steps. The steps of one second may come in a burst."""
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
-    """Payload bytes of one upload."""
+    """Maximum of payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
-    """Payload bytes of all uploads in progress, which bounds their memory."""
+    """Maximum of payload bytes of all uploads in progress; bounds their memory."""
     max_upload_trajectories: pydantic.PositiveInt = 1_000
-    """Trajectories in one upload."""
+    """Maximum of trajectories in one upload."""
     max_upload_steps: pydantic.PositiveInt = 200_000
-    """Environment steps in one upload."""
+    """Maximum of environment steps in one upload."""
     max_round_uploads: pydantic.PositiveInt = 1_000
-    """Uploads in one round."""
+    """Maximum of uploads in one round."""
     max_round_trajectories: pydantic.PositiveInt = 1_000
-    """Trajectories in one round."""
+    """Maximum of trajectories in one round."""
     max_round_steps: pydantic.PositiveInt = 500_000
-    """Environment steps in one round, which bounds the memory of an adaptation step."""
+    """Maximum of environment steps in one round; bounds the memory of an adaptation step."""
     upload_idle: pydantic.PositiveFloat = 60.0
     """Seconds that an upload may pause between two messages."""
     upload_seconds: pydantic.PositiveFloat = 600.0
@@ -133,7 +133,7 @@ class ServerConfig(BaseSettings):
         """Returns the sources by priority: arguments, the environment, the file that one of them names."""
         file = {**env_settings(), **init_settings()}.get("config")
         sources = (init_settings, env_settings)
-        return sources if file is None else (*sources, ConfigFile(settings_cls, Path(file)))
+        return sources if file is None else (*sources, ConfigFileSource(settings_cls, Path(file)))
 
     @pydantic.field_validator("address", "metrics_address")
     @classmethod

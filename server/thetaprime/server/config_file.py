@@ -16,7 +16,7 @@ class ConfigFileError(ValueError):
     """A config file is invalid; the message is one line that names the file."""
 
 
-class ConfigFile(TomlConfigSettingsSource):
+class ConfigFileSource(TomlConfigSettingsSource):
     """The settings of a TOML file, as a source for pydantic-settings.
 
     Args:

@@ -70,7 +70,7 @@ class Health:
                 await asyncio.sleep(seconds)
                 trial = loop.run_in_executor(thread, probe_store, store)
                 ended, _ = await asyncio.wait([trial], timeout=_HUNG_SECONDS)
-                problem = _problem(trial) if ended else f"a write has not finished after {_HUNG_SECONDS:g} s"
+                problem = _describe_failure(trial) if ended else f"a write has not finished after {_HUNG_SECONDS:g} s"
                 if healthy and problem:
                     _log.error("store failed", problem=problem)
                 elif not healthy and not problem:
@@ -87,7 +87,7 @@ class Health:
             await self.servicer.set(service, status)
 
 
-def _problem(trial: "asyncio.Future[None]") -> str:
+def _describe_failure(trial: "asyncio.Future[None]") -> str:
     error = trial.exception()
     # A store that is busy with long writes has not failed.
     if error is None or isinstance(error, UnavailableError):
