@@ -114,6 +114,8 @@ def test_a_broken_block_is_found(language: str, code: str, problem: str, reader:
 )
 def test_output_may_differ_in_numbers(shown: str, printed: str) -> None:
     check_output(shown, printed, "here")
+    with pytest.raises(AssertionError, match="here"):
+        check_output(f"{shown}\nanother line", printed, "here")
 
 
 @pytest.mark.parametrize(("shown", "printed"), [("mean 3", "median 3"), ("b\na", "a\nb"), ("a\na", "a")])

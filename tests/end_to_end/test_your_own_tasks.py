@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.training.contract import assert_meets_contract
 from thetaprime.models import Policy
-from thetaprime.training import check_task_distribution, load_config
+from thetaprime.training import load_config
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import Task, TaskDistribution
 from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE
@@ -46,7 +47,7 @@ def _untrained(distribution: TaskDistribution, tasks: list[Task], config: dict[s
     ("module", "name"), [("pendulum_gravity", "PendulumGravity"), ("cartpole_poles", "CartPolePoles")]
 )
 def test_the_examples_meet_the_contract(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_task_distribution(getattr(_example(module, monkeypatch), name)())
+    assert_meets_contract(getattr(_example(module, monkeypatch), name)())
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def test_a_disk_that_refuses_writes_is_not_serving(start: "Start", monkeypatch: 
             patched.setattr(BlobStore, "put", refuse)
             wait_for(service.channel, NOT_SERVING)
         wait_for(service.channel, SERVING)
+        assert service.create().policy.policy_id
 
 
 def test_a_disk_that_hangs_is_not_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +83,7 @@ def test_a_disk_that_hangs_is_not_serving(start: "Start", monkeypatch: pytest.Mo
         monkeypatch.setattr(health, "_HUNG_SECONDS", 60)
         go_on.set()
         wait_for(service.channel, SERVING)
+        assert service.create().policy.policy_id
 
 
 def test_a_busy_store_is_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:

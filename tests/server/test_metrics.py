@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from prometheus_client import start_http_server
 
 from tests.support.server.metrics_page import free_address, scrape, value
 from tests.support.server.supervised import Channels, supervised
@@ -272,12 +273,20 @@ def test_metrics_are_served_while_the_store_is_missing(configure: "Configure") -
 
 
 def test_no_metrics_are_served_by_default(configure: "Configure", monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a port was opened")
+    opened: list[object] = []
 
-    monkeypatch.setattr("thetaprime.server.telemetry.exposition.start_http_server", refuse)
-    with running_server(configure()) as address, grpc.insecure_channel(address) as channel:
-        grpc.channel_ready_future(channel).result(60)
+    def record(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return start_http_server(*arguments)
+
+    monkeypatch.setattr("thetaprime.server.telemetry.exposition.start_http_server", record)
+    for metrics_address, ports in (("", 0), (free_address(), 1)):
+        with (
+            running_server(configure(metrics_address=metrics_address)) as address,
+            grpc.insecure_channel(address) as channel,
+        ):
+            grpc.channel_ready_future(channel).result(60)
+        assert len(opened) == ports
 
 
 @pytest.mark.slow

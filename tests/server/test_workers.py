@@ -163,6 +163,7 @@ def test_workers_of_a_killed_supervisor_end_and_release_the_port(configure: "Con
     host, port = server.address.split(":")
     with socket.socket() as free:
         free.bind((host, int(port)))
+        assert free.getsockname()[1] == int(port)
 
 
 @pytest.mark.slow

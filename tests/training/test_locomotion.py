@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.training.contract import assert_meets_contract
 from tests.support.training.locomotion import (
     HOWS,
     Floats,
@@ -26,7 +27,6 @@ from tests.support.training.locomotion import (
     make,
     some_goals,
 )
-from thetaprime.training.tasks import check_task_distribution
 from thetaprime.training.tasks.distributions import (
     AntDirectionTasks,
     AntVelocityTasks,
@@ -255,7 +255,7 @@ def test_a_bad_goal_is_refused(body: Body, kind: Goal, goal: Any, expected: str)
 
 @every_distribution
 def test_distributions_meet_the_contract(distribution: LocomotionTasks) -> None:
-    check_task_distribution(distribution)
+    assert_meets_contract(distribution)
 
 
 @every_distribution

@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from tests.support.training.contract import assert_meets_contract
 from tests.support.training.corridor import CorridorTasks
 from thetaprime.models import BoxAction, EnvironmentContract
 from thetaprime.training.tasks import (
@@ -19,7 +20,7 @@ from thetaprime.training.tasks import (
 
 @pytest.mark.parametrize("distribution", [PointNavigationTasks(), CorridorTasks()], ids=["ours", "a user's"])
 def test_distributions_meet_the_contract(distribution: PointNavigationTasks | CorridorTasks) -> None:
-    check_task_distribution(distribution)
+    assert_meets_contract(distribution)
 
 
 class _Pendulum:
@@ -37,7 +38,7 @@ class _Pendulum:
 
 
 def test_advice_of_gymnasium_is_no_breach_of_the_contract() -> None:
-    check_task_distribution(_Pendulum())
+    assert_meets_contract(_Pendulum())
 
 
 def test_batched_form_is_recognized() -> None:

@@ -31,7 +31,12 @@ def _with(shape: tuple[int, ...], index: tuple[int, ...], value: float, dtype: A
 
 def test_whole_episodes_pass() -> None:
     validate(_trajectory(), BOX)
-    validate(_trajectory(actions=np.array([0, 1, 2, 0])), DISCRETE)
+    discrete = _trajectory(actions=np.array([0, 1, 2, 0]))
+    validate(discrete, DISCRETE)
+    # Each is refused by the other's contract.
+    for trajectory, other in ((_trajectory(), DISCRETE), (discrete, BOX)):
+        with pytest.raises(WireError, match="actions"):
+            validate(trajectory, other)
 
 
 @pytest.mark.parametrize(
