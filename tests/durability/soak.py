@@ -24,8 +24,8 @@ from rich.progress import Progress
 
 import thetaprime.client as tp
 from tests.support.artifacts import write_point_artifact
-from tests.support.faults.victim import Victim
-from tests.support.faults.workload import Customers, Outcome, adapt_once
+from tests.support.faults.customers import Customers, Outcome, adapt_once
+from tests.support.server.process import ServerProcess
 from thetaprime.server import failpoints
 
 _SAMPLE_SECONDS: Final = 1.0
@@ -43,14 +43,14 @@ def main() -> None:
         folder = Path(name)
         write_point_artifact(folder / "zoo")
         with (
-            Victim(folder, folder / "zoo") as victim,
-            Customers(victim.address, clients, expiring=True) as customers,
+            ServerProcess(folder, folder / "zoo") as server,
+            Customers(server.address, clients, expiring=True) as customers,
         ):
-            killed = _disturb(victim, customers, kills, random.Random(seed), bar)
+            killed = _disturb(server, customers, kills, random.Random(seed), bar)
             left = max(minutes * 60 - (time.monotonic() - began), minutes * 15)
-            memory, files = _watch(victim, left, bar)
+            memory, files = _watch(server, left, bar)
             customers.finish()
-            status = victim.stop()
+            status = server.stop()
         if customers.failures:
             raise customers.failures[0]
         outcomes = {outcome.seed: outcome for outcome in customers.outcomes}
@@ -76,38 +76,38 @@ def main() -> None:
     sys.exit(bool(lost or differing or status))
 
 
-def _disturb(victim: Victim, customers: Customers, kills: int, rng: random.Random, bar: Progress) -> int:
+def _disturb(server: ServerProcess, customers: Customers, kills: int, rng: random.Random, bar: Progress) -> int:
     """Starts and kills the server so many times, and leaves it running."""
     points = sorted(failpoints.POINTS)
     row = bar.add_task("killing", total=kills)
     killed = 0
-    victim.start()
+    server.start()
     while killed < kills and not customers.failures:
         if rng.random() < 0.5:
             time.sleep(rng.uniform(0.0, 1.0))
-        victim.kill()
+        server.kill()
         armed = ""
         if rng.random() < 0.5:
             point = rng.choice(points)
             once = point.startswith(("start.", "sweep."))
             armed = f"{point}=kill@{1 if once else rng.randint(1, 5)}"
         # Not every point is reached in the time, and then the kill comes from outside.
-        if victim.start(armed) and armed:
-            victim.wait_killed(5.0)
+        if server.start_armed(armed) and armed:
+            server.wait_killed(5.0)
         killed += 1
         bar.update(row, completed=killed)
-    victim.kill()
-    victim.start()
+    server.kill()
+    server.start()
     return killed
 
 
-def _watch(victim: Victim, seconds: float, bar: Progress) -> tuple[float, float]:
+def _watch(server: ServerProcess, seconds: float, bar: Progress) -> tuple[float, float]:
     """Growth of resident memory (KiB an hour) and of open files (an hour), after a warm-up."""
     row = bar.add_task("watching", total=seconds)
     started, samples = time.monotonic(), []
     while (passed := time.monotonic() - started) < seconds:
         if passed > _WARM_UP * seconds:
-            samples.append((passed / 3600, *_usage(victim.pid)))
+            samples.append((passed / 3600, *_usage(server.pid)))
         bar.update(row, completed=passed)
         time.sleep(_SAMPLE_SECONDS)
     if len(samples) < 2:
@@ -125,9 +125,9 @@ def _usage(pid: int) -> tuple[int, int]:
 def _differing(folder: Path, zoo: Path, outcomes: Mapping[int, Outcome], clients: int, bar: Progress) -> int:
     """How many of the clients would have ended otherwise with a server that nobody disturbs."""
     folder.mkdir()
-    with Victim(folder, zoo) as victim, ThreadPoolExecutor(clients) as threads:
-        victim.start()
-        with tp.Client(victim.address) as client:
+    with ServerProcess(folder, zoo) as server, ThreadPoolExecutor(clients) as threads:
+        server.start()
+        with tp.Client(server.address) as client:
             ends = threads.map(lambda seed: adapt_once(client, seed) == outcomes[seed], sorted(outcomes))
             return sum(not same for same in bar.track(ends, total=len(outcomes), description="comparing"))
 

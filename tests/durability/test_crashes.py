@@ -12,14 +12,13 @@ import sqlalchemy as sa
 import thetaprime.client as tp
 import thetaprime.server
 from tests.support.artifacts import write_point_artifact
-from tests.support.faults.victim import Victim
-from tests.support.faults.workload import META_POLICY, Customers, Outcome, adapt_once, patiently
-from tests.support.point_navigation import play
+from tests.support.faults.customers import Customers, Outcome, adapt_once, patiently
+from tests.support.point_navigation import NAME, play
+from tests.support.server.process import ServerProcess
 from thetaprime.server import ServerConfig, failpoints, running_server
 from thetaprime.server.store import Store, tables
 
 REACHED_WITHIN = 60.0
-EXPIRED_AFTER = 4.0
 
 
 def _replay(zoo: Path, store: Path, seeds: list[int]) -> list[Outcome]:
@@ -53,46 +52,59 @@ def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) ->
     zoo = tmp_path / "zoo"
     write_point_artifact(zoo)
     rng = random.Random(seed)
-    points = sorted(failpoints.POINTS)
+    points = sorted(failpoints.POINTS - {"start.schema"})
     rng.shuffle(points)
     # Uploads lie in rows and policies in files: both ways die.
     with (
-        Victim(tmp_path, zoo, "--row-bytes", "2048") as victim,
-        Customers(victim.address, 3, expiring=True) as customers,
+        ServerProcess(tmp_path, zoo, "--row-bytes", "2048") as server,
+        Customers(server.address, 3, expiring=True) as customers,
     ):
-        victim.start()
+        # Only the first start writes the schema.
+        assert not server.start_armed("start.schema=kill@1")
+        server.start()
+        expiring = {point: _leave_sessions(server.address) for point in points if point.startswith("sweep.")}
         for point in points:
-            victim.kill()
-            if point.startswith("sweep."):
-                victim.start()
-                _leave_expired(victim.address)
-                victim.kill()
+            server.kill()
+            if point in expiring:
+                _expire(server.store, expiring[point])
             # A start and the sweep after it come once in the life of a process.
             visit = 1 if point.startswith(("start.", "sweep.")) else rng.randint(1, 3)
-            if victim.start(f"{point}=kill@{visit}"):
-                assert victim.wait_killed(REACHED_WITHIN), f"{point} was not reached {visit} times"
+            if server.start_armed(f"{point}=kill@{visit}"):
+                assert server.wait_killed(REACHED_WITHIN), f"{point} was not reached {visit} times"
             assert not customers.failures, customers.failures
-        victim.start()
+        server.start()
         customers.finish()
-        assert victim.stop() == 0
+        assert server.stop() == 0
     assert not customers.failures, customers.failures
     outcomes = sorted(customers.outcomes, key=lambda outcome: outcome.seed)
     assert not [line for outcome in outcomes for line in outcome.lost]
     assert len(outcomes) >= 3
     assert outcomes == _replay(zoo, tmp_path / "undisturbed", [outcome.seed for outcome in outcomes])
-    _check_whole(victim.store)
+    _check_whole(server.store)
 
 
-def _leave_expired(address: str) -> None:
-    """Leaves a session with an upload, and one with a policy too, for the sweep at the next start to find."""
+def _leave_sessions(address: str) -> list[str]:
+    """Creates a session with an upload, and one with a policy too; returns their ids."""
+    created = []
     with tp.Client(address) as client:
         for adapts in (True, False):
-            session = patiently(lambda: client.create_session(META_POLICY, ttl=EXPIRED_AFTER))
+            session = patiently(lambda: client.create_session(NAME))
+            created.append(session.id)
             # No other upload has these bytes: a blob that another session needs is not swept.
             session.upload(play(session.policy, np.random.default_rng(time.time_ns())))
             if adapts:
                 session.adapt()
-    time.sleep(EXPIRED_AFTER)
+    return created
+
+
+def _expire(folder: Path, session_ids: list[str]) -> None:
+    """Lets the sessions have expired, so that the sweep at the next start finds them."""
+    store = Store(folder)
+    with store.writing() as connection:
+        found = tables.sessions.c.session_id.in_(session_ids)
+        changed = connection.execute(tables.sessions.update().where(found).values(expire_time=0))
+    store.close()
+    assert changed.rowcount == len(session_ids)
 
 
 def _check_whole(folder: Path) -> None:

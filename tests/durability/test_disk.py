@@ -11,9 +11,9 @@ import pytest
 
 import thetaprime.client as tp
 from tests.support.artifacts import write_point_artifact
-from tests.support.faults.victim import Victim
-from tests.support.faults.workload import META_POLICY, adapt_once, patiently
-from tests.support.point_navigation import collect, play
+from tests.support.faults.customers import adapt_once, patiently
+from tests.support.point_navigation import NAME, collect, play
+from tests.support.server.process import ServerProcess
 from tests.support.server.service import Start
 from thetaprime.server import failpoints
 
@@ -56,21 +56,21 @@ def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
 def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path) -> None:
     """No file of the process may grow: neither a blob nor the database's log."""
     write_point_artifact(tmp_path / "zoo")
-    with Victim(tmp_path, tmp_path / "zoo") as victim, tp.Client(victim.address, timeout=10) as client:
-        victim.start()
-        session = patiently(lambda: client.create_session(META_POLICY))
+    with ServerProcess(tmp_path, tmp_path / "zoo") as server, tp.Client(server.address, timeout=10) as client:
+        server.start()
+        session = patiently(lambda: client.create_session(NAME))
         trajectories = play(session.policy, np.random.default_rng(0))
-        before = resource.prlimit(victim.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+        before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, before[1]))
         with pytest.raises(tp.UnreachableError, match="the store failed"):
             session.upload(trajectories)
         with pytest.raises(tp.UnreachableError, match="the store failed"):
-            client.create_session(META_POLICY)
+            client.create_session(NAME)
         # What does not write goes on.
         assert client.resume(session.id).info.batch.uploads == 0
-        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, before)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
         assert patiently(lambda: session.upload(trajectories)).batch.uploads == 1
         assert session.adapt().onnx
         assert not adapt_once(client, 1).lost
-        assert victim.stop() == 0
-    assert "internal error" not in victim.log.read_text()
+        assert server.stop() == 0
+    assert "internal error" not in server.log.read_text()

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import thetaprime.client as tp
+from tests.support.faults.customers import adapt_once
 from tests.support.faults.proxy import FAULTS, faulty_proxy
-from tests.support.faults.workload import adapt_once
 from tests.support.server.service import Start
 
 SESSIONS = 8

@@ -15,9 +15,8 @@ import torch
 
 import thetaprime.client as tp
 import thetaprime.training
+from tests.support.server.process import ServerProcess
 from thetaprime.models import TrajectoryBatch, adapt_step, load_meta_policy, resolve_meta_policy
-
-from .conftest import Service
 
 gymnasium.register_envs(thetaprime.training)
 
@@ -44,22 +43,21 @@ def _batch(trajectories: list[tp.Trajectory]) -> TrajectoryBatch:
 
 
 @pytest.mark.slow
-def test_it_learns_goals_it_has_never_seen(service: Service) -> None:
-    with tp.Client(service.start()) as client:
+def test_it_learns_goals_it_has_never_seen(address: str) -> None:
+    with tp.Client(address) as client:
         for goal in GOALS:
             before = _mean_return(client.theta("point-navigation"), goal)
             adapted = client.adapt("point-navigation", _environment(goal), rounds=3, trajectories=20, seed=0)
             after = _mean_return(adapted, goal)
             assert after > 0.4 * before, f"goal {goal}: {before} before, {after} after"
-    assert service.stop() == 0
 
 
-def test_the_server_takes_the_step_that_training_takes_bit_for_bit(service: Service) -> None:
+def test_the_server_takes_the_step_that_training_takes_bit_for_bit(address: str) -> None:
     meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with tp.Client(service.start()) as client:
+        with tp.Client(address) as client:
             session = client.create_session("point-navigation")
             parameters, parent = meta_policy.parameters, meta_policy.policy_id
             for step in range(2):
@@ -84,8 +82,8 @@ def test_the_server_takes_the_step_that_training_takes_bit_for_bit(service: Serv
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_after", ["create", "upload", "adapt"])
-def test_a_killed_server_loses_nothing_and_the_client_carries_on(service: Service, killed_after: str) -> None:
-    with tp.Client(service.start()) as client:
+def test_a_killed_server_loses_nothing_and_the_client_carries_on(server: ServerProcess, killed_after: str) -> None:
+    with tp.Client(server.start()) as client:
         undisturbed = client.create_session("point-navigation")
         session = client.create_session("point-navigation")
         trajectories = tp.collect(session.policy, _environment(GOALS[1]), 20, seed=3)
@@ -93,25 +91,25 @@ def test_a_killed_server_loses_nothing_and_the_client_carries_on(service: Servic
         expected = undisturbed.adapt()
 
         if killed_after == "create":
-            service.kill()
-            service.start()
+            server.kill()
+            server.start()
         session.upload(trajectories)
         if killed_after == "upload":
-            service.kill()
-            service.start()
+            server.kill()
+            server.start()
         adapted = session.adapt()
         if killed_after == "adapt":
-            service.kill()
-            service.start()
+            server.kill()
+            server.start()
             adapted = client.resume(session.id).policy
         assert adapted.onnx == expected.onnx
         assert client.resume(session.id).round == 1
 
 
-def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(service: Service) -> None:
+def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(address: str) -> None:
     """Over whole episodes: the file's actions are those of the parameters that the server keeps."""
     meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
-    with tp.Client(service.start()) as client:
+    with tp.Client(address) as client:
         session = client.create_session("point-navigation")
         trajectories = tp.collect(session.policy, _environment(GOALS[2]), 20, seed=5)
         session.upload(trajectories)
@@ -137,9 +135,9 @@ def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(service: Service) 
 
 
 @pytest.mark.slow
-def test_the_example_program_runs_against_a_server_started_by_hand(service: Service, tmp_path: Path) -> None:
+def test_the_example_program_runs_against_a_server_started_by_hand(address: str, tmp_path: Path) -> None:
     program = Path(__file__).parents[2] / "examples" / "adapt_to_a_goal.py"
-    command = [sys.executable, str(program), "--address", service.start(), "--output", str(tmp_path / "policy.onnx")]
+    command = [sys.executable, str(program), "--address", address, "--output", str(tmp_path / "policy.onnx")]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "round 2: return" in run.stdout
     distance = re.search(r"(\S+) from the goal", run.stdout)
@@ -147,9 +145,9 @@ def test_the_example_program_runs_against_a_server_started_by_hand(service: Serv
     assert tp.AdaptedPolicy.load(tmp_path / "policy.onnx").metadata["thetaprime.meta_policy"] == "point-navigation@1"
 
 
-def _before_and_after(service: Service, name: str, env: gymnasium.Env[Any, Any]) -> tuple[float, float]:
+def _before_and_after(address: str, name: str, env: gymnasium.Env[Any, Any]) -> tuple[float, float]:
     """Mean return in a user's own environment, before and after one round through the client."""
-    with tp.Client(service.start()) as client:
+    with tp.Client(address) as client:
         session = client.create_session(name)
         trajectories = tp.collect(session.policy, env, 20, seed=1)
         session.upload(trajectories)
@@ -166,19 +164,19 @@ def _promised(name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("goal", [1.0, -1.0], ids=["forward", "backward"])
-def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(service: Service, goal: float) -> None:
+def test_a_half_cheetah_learns_its_direction_from_a_plain_environment(address: str, goal: float) -> None:
     promised = _promised("half-cheetah-direction")["returns"]["maml"]
     env = gymnasium.make("thetaprime/HalfCheetahDirection-v0", goal=goal)
-    before, after = _before_and_after(service, "half-cheetah-direction", env)
+    before, after = _before_and_after(address, "half-cheetah-direction", env)
     # One direction pays better than the other; the evaluation's mean is over both.
     assert before < 0.2 * promised[1], f"{before} before adapting; the evaluation found {promised[0]}"
     assert after > 0.75 * promised[1], f"{after} after one round; the evaluation found {promised[1]}"
 
 
-def test_a_half_cheetah_learns_its_velocity_from_a_plain_environment(service: Service) -> None:
+def test_a_half_cheetah_learns_its_velocity_from_a_plain_environment(address: str) -> None:
     promised = _promised("half-cheetah-velocity")
     env = gymnasium.make("thetaprime/HalfCheetahVelocity-v0", goal=1.7)
-    before, after = _before_and_after(service, "half-cheetah-velocity", env)
+    before, after = _before_and_after(address, "half-cheetah-velocity", env)
     mean, spread = (promised[key]["maml"] for key in ("returns", "std_over_tasks"))
     assert before < mean[1] - 50.0, f"{before} before adapting; the evaluation found {mean[0]}"
     assert after > mean[1] - 2 * spread[1], f"{after} after one round; the evaluation found {mean[1]} ± {spread[1]}"

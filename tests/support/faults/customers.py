@@ -1,4 +1,4 @@
-"""Customers of a server that may die under them: what each does depends on its seed alone."""
+"""Clients that adapt while their server dies: each one's calls depend on its seed alone."""
 
 import dataclasses
 import random
@@ -10,28 +10,27 @@ from typing import Final, TypeVar
 import numpy as np
 
 import thetaprime.client as tp
-from tests.support.point_navigation import play
+from tests.support.point_navigation import NAME, play
 from thetaprime import wire
 
-META_POLICY: Final = "point-navigation"
 ROUNDS: Final = 2
 UPLOADS: Final = 2
 PATIENCE: Final = 600.0
-"""Seconds that a customer goes on asking a server that does not answer."""
+"""Seconds that a customer repeats a call to a server that does not answer."""
 
 _Result = TypeVar("_Result")
-# What a server that is killed, starting or short of disk gives its callers; the same call again has the effect of one.
-_PASSING: Final = (tp.UnreachableError, tp.DeadlineError, tp.LimitError)
+# Raised by a call to a server that was killed, is starting, or has a full disk. Every call is safe to repeat.
+_TRANSIENT: Final = (tp.UnreachableError, tp.DeadlineError, tp.LimitError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one adaptation came to.
+    """The result of one adaptation.
 
     Attributes:
         seed: of the customer.
-        policies: SHA-256 of the ONNX file of θ_1, θ_2, … as they came.
-        lost: what was acknowledged and then could not be had again, in words.
+        policies: SHA-256 of the ONNX file of θ_1, θ_2, … as received.
+        lost: descriptions of the data that the server acknowledged and did not keep.
     """
 
     seed: int
@@ -40,21 +39,21 @@ class Outcome:
 
 
 def patiently(call: Callable[[], _Result], patience: float = PATIENCE) -> _Result:
-    """The result of a call that is repeated while the server is away."""
+    """Repeats a call while the server is away, and returns its result."""
     end = time.monotonic() + patience
     while True:
         try:
             return call()
-        except _PASSING:
+        except _TRANSIENT:
             if time.monotonic() > end:
                 raise
             time.sleep(random.uniform(0.02, 0.2))
 
 
 def adapt_once(client: tp.Client, seed: int, ttl: float | None = None) -> Outcome:
-    """One session: uploads and steps, then everything that was acknowledged is asked for again."""
+    """Runs one session: uploads, steps, and a second reading of everything that the server acknowledged."""
     rng = np.random.default_rng(seed)
-    session = patiently(lambda: client.create_session(META_POLICY, request_id=f"customer-{seed}", ttl=ttl))
+    session = patiently(lambda: client.create_session(NAME, request_id=f"customer-{seed}", ttl=ttl))
     lost: list[str] = []
     received: list[bytes] = []
     for _ in range(ROUNDS):
@@ -69,24 +68,28 @@ def adapt_once(client: tp.Client, seed: int, ttl: float | None = None) -> Outcom
     for index, onnx in enumerate(received, start=1):
         again = patiently(lambda: client.resume(session.id)).policy_at
         if patiently(lambda: again(index)).onnx != onnx:  # noqa: B023
-            lost.append(f"seed {seed}: θ_{index} is not what it was")
-    # In an hour there are more sessions than a server has open.
+            lost.append(f"seed {seed}: θ_{index} has changed")
+    # A tenant may have only so many open sessions, and an hour has more.
     patiently(session.close)
     return Outcome(seed, tuple(wire.sha256_hex(onnx) for onnx in received), tuple(lost))
 
 
 class Customers:
-    """Threads that adapt, one session after another, until they are told to stop.
+    """Threads that adapt, one session after another, for the duration of the context.
 
     Args:
         address: of the server.
-        count: customers at once.
-        expiring: whether one of them makes sessions that expire at once, for the sweep to find.
+        count: number of threads.
+        expiring: whether one more thread creates sessions that expire at once, for the sweep to find.
+
+    Attributes:
+        outcomes: of all finished sessions.
+        failures: exceptions that ended a thread.
     """
 
     def __init__(self, address: str, count: int, *, expiring: bool = False) -> None:
         self._client = tp.Client(address, timeout=10.0)
-        self._told = threading.Event()
+        self._stop_event = threading.Event()
         self._lock = threading.Lock()
         self._next = 0
         self.outcomes: list[Outcome] = []
@@ -101,14 +104,14 @@ class Customers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._told.set()
+        self._stop_event.set()
         self._client.close()
         for thread in self._threads:
             thread.join()
 
     def finish(self) -> None:
-        """Lets every customer end the session that it is at."""
-        self._told.set()
+        """Waits until every customer has finished its current session."""
+        self._stop_event.set()
         for thread in self._threads:
             thread.join()
 
@@ -119,20 +122,20 @@ class Customers:
 
     def _adapt(self) -> None:
         try:
-            while not self._told.is_set():
+            while not self._stop_event.is_set():
                 self.outcomes.append(adapt_once(self._client, self._seed()))
-        except BaseException as error:  # told by the thread that waits
+        except BaseException as error:  # the test raises it
             self.failures.append(error)
 
     def _let_expire(self) -> None:
         number = 0
-        while not self._told.wait(0.1):
+        while not self._stop_event.wait(0.1):
             number += 1
             rng = np.random.default_rng((1, number))
             try:
-                session = patiently(lambda: self._client.create_session(META_POLICY, ttl=0.5))
+                session = patiently(lambda: self._client.create_session(NAME, ttl=0.5))
                 session.upload(play(session.policy, rng))
                 session.adapt()
             except tp.ThetaPrimeError:
-                # It expired before it was used, or the server went away: all that matters is what is left of it.
+                # The session expired before its first use, or the server died: either leaves data for the sweep.
                 continue

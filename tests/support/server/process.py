@@ -1,4 +1,4 @@
-"""A server process on one store, that dies where it is told to and is started again."""
+"""A server process that a test kills, and starts again on the same store."""
 
 import os
 import signal
@@ -12,25 +12,33 @@ from typing import Final, Self
 from thetaprime.server import failpoints
 
 _START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 60.0
 
 
-class Victim:
-    """``thetaprime serve`` over the lives of several processes, always at one address.
+class ServerProcess:
+    """``thetaprime serve`` on one store: several processes, one after the other, at one address.
 
     Args:
         folder: for the store and the log.
-        zoo: folder of meta-policies.
+        zoo: folder of meta-policies; None for the shipped ones.
         options: of ``thetaprime serve``.
+
+    Attributes:
+        address: the same for each process.
+        store: folder of the store.
+        log: file with the standard error of all processes.
     """
 
-    def __init__(self, folder: Path, zoo: Path, *options: str) -> None:
+    def __init__(self, folder: Path, zoo: Path | None, *options: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.store, self.log = folder / "store", folder / "server.log"
         self._command = [sys.executable, "-m", "thetaprime.cli", "serve", "--address", self.address]
-        # The health probe writes blobs of its own, which are not to be counted.
-        self._command += ["--store", str(self.store), "--zoo", str(zoo), "--probe-seconds", "86400", *options]
+        # The health probe writes blobs, which tests would count.
+        self._command += ["--store", str(self.store), "--probe-seconds", "86400", *options]
+        if zoo is not None:
+            self._command += ["--zoo", str(zoo)]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -42,18 +50,23 @@ class Victim:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs."""
+        """Process id of the running process."""
         assert self._process is not None
         return self._process.pid
 
-    def start(self, armed: str = "") -> bool:
-        """Starts a process.
+    def start(self) -> str:
+        """Starts a process, waits until it serves, and returns its address."""
+        assert self.start_armed(""), f"the server was killed: {self._end_of_log()}"
+        return self.address
+
+    def start_armed(self, armed: str) -> bool:
+        """Starts a process with failpoints.
 
         Args:
             armed: failpoints, as in `failpoints.arm`.
 
         Returns:
-            Whether it serves; not where a failpoint killed it before.
+            True once the process serves; False if a failpoint killed the process before.
         """
         environment = {**os.environ, failpoints.VARIABLE: armed}
         with self.log.open("a") as log:
@@ -65,26 +78,29 @@ class Victim:
         self._process.stdout.close()
         if not serves:
             status = self._process.wait(_START_SECONDS)
-            assert status == -signal.SIGKILL, f"it ended with {status}: {self.log.read_text()[-2000:]}"
+            assert status == -signal.SIGKILL, f"the server ended with status {status}: {self._end_of_log()}"
         return serves
 
     def wait_killed(self, seconds: float) -> bool:
-        """Whether the process ends by SIGKILL within so many seconds."""
+        """Returns whether SIGKILL ends the process within so many seconds."""
         assert self._process is not None
         end = time.monotonic() + seconds
         while (status := self._process.poll()) is None and time.monotonic() < end:
             time.sleep(0.01)
-        assert status in {None, -signal.SIGKILL}, f"it ended with {status}: {self.log.read_text()[-2000:]}"
+        assert status in {None, -signal.SIGKILL}, f"the server ended with status {status}: {self._end_of_log()}"
         return status is not None
 
     def kill(self) -> None:
-        """SIGKILL, at whatever the process is doing."""
+        """Kills the process with SIGKILL: no handler runs."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Sends SIGTERM, and returns the exit status."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(60)
+        return self._process.wait(_STOP_SECONDS)
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text()[-2000:]
