@@ -121,7 +121,7 @@ def test_a_foreign_dataset_that_does_not_do_is_refused_by_field(
 def test_what_cannot_be_written_is_refused(theta: Theta) -> None:
     policy = theta("pendulum")
     trajectories = collected(policy, "Pendulum-v1", 1)
-    with pytest.raises(tp.InvalidInputError, match="trajectories: none"):
+    with pytest.raises(tp.InvalidInputError, match="trajectories: empty"):
         tp.to_minari([], "try/it-v0", policy.contract)
     with pytest.raises(tp.InvalidInputError, match=r"trajectories\[0\]\.observations: shape"):
         tp.to_minari(trajectories, "try/it-v0", theta("cart-pole").contract)

@@ -120,8 +120,8 @@ def test_a_list_names_the_environment_that_does_not_fit_and_no_session_is_left(c
     ("source", "message"),
     [
         (lambda policy, count: None, "returned NoneType"),
-        (lambda policy, count: [], "gave no trajectory; expected 4"),
-        (lambda policy, count: ["x"], "gave str"),
+        (lambda policy, count: [], "returned no trajectory; expected 4"),
+        (lambda policy, count: ["x"], "returned str; expected a Trajectory"),
     ],
 )
 def test_a_collector_that_gives_something_else_is_refused(

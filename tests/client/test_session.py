@@ -223,7 +223,7 @@ def test_a_trajectory_that_does_not_fit_is_refused_by_field_before_it_is_sent(cl
         with pytest.raises(tp.InvalidInputError, match=r"trajectories\[2\]\.rewards\[7\]") as caught:
             session.upload(collected)
         assert caught.value.violations[0].field == "trajectories[2].rewards[7]"
-        with pytest.raises(tp.InvalidInputError, match="trajectories: none"):
+        with pytest.raises(tp.InvalidInputError, match="trajectories: empty"):
             session.upload([])
 
 

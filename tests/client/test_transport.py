@@ -125,7 +125,7 @@ def test_a_limit_says_when_to_come_again() -> None:
     error = error_of(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", retry), timeout=1.0)
     assert isinstance(error, tp.LimitError)
     assert error.retry_after == 1.5
-    assert "try again in 1.5 s" in str(error)
+    assert "retry after 1.5 s" in str(error)
 
 
 def busy_at_first(times: int, answer: Any, seen: list[Any], *details: Any) -> Handler:

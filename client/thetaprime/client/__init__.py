@@ -1,4 +1,4 @@
-"""The SDK: adapts a meta-policy to a task, and runs the adapted policy locally.
+"""The client SDK: adapts a meta-policy to a task, and runs the adapted policy locally.
 
 Examples:
     >>> import thetaprime.client as tp
@@ -7,7 +7,7 @@ Examples:
     ...     action = adapted.act(observation)
     ...     adapted.save("policy.onnx")
 
-`thetaprime.client.aio` has the same client for asyncio.
+`thetaprime.client.aio` is the client for asyncio.
 """
 
 from thetaprime.client._collect.collect import collect

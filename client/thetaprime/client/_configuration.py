@@ -1,4 +1,4 @@
-"""How to reach a server, from arguments, environment variables and a file."""
+"""Reads the connection's settings from arguments, environment variables and a file."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from thetaprime.client._rpc.credentials import tls_credentials
 
 DEFAULT_ADDRESS: Final = "localhost:50051"
 DEFAULT_TIMEOUT: Final = 60.0
-"""Seconds until a call is given up."""
+"""Timeout of a call, in seconds."""
 
 _PREFIX: Final = "THETAPRIME_"
 _FILE_VARIABLE: Final = "THETAPRIME_CONFIG"
@@ -23,18 +23,18 @@ _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """How to reach a server.
+    """Settings of a connection.
 
     Attributes:
-        address: the server's, ``host:port``.
-        timeout: seconds until a call is given up.
-        token: says whose the calls are.
-        token_file: a file with the token in it; not beside `token` in one place.
-        tls: connect by TLS; each of the files below implies it.
-        tls_authority: PEM file of those who sign the server's certificate.
-        tls_certificate: PEM file of the client's own certificate.
-        tls_key: PEM file of its private key.
-        allow_plaintext: send the token to another machine even without TLS.
+        address: the server's ``host:port``.
+        timeout: timeout of a call, in seconds.
+        token: the token that identifies the tenant.
+        token_file: file that holds the token. One source must not set both `token` and `token_file`.
+        tls: connect by TLS. Each file below implies TLS.
+        tls_authority: PEM file of the certificate authorities that sign the server's certificate.
+        tls_certificate: PEM file of the client's certificate.
+        tls_key: PEM file of the certificate's private key.
+        allow_plaintext: send the token to another machine without TLS.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -49,14 +49,14 @@ class Configuration:
 
     @classmethod
     def read(cls, file: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Self:
-        """Settings that are given, above the environment's, above a file's.
+        """Merges the settings: arguments override the environment, which overrides the file.
 
         Args:
-            file: a TOML file; None is that of ``THETAPRIME_CONFIG``, or the user's own where there is one.
-            settings: by name; None is not given.
+            file: a TOML file; None uses ``THETAPRIME_CONFIG``, or the user's file if it exists.
+            settings: settings by name; None leaves a setting unset.
 
         Raises:
-            InvalidInputError: a setting is unknown or does not fit, or the file cannot be read.
+            InvalidInputError: a setting is unknown or invalid, or the file cannot be read.
         """
         merged: dict[str, Any] = {}
         names = [field.name for field in dataclasses.fields(cls)]
@@ -72,21 +72,21 @@ class Configuration:
                     field = quote.format(source=source, name=name, upper=name.upper())
                     raise InvalidInputError.at(field, f"no such setting; expected any of {', '.join(names)}")
             if {"token", "token_file"} & given.keys():
-                # One place overrules another whichever of the two it names.
+                # A source that sets either overrides both of another source.
                 merged.pop("token", None)
                 merged.pop("token_file", None)
             if {"token", "token_file"} <= given.keys():
-                raise InvalidInputError.at("token", f"given beside token_file by {source}; expected one of them")
+                raise InvalidInputError.at("token", f"set beside token_file by {source}; expected one of them")
             for name, value in given.items():
                 field = quote.format(source=source, name=name, upper=name.upper())
-                merged[name] = _converted(name, value, field)
+                merged[name] = _convert(name, value, field)
         return cls(**merged)
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of a `Client`.
+        """Returns the keyword arguments of `Client`.
 
         Raises:
-            InvalidInputError: a file cannot be read or is not what it should be.
+            InvalidInputError: a file cannot be read, or is malformed.
         """
         secure = self.tls or any((self.tls_authority, self.tls_certificate, self.tls_key))
         return {
@@ -112,7 +112,7 @@ def _file_settings(file: str | os.PathLike[str] | None) -> tuple[str, dict[str, 
         values = tomllib.loads(_read(path, "config"))
     except tomllib.TOMLDecodeError as error:
         raise InvalidInputError.at("config", f"{path} is not TOML: {error}") from error
-    # Paths are meant from where they are written, not from where a program happens to start.
+    # Relative paths start at the file's folder, not at the process's.
     for name in ("token_file", "tls_authority", "tls_certificate", "tls_key"):
         if isinstance(values.get(name), str):
             values[name] = path.parent / Path(values[name]).expanduser()
@@ -126,8 +126,8 @@ def _read(path: Path, field: str) -> str:
         raise InvalidInputError.at(field, f"{path} cannot be read: {error.strerror}") from error
 
 
-def _converted(name: str, value: Any, field: str) -> Any:
-    """A value in the type of its setting. A token is not quoted."""
+def _convert(name: str, value: Any, field: str) -> Any:
+    """Converts a value to the type of its setting. Errors do not quote a token."""
     if name in ("tls", "allow_plaintext"):
         if isinstance(value, bool):
             return value

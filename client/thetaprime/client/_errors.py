@@ -1,21 +1,21 @@
-"""What can go wrong, as one tree.
+"""The exceptions of the client, as one tree.
 
     ThetaPrimeError
     ├── UnreachableError (ConnectionError)        no server answers at the address, or it is shutting down
-    ├── DeadlineError (TimeoutError)              the server did not answer within the client's timeout
-    ├── NotFoundError (LookupError)               no such meta-policy, session or round
-    ├── InvalidInputError (ValueError)            an argument, a trajectory or an environment does not fit
+    ├── DeadlineError (TimeoutError)              the server did not answer within the timeout
+    ├── NotFoundError (LookupError)               the meta-policy, session or round does not exist
+    ├── InvalidInputError (ValueError)            an argument, a trajectory or an environment is invalid
     ├── PreconditionError (RuntimeError)          the session's state does not allow the call
-    │   └── StaleRoundError                       the session has moved on to another round
+    │   └── StaleRoundError                       the session is in another round
     ├── LimitError (RuntimeError)                 a limit of the server is reached
-    ├── AccessError (PermissionError)             the server does not let this client in
-    ├── DataLossError (OSError)                   bytes were damaged on their way, or in the server's store
-    ├── CollectionError (RuntimeError)            an environment or a collector failed in the middle of its work
-    ├── PolicyVerificationError (ValueError)      an ONNX policy is not what it says it is
-    └── ServerError (RuntimeError)                the server failed, or does not speak this contract
+    ├── AccessError (PermissionError)             the server refuses this client
+    ├── DataLossError (OSError)                   bytes were damaged in transit, or in the server's store
+    ├── CollectionError (RuntimeError)            an environment or a collector failed
+    ├── PolicyVerificationError (ValueError)      an ONNX policy fails its verification
+    └── ServerError (RuntimeError)                the server failed, or does not serve this contract
 
-Every call is safe to repeat: after `UnreachableError`, `DeadlineError`, `LimitError`, `DataLossError` or
-`ServerError`, the same call with the same arguments has the effect of one.
+Every call is safe to repeat after `UnreachableError`, `DeadlineError`, `LimitError`, `DataLossError` or `ServerError`:
+a repeated call with equal arguments takes effect once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ from thetaprime import wire
 
 
 class ThetaPrimeError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base class of the client's errors.
 
     Attributes:
-        session_id: the session that `Client.adapt` was at work on, to be resumed; None where there is none.
+        session_id: the session that `Client.adapt` or `Session.run` left open, for `Client.resume`; None without one.
     """
 
     session_id: str | None = None
@@ -43,7 +43,7 @@ class UnreachableError(ThetaPrimeError, ConnectionError):
     """No server answers at the address, or it is shutting down.
 
     Attributes:
-        retry_after: seconds after which the server asks to be called again; None where it does not say.
+        retry_after: seconds until the server asks for a retry; None if the server does not say.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -52,27 +52,27 @@ class UnreachableError(ThetaPrimeError, ConnectionError):
 
 
 class DeadlineError(ThetaPrimeError, TimeoutError):
-    """The server did not answer within the client's timeout. The call may have had its effect: repeat it."""
+    """The server did not answer within the timeout. The call may have taken effect, and is safe to repeat."""
 
 
 class NotFoundError(ThetaPrimeError, LookupError):
-    """There is no such meta-policy, session or round."""
+    """The meta-policy, session or round does not exist."""
 
 
 class Violation(NamedTuple):
-    """One thing that is wrong with an input."""
+    """One invalid field of an input."""
 
     field: str
-    """Path to it, down to the step: ``trajectories[3].rewards[17]``."""
+    """Path of the field, down to the step: ``trajectories[3].rewards[17]``."""
     description: str
-    """What came and what was expected."""
+    """The value, and the expected value."""
 
 
 class InvalidInputError(ThetaPrimeError, ValueError):
-    """An argument, a trajectory or an environment does not fit.
+    """An argument, a trajectory or an environment is invalid.
 
     Attributes:
-        violations: every field that is wrong, with what came and what was expected.
+        violations: the invalid fields, each with its value and the expected value.
     """
 
     def __init__(self, message: str, *, violations: Sequence[tuple[str, str]] = ()) -> None:
@@ -81,16 +81,16 @@ class InvalidInputError(ThetaPrimeError, ValueError):
 
     @classmethod
     def at(cls, field: str, description: str) -> "InvalidInputError":
-        """The error for one field."""
+        """Returns the error for one field."""
         return cls(f"{field}: {description}", violations=[(field, description)])
 
 
 class PreconditionError(ThetaPrimeError, RuntimeError):
-    """The session's state, or what it was sent, does not allow the call.
+    """The session's state, or the uploaded data, does not allow the call.
 
     Attributes:
-        reason: the server's word for why, in capitals (``OFF_POLICY``, ``SESSION_CLOSED``); may be empty.
-        details: what the server adds to it, by name.
+        reason: the server's reason, in capitals (``OFF_POLICY``, ``SESSION_CLOSED``); may be empty.
+        details: the server's details of the reason, by name.
     """
 
     def __init__(self, message: str, *, reason: str = "", details: Mapping[str, str] | None = None) -> None:
@@ -100,10 +100,10 @@ class PreconditionError(ThetaPrimeError, RuntimeError):
 
 
 class StaleRoundError(PreconditionError):
-    """The session has moved on to another round: `Session.refresh` and collect with its new policy.
+    """The session is in another round: call `Session.refresh`, and collect with the new policy.
 
     Attributes:
-        current_round: the session's round; None where the server does not say.
+        current_round: the session's round; None if the server does not say.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LimitError(ThetaPrimeError, RuntimeError):
     """A limit of the server is reached.
 
     Attributes:
-        retry_after: seconds after which the same call may succeed; None where it will not.
+        retry_after: seconds until a retry may succeed; None if no retry will.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -131,18 +131,18 @@ class LimitError(ThetaPrimeError, RuntimeError):
 
 
 class AccessError(ThetaPrimeError, PermissionError):
-    """The server does not let this client in."""
+    """The server refuses this client: the token is missing, invalid, or lacks the permission."""
 
 
 class DataLossError(ThetaPrimeError, OSError):
-    """Bytes were damaged: on their way (repeat the call), or in the server's store."""
+    """Bytes were damaged: in transit (repeat the call), or in the server's store."""
 
 
 class CollectionError(ThetaPrimeError, RuntimeError):
-    """An environment or a collector failed in the middle of its work. What it raised is the `__cause__`.
+    """An environment or a collector failed. Its exception is the `__cause__`.
 
     Attributes:
-        trajectories: the whole episodes that were collected before.
+        trajectories: the complete episodes collected before the failure.
     """
 
     def __init__(self, message: str, *, trajectories: Sequence[wire.Trajectory] = ()) -> None:
@@ -151,14 +151,14 @@ class CollectionError(ThetaPrimeError, RuntimeError):
 
 
 class PolicyVerificationError(ThetaPrimeError, ValueError):
-    """An ONNX policy is not what it says it is. It must not act."""
+    """An ONNX policy fails its verification: digest, metadata, graph or golden vectors. It must not act."""
 
 
 class ServerError(ThetaPrimeError, RuntimeError):
-    """The server failed, or does not speak this contract.
+    """The server failed, or does not serve this contract.
 
     Attributes:
-        code: the gRPC status code's name.
+        code: name of the gRPC status code.
     """
 
     def __init__(self, message: str, *, code: str = "UNKNOWN") -> None:
@@ -167,18 +167,18 @@ class ServerError(ThetaPrimeError, RuntimeError):
 
 
 _Detail = TypeVar("_Detail", bound=Message)
-# What the two kinds of stubs raise; the second is no grpc.Call, and has its methods.
+# The errors of blocking and asyncio stubs. The second is not a grpc.Call, but has its methods.
 _FAILED_CALLS: Final = (grpc.Call, grpc.aio.AioRpcError)
 
 
 class _Details:
-    """The google.rpc details of a failed call."""
+    """Reads the google.rpc details of a failed call."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         try:
             status = rpc_status.from_call(cast("grpc.Call", error)) if isinstance(error, _FAILED_CALLS) else None
         except (ValueError, DecodeError):
-            status = None  # details that do not fit the status are a server's mistake, not the caller's
+            status = None  # malformed details must not hide the error
         self._any: list[Any] = list(status.details) if status is not None else []
 
     def of(self, kind: type[_Detail]) -> Iterator[_Detail]:
@@ -212,7 +212,7 @@ def _unreachable(text: str, address: str, details: _Details) -> ThetaPrimeError:
 
 def _deadline(text: str, address: str, details: _Details) -> ThetaPrimeError:
     return DeadlineError(
-        f"the server at {address} did not answer in time ({text}); repeat the call, or give the client a larger timeout"
+        f"the server at {address} did not answer in time ({text}): repeat the call, or set a larger timeout"
     )
 
 
@@ -235,7 +235,7 @@ def _aborted(text: str, address: str, details: _Details) -> ThetaPrimeError:
     reason, metadata = details.reason()
     current = metadata.get("round", "")
     return StaleRoundError(
-        f"{text}; call session.refresh(), then collect with session.policy",
+        f"{text}: call session.refresh(), then collect with session.policy",
         reason=reason,
         details=metadata,
         current_round=int(current) if current.isdigit() else None,
@@ -244,7 +244,7 @@ def _aborted(text: str, address: str, details: _Details) -> ThetaPrimeError:
 
 def _limit(text: str, address: str, details: _Details) -> ThetaPrimeError:
     retry_after = details.retry_after()
-    advice = "" if retry_after is None else f"; try again in {retry_after:g} s"
+    advice = "" if retry_after is None else f"; retry after {retry_after:g} s"
     return LimitError(text + advice, retry_after=retry_after)
 
 
@@ -257,7 +257,7 @@ def _data_loss(text: str, address: str, details: _Details) -> ThetaPrimeError:
 
 
 def _unimplemented(text: str, address: str, details: _Details) -> ThetaPrimeError:
-    message = f"what answers at {address} does not serve thetaprime.v1 ({text}); check the address and version"
+    message = f"the server at {address} does not serve thetaprime.v1 ({text}): check its address and version"
     return ServerError(message, code="UNIMPLEMENTED")
 
 
@@ -279,11 +279,11 @@ _FROM_CODE: Final[dict[grpc.StatusCode, Callable[[str, str, _Details], ThetaPrim
 
 
 def from_rpc_error(error: grpc.RpcError, address: str) -> ThetaPrimeError:
-    """The error of the tree for a failed call.
+    """Returns the client's error for a failed call.
 
     Args:
-        error: what gRPC raised.
-        address: the server's, for the message.
+        error: gRPC's exception.
+        address: the server's address, for the message.
     """
     code = error.code() if isinstance(error, _FAILED_CALLS) else grpc.StatusCode.UNKNOWN
     text = (error.details() if isinstance(error, _FAILED_CALLS) else "") or str(code.name)

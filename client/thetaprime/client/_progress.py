@@ -1,4 +1,4 @@
-"""How far an adaptation is: for people as bars in their terminal, for programs as calls."""
+"""Shows the progress of an adaptation as bars in a terminal, or reports it to a callable."""
 
 import contextlib
 import sys
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ProgressOption: TypeAlias = Callable[[Progress], None] | bool | None
-"""A callable; True and False for bars and none; None for bars where stderr is a terminal."""
+"""A callable; True shows bars, False shows none, None shows bars if stderr is a terminal."""
 
 
 @contextlib.contextmanager
-def shown(progress: ProgressOption) -> Iterator[Callable[[Progress], None]]:
-    """What to call with the progress, for as long as the body runs.
+def progress_callback(progress: ProgressOption) -> Iterator[Callable[[Progress], None]]:
+    """Yields the callable that receives the progress while the body runs.
 
     Raises:
-        InvalidInputError: `progress` is no such option.
+        InvalidInputError: `progress` is not a `ProgressOption`.
     """
     if callable(progress):
         yield progress
@@ -35,12 +35,12 @@ def shown(progress: ProgressOption) -> Iterator[Callable[[Progress], None]]:
 
 @contextlib.contextmanager
 def progress_bars(console: "Console | None" = None) -> Iterator[Callable[[Progress], None]]:
-    """Bars, one for each round.
+    """Shows one bar per round while the body runs.
 
     Args:
-        console: where they are drawn; None is stderr.
+        console: the console; None is stderr.
     """
-    # Imported only now: a program without a terminal has no use for it.
+    # Imported late: programs without a terminal do not need rich.
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars

@@ -1,4 +1,4 @@
-"""What the server tells about its meta-policies, sessions and adaptation steps, as plain frozen data."""
+"""Meta-policies, sessions and reports of adaptation steps, as frozen dataclasses."""
 
 import dataclasses
 import datetime
@@ -26,11 +26,11 @@ class MetaPolicyInfo:
     Attributes:
         name: its name.
         version: its version, counted from 1.
-        description: what it was trained for.
-        environment: what its environment sends and takes.
-        inner_lr: α, the step size of one adaptation step; 0 where every parameter has its own.
-        trajectories_per_round: N, the trajectories that one round was meta-trained for.
-        inner_steps: the rounds that it was meta-trained for.
+        description: one sentence on the task.
+        environment: the contract of its environment.
+        inner_lr: α, the step size of one adaptation step; 0 if every parameter has its own step size.
+        trajectories_per_round: N, the trajectories per round in meta-training.
+        inner_steps: the rounds per task in meta-training.
         discount: γ of the inner loop's returns.
         policy_id: SHA-256 (hex) of θ.
         parameter_count: number of parameters.
@@ -49,12 +49,12 @@ class MetaPolicyInfo:
 
     @property
     def label(self) -> str:
-        """``name@version``, as `Client.adapt` takes it."""
+        """``name@version``, as `Client.adapt` accepts it."""
         return f"{self.name}@{self.version}"
 
     @classmethod
     def from_message(cls, message: policy_pb2.MetaPolicy) -> Self:
-        """The message as data."""
+        """Converts a message."""
         return cls(
             name=message.name,
             version=message.version,
@@ -71,13 +71,13 @@ class MetaPolicyInfo:
 
 @dataclasses.dataclass(frozen=True)
 class UploadedBatch:
-    """What has been uploaded in a session's current round.
+    """The uploads of a session's current round.
 
     Attributes:
-        uploads: how many uploads.
-        trajectories: how many trajectories in them.
-        steps: how many steps in those.
-        sha256: digest (hex) of the uploads; empty when there are none.
+        uploads: number of uploads.
+        trajectories: number of trajectories.
+        steps: number of steps.
+        sha256: digest (hex) of the uploads; empty without uploads.
     """
 
     uploads: int
@@ -87,18 +87,18 @@ class UploadedBatch:
 
     @classmethod
     def from_message(cls, message: pb.UploadedBatch) -> Self:
-        """The message as data."""
+        """Converts a message."""
         return cls(message.uploads, message.trajectories, message.steps, message.sha256)
 
 
 @dataclasses.dataclass(frozen=True)
 class UploadReceipt:
-    """The server's word that an upload is stored and counts.
+    """The server's acknowledgement that an upload is durable and counts.
 
     Attributes:
-        upload_id: the upload's id.
-        sha256: digest (hex) of the payload, as received.
-        batch: the round's batch with this upload in it.
+        upload_id: id of the upload.
+        sha256: digest (hex) of the received payload.
+        batch: the round's uploads, this one included.
     """
 
     upload_id: str
@@ -108,12 +108,12 @@ class UploadReceipt:
 
 @dataclasses.dataclass(frozen=True)
 class UploadShare:
-    """What each trajectory of one upload had to do with a step.
+    """The contributions of one upload's trajectories to a step.
 
     Attributes:
         sha256: digest (hex) of the upload's payload, as in its `UploadReceipt`.
-        returns: undiscounted return of each trajectory, in the order in which they were sent.
-        shares: each one's own part of the step, as in `AdaptationReport.shares`.
+        returns: undiscounted return of each trajectory, in upload order.
+        shares: contribution of each trajectory, as in `AdaptationReport.shares`.
     """
 
     sha256: str
@@ -123,21 +123,21 @@ class UploadShare:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationReport:
-    """What one adaptation step saw and did.
+    """The report of one adaptation step.
 
     Attributes:
-        round: k, whose trajectories were used; the step made θ_{k+1}.
-        trajectories: how many trajectories were used.
-        steps: how many steps in them.
+        round: k, the round of the trajectories; the step computed θ_{k+1}.
+        trajectories: number of trajectories.
+        steps: number of steps of the trajectories.
         mean_return: mean undiscounted return of the trajectories, collected with θ_k.
         std_return: its standard deviation over the trajectories.
-        kl_divergence: mean KL(π_θk ‖ π_θk+1) over the observations used, in nats.
+        kl_divergence: mean KL(π_θk ‖ π_θk+1) over the observations, in nats.
         gradient_norm: Euclidean norm of the surrogate's gradient.
-        entropy: mean entropy of π_θk+1 over the observations used, in nats.
-        seconds: time that the step took inside the server, waiting excluded.
-        batch_sha256: digest (hex) of the uploads used.
-        uploads: what each trajectory had to do with the step, upload by upload; empty for all but the last of the
-            rounds that a session had taken before it was resumed.
+        entropy: mean entropy of π_θk+1 over the observations, in nats.
+        seconds: the server's computing time, without queueing.
+        batch_sha256: digest (hex) of the uploads.
+        uploads: contributions of the trajectories, by upload. Empty for a resumed session's earlier rounds, except the
+            last one.
     """
 
     round: int
@@ -159,16 +159,15 @@ class AdaptationReport:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """[N]: each trajectory's own part of the step, ⟨g_n, α∘g⟩ / ⟨g, α∘g⟩, g = Σ_n g_n being the gradient.
+        """[N]: contribution of each trajectory to the step, ⟨g_n, α∘g⟩ / ⟨g, α∘g⟩ with the gradient g = Σ_n g_n.
 
-        They add up to 1. One below 0 pulled against what the others asked for together; one near 1 means that the
-        step rests on a single trajectory. All are 0 where the gradient is.
+        The contributions sum to 1. A negative one opposes the step; one near 1 dominates it. All are 0 if g is 0.
         """
         return np.array([value for upload in self.uploads for value in upload.shares], np.float64)
 
     @classmethod
     def from_message(cls, message: pb.AdaptationReport) -> Self:
-        """The message as data."""
+        """Converts a message."""
         plain = {field.name: getattr(message, field.name) for field in dataclasses.fields(cls)}
         uploads = tuple(UploadShare(each.sha256, tuple(each.returns), tuple(each.shares)) for each in message.uploads)
         return cls(**{**plain, "uploads": uploads})
@@ -176,19 +175,19 @@ class AdaptationReport:
 
 @dataclasses.dataclass(frozen=True)
 class SessionInfo:
-    """A session as the server knows it.
+    """The server's description of a session.
 
     Attributes:
         session_id: its id.
         meta_policy: the meta-policy that it adapts.
-        state: ``open``, ``closed`` or ``expired``: only an open one takes uploads and steps.
-        round: rounds taken so far: k when θ_k is the current policy.
-        policy_id: SHA-256 (hex) of θ_k.
-        batch: what has been uploaded in this round.
-        step_size_scale: multiplies every inner step size.
-        create_time: when it was created (UTC).
-        expire_time: when it expires (UTC).
-        delete_time: until when the policies that it made can be read (UTC).
+        state: ``open``, ``closed`` or ``expired``. Only an open session accepts uploads and steps.
+        round: number of rounds taken: k while θ_k is the current policy.
+        policy_id: SHA-256 (hex) of θ_k's parameters.
+        batch: the uploads of this round.
+        step_size_scale: factor of every inner step size.
+        create_time: time of creation (UTC).
+        expire_time: time of expiry (UTC).
+        delete_time: time until which its policies can be read (UTC).
     """
 
     session_id: str
@@ -204,7 +203,7 @@ class SessionInfo:
 
     @classmethod
     def from_message(cls, message: pb.Session) -> Self:
-        """The message as data."""
+        """Converts a message."""
         options = message.options
         return cls(
             session_id=message.session_id,
@@ -222,15 +221,15 @@ class SessionInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far `Client.adapt`, or `Session.run`, is.
+    """The progress of `Client.adapt` or `Session.run`.
 
     Attributes:
-        session_id: the session, with which `Client.resume` goes on should this process die.
-        round: the round being taken, counted from 0.
-        rounds: how many rounds there will be.
-        collected: trajectories of the round collected so far.
-        trajectories: trajectories that the round takes.
-        report: what the round's step saw and did, once it is taken; None until then.
+        session_id: id of the session, for `Client.resume` after a crash.
+        round: the current round, counted from 0.
+        rounds: total number of rounds.
+        collected: number of trajectories collected in this round.
+        trajectories: number of trajectories of this round.
+        report: the report of the round's step; None before the step.
     """
 
     session_id: str

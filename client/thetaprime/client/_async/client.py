@@ -1,4 +1,4 @@
-"""The client."""
+"""The client of a ThetaPrime server."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPri
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
-from thetaprime.client._rpc.arguments import duration, name_and_version
 from thetaprime.client._rpc.deadline import Deadline
+from thetaprime.client._rpc.requests import duration, name_and_version
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_policy_pb
@@ -28,19 +28,19 @@ from thetaprime.v1 import meta_policy_service_pb2 as meta_policy_pb
 class Client:
     """A connection to a ThetaPrime server. Connects at the first call.
 
-    The synchronous one is safe to use from several threads; that of `thetaprime.client.aio` belongs to one event loop.
+    The synchronous client is thread-safe; the client of `thetaprime.client.aio` belongs to one event loop.
 
     Args:
-        address: the server's, ``host:port``.
-        timeout: seconds until a call is given up.
-        credentials: of a TLS connection, as `tls_credentials` reads them; None connects in the clear.
-        channel: brought from outside instead of `address` and `credentials`; it is not closed.
-        token: says whose the calls are, where the server asks for one.
-        allow_plaintext: send the token in the clear to another machine too, where anyone on the way can read it.
-        tracing: record OpenTelemetry spans, and pass the trace on to the server.
+        address: the server's ``host:port``.
+        timeout: the timeout of each call in seconds.
+        credentials: credentials of a TLS connection, from `tls_credentials`; None connects in plain text.
+        channel: an open channel to use instead of `address` and `credentials`. The client does not close it.
+        token: token that identifies the tenant, if the server requires one.
+        allow_plaintext: allow sending the token in plain text to another machine, readable by the network.
+        tracing: record OpenTelemetry spans, and propagate the trace to the server.
 
     Raises:
-        InvalidInputError: an argument does not fit, or the token would be sent in the clear.
+        InvalidInputError: an argument is invalid, or the token would be sent in plain text.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class Client:
     def from_environment(
         cls, config: str | os.PathLike[str] | None = None, *, tracing: bool = False, **settings: Any
     ) -> Self:
-        """The client that environment variables and a configuration file describe.
+        """Returns a client configured by environment variables and a configuration file.
 
-        What is given here comes first, then ``THETAPRIME_ADDRESS``, ``_TIMEOUT``, ``_TOKEN``, ``_TOKEN_FILE``,
+        Arguments take precedence, then ``THETAPRIME_ADDRESS``, ``_TIMEOUT``, ``_TOKEN``, ``_TOKEN_FILE``,
         ``_TLS``, ``_TLS_AUTHORITY``, ``_TLS_CERTIFICATE``, ``_TLS_KEY`` and ``_ALLOW_PLAINTEXT``, then the file, then
         the defaults.
 
         Args:
-            config: a TOML file with the same names in small letters (``address = "..."``). None is
-                ``THETAPRIME_CONFIG``, or ``thetaprime/client.toml`` in the user's configuration folder if it is there.
+            config: a TOML file with the same names in lower case (``address = "..."``). None uses
+                ``THETAPRIME_CONFIG``, or ``thetaprime/client.toml`` in the user's configuration folder if it exists.
             tracing: as the constructor's.
-            settings: settings by these names (``address="..."``); None is not given.
+            settings: settings by these names (``address="..."``); None leaves a setting unset.
 
         Raises:
-            InvalidInputError: a setting is unknown or does not fit, or a file cannot be read.
+            InvalidInputError: a setting is unknown or invalid, or a file cannot be read.
         """
         return cls(**Configuration.read(config, settings).arguments(), tracing=tracing)
 
@@ -98,15 +98,15 @@ class Client:
 
     @property
     def address(self) -> str:
-        """The server's, ``host:port``."""
+        """The server's ``host:port``."""
         return self._transport.address
 
     async def close(self) -> None:
-        """Closes the connection. Sessions stay as they are."""
+        """Closes the connection. Sessions stay open."""
         await self._transport.close()
 
     async def meta_policies(self) -> list[MetaPolicyInfo]:
-        """Every meta-policy that the server can adapt, by name and version.
+        """Lists the server's meta-policies, by name and version.
 
         Raises:
             ThetaPrimeError: the call failed.
@@ -117,43 +117,43 @@ class Client:
         return [MetaPolicyInfo.from_message(message) for message in response.meta_policies]
 
     async def meta_policy(self, name: str, version: int = 0) -> MetaPolicyInfo:
-        """One meta-policy.
+        """Returns the description of a meta-policy.
 
         Args:
-            name: its name, or ``name@version``.
-            version: its version; 0 is the newest.
+            name: name of the meta-policy, or ``name@version``.
+            version: version of the meta-policy; 0 is the newest.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the meta-policy does not exist.
         """
         return MetaPolicyInfo.from_message((await self._get_meta_policy(name, version)).meta_policy)
 
     async def theta(self, name: str, version: int = 0) -> AdaptedPolicy:
-        """θ of a meta-policy: what its adaptations start from.
+        """Returns θ of a meta-policy, the start of every adaptation.
 
         Args:
-            name: its name, or ``name@version``.
-            version: its version; 0 is the newest.
+            name: name of the meta-policy, or ``name@version``.
+            version: version of the meta-policy; 0 is the newest.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the meta-policy does not exist.
         """
         return await runtime.offload(AdaptedPolicy.from_message, (await self._get_meta_policy(name, version)).policy)
 
     async def export(
         self, name: str, profile: str, version: int = 0, *, robot: RobotDescription | None = None
     ) -> PolicyFile:
-        """θ of a meta-policy in the form that another engine reads; `Session.export` gives θ′ in it.
+        """Returns θ of a meta-policy in the profile of another engine; `Session.export` returns θ′.
 
         Args:
-            name: its name, or ``name@version``.
+            name: name of the meta-policy, or ``name@version``.
             profile: as `Session.export`'s.
-            version: its version; 0 is the newest.
-            robot: the robot, for the profile ``robot``.
+            version: version of the meta-policy; 0 is the newest.
+            robot: the robot's description, for the profile ``robot``.
 
         Raises:
-            NotFoundError: there is no such meta-policy.
-            InvalidInputError: there is no such profile, or it cannot express the policy; the message says why.
+            NotFoundError: the meta-policy does not exist.
+            InvalidInputError: the profile is unknown, or cannot express the policy.
         """
         response = await self._get_meta_policy(name, version, profile, robot)
         return await runtime.offload(PolicyFile.from_message, response.policy, profile)
@@ -169,18 +169,18 @@ class Client:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Session:
-        """Starts the adaptation of a meta-policy to one task.
+        """Creates a session: the adaptation of a meta-policy to one task.
 
         Args:
-            meta_policy: its name, or ``name@version``.
-            version: its version; 0 is the newest.
-            step_size_scale: multiplies every inner step size; None is 1.
-            ttl: seconds until the session expires; None is the server's default.
-            request_id: names the request: sent again, it gives the same session. None draws one.
-            timeout: seconds until a call is given up; None is the client's, which is never exceeded.
+            meta_policy: name of the meta-policy, or ``name@version``.
+            version: version of the meta-policy; 0 is the newest.
+            step_size_scale: factor of every inner step size; None is 1.
+            ttl: seconds until the session expires; None uses the server's default.
+            request_id: idempotency key: equal ids return the same session. None draws a random id.
+            timeout: the timeout of each call in seconds, at most the client's; None uses the client's.
 
         Raises:
-            NotFoundError: there is no such meta-policy.
+            NotFoundError: the meta-policy does not exist.
             InvalidInputError: an option is out of range.
         """
         name, version = name_and_version(meta_policy, version)
@@ -199,18 +199,18 @@ class Client:
         policy = await runtime.offload(AdaptedPolicy.from_message, response.policy)
         if info.round == 0:
             return Session(self._transport, info, policy)
-        return await self.resume(info.session_id, timeout=timeout)  # an old request, repeated: the session has moved on
+        return await self.resume(info.session_id, timeout=timeout)  # a repeated request of a session with rounds
 
     @runtime.traced("resume")
     async def resume(self, session_id: str, *, timeout: float | None = None) -> Session:
-        """Goes on with a session, wherever it was left: ``client.resume(session_id).run(env, rounds=3)``.
+        """Returns an existing session: ``client.resume(session_id).run(env, rounds=3)`` continues it.
 
         Args:
-            session_id: the session's.
-            timeout: seconds until a call is given up; None is the client's, which is never exceeded.
+            session_id: id of the session.
+            timeout: the timeout of each call in seconds, at most the client's; None uses the client's.
 
         Raises:
-            NotFoundError: there is none, or it has expired.
+            NotFoundError: the session does not exist, or has expired.
         """
         request = pb.GetSessionRequest(session_id=session_id)
         response = await self._transport.call(self._transport.adaptation.GetSession, request, timeout)
@@ -220,7 +220,7 @@ class Client:
         return Session(self._transport, info, policy, reports)
 
     async def sessions(self) -> AsyncIterator[SessionInfo]:
-        """Every session, newest first, fetched page by page.
+        """Iterates over all sessions, newest first, page by page.
 
         Raises:
             ThetaPrimeError: a call failed.
@@ -249,28 +249,28 @@ class Client:
         progress: ProgressOption = None,
         timeout: float | None = None,
     ) -> AdaptedPolicy:
-        """Adapts a meta-policy to a task: collect, upload, step, `rounds` times.
+        """Adapts a meta-policy to a task: collects, uploads and adapts, `rounds` times.
 
         Args:
-            meta_policy: its name, or ``name@version``.
-            env: the task: a Gymnasium `Env` or `VectorEnv`, which is reset and not closed; or a callable that is
-                given a policy and a number and returns that many trajectories (any `Iterable`; it is asked again for
-                what is missing); or a list of those, which collect at the same time, each its part.
-            rounds: how many steps to take.
-            trajectories: episodes for each step; None is as many as the meta-policy was trained with.
-            step_size_scale: multiplies every inner step size; None is 1.
-            seed: seed of the environments and of the actions; None leaves both to chance.
-            progress: called after each episode and each step. Its `session_id` resumes the work should this
-                process die. None shows a bar where stderr is a terminal; True and False always and never do.
-            timeout: seconds until all of it is given up; None is never. Single calls have the client's timeout.
+            meta_policy: name of the meta-policy, or ``name@version``.
+            env: the task: a Gymnasium `Env` or `VectorEnv`, which is reset and stays open; or a callable that takes
+                a policy and a number and returns that many trajectories (any `Iterable`; it is called again for
+                missing ones); or a list of these, which share the episodes and collect concurrently.
+            rounds: number of rounds.
+            trajectories: episodes per round; None uses the number of meta-training.
+            step_size_scale: factor of every inner step size; None is 1.
+            seed: seed of the environments and of the actions; None draws seeds from the system.
+            progress: called after each episode and each step. Its `session_id` resumes the session after a crash.
+                True shows bars, False shows none, None shows bars if stderr is a terminal.
+            timeout: seconds for all rounds; None sets no deadline. Each call has the client's timeout.
 
         Returns:
             θ′. The session is closed. A failure leaves the session open: the exception's `session_id`, Ctrl-C's
             included, is the id for `resume`.
 
         Raises:
-            InvalidInputError: an environment does not fit the meta-policy.
-            CollectionError: an environment or a collector failed. What it had collected is uploaded.
+            InvalidInputError: an environment does not match the meta-policy.
+            CollectionError: an environment or a collector failed. Its complete episodes are uploaded.
             DeadlineError: `timeout` has passed.
             ThetaPrimeError: a call failed.
         """
@@ -292,11 +292,11 @@ class Client:
         try:
             check_tasks(env, session.policy.contract)
         except InvalidInputError:
-            with contextlib.suppress(ThetaPrimeError):  # nothing can come of it
+            with contextlib.suppress(ThetaPrimeError):  # the session is of no use
                 await session.close()
             raise
         await take_rounds(session, env, rounds, trajectories, seed=seed, progress=progress, deadline=deadline)
-        with contextlib.suppress(ThetaPrimeError):  # θ′ is here; an open session expires by itself
+        with contextlib.suppress(ThetaPrimeError):  # θ′ is loaded, and an open session expires
             await session.close()
         return session.policy
 

@@ -1,4 +1,4 @@
-"""The rounds of a session: collect, upload, step."""
+"""Runs the rounds of a session: collect, upload, adapt."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,34 +8,34 @@ import numpy as np
 
 from thetaprime import wire
 from thetaprime.client._async import runtime
-from thetaprime.client._collect.collect import Counted, collect_into, collection_errors, take_into
+from thetaprime.client._collect.collect import CountEpisodes, collect_into, collection_errors, take_into
 from thetaprime.client._collect.spaces import check_environment, is_environment
 from thetaprime.client._errors import InvalidInputError, ThetaPrimeError
-from thetaprime.client._progress import ProgressOption, shown
+from thetaprime.client._progress import ProgressOption, progress_callback
 from thetaprime.client._rpc.deadline import Deadline
-from thetaprime.client._rpc.upload import in_parts
+from thetaprime.client._rpc.requests import split_upload
 from thetaprime.client._types import AdaptationReport, Progress
 
 if TYPE_CHECKING:
     from thetaprime.client._async.session import Session
 
-# Whoever pressed Ctrl-C waits this long at most for what was collected to be kept, and less after pressing it again.
-_PATIENCE_SECONDS: Final = 10.0
+# After Ctrl-C, the upload of collected trajectories takes at most this long; a second Ctrl-C ends it.
+_FINAL_UPLOAD_SECONDS: Final = 10.0
 
 Tasks: TypeAlias = Any
 """A Gymnasium `Env` or `VectorEnv`, a `runtime.Collector`, or a list of those."""
 
 
 def check_tasks(env: Tasks, contract: wire.EnvironmentContract) -> list[Any]:
-    """What is to collect at the same time.
+    """Returns the list of collectors and environments, each checked.
 
     Raises:
-        InvalidInputError: nothing is, or something cannot, or is an environment that does not fit.
+        InvalidInputError: the list is empty, or an element is neither a collector nor a matching environment.
     """
     several = isinstance(env, (list, tuple))
     tasks = list(env) if several else [env]
     if not tasks:
-        raise InvalidInputError.at("env", "an empty list; expected something that collects")
+        raise InvalidInputError.at("env", "an empty list; expected an environment or a collector")
     for index, task in enumerate(tasks):
         if is_environment(task) or not callable(task):
             check_environment(task, contract, f"env[{index}]" if several else "env")
@@ -52,16 +52,16 @@ async def take_rounds(
     progress: ProgressOption,
     deadline: Deadline,
 ) -> None:
-    """Takes rounds until the session has had so many.
+    """Takes rounds until the session has taken `rounds`.
 
     Args:
-        session: where they are taken, and what an interruption leaves to go on with.
+        session: the session.
         env: as `Client.adapt`'s.
-        rounds: how many rounds the session is to have.
-        trajectories: episodes for each; None is as many as the meta-policy was trained with.
-        seed: of environments and actions.
+        rounds: total number of rounds.
+        trajectories: episodes per round; None uses the number of meta-training.
+        seed: seed of the environments and of the actions.
         progress: as `Client.adapt`'s.
-        deadline: of all of it.
+        deadline: deadline of all rounds.
 
     Raises:
         ThetaPrimeError: as `Client.adapt`. Every exception, Ctrl-C's included, has the session's id as `session_id`.
@@ -73,7 +73,7 @@ async def take_rounds(
         raise InvalidInputError.at("trajectories", f"{trajectories}; expected at least 1")
     tasks = check_tasks(env, session.policy.contract)
     try:
-        with shown(progress) as show:
+        with progress_callback(progress) as show:
             while session.round < rounds:
                 await _Round(session, rounds, wanted, show, deadline).take(tasks, seed)
     except BaseException as error:  # Ctrl-C too: the session can be resumed
@@ -87,7 +87,7 @@ async def take_rounds(
 
 
 class _Round:
-    """One round: what lacks is collected and uploaded, and the step is taken."""
+    """One round: collects and uploads the missing trajectories, and takes the step."""
 
     def __init__(
         self,
@@ -103,70 +103,70 @@ class _Round:
         self._show: Final = show
         self._deadline: Final = deadline
         self._index: Final = session.round
-        # Uploaded by an earlier process, or by hand.
+        # Uploaded by an earlier process, or by `Session.upload`.
         self._before: Final = session.batch.trajectories
         self._counts: dict[int, int] = {}
 
     async def take(self, tasks: Sequence[Any], seed: int | None) -> None:
-        """Collects and uploads with every task at once, then takes the step."""
-        session, lacking = self._session, self._wanted - self._before
-        counted = runtime.relay(self._count)
-        works = []
+        """Collects and uploads with all tasks concurrently, then takes the step."""
+        session, missing = self._session, self._wanted - self._before
+        count_episodes = runtime.relay(self._count)
+        collections = []
         for i, task in enumerate(tasks):
-            share = lacking // len(tasks) + (i < lacking % len(tasks))
+            share = missing // len(tasks) + (i < missing % len(tasks))
             if share > 0:
-                tell = functools.partial(counted, i)
-                works.append(functools.partial(self._collect, task, share, self._seed(seed, i), tell))
-        if works:
-            await runtime.all_of(works, self._deadline.stop)
+                progress = functools.partial(count_episodes, i)
+                collections.append(functools.partial(self._collect, task, share, self._seed(seed, i), progress))
+        if collections:
+            await runtime.run_all(collections, self._deadline.stop)
         await session.adapt(timeout=self._deadline.remaining())
         if session.report is not None:
-            self._tell(session.report.trajectories, session.report)
+            self._report_progress(session.report.trajectories, session.report)
 
-    async def _collect(self, task: Any, count: int, seed: int | None, tell: Counted) -> None:
+    async def _collect(self, task: Any, count: int, seed: int | None, progress: CountEpisodes) -> None:
         session, policy, check = self._session, self._session.policy, self._deadline.check
         collected: list[wire.Trajectory] = []
         try:
             try:
                 if is_environment(task):
                     await runtime.offload(
-                        collect_into, collected, policy, task, count, seed=seed, progress=tell, check=check
+                        collect_into, collected, policy, task, count, seed=seed, progress=progress, check=check
                     )
                 while len(collected) < count:
                     with collection_errors("the collector", collected, count):
                         found = await runtime.call_collector(task, policy, count - len(collected))
-                    await runtime.offload(take_into, collected, found, count, progress=tell, check=check)
+                    await runtime.offload(take_into, collected, found, count, progress=progress, check=check)
             except Exception as error:
-                await self._keep(collected, error)
+                await self._upload_rest(collected, error)
                 raise
-            for part in in_parts(collected):
+            for part in split_upload(collected):
                 await session.upload(part, timeout=self._deadline.remaining())
-        except KeyboardInterrupt as error:  # in the middle of an upload too: what arrived before counts once
-            await self._keep(collected, error)
+        except KeyboardInterrupt as error:  # during an upload too: a part that has arrived counts once
+            await self._upload_rest(collected, error)
             raise
 
-    async def _keep(self, collected: Sequence[wire.Trajectory], error: BaseException) -> None:
-        """Uploads what was collected before a failure or Ctrl-C; a second failure does not hide the first."""
-        patience = _PATIENCE_SECONDS if isinstance(error, KeyboardInterrupt) else None
-        deadline, kept = Deadline(patience, "keeping what was collected"), 0
+    async def _upload_rest(self, collected: Sequence[wire.Trajectory], error: BaseException) -> None:
+        """Uploads the trajectories collected before a failure or Ctrl-C; a second failure does not hide the first."""
+        seconds = _FINAL_UPLOAD_SECONDS if isinstance(error, KeyboardInterrupt) else None
+        deadline, kept = Deadline(seconds, "the upload of the collected trajectories"), 0
         try:
-            for part in in_parts(collected):
+            for part in split_upload(collected):
                 left = [each for each in (deadline.remaining(), self._deadline.remaining()) if each is not None]
                 await self._session.upload(part, timeout=min(left, default=None))
                 kept += len(part)
         except ThetaPrimeError as refusal:
-            error.add_note(f"{len(collected) - kept} of the trajectories collected before are lost: {refusal}")
+            error.add_note(f"{len(collected) - kept} collected trajectories are lost: {refusal}")
 
     def _seed(self, seed: int | None, task: int) -> int | None:
         if seed is None:
             return None
-        # What was collected before is part of the key: a resumed round does not repeat its first episodes.
+        # The key includes the earlier trajectories, so that a resumed round does not repeat its first episodes.
         sequence = np.random.SeedSequence(seed, spawn_key=(self._index, self._before, task))
         return int(sequence.generate_state(1)[0])
 
     def _count(self, task: int, collected: int) -> None:
         self._counts[task] = collected
-        self._tell(self._before + sum(self._counts.values()), None)
+        self._report_progress(self._before + sum(self._counts.values()), None)
 
-    def _tell(self, collected: int, report: AdaptationReport | None) -> None:
+    def _report_progress(self, collected: int, report: AdaptationReport | None) -> None:
         self._show(Progress(self._session.id, self._index, self._rounds, collected, self._wanted, report))

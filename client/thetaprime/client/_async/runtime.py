@@ -1,4 +1,4 @@
-"""What coroutines do in another way than functions that block. Its twin is ``_sync/runtime.py``."""
+"""The operations that differ between the two clients, for asyncio. Its counterpart is ``_sync/runtime.py``."""
 
 import asyncio
 import functools
@@ -23,15 +23,15 @@ _S = TypeVar("_S", bound=Traced)
 Method = Callable[..., Awaitable[_R]]
 """A method of a stub."""
 Collector = Callable[[AdaptedPolicy, int], Iterable[wire.Trajectory] | Awaitable[Iterable[wire.Trajectory]]]
-"""Collects that many trajectories with that policy: a function, run on a thread, or a coroutine function."""
+"""Collects a number of trajectories with a policy: a function, which runs on a thread, or a coroutine function."""
 CLOSED: Final = (grpc.aio.UsageError, asyncio.InvalidStateError)
-"""What a channel raises that was closed."""
+"""Exceptions of a closed channel."""
 
 sleep = asyncio.sleep
 
 
 class Stubs:
-    """The services of a channel."""
+    """The stubs of a channel."""
 
     def __init__(self, channel: Channel) -> None:
         self.adaptation: AdaptationStub = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
@@ -39,55 +39,55 @@ class Stubs:
 
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> Channel:
-    """A channel to a server, which connects at its first call."""
+    """Returns a channel to a server. The channel connects at its first call."""
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 async def close_channel(channel: Channel) -> None:
-    """Closes a channel, and ends its calls."""
+    """Closes a channel and cancels its calls."""
     await channel.close(None)
 
 
 async def offload(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Does work that takes long, on a thread: the event loop goes on."""
+    """Runs a long function on a thread, so that the event loop continues."""
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def call_collector(collector: Collector, policy: AdaptedPolicy, count: int) -> Iterable[wire.Trajectory]:
-    """Asks a collector for trajectories."""
+    """Calls a collector and returns its trajectories."""
     if inspect.iscoroutinefunction(collector) or inspect.iscoroutinefunction(getattr(collector, "__call__", None)):  # noqa: B004
-        found = collector(policy, count)  # it gives its coroutine at once
+        found = collector(policy, count)  # returns its coroutine at once
     else:
         found = await asyncio.to_thread(collector, policy, count)
     return await found if isinstance(found, Awaitable) else found
 
 
-async def all_of(works: Sequence[Callable[[], Awaitable[None]]], stop: Callable[[], None]) -> None:
-    """Does several works at once.
+async def run_all(tasks: Sequence[Callable[[], Awaitable[None]]], stop: Callable[[], None]) -> None:
+    """Runs several tasks concurrently.
 
     Args:
-        works: the works.
-        stop: called when one has failed or all are cancelled; asks the others to end soon.
+        tasks: functions that return the tasks' coroutines.
+        stop: asks the other tasks to end, after a task has failed or all are cancelled.
 
     Raises:
-        Exception: what the first one to fail raised, once all have ended.
+        BaseException: the exception of the first task that failed, after all tasks have ended.
     """
     first: list[BaseException] = []
 
-    async def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def run(task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()
+            await task()
         except BaseException as error:
             first.append(error)
             stop()
             raise
 
-    tasks = [asyncio.ensure_future(run(work)) for work in works]
+    running = [asyncio.ensure_future(run(task)) for task in tasks]
     try:
-        # Not a TaskGroup: it would cancel the others, and what they have collected would not be kept.
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Not a TaskGroup: it would cancel the other tasks, whose trajectories would be lost.
+        await asyncio.gather(*running, return_exceptions=True)
     except asyncio.CancelledError:
         stop()
         raise
@@ -96,7 +96,7 @@ async def all_of(works: Sequence[Callable[[], Awaitable[None]]], stop: Callable[
 
 
 def relay(function: Callable[_P, object]) -> Callable[_P, None]:
-    """The function, called on the event loop's thread from whatever thread."""
+    """Returns a function for any thread that calls `function` on the event loop's thread."""
     loop = asyncio.get_running_loop()
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -110,7 +110,7 @@ def traced(
 ) -> Callable[
     [Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]], Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]
 ]:
-    """A decorator that runs a method in a span."""
+    """Returns a decorator that records a span of a method."""
 
     def decorate(
         method: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],

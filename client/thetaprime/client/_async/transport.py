@@ -1,23 +1,27 @@
-"""The channel to the server: its options, its deadline and its retries."""
+"""Sends requests: opens the channel, sets the deadline, and retries."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
 from thetaprime.client._async import runtime
 from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
-from thetaprime.client._rpc.channel import Backoff, check_address
+from thetaprime.client._rpc.channel import check_address
 from thetaprime.client._rpc.credentials import token_metadata
 from thetaprime.client._rpc.tracing import Tracing
 
 _Response = TypeVar("_Response")
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_PAUSE_GROWTH: Final = 2.0
+_JITTER: Final = 0.25
 
 
 class Transport:
-    """A channel, its stubs and the deadline of every call. Connects at the first call."""
+    """Sends the requests of one client. Connects at the first call."""
 
     def __init__(
         self,
@@ -36,7 +40,7 @@ class Transport:
             check_address(address)
         self.address = address
         self.timeout = timeout
-        # Whether a channel that was brought from outside is secure is its owner's to know.
+        # The owner of a given channel decides whether the channel is secure.
         readable = credentials is None and channel is None and not allow_plaintext
         self._metadata = token_metadata(token, address, readable=readable)
         self.tracing = Tracing(tracing)
@@ -49,26 +53,26 @@ class Transport:
 
     @property
     def adaptation(self) -> runtime.AdaptationStub:
-        """The methods of the adaptation service."""
+        """The stub of the adaptation service."""
         return (self._stubs or self._open()).adaptation
 
     @property
     def meta_policies(self) -> runtime.MetaPolicyStub:
-        """The methods of the catalog."""
+        """The stub of the meta-policy service."""
         return (self._stubs or self._open()).meta_policies
 
     async def call(self, method: runtime.Method[_Response], request: object, timeout: float | None = None) -> _Response:
-        """Sends one message and waits for the answer.
+        """Sends one message and returns the response.
 
         Args:
-            method: what to call.
+            method: a stub's method.
             request: the message.
-            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
             ThetaPrimeError: the call failed.
         """
-        return await self._repeat(method, lambda: request, timeout)
+        return await self._retry(method, lambda: request, timeout)
 
     async def stream(
         self,
@@ -76,33 +80,36 @@ class Transport:
         messages: Callable[[], Iterator[object]],
         timeout: float | None = None,
     ) -> _Response:
-        """Sends several messages and waits for the answer.
+        """Sends a stream of messages and returns the response.
 
         Args:
-            method: what to call.
-            messages: gives all of them anew each time that they are to be sent.
+            method: a stub's method.
+            messages: returns the messages from the start, for each attempt.
             timeout: as `call`'s.
 
         Raises:
             ThetaPrimeError: the call failed.
         """
-        return await self._repeat(method, messages, timeout)
+        return await self._retry(method, messages, timeout)
 
-    async def _repeat(
+    async def _retry(
         self, method: runtime.Method[_Response], request: Callable[[], object], timeout: float | None
     ) -> _Response:
-        """Sends a request, and again where the server says when, as long as the one deadline allows.
+        """Sends a request, and retries it after a refusal with a retry time, within one deadline.
 
-        A server that is unavailable is gRPC's to call again (its service configuration); all that it does is one
-        attempt.
+        gRPC retries a server that is unavailable (its service configuration), within one attempt.
         """
         seconds = self.timeout if timeout is None else min(timeout, self.timeout)
-        deadline, backoff = time.monotonic() + seconds, Backoff()
+        deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._send(method, request(), deadline - time.monotonic())
             except LimitError as error:
-                wait = backoff.after(error)
+                if error.retry_after is None:
+                    raise
+                # Never before the server's time. The jitter spreads clients that were refused together.
+                wait = max(error.retry_after, pause) * (1.0 + _JITTER * random.random())  # noqa: S311
+                pause *= _PAUSE_GROWTH
                 if time.monotonic() + wait >= deadline:
                     raise
             await runtime.sleep(wait)
@@ -117,14 +124,14 @@ class Transport:
             raise InvalidInputError(f"the client of {self.address} is closed: {error}") from error
 
     async def close(self) -> None:
-        """Closes the channel, unless it was brought from outside."""
+        """Closes the channel, unless the caller opened it."""
         with self._lock:
             channel, self._closed = self._channel, True
         if self._owned and channel is not None:
             await runtime.close_channel(channel)
 
     def _open(self) -> runtime.Stubs:
-        # Not in the constructor: a channel of coroutines belongs to the event loop that runs when it is made.
+        # Not in the constructor: an asynchronous channel belongs to the event loop that runs when it is opened.
         with self._lock:
             if self._stubs is None:
                 if self._channel is None:

@@ -1,1 +1,1 @@
-"""Collecting trajectories from environments and datasets."""
+"""Collects trajectories from environments, and reads and writes datasets of trajectories."""

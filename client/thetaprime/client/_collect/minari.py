@@ -1,6 +1,6 @@
-"""Trajectories from and to datasets of Minari, the Farama Foundation's format for offline reinforcement learning.
+"""Reads and writes datasets of Minari, the Farama Foundation's format for offline reinforcement learning.
 
-Minari is imported only when one of these is called.
+Minari is imported on the first call.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from thetaprime import wire
 from thetaprime.client._errors import InvalidInputError
 from thetaprime.client._policy.inference import Exploration
 
-# Beside what every Minari dataset has: what the policy chose before it was scaled and clipped, and which policy it was.
+# Additional fields of the datasets: the action in the policy's units, before scaling and clipping, and the policy's id.
 _ACTION: Final = "thetaprime_action"
 _POLICY_ID: Final = "thetaprime_policy_id"
 
@@ -24,33 +24,33 @@ def to_minari(
 ) -> Any:
     """Writes trajectories as a local Minari dataset.
 
-    Its actions are those that the environment took, scaled and clipped, as anyone who reads it expects. What the policy
-    chose before is kept beside them, so that `from_minari` gives the same trajectories back.
+    The dataset's actions are in the environment's units, scaled and clipped. An additional field keeps the actions in
+    the policy's units, so that `from_minari` returns equal trajectories.
 
     Args:
         trajectories: whole episodes, at least one.
-        dataset_id: Minari's name for it, ``pendulum/adapted-v0``; there must be none yet.
-        contract: what the environment sends and takes: `AdaptedPolicy.contract`.
+        dataset_id: id of a new dataset, such as ``pendulum/adapted-v0``.
+        contract: the environment's contract, `AdaptedPolicy.contract`.
         metadata: more arguments of `minari.create_dataset_from_buffers` (``author="..."``).
 
     Returns:
         The `minari.MinariDataset`.
 
     Raises:
-        InvalidInputError: Minari is not installed, there is such a dataset, or a trajectory does not fit the contract.
+        InvalidInputError: Minari is not installed, the dataset exists, or a trajectory violates the contract.
     """
     minari, spaces = _minari()
     if not trajectories:
-        raise InvalidInputError.at("trajectories", "none; a dataset has at least one")
+        raise InvalidInputError.at("trajectories", "empty; expected at least one")
     try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)  # Minari itself would leave a folder behind
+        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)  # Minari's own refusal leaves a folder behind
     except ValueError as error:
         raise InvalidInputError.at("dataset_id", str(error)) from error
     exploration = _exploration(contract)
     buffers = []
     for index, each in enumerate(trajectories):
         _validate(each, contract, f"trajectories[{index}]")
-        # The first entry of the infos is that of the reset, where no action was chosen.
+        # The first entry of the infos belongs to the reset, which has no action.
         chosen = np.concatenate([np.zeros_like(each.actions[:1]), each.actions])
         last = np.arange(len(each)) == len(each) - 1
         buffers.append(
@@ -65,7 +65,7 @@ def to_minari(
         )
     metadata.setdefault("algorithm_name", "ThetaPrime")
     with warnings.catch_warnings():
-        # Minari's reminders of what its public collection asks for.
+        # Minari warns of metadata that its public collection requires.
         warnings.filterwarnings("ignore", ".*(is set to|env_spec is) None", UserWarning)
         try:
             dataset = minari.create_dataset_from_buffers(
@@ -75,7 +75,7 @@ def to_minari(
                 action_space=_action_space(spaces, contract),
                 **metadata,
             )
-        except ValueError as error:  # there is one of that name
+        except ValueError as error:  # the dataset exists
             raise InvalidInputError.at("dataset_id", str(error)) from error
     dataset.storage.update_episode_metadata(
         [{_POLICY_ID: each.policy_id} for each in trajectories], range(len(trajectories))
@@ -88,30 +88,29 @@ def from_minari(
 ) -> list[wire.Trajectory]:
     """Reads the episodes of a Minari dataset as trajectories.
 
-    The server takes what the session's own policy has collected, and refuses the rest. So a dataset that somebody else
-    collected is of use only where that policy acted, stochastically.
+    The server accepts only trajectories that the session's current policy collected with stochastic actions.
 
     Args:
-        dataset: a `minari.MinariDataset`, or what has its `iterate_episodes` and `storage`.
-        contract: what the environment sends and takes: `AdaptedPolicy.contract`.
-        policy_id: id of the behavior policy, where the dataset does not say it.
+        dataset: a `minari.MinariDataset`, or an object with its `iterate_episodes` and `storage`.
+        contract: the environment's contract, `AdaptedPolicy.contract`.
+        policy_id: id of the behavior policy, for datasets without it.
 
     Returns:
         One trajectory for each episode: float32 observations and rewards, actions in the policy's units.
 
     Raises:
-        InvalidInputError: an episode does not fit the contract, does not name its policy, or has an action that was
-            clipped, where the dataset does not say what the policy had chosen.
+        InvalidInputError: an episode violates the contract, has no policy id, or has a clipped action without the
+            action in the policy's units.
     """
     exploration = _exploration(contract)
     box = contract.action_kind is wire.ActionKind.BOX
     found = []
     for index, episode in enumerate(dataset.iterate_episodes()):
         field = f"episodes[{index}]"
-        (said,) = dataset.storage.get_episode_metadata([episode.id])
-        behavior = said.get(_POLICY_ID, policy_id)
+        (extra,) = dataset.storage.get_episode_metadata([episode.id])
+        behavior = extra.get(_POLICY_ID, policy_id)
         if not behavior:
-            raise InvalidInputError.at(f"{field}.policy_id", "the dataset does not say it; expected policy_id=...")
+            raise InvalidInputError.at(f"{field}.policy_id", "missing in the dataset; expected policy_id=...")
         observations = _array(episode.observations, f"{field}.observations", np.float32)
         chosen = (episode.infos or {}).get(_ACTION)
         if chosen is not None:
@@ -123,7 +122,8 @@ def from_minari(
             if clipped.any():
                 place = "".join(f"[{i}]" for i in np.argwhere(clipped)[0])
                 raise InvalidInputError.at(
-                    f"{field}.actions{place}", "on the bound: what the policy chose before it was clipped is not known"
+                    f"{field}.actions{place}",
+                    "on the bound: the action before clipping is not known",
                 )
             actions = exploration.from_environment(taken)
         trajectory = wire.Trajectory(

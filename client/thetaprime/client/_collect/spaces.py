@@ -1,4 +1,4 @@
-"""Whether an environment is one that a policy can act in."""
+"""Compares an environment's spaces with a policy's contract."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from thetaprime.client._errors import InvalidInputError
 
 
 def check_environment(env: Any, contract: wire.EnvironmentContract, field: str = "env") -> None:
-    """Holds an environment's spaces against a policy's contract.
+    """Refuses an environment whose spaces differ from a policy's contract.
 
     Args:
         env: a Gymnasium `Env` or `VectorEnv`.
-        contract: what the policy was trained on.
-        field: what to call the environment in the error.
+        contract: the contract of the environment that the policy was trained on.
+        field: names the environment in the error.
 
     Raises:
-        InvalidInputError: another observation shape, another kind, number or range of actions.
+        InvalidInputError: the observation shape, or the kind, number or range of actions differs.
     """
     prefix = "single_" if is_vector(env) else ""
     observation_space = getattr(env, f"{prefix}observation_space", None)
@@ -32,13 +32,13 @@ def check_environment(env: Any, contract: wire.EnvironmentContract, field: str =
 
 
 def is_environment(env: Any) -> bool:
-    """Whether `env` has an environment's spaces."""
+    """Returns whether `env` has the spaces of an environment."""
     prefix = "single_" if is_vector(env) else ""
     return hasattr(env, f"{prefix}action_space") and hasattr(env, f"{prefix}observation_space")
 
 
 def is_vector(env: Any) -> bool:
-    """Whether `env` is a `VectorEnv` (or behaves as one)."""
+    """Returns whether `env` is a `VectorEnv`, or has its attributes."""
     return hasattr(env, "num_envs")
 
 
@@ -53,16 +53,16 @@ def _check_observations(space: Any, contract: wire.EnvironmentContract, field: s
 def _check_box(space: Any, contract: wire.EnvironmentContract, field: str) -> None:
     low, high = getattr(space, "low", None), getattr(space, "high", None)
     if low is None or high is None or space.shape != (contract.action_size,):
-        raise InvalidInputError.at(field, f"{space}; the policy gives Box actions of shape [{contract.action_size}]")
+        raise InvalidInputError.at(field, f"{space}; the policy returns Box actions of shape [{contract.action_size}]")
     for name, actual, expected in (("low", low, contract.action_low), ("high", high, contract.action_high)):
         if np.array_equal(actual, expected):
             continue
-        # The same bound may be written in float32 on one side.
+        # One side may have the bound rounded to float32.
         same = np.isclose(actual, np.asarray(expected), rtol=1e-6, atol=1e-9)
         if not same.all():
             index = int(np.argmin(same))
             raise InvalidInputError.at(
-                f"{field}.{name}[{index}]", f"{actual[index]:g}; the policy was trained with {expected[index]:g}"
+                f"{field}.{name}[{index}]", f"{actual[index]:g}; expected {expected[index]:g}, as in training"
             )
 
 
@@ -71,6 +71,6 @@ def _check_discrete(space: Any, contract: wire.EnvironmentContract, field: str) 
     if count is None or space.shape != ():
         raise InvalidInputError.at(field, f"{space}; the policy chooses one of {contract.action_size} actions")
     if count != contract.action_size:
-        raise InvalidInputError.at(f"{field}.n", f"{count}; the policy was trained with {contract.action_size}")
+        raise InvalidInputError.at(f"{field}.n", f"{count}; expected {contract.action_size}, as in training")
     if start != contract.action_start:
-        raise InvalidInputError.at(f"{field}.start", f"{start}; the policy was trained with {contract.action_start}")
+        raise InvalidInputError.at(f"{field}.start", f"{start}; expected {contract.action_start}, as in training")

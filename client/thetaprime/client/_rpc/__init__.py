@@ -1,1 +1,1 @@
-"""Channels, credentials, deadlines and uploads."""
+"""Builds requests and opens channels: the code that the synchronous and the asynchronous client share."""

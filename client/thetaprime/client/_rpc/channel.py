@@ -1,14 +1,13 @@
-"""The address and options of a channel to a server, and the backoff between retries."""
+"""The address and the options of a channel to a server."""
 
 import ipaddress
 import json
-import random
 from typing import Any, Final
 
-from thetaprime.client._errors import InvalidInputError, LimitError
+from thetaprime.client._errors import InvalidInputError
 
 _MESSAGE_BYTES: Final = 64 << 20
-# Every call of the contract is safe to repeat, so an interrupted one is sent again on its own.
+# Every call of the contract is safe to repeat, so gRPC retries it.
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
@@ -26,17 +25,17 @@ _SERVICE_CONFIG: Final = {
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # An upload is a stream: it can be repeated only while all of it is still held here.
+    # gRPC retries a stream only while its buffer holds the whole stream.
     ("grpc.per_rpc_retry_buffer_size", _MESSAGE_BYTES),
-    # A server that restarts is found again within the retries above.
+    # The retries above must outlast a server's restart.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-"""Options of a channel to a ThetaPrime server, for those who bring their own channel."""
+"""Options of a channel to a ThetaPrime server, for programs that open the channel themselves."""
 
 _LAST_PORT: Final = 65535
-# Targets of gRPC: the first have ports and a default port, the others have none, or are resolved elsewhere.
+# Schemes of gRPC's targets. The first have hosts and optional ports; the others are not checked.
 _HOST_SCHEMES: Final = ("dns", "ipv4", "ipv6")
 _OTHER_SCHEMES: Final = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
 
@@ -89,23 +88,3 @@ def _is_ipv6(host: str) -> bool:
 def _check_port(port: str, address: str, field: str) -> None:
     if port and not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
         raise InvalidInputError.at(field, f"{address!r} has port {port!r}; expected a number from 0 to {_LAST_PORT}")
-
-
-_BACKOFF_SECONDS: Final = 0.1
-_BACKOFF_GROWTH: Final = 2.0
-_JITTER: Final = 0.25
-
-
-class Backoff:
-    """How long to wait before a refused request is sent again; longer each time."""
-
-    def __init__(self) -> None:
-        self._pause = _BACKOFF_SECONDS
-
-    def after(self, error: LimitError) -> float:
-        """Seconds to wait after a refusal; infinity where waiting does not help."""
-        if error.retry_after is None:
-            return float("inf")
-        pause, self._pause = self._pause, self._pause * _BACKOFF_GROWTH
-        # Never before the server's time, and not all the clients that it told the same at the same moment.
-        return max(error.retry_after, pause) * (1.0 + _JITTER * random.random())  # noqa: S311

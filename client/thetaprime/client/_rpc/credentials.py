@@ -1,4 +1,4 @@
-"""What a client shows a server, and what it asks to be shown."""
+"""Credentials of a client: TLS files and the token."""
 
 import os
 from pathlib import Path
@@ -19,10 +19,9 @@ def tls_credentials(
     """Reads the credentials of a TLS connection, for `Client`'s ``credentials``.
 
     Args:
-        authority: PEM file of those whose signature the server's certificate must have; None is gRPC's own list of
-            public ones.
-        certificate: PEM file of the client's own certificate, where the server asks for one (mutual TLS).
-        key: PEM file of its private key.
+        authority: PEM file of the certificate authorities to trust; None trusts gRPC's list of public authorities.
+        certificate: PEM file of the client's certificate, for mutual TLS.
+        key: PEM file of the certificate's private key.
 
     Raises:
         InvalidInputError: a file cannot be read or is not PEM, or one of `certificate` and `key` is missing.
@@ -41,15 +40,15 @@ def tls_credentials(
 
 
 def token_metadata(token: str | None, address: str, *, readable: bool) -> tuple[tuple[str, str], ...]:
-    """What goes with every call that a token is for.
+    """Returns the metadata that carries a token. Errors do not quote the token.
 
     Args:
-        token: the token; None is none.
-        address: where it is to be sent.
-        readable: whether others on the way could read it.
+        token: the token; None returns no metadata.
+        address: the server's address.
+        readable: whether the connection is in plain text.
 
     Raises:
-        InvalidInputError: it cannot be a token, or would be sent in plain text to another machine. It is not quoted.
+        InvalidInputError: the token is malformed, or would be sent in plain text to another machine.
     """
     if token is None:
         return ()
@@ -57,6 +56,6 @@ def token_metadata(token: str | None, address: str, *, readable: bool) -> tuple[
         raise InvalidInputError.at("token", "not a token; expected printable ASCII characters without spaces")
     if readable and not is_loopback(address):
         raise InvalidInputError.at(
-            "token", f"not sent to {address} in plain text; give the client TLS credentials, or allow_plaintext"
+            "token", f"not sent to {address} in plain text; expected TLS credentials, or allow_plaintext"
         )
     return (("authorization", f"Bearer {token}"),)

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of what the client does, and the header that lets the server's join them.
+"""OpenTelemetry spans of the client's calls, and the header that links the server's spans to them.
 
-Nothing of OpenTelemetry is imported unless a client is made with ``tracing=True``.
+OpenTelemetry is imported only by a client with ``tracing=True``.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ _OFF: Final = contextlib.nullcontext()
 
 
 class Tracing:
-    """The spans of one client, recorded by the program's tracer provider.
+    """Records the spans of one client with the program's tracer provider.
 
     Args:
-        enabled: whether there are any.
+        enabled: whether to record spans.
 
     Raises:
         InvalidInputError: OpenTelemetry is not installed.
@@ -36,14 +36,14 @@ class Tracing:
         self._inject = TraceContextTextMapPropagator().inject
 
     def span(self, name: str) -> "contextlib.AbstractContextManager[Any]":
-        """A span within the current one."""
+        """Returns a context manager that records a child of the current span."""
         if self._tracer is None:
             return _OFF
         span: contextlib.AbstractContextManager[Any] = self._tracer.start_as_current_span(name, kind=self._kind)
         return span
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The metadata that names the current span to the server: W3C ``traceparent``."""
+        """Returns the metadata that names the current span to the server: W3C ``traceparent``."""
         if self._tracer is None:
             return ()
         carrier: dict[str, str] = {}
@@ -57,7 +57,7 @@ class _Transport(Protocol):
 
 
 class Traced(Protocol):
-    """Something whose calls are recorded."""
+    """An object whose methods `runtime.traced` records."""
 
     @property
     def _transport(self) -> _Transport: ...

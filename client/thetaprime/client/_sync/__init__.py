@@ -1,1 +1,1 @@
-"""The client as functions that block: generated from ``_async`` by ``make sync-client``, but for ``runtime``."""
+"""The synchronous client, generated from ``_async`` by ``make sync-client``; ``runtime`` is written by hand."""

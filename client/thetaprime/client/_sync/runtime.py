@@ -1,4 +1,4 @@
-"""What functions that block do in another way than coroutines. Its twin is ``_async/runtime.py``."""
+"""The operations that differ between the two clients, for blocking code. Its counterpart is ``_async/runtime.py``."""
 
 import contextvars
 import functools
@@ -25,18 +25,18 @@ _S = TypeVar("_S", bound=Traced)
 Method = Callable[..., _R]
 """A method of a stub."""
 Collector = Callable[[AdaptedPolicy, int], Iterable[wire.Trajectory]]
-"""Collects that many trajectories with that policy."""
+"""Collects a number of trajectories with a policy."""
 CLOSED: Final = (ValueError,)
-"""What a channel raises that was closed."""
+"""Exceptions of a closed channel."""
 
 
 def sleep(seconds: float) -> None:
-    """Waits."""
+    """Sleeps."""
     time.sleep(seconds)
 
 
 class Stubs:
-    """The services of a channel."""
+    """The stubs of a channel."""
 
     def __init__(self, channel: Channel) -> None:
         self.adaptation: AdaptationStub = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
@@ -44,52 +44,52 @@ class Stubs:
 
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> Channel:
-    """A channel to a server, which connects at its first call."""
+    """Returns a channel to a server. The channel connects at its first call."""
     if credentials is None:
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
     return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def close_channel(channel: Channel) -> None:
-    """Closes a channel, and ends its calls."""
+    """Closes a channel and cancels its calls."""
     channel.close()
 
 
 def offload(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Does work that takes long: here, where it can be interrupted."""
+    """Runs a long function on the calling thread, where Ctrl-C can interrupt it."""
     return function(*args, **kwargs)
 
 
 def call_collector(collector: Collector, policy: AdaptedPolicy, count: int) -> Iterable[wire.Trajectory]:
-    """Asks a collector for trajectories."""
+    """Calls a collector and returns its trajectories."""
     return collector(policy, count)
 
 
-def all_of(works: Sequence[Callable[[], None]], stop: Callable[[], None]) -> None:
-    """Does several works at once, each on a thread; one alone is done on this one.
+def run_all(tasks: Sequence[Callable[[], None]], stop: Callable[[], None]) -> None:
+    """Runs several tasks concurrently, each on a thread; a single task runs on the calling thread.
 
     Args:
-        works: the works.
-        stop: called when one has failed or this thread is interrupted; asks the others to end soon.
+        tasks: the tasks.
+        stop: asks the other tasks to end, after a task has failed or the calling thread is interrupted.
 
     Raises:
-        Exception: what the first one to fail raised, once all have ended.
+        BaseException: the exception of the first task that failed, after all tasks have ended.
     """
-    if len(works) == 1:
-        works[0]()
+    if len(tasks) == 1:
+        tasks[0]()
         return
     first: list[BaseException] = []
 
-    def run(work: Callable[[], None]) -> None:
+    def run(task: Callable[[], None]) -> None:
         try:
-            work()
+            task()
         except BaseException as error:
             first.append(error)
             stop()
 
-    with ThreadPoolExecutor(len(works), "thetaprime-collector") as threads:
+    with ThreadPoolExecutor(len(tasks), "thetaprime-collector") as threads:
         try:
-            for future in [threads.submit(contextvars.copy_context().run, run, work) for work in works]:
+            for future in [threads.submit(contextvars.copy_context().run, run, task) for task in tasks]:
                 future.result()
         except BaseException:
             stop()
@@ -99,7 +99,7 @@ def all_of(works: Sequence[Callable[[], None]], stop: Callable[[], None]) -> Non
 
 
 def relay(function: Callable[_P, object]) -> Callable[_P, None]:
-    """The function, called by one thread at a time."""
+    """Returns a thread-safe function that calls `function`."""
     lock = threading.Lock()
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -110,7 +110,7 @@ def relay(function: Callable[_P, object]) -> Callable[_P, None]:
 
 
 def traced(name: str) -> Callable[[Callable[Concatenate[_S, _P], _R]], Callable[Concatenate[_S, _P], _R]]:
-    """A decorator that runs a method in a span."""
+    """Returns a decorator that records a span of a method."""
 
     def decorate(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
         @functools.wraps(method)

@@ -1,5 +1,5 @@
 # Generated from _async/session.py by `make sync-client`. Edit that one.
-"""One adaptation of a meta-policy to one task, held by the server."""
+"""Sessions: the adaptation of a meta-policy to one task."""
 
 import threading
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from thetaprime.client._policy.adapted_policy import AdaptedPolicy
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._rpc.deadline import Deadline
-from thetaprime.client._rpc.upload import prepare_upload
+from thetaprime.client._rpc.requests import prepare_upload
 from thetaprime.client._sync import runtime
 from thetaprime.client._sync.rounds import Tasks, take_rounds
 from thetaprime.client._sync.transport import Transport
@@ -18,10 +18,10 @@ from thetaprime.v1 import adaptation_service_pb2 as pb
 
 
 class Session:
-    """One adaptation of a meta-policy to one task: collect with `policy`, `upload`, `adapt`, and again; or `run`.
+    """The adaptation of a meta-policy to one task: collect with `policy`, `upload`, `adapt`, and repeat; or `run`.
 
-    Made by `Client.create_session` and `Client.resume`. The state is the server's; this object holds what it
-    last heard. Several threads, or several processes that resumed the same session, may upload to one round.
+    `Client.create_session` and `Client.resume` return sessions. The server holds the state; this object caches the
+    server's last response. Several threads, or several processes with the same session, may upload to one round.
     """
 
     def __init__(
@@ -38,42 +38,42 @@ class Session:
 
     @property
     def id(self) -> str:
-        """What `Client.resume` takes."""
+        """The session's id, for `Client.resume`."""
         return self._info.session_id
 
     @property
     def meta_policy(self) -> MetaPolicyInfo:
-        """The meta-policy that is being adapted."""
+        """The meta-policy that the session adapts."""
         return self._info.meta_policy
 
     @property
     def info(self) -> SessionInfo:
-        """The session as the server last described it."""
+        """The session, as of the server's last response."""
         return self._info
 
     @property
     def round(self) -> int:
-        """Rounds taken so far: k when θ_k is the current policy."""
+        """Number of rounds taken: k while θ_k is the current policy."""
         return self._info.round
 
     @property
     def policy(self) -> AdaptedPolicy:
-        """θ_k, the policy to collect this round's trajectories with."""
+        """θ_k, the behavior policy of this round."""
         return self._policy
 
     @property
     def batch(self) -> UploadedBatch:
-        """What has been uploaded in this round, as the server last said."""
+        """The uploads of this round, as of the server's last response."""
         return self._batch or self._info.batch
 
     @property
     def report(self) -> AdaptationReport | None:
-        """What the last step saw and did; None before the first."""
+        """The report of the last step; None before the first step."""
         return self._reports[-1] if self._reports else None
 
     @property
     def reports(self) -> tuple[AdaptationReport, ...]:
-        """One report for each step taken, in order."""
+        """The reports of all steps, in order."""
         return self._reports
 
     def __repr__(self) -> str:
@@ -89,24 +89,24 @@ class Session:
         progress: ProgressOption = None,
         timeout: float | None = None,
     ) -> AdaptedPolicy:
-        """Collects, uploads and steps until `rounds` rounds have been taken, those of an earlier process included.
+        """Collects, uploads and adapts until the session has taken `rounds` rounds, earlier rounds included.
 
-        What was uploaded in the current round before counts. The session stays open.
+        Trajectories that the current round has already count. The session stays open.
 
         Args:
             env: as `Client.adapt`'s.
-            rounds: how many rounds the session is to have.
-            trajectories: episodes for each step; None is as many as the meta-policy was trained with.
+            rounds: total number of rounds.
+            trajectories: episodes per round; None uses the number of meta-training.
             seed: as `Client.adapt`'s.
             progress: as `Client.adapt`'s.
-            timeout: seconds until all of it is given up; None is never.
+            timeout: seconds for all rounds; None sets no deadline.
 
         Returns:
-            θ′, which is `policy`.
+            θ′, the session's `policy`.
 
         Raises:
-            InvalidInputError: an environment does not fit the meta-policy.
-            CollectionError: an environment or a collector failed. What it had collected is uploaded.
+            InvalidInputError: an environment does not match the meta-policy.
+            CollectionError: an environment or a collector failed. Its complete episodes are uploaded.
             DeadlineError: `timeout` has passed.
             ThetaPrimeError: a call failed.
         """
@@ -118,19 +118,19 @@ class Session:
     def upload(
         self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None, *, timeout: float | None = None
     ) -> UploadReceipt:
-        """Sends trajectories collected with `policy` to the current round.
+        """Uploads trajectories of `policy` to the current round.
 
-        Once this returns they are stored and count. Sending the same ones again changes nothing.
+        When `upload` returns, the trajectories are durable and count. Repeating an upload changes nothing.
 
         Args:
             trajectories: whole episodes.
-            upload_id: names the upload; None makes a name of its content.
-            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
+            upload_id: names the upload; None derives the name from the content.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
-            InvalidInputError: a trajectory does not fit; `violations` names the step and field.
-            PreconditionError: the server doubts that `policy` produced them; `reason` says why.
-            StaleRoundError: the session has moved on to another round.
+            InvalidInputError: a trajectory is invalid; `violations` names the step and field.
+            PreconditionError: the trajectories do not match `policy`; `reason` says why.
+            StaleRoundError: the session is in another round.
             ThetaPrimeError: the call failed.
         """
         messages = runtime.offload(
@@ -139,29 +139,29 @@ class Session:
         response = self._transport.stream(self._transport.adaptation.UploadTrajectories, messages, timeout)
         receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))
         with self._lock:
-            # Of several uploads at once, the answer heard last need not be the one given last.
+            # Responses of concurrent uploads may arrive out of order.
             if self._batch is None or receipt.batch.uploads >= self._batch.uploads:
                 self._batch = receipt.batch
         return receipt
 
     @runtime.traced("session.adapt")
     def adapt(self, *, timeout: float | None = None) -> AdaptedPolicy:
-        """Takes one step on what was uploaded in this round, and makes its policy the current one.
+        """Takes one step on the uploads of this round; the result becomes `policy`.
 
-        What the step uses is the batch of the last upload's receipt; where this object has uploaded nothing,
-        the batch that the server holds.
+        The step uses the batch of the last upload's receipt, or the server's batch if this object has uploaded
+        nothing.
 
         Args:
-            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Returns:
-            θ_{k+1}, which is `policy` from now on.
+            θ_{k+1}, the new `policy`.
 
         Raises:
-            PreconditionError: nothing was uploaded, the batch has grown (`refresh`), or the step would not be
-                finite: the session stays at θ_k.
-            StaleRoundError: the session has moved on to another round (`refresh`).
-            ThetaPrimeError: the call failed; called again, it has the effect of one.
+            PreconditionError: the round has no uploads, the batch has grown (`refresh`), or the step is not finite.
+                The session stays at θ_k.
+            StaleRoundError: the session is in another round (`refresh`).
+            ThetaPrimeError: the call failed. It is safe to repeat.
         """
         batch = self._batch or SessionInfo.from_message((self._get(timeout)).session).batch
         self._batch = batch
@@ -172,11 +172,11 @@ class Session:
         self._set(info, policy, (*self._reports, AdaptationReport.from_message(response.report)))
         return policy
 
-    def policy_at(self, round: int) -> AdaptedPolicy:  # noqa: A002 - the contract's word
-        """θ_k of an earlier round (0 is θ), or of the current one.
+    def policy_at(self, round: int) -> AdaptedPolicy:  # noqa: A002 - the term of the wire contract
+        """Returns θ_k of round k; round 0 is θ.
 
         Raises:
-            NotFoundError: there is no such round.
+            NotFoundError: the session has no such round.
         """
         if round == self.round:
             return self.policy
@@ -186,23 +186,23 @@ class Session:
         self,
         profile: str,
         *,
-        round: int | None = None,  # noqa: A002 - the contract's word
+        round: int | None = None,  # noqa: A002 - the term of the wire contract
         robot: RobotDescription | None = None,
         timeout: float | None = None,
     ) -> PolicyFile:
-        """A policy of this session in the form that another engine reads.
+        """Returns a policy of this session in the profile of another engine.
 
         Args:
-            profile: ``default``, ``epsilon``, ``unity-mlagents``, ``godot-rl`` or ``robot``, or what the server knows
-                beside these.
-            round: whose policy: k for θ_k; None is the current one.
-            robot: the robot, for the profile ``robot``.
-            timeout: seconds until the call is given up; None is the client's, which is never exceeded.
+            profile: ``default``, ``epsilon``, ``unity-mlagents``, ``godot-rl``, ``robot``, or another profile of the
+                server.
+            round: k for θ_k; None for the current policy.
+            robot: the robot's description, for the profile ``robot``.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
-            InvalidInputError: there is no such profile, or it cannot express the policy; the message says why.
-            NotFoundError: there is no such round.
-            PolicyVerificationError: what came is not what it says it is.
+            InvalidInputError: the profile is unknown, or cannot express the policy.
+            NotFoundError: the session has no such round.
+            PolicyVerificationError: the file fails its verification.
             ThetaPrimeError: the call failed.
         """
         request = pb.GetPolicyRequest(
@@ -215,7 +215,7 @@ class Session:
         return runtime.offload(PolicyFile.from_message, response.policy, profile)
 
     def refresh(self) -> None:
-        """Asks the server where the session is, and takes over its round, batch and policy."""
+        """Fetches the session's round, batch, policy and reports from the server."""
         message = self._get()
         info = SessionInfo.from_message(message.session)
         unchanged = info.round == self.round
@@ -225,7 +225,7 @@ class Session:
 
     @runtime.traced("session.close")
     def close(self) -> None:
-        """Ends the session. Its policies stay readable until it expires."""
+        """Closes the session. Its policies stay readable until it expires."""
         response = self._transport.call(
             self._transport.adaptation.CloseSession, pb.CloseSessionRequest(session_id=self.id)
         )
@@ -245,11 +245,11 @@ class Session:
 def fetch_policy(
     transport: Transport, session_id: str, round_index: int, timeout: float | None = None
 ) -> AdaptedPolicy:
-    """θ_k of a session.
+    """Returns θ_k of a session.
 
     Raises:
-        NotFoundError: there is no such session or round.
-        PolicyVerificationError: what came is not what it says it is.
+        NotFoundError: the session or the round does not exist.
+        PolicyVerificationError: the file fails its verification.
     """
     request = pb.GetPolicyRequest(session_id=session_id, round=round_index)
     response = transport.call(transport.adaptation.GetPolicy, request, timeout)

@@ -1,6 +1,6 @@
-"""The client for asyncio: the same surface as the synchronous one, with coroutines.
+"""The asyncio client: the methods of the synchronous client, as coroutines.
 
-What takes long here (collecting in an environment, packing, loading a policy) runs on threads: the event loop goes on.
+Long work (collecting in an environment, packing, loading a policy) runs on threads, so that the event loop continues.
 
 Examples:
     >>> from thetaprime.client import aio

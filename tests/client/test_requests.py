@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import thetaprime.client as tp
 from thetaprime import wire
-from thetaprime.client._rpc.upload import in_parts
+from thetaprime.client._rpc.requests import split_upload
 
 
 def trajectory(steps: int, width: int) -> wire.Trajectory:
@@ -31,7 +31,7 @@ SHORT, LONG, WIDE, HUGE = trajectory(1, 1), trajectory(30_000, 1), trajectory(1_
 @given(st.lists(st.sampled_from([SHORT, LONG, WIDE, HUGE]), max_size=30), st.integers(0, 1200))
 def test_parts_are_all_of_it_in_order_and_none_is_too_much(few: list[wire.Trajectory], shorts: int) -> None:
     trajectories = [*few, *[SHORT] * shorts]
-    parts = list(in_parts(trajectories))
+    parts = list(split_upload(trajectories))
     assert [id(each) for each in itertools.chain(*parts)] == [id(each) for each in trajectories]
     for part in parts:
         assert part

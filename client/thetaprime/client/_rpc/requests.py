@@ -1,0 +1,105 @@
+"""Builds requests from the arguments of the client's methods."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+
+from thetaprime import wire
+from thetaprime.client._errors import InvalidInputError
+from thetaprime.v1 import adaptation_service_pb2 as pb
+
+# 128 bits of a SHA-256 name an upload.
+_UPLOAD_ID_DIGITS: Final = 32
+# About half of a server's default limits of an upload: trajectories, steps, numbers of 4 bytes.
+_PART_LIMITS: Final = np.array([500, 100_000, 2**21])
+
+
+def name_and_version(name: str, version: int) -> tuple[str, int]:
+    """Splits ``name@version``; a bare name takes `version`.
+
+    Raises:
+        InvalidInputError: the version is malformed, or the two versions differ.
+    """
+    bare, separator, digits = name.partition("@")
+    if not separator:
+        return name, version
+    if not digits.isdigit() or version not in (0, int(digits)):
+        raise InvalidInputError.at("meta_policy", f"{name!r} with version={version}; expected 'name' or 'name@3'")
+    return bare, int(digits)
+
+
+def duration(seconds: float) -> Duration:
+    """Returns a time to live as a message.
+
+    Raises:
+        InvalidInputError: `seconds` is not a number, or out of range.
+    """
+    try:
+        message = Duration()
+        message.FromNanoseconds(round(seconds * 1e9))
+    except (ValueError, OverflowError) as error:
+        raise InvalidInputError.at("ttl", f"{seconds!r}; expected seconds") from error
+    return message
+
+
+def prepare_upload(
+    session_id: str,
+    round_index: int,
+    contract: wire.EnvironmentContract,
+    trajectories: Sequence[wire.Trajectory],
+    upload_id: str | None,
+) -> Callable[[], Iterator[pb.UploadTrajectoriesRequest]]:
+    """Validates and packs trajectories.
+
+    Args:
+        session_id: the session.
+        round_index: the round that the trajectories belong to.
+        contract: the contract of the environment.
+        trajectories: whole episodes.
+        upload_id: names the upload; None derives the name from the content.
+
+    Returns:
+        A function that returns the upload's messages from the start, for each attempt.
+
+    Raises:
+        InvalidInputError: there are no trajectories, or one is invalid; `violations` names the step and field.
+    """
+    if not trajectories:
+        raise InvalidInputError.at("trajectories", "empty; expected at least one")
+    for index, trajectory in enumerate(trajectories):
+        try:
+            wire.validate(trajectory, contract, f"trajectories[{index}]")
+        except wire.WireError as error:
+            raise InvalidInputError.at(error.field, error.problem) from error
+    payload = wire.pack(trajectories)
+    digest = wire.sha256_hex(payload)
+    return functools.partial(
+        wire.iter_upload,
+        session_id,
+        upload_id or digest[:_UPLOAD_ID_DIGITS],
+        round_index,
+        payload,
+        len(trajectories),
+        sum(len(trajectory) for trajectory in trajectories),
+        digest,
+    )
+
+
+def split_upload(trajectories: Sequence[wire.Trajectory]) -> Iterator[Sequence[wire.Trajectory]]:
+    """Splits trajectories into parts that each fit one upload. No trajectory is divided."""
+    part: list[wire.Trajectory] = []
+    total = np.zeros_like(_PART_LIMITS)
+    for trajectory in trajectories:
+        # Not validated yet: the fields may hold anything.
+        numbers = [np.size(each) for each in (trajectory.rewards, trajectory.observations, trajectory.actions)]
+        size = np.array([1, numbers[0], sum(numbers)])
+        if part and (total + size > _PART_LIMITS).any():
+            yield part
+            part, total = [], np.zeros_like(_PART_LIMITS)
+        part.append(trajectory)
+        total += size
+    if part:
+        yield part
