@@ -7,7 +7,7 @@ Four ways to step them are timed alternately, in microseconds per environment st
 | sampler | `thetaprime.training.sampling.sampler.collect`, from reset to trajectory batches |
 | bare | `mujoco.rollout` once per environment step, without policy, reward or observation |
 | EnvPool | 400 half-cheetahs or ants of `envpool`, in a loop with the same policies |
-| AsyncVectorEnv | this project's single environments, one per process, in such a loop; best number of processes |
+| AsyncVectorEnv | this project's single environments, one per process, in the same loop; best number of processes |
 
 All use Gymnasium's robot models and one thread per core. The cost of the physics depends on contacts, so the bare way
 replays controls that the same policies chose in a closed loop. An ant with larger actions would fall, and the sampler

@@ -20,9 +20,6 @@ from tests.support.server.supervised import Channels, supervised
 from thetaprime import models, wire
 from thetaprime.server import StartupError, running_server
 from thetaprime.server.sessions import uploads
-from thetaprime.server.sessions.rows import SessionRecord
-from thetaprime.server.store import Store, tables
-from thetaprime.server.telemetry.store_metrics import BlobSizes, count_open_sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -70,21 +67,6 @@ def test_a_round_and_a_refusal_are_counted(start: "Start", collect: Collect) -> 
     assert value(after, "thetaprime_round_seconds_sum") >= value(after, "thetaprime_step_seconds_sum") > 0
     for operation in ("read", "write", "put", "get"):
         assert value(after, "thetaprime_store_seconds_count", operation=operation) > 0, operation
-
-
-def test_stored_bytes_grow(start: "Start", collect: Collect) -> None:
-    address = free_address()
-    with start(metrics_address=address, row_bytes=1024) as service:
-        before = scrape(address)
-        created = service.create()
-        service.upload(created.session.session_id, collect(created.policy))
-        deadline = time.monotonic() + 60
-        for kind in ("blobs", "database"):
-            # Each scrape measures a part of the blobs, so several may be needed.
-            while not value(scrape(address), "thetaprime_stored_bytes", kind=kind) > value(
-                before, "thetaprime_stored_bytes", kind=kind
-            ):
-                assert time.monotonic() < deadline, kind
 
 
 def test_a_canceled_upload_is_counted_as_canceled_even_if_its_stream_ends_first(
@@ -213,63 +195,6 @@ def test_the_dashboard_queries_served_metrics_only(start: "Start") -> None:
         for target in panel["targets"]:
             asked = set(re.findall(r"\b(?:thetaprime|process)_\w+", target["expr"]))
             assert asked and asked <= known, (panel["title"], asked - known)
-
-
-def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> dict[str, object]:
-    return {
-        "session_id": session_id,
-        "tenant": "",
-        "request_id": session_id,
-        "request_sha256": "",
-        "meta_policy": "m",
-        "meta_policy_version": 1,
-        "theta_id": "",
-        "step_size_scale": None,
-        "closed": closed,
-        "round": 0,
-        "policy_id": "",
-        "create_time": 0,
-        "expire_time": expire_time,
-        "delete_time": expire_time + 10,
-        "kept_bytes": 0,
-        "kept_steps": 0,
-    }
-
-
-def test_counting_sessions_is_bounded(tmp_path: Path) -> None:
-    store = Store(tmp_path, now=lambda: 5)
-    rows = [record(f"open-{index}") for index in range(6)]
-    rows += [record("closed", closed=True), record("expired", expire_time=5)]
-    assert {*rows[0]} == {*SessionRecord.__dataclass_fields__}
-    with store.writing() as connection:
-        connection.execute(tables.sessions.insert(), rows)
-    assert count_open_sessions(store) == 6
-    assert count_open_sessions(store, seen=3) <= 3
-    store.close()
-
-
-def test_measuring_blobs_is_bounded_in_time_and_converges(tmp_path: Path) -> None:
-    for index in range(8):
-        (tmp_path / f"{index:02x}").mkdir()
-        (tmp_path / f"{index:02x}" / "blob").write_bytes(bytes(100))
-    ticks = iter(range(1000))
-    sizes = BlobSizes(tmp_path, seconds=2, now=lambda: next(ticks))
-    assert sizes.total() == 800  # two of eight measured, the others estimated
-    assert next(ticks) == 3
-    (tmp_path / "00" / "blob").write_bytes(bytes(900))
-    seen = [sizes.total() for _ in range(4)]
-    assert seen[-1] == 1600
-    assert seen[0] != 1600
-
-
-def test_metrics_are_served_while_the_store_is_missing(configure: "Configure") -> None:
-    config = configure(metrics_address=free_address())
-    with running_server(config):
-        for path in (config.store / "blobs").iterdir():
-            path.rmdir()
-        (config.store / "blobs").rmdir()
-        metrics = scrape(config.metrics_address)
-        assert [each.labels for each in metrics["thetaprime_stored_bytes"].samples] == [{"kind": "database"}]
 
 
 def test_no_metrics_are_served_by_default(configure: "Configure", monkeypatch: pytest.MonkeyPatch) -> None:

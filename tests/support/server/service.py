@@ -62,7 +62,7 @@ class Refusal:
 
 
 class WithToken(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):  # type: ignore[type-arg]
-    """Sends what it is given as the authorization of every call."""
+    """Adds an authorization header to every call."""
 
     def __init__(self, authorization: str) -> None:
         self._added = [("authorization", authorization)]

@@ -115,7 +115,7 @@ async def _abort(context: "_Context[Any, Any]", error: Exception, observed: Obse
     try:
         await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
     # Without AbortError the client has cancelled: gRPC ends the request stream a moment before it cancels the call,
-    # and the error of the cut stream reaches no client. Such a call counts as cancelled.
+    # and the error of the cut stream reaches no client. That call counts as CANCELLED.
     except grpc.aio.AbortError:
         observed.code, observed.refusal = code, status
         raise

@@ -35,7 +35,7 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
     """Runs a server for the duration of the context, and drains it at the end.
 
     Args:
-        config: the settings. It runs in this process, whatever `workers` says.
+        config: the settings. `workers` has no effect here: the server runs in this process.
         worker: number of this worker, from 0. Workers share a port that the supervisor holds, and the supervisor serves
             their metrics. None for a single process.
 
