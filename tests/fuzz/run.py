@@ -1,9 +1,9 @@
-"""Searches for bytes that a parser answers with anything but a declared refusal, guided by coverage.
+"""Searches for bytes that make a parser raise an undeclared error; coverage guides the search.
 
     RUNS=1000000 make fuzz
 
-Begins with the corpus beside it, and keeps what it finds on the way in build/fuzz. A finding ends the run, and its
-bytes are in build/fuzz/crash-*: put them into the corpus, where the tests replay them.
+The search begins with the corpus, and keeps its inputs in build/fuzz. A finding ends the run and is written to
+build/fuzz/crash-*: add it to the corpus, which the tests replay.
 """
 
 import logging
@@ -31,11 +31,11 @@ _MEMORY_MIB = 1024
 
 
 def main() -> None:
-    """Runs the fuzzer; it ends the process."""
+    """Runs the fuzzer, which ends the process."""
     runs = int(os.environ.get("RUNS", "1000000"))
     found = Path("build/fuzz")
     found.mkdir(parents=True, exist_ok=True)
-    # What is refused at the gate is a warning, and no news here.
+    # The service logs a warning for each refused call.
     configure_logging(logging.ERROR)
     (found / "seed-upload").write_bytes(upload_that_counts(service()))
     options = [f"-runs={runs}", f"-rss_limit_mb={_MEMORY_MIB}", f"-artifact_prefix={found}/", "-max_len=4096"]
