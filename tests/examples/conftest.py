@@ -1,4 +1,4 @@
-"""Node.js with the example's packages, where there is one, and a server for its program."""
+"""Node.js with the packages of the example, and a server for its program."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ _LEAST_VERSION: Final = 20
 
 @pytest.fixture(scope="session")
 def node() -> Node:
-    """Node.js with the packages of the example's lockfile; without them the test is skipped, and says why."""
+    """Node.js with the packages of the example's lockfile. Skips the test without them."""
     program, npm = shutil.which("node"), shutil.which("npm")
     if program is None or npm is None:
         pytest.skip(f"needs Node.js {_LEAST_VERSION} or newer with npm: https://nodejs.org")
@@ -27,13 +27,13 @@ def node() -> Node:
     installed = Node(program)
     loaded = installed.run("--input-type=module", "--eval", "import 'onnxruntime-node'")
     if loaded.returncode:
-        pytest.skip(f"onnxruntime-node does not run on this machine: {last_line(loaded.stderr)}")
+        pytest.skip(f"onnxruntime-node does not load on this machine: {last_line(loaded.stderr)}")
     return installed
 
 
 @pytest.fixture(scope="module")
 def talk(node: Node) -> Iterator[Talk]:
-    """The parts of the Node example, to be asked."""
+    """A Node process that answers for the parts of the example."""
     with node.talking(Path(__file__).with_name("harness.mjs")) as open_talk:
         yield open_talk
 

@@ -1,4 +1,4 @@
-"""The runtimes that a policy's file is tried in."""
+"""The runtimes that the tests run ONNX files in."""
 
 import functools
 import shutil
@@ -17,7 +17,7 @@ OLDEST: Final = ("onnxruntime==1.17.3", "numpy==1.26.4")
 
 @pytest.fixture(scope="session")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """The oldest onnxruntime that `pyproject.toml` allows, in a process of its own."""
+    """The oldest onnxruntime that `pyproject.toml` allows, in another process."""
 
     def install(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
@@ -44,7 +44,7 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runt
         install_or_skip("onnxruntime for Node", npm_ci, folder)
 
     folder = installed("javascript", "".join(sources.values()), install)
-    # A script's packages are looked for where the script lies.
+    # Node looks for packages beside the script.
     script = Path(shutil.copy(HERE / "run.mjs", folder))
 
     def runtime(kind: str) -> Runtime:

@@ -20,13 +20,13 @@ _OFFLINE: Final = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIME
 
 
 class Node:
-    """Node.js, in the example's folder."""
+    """Runs Node.js in the folder of the example."""
 
     def __init__(self, program: str) -> None:
         self._program = program
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a program to its end, whatever its status."""
+        """Runs a program to its end, and returns its status and output."""
         return subprocess.run(
             [self._program, *arguments],
             cwd=NODE_EXAMPLE,
@@ -39,7 +39,7 @@ class Node:
 
     @contextlib.contextmanager
     def talking(self, program: Path) -> Iterator["Talk"]:
-        """Runs a program that answers lines of JSON, for as long as a `with` lasts."""
+        """Runs a program that answers lines of JSON, for the duration of the context."""
         pipe = subprocess.PIPE
         with subprocess.Popen([self._program, str(program)], stdin=pipe, stdout=pipe, text=True) as process:
             yield Talk(process)
@@ -49,13 +49,13 @@ class Node:
 
 
 class Talk:
-    """Requests and answers, a line of JSON each."""
+    """Sends requests and receives answers, each a line of JSON."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
     def ask(self, call: str, **request: Any) -> dict[str, Any]:
-        """The answer to a request."""
+        """Returns the answer to a request."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps({"call": call, **request}) + "\n")
         self._process.stdin.flush()

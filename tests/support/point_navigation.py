@@ -13,7 +13,7 @@ _SPEED: Final = 0.1
 
 
 class OnnxPolicy(Protocol):
-    """A policy as it travels, as a message or as the SDK's."""
+    """A policy with its ONNX file: a message of the wire, or one of the SDK's."""
 
     @property
     def onnx(self) -> bytes: ...
@@ -23,7 +23,7 @@ class OnnxPolicy(Protocol):
 
 
 def play(policy: OnnxPolicy, rng: np.random.Generator, trajectories: int = 2, steps: int = 8) -> list[wire.Trajectory]:
-    """Point navigation toward one fixed goal, with sampled actions."""
+    """Collects trajectories toward one fixed goal, with sampled actions."""
     session = onnxruntime.InferenceSession(policy.onnx, providers=["CPUExecutionProvider"])
     position = np.zeros((trajectories, 2), np.float32)
     observations, actions, rewards = [], [], []
@@ -49,5 +49,5 @@ def play(policy: OnnxPolicy, rng: np.random.Generator, trajectories: int = 2, st
 
 
 def collect(policy: OnnxPolicy, trajectories: int = 4, steps: int = 8, seed: int = 0) -> list[wire.Trajectory]:
-    """Plays with a generator of this seed; the same seed makes the same trajectories."""
+    """Collects trajectories from a seed; the same seed gives the same trajectories."""
     return play(policy, np.random.default_rng(seed), trajectories, steps)

@@ -11,7 +11,7 @@ from thetaprime.training.config import TrainConfig
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """torch's operations on one thread, as in training: on several, tiny ones are spent waiting for each other."""
+    """Runs torch's operations on one thread, as training does: for tiny ones several threads are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

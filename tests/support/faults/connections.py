@@ -1,4 +1,4 @@
-"""Connections that say hello and nothing more, and what they cost a server's process."""
+"""Idle HTTP/2 connections, and the descriptors and memory of a server process."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-# The preface of HTTP/2 and an empty SETTINGS frame: from here on it is a connection, and the server keeps it.
+# The preface of HTTP/2 and an empty SETTINGS frame: after these the server keeps the connection.
 _HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _PATIENCE: Final = 60.0
 
 
 @contextlib.contextmanager
 def held_open(address: str, count: int) -> Iterator[None]:
-    """So many connections, for as long as the context lasts."""
-    # This process needs a descriptor for each too.
+    """Holds so many connections open for the duration of the context."""
+    # This process needs a descriptor for each connection too.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, _, port = address.rpartition(":")
@@ -29,12 +29,12 @@ def held_open(address: str, count: int) -> Iterator[None]:
 
 
 def descriptors(pid: int) -> int:
-    """How many a process has open."""
+    """Returns the number of open descriptors of a process."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def wait_for_descriptors(pid: int, *, at_least: int = 0, at_most: int = 1 << 30) -> None:
-    """Until a process has so many open."""
+    """Waits until the number of open descriptors of a process lies within bounds."""
     end = time.monotonic() + _PATIENCE
     while not at_least <= (count := descriptors(pid)) <= at_most:
         assert time.monotonic() < end, f"{count} descriptors are open; expected {at_least} to {at_most}"
@@ -42,6 +42,6 @@ def wait_for_descriptors(pid: int, *, at_least: int = 0, at_most: int = 1 << 30)
 
 
 def resident_kib(pid: int) -> int:
-    """The memory of a process."""
+    """Returns the resident memory of a process, in KiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024

@@ -1,4 +1,4 @@
-"""A wire that is cut after so many bytes, at both ends and for good: what is left of a client that died."""
+"""A TCP proxy that resets both of its connections after so many bytes, as the death of a client does."""
 
 import contextlib
 import selectors
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Final
 
 _BLOCK: Final = 1 << 16
-# Closed so, a socket sends no more and resets its connection.
+# With this SO_LINGER, closing a socket resets its connection.
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Cutter:
-    """Forwards the first connection that comes, byte by byte as many as the client may send.
+    """Forwards one connection, up to a number of bytes from the client.
 
     Args:
         target: ``host:port`` of the server.
-        limit: bytes from the client, after which both connections are reset; None forwards all.
+        limit: bytes from the client, after which both connections are reset; None for no limit.
 
     Attributes:
         address: where clients connect.
@@ -38,7 +38,7 @@ class Cutter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Wakes it where nobody came.
+        # Ends the wait for a connection, if no client connected.
         with contextlib.suppress(OSError):
             socket.create_connection(self._listener.getsockname()[:2], timeout=1).close()
         self._thread.join()
@@ -46,7 +46,7 @@ class Cutter:
 
     def _forward(self) -> None:
         client, _ = self._listener.accept()
-        # Nobody else gets in: a client that connects again is refused, as by a machine that is gone.
+        # A client that connects again is refused, as by a machine that is down.
         self._listener.close()
         with client, socket.create_connection(self._target) as server, selectors.DefaultSelector() as ready:
             for end in (client, server):
@@ -73,6 +73,6 @@ class Cutter:
 
 @contextlib.contextmanager
 def cut_after(target: str, limit: int | None = None) -> Iterator[Cutter]:
-    """A wire for one client."""
+    """Runs a cutter for one client."""
     with Cutter(target, limit) as cutter:
         yield cutter

@@ -1,4 +1,4 @@
-"""A gRPC proxy that loses, cuts, delays, doubles and reorders calls, at any boundary between messages."""
+"""A gRPC proxy that drops, cuts, delays, duplicates and reorders calls, between any two messages."""
 
 import contextlib
 import random
@@ -16,19 +16,22 @@ _PATIENCE: Final = 30.0
 
 
 class FaultyProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
-    """Forwards every method as bytes; one in so many calls suffers a fault.
+    """Forwards every method as bytes, with a fault in a share of the calls.
 
-    - ``lost_request``: the server never hears of it; the client is told UNAVAILABLE.
-    - ``cut``: the server hears the first few messages of the stream, then it breaks.
-    - ``lost_reply``: the server has done it; the client is told UNAVAILABLE.
-    - ``delay``: up to a fifth of a second before any message.
-    - ``twice``, ``twice_at_once``: the server gets the call again after its reply, or beside it.
-    - ``late_again``: the server gets a copy when the client has gone on to other calls.
+    - ``lost_request``: the server never receives the call; the client gets UNAVAILABLE.
+    - ``cut``: the stream breaks after its first few messages.
+    - ``lost_reply``: the server completes the call; the client gets UNAVAILABLE.
+    - ``delay``: up to a fifth of a second before each message.
+    - ``twice``, ``twice_at_once``: the server receives the call again, after its reply or in parallel.
+    - ``late_again``: the server receives a copy during later calls of the client.
 
     Args:
         target: address of the server.
-        seed: of the faults.
-        share: of the calls that suffer one.
+        seed: for the faults.
+        share: fraction of the calls with a fault.
+
+    Attributes:
+        suffered: number of calls with each fault.
     """
 
     def __init__(self, target: str, seed: int, share: float = 0.5) -> None:
@@ -40,7 +43,7 @@ class FaultyProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
         self.suffered: Counter[str] = Counter()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Takes any method: a stream of bytes in, bytes out (a unary call is a stream of one)."""
+        """Returns a handler for any method: a stream of bytes in, bytes out (a unary call is a stream of one)."""
         method = handler_call_details.method
 
         def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -49,7 +52,7 @@ class FaultyProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
         return grpc.stream_unary_rpc_method_handler(call)
 
     def close(self) -> None:
-        """Waits for what is still to come late."""
+        """Waits for the late copies."""
         for pending in self._pending:
             pending.exception(timeout=_PATIENCE)
         self._late.shutdown()
@@ -57,7 +60,7 @@ class FaultyProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
 
     def _call(self, method: str, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         fault = self._fault()
-        # Held whole, so that it can be sent again; the cut is made here and not where the client made one.
+        # The whole request, so that the proxy can send it again, and cut it between any two messages.
         request = list(messages)
         if fault == "lost_request":
             context.abort(grpc.StatusCode.UNAVAILABLE, "the request was lost")
@@ -117,7 +120,7 @@ class FaultyProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
 
 @contextlib.contextmanager
 def faulty_proxy(target: str, seed: int, share: float = 0.5) -> Iterator[tuple[str, FaultyProxy]]:
-    """A proxy on loopback; yields its address and itself."""
+    """Runs a proxy on loopback, and yields its address and the proxy."""
     proxy = FaultyProxy(target, seed, share)
     with ThreadPoolExecutor(16) as threads:
         server = grpc.server(threads, handlers=[proxy], options=[("grpc.max_receive_message_length", 64 << 20)])

@@ -1,4 +1,4 @@
-"""Policies of every kind, and whole episodes of each: what the profiles of the ONNX file are tried with."""
+"""Policies of every kind, and whole episodes of each, for tests of the profiles of ONNX files."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 def robot_of(size: int) -> RobotDescription:
-    """A robot of so many joints, with numbers that rounding would change."""
+    """Returns the description of a robot with so many joints, with numbers that rounding would change."""
     return RobotDescription(
         joint_names=tuple(f"joint_{index}" for index in range(size)),
         joint_stiffness=tuple(20.0 + index / 3 for index in range(size)),
@@ -41,7 +41,7 @@ def robot_of(size: int) -> RobotDescription:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A policy in its default form, beside the torch policy that it was made from."""
+    """A policy in its default form, and the torch policy of the same parameters."""
 
     name: str
     policy: Policy
@@ -62,22 +62,22 @@ class Case:
         return robot_of(self.action_size)
 
     def torch(self, function: Callable[[torch.Tensor], torch.Tensor], observations: Array) -> Array:
-        """What a function of flat observations gives for [..., O]."""
+        """Applies a function of flat observations to [..., O]."""
         flat = torch.from_numpy(observations.reshape(-1, observations.shape[-1]))
         with torch.no_grad():
             values = function(flat).numpy()
         return values.reshape(*observations.shape[:-1], *values.shape[1:])
 
     def head(self, observations: Array) -> Array:
-        """Mean or logits: [..., A]."""
+        """Returns means or logits: [..., A]."""
         return self.torch(lambda flat: self.policy.head(self.parameters, flat), observations)
 
     def act(self, observations: Array) -> Array:
-        """The deterministic action as the environment takes it: [..., A] or [...]."""
+        """Returns the deterministic action in the units of the environment: [..., A] or [...]."""
         return self.torch(lambda flat: self.policy.act(self.parameters, flat), observations)
 
     def clipped_mean(self, observations: Array) -> Array:
-        """The mean in [-1, 1] where the action is bounded: [..., A]."""
+        """Returns the mean, within [-1, 1] if the action is bounded: [..., A]."""
         clip = self.policy.scaling[0].numpy()
         return np.clip(self.head(observations), -clip, clip)
 
@@ -101,7 +101,7 @@ def make_case(
         ),
     )
     generator = torch.Generator().manual_seed(seed)
-    # Away from the zeros that training begins with: each parameter has to arrive.
+    # Not the zeros that training begins with: the file must hold each parameter.
     parameters = {
         key: value + 0.3 * torch.randn(value.shape, generator=generator) for key, value in policy.init(seed).items()
     }
@@ -132,7 +132,7 @@ CASES: Final = {
 
 
 def play(case: Case) -> npt.NDArray[np.float32]:
-    """Whole episodes under the policy: [H, EPISODES, O], each observation a consequence of the action before.
+    """Returns whole episodes under the policy: [H, EPISODES, O]. Each observation follows from the action before.
 
     The plant is linear, damped and disturbed; a discrete action pushes along one direction.
     """

@@ -23,12 +23,12 @@ _INSTALL_SECONDS: Final = 240
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A file, S runs of its graph, and what to keep of them.
+    """A file, S runs of its graph, and the outputs to return.
 
     Attributes:
-        onnx: the file.
+        onnx: path of the file.
         inputs: [S, ...] for each input.
-        outputs: names.
+        outputs: names of the outputs.
     """
 
     onnx: Path
@@ -41,7 +41,7 @@ Runtime = Callable[[Sequence[Job]], list[Outputs]]
 
 
 def run_newest(jobs: Sequence[Job]) -> list[Outputs]:
-    """The onnxruntime of this environment."""
+    """Runs jobs in the onnxruntime of this environment."""
     results = []
     for job in jobs:
         session = onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
@@ -53,7 +53,7 @@ def run_newest(jobs: Sequence[Job]) -> list[Outputs]:
 
 
 def installed(name: str, contents: str, install: Callable[[Path], None]) -> Path:
-    """A folder that `install` has filled for these contents: by this process, another one, or an earlier run."""
+    """Returns a folder that `install` has filled for these contents, here or in another process or run."""
     folder = BUILD / f"{name}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
     if not folder.exists():
         partial = BUILD / f".{folder.name}.{os.getpid()}"
@@ -61,21 +61,21 @@ def installed(name: str, contents: str, install: Callable[[Path], None]) -> Path
         try:
             install(partial)
             partial.rename(folder)
-        except FileExistsError:  # another process was first
+        except FileExistsError:  # another process filled the folder first
             pass
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def install_or_skip(what: str, command: Sequence[str], folder: Path) -> None:
+def install_or_skip(package: str, command: Sequence[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"{what} cannot be installed: it took longer than {_INSTALL_SECONDS} s")
+        pytest.skip(f"{package} cannot be installed: it took longer than {_INSTALL_SECONDS} s")
     if done.returncode:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
-        pytest.skip(f"{what} cannot be installed: {reason[-1]}")
+        pytest.skip(f"{package} cannot be installed: {reason[-1]}")
 
 
 def run_elsewhere(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> list[Outputs]:
@@ -89,7 +89,7 @@ def run_elsewhere(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> 
     ]
     jobs_path, results_path = folder / "jobs.json", folder / "results.json"
     jobs_path.write_text(json.dumps(messages))
-    # Not PYTHONPATH: what this environment has must not come before what was installed for the run.
+    # Without PYTHONPATH: its packages would come before those that were installed for the run.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [*command, str(jobs_path), str(results_path)], capture_output=True, text=True, timeout=200, env=environment

@@ -24,7 +24,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def configure(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
-    """Makes a configuration: any free port, a fresh store, and what the test asks for."""
+    """Returns a function that makes a configuration: any free port, a fresh store, and the given fields."""
     numbers = itertools.count()
 
     def make(**fields: Any) -> ServerConfig:
@@ -45,7 +45,7 @@ def configure(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
 
 @pytest.fixture(scope="session")
 def start(configure: Configure) -> Start:
-    """Starts a server in this process, for as long as a `with` lasts."""
+    """Returns a function that runs a server in this process for the duration of a context."""
 
     @contextlib.contextmanager
     def run(**fields: Any) -> Iterator[Service]:
@@ -57,6 +57,6 @@ def start(configure: Configure) -> Start:
 
 @pytest.fixture(scope="module")
 def service(start: Start) -> Iterator[Service]:
-    """One server with the default limits for all the tests of a module."""
+    """A client of one server with the default limits, for all tests of a module."""
     with start() as running:
         yield running

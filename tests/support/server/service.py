@@ -1,4 +1,4 @@
-"""A plain gRPC client of one server, and its view of a refusal."""
+"""A plain gRPC client of one server, and the refusals that it receives."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ DEADLINE = 60.0
 
 @dataclasses.dataclass
 class Refusal:
-    """How a call was refused; filled in when it was."""
+    """The status and the details of a refused call; empty until the call is refused."""
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     message: str = ""
@@ -75,7 +75,7 @@ class WithToken(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientIntercep
 
 
 class Service:
-    """A client of one server, as thin as can be."""
+    """A plain client: generated stubs, with a deadline for each call."""
 
     def __init__(self, address: str, authorization: str = "", channel: grpc.Channel | None = None) -> None:
         self.address = address
@@ -113,7 +113,7 @@ class Service:
 
     @contextlib.contextmanager
     def refuses(self, session_id: str = "") -> Iterator[Refusal]:
-        """The call within is refused, and leaves the session exactly as it was."""
+        """Asserts that the call within is refused, and that the session stays as it was."""
         before = self.get(session_id) if session_id else None
         refusal = Refusal()
         with pytest.raises(grpc.RpcError) as caught:

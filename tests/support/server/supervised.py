@@ -27,7 +27,13 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 
 
 class Supervised:
-    """A server of several processes."""
+    """A running server with several worker processes.
+
+    Attributes:
+        process: the supervisor.
+        log: file with the standard error of all processes.
+        address: of the server; empty if the server did not start.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
         assert process.stdout is not None

@@ -60,8 +60,8 @@ class ServiceWithoutWire:
     """A service on a store, for as long as a `with` lasts. Afterwards the store may be opened again.
 
     Args:
-        config: the limits, the store, the zoo, the tokens.
-        now: the store's clock, in microseconds since 1970; the real one by default.
+        config: limits, store, zoo and tokens.
+        now: the store's clock, in microseconds since 1970; by default the system's.
     """
 
     def __init__(self, config: ServerConfig, now: Callable[[], int] | None = None) -> None:
@@ -142,7 +142,7 @@ class _Context:
         return False
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Metadata) -> None:
-        details.encode()  # gRPC takes no text that UTF-8 cannot hold
+        details.encode()  # gRPC refuses a text that UTF-8 cannot encode
         raise RefusedError(code, details, trailing_metadata)
 
 
@@ -158,7 +158,7 @@ class _Handlers:
         self.by_name: dict[str, tuple[str, Any]] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same methods, for older servers."""
+        """Ignores the methods: generated code registers them in both ways."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         for name, handler in handlers.items():

@@ -12,7 +12,7 @@ from thetaprime.training.tasks import Task
 
 
 class Corridor(gymnasium.Env[Any, Any]):
-    """A user's own environment: walk left or right; the task says which end pays."""
+    """A user's own environment: walk left or right. The task decides which end is rewarded."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
 
@@ -35,7 +35,7 @@ class Corridor(gymnasium.Env[Any, Any]):
 
 
 class CorridorTasks:
-    """Left or right."""
+    """Tasks whose rewarded end is left or right."""
 
     environment = EnvironmentContract(
         environment_id="Corridor", observation_shape=(1,), action=DiscreteAction(count=2, start=1), horizon=12

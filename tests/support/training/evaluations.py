@@ -6,7 +6,7 @@ from thetaprime.training.evaluation.scores import Evaluation
 
 
 def evaluation_by_hand() -> Evaluation:
-    """Two tasks, two gradient steps, by hand."""
+    """Returns an evaluation of two tasks and two gradient steps."""
     return Evaluation(
         meta_policy="hand@1",
         seeds=(0,),

@@ -29,12 +29,12 @@ every_kind = pytest.mark.parametrize(
 every_body = pytest.mark.parametrize("body", [HALF_CHEETAH, ANT], ids=lambda body: body.name)
 HOWS: Final = ("random", "extreme", "zero")
 a_seed = st.integers(0, 2**31 - 1)
-# Seconds of physics each, and no seed is simpler than another: nothing to shrink.
+# An example takes seconds of physics, and no seed is simpler than another: no shrinking.
 few = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 def make(body: Body, kind: Goal, goal: float | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
-    # Gymnasium's passive checker would warn of what `check_env` is asked about below.
+    # Without Gymnasium's passive checker: the tests call `check_env`.
     name = f"thetaprime/{NAMES[body.name, kind.name]}-v0"
     return gymnasium.make(name, goal=goal, disable_env_checker=True, **options)
 

@@ -21,7 +21,7 @@ TINY: Final[dict[str, Any]] = {
     "meta_batch_size": 3,
     "checkpoint_every": 2,
     "policy.hidden_sizes": [16],
-    # Smooth, so that finite differences hold: at the origin ReLU sits on its kink.
+    # Smooth, so that finite differences hold: ReLU has its kink at the origin.
     "policy.activation": "tanh",
     "adaptation.inner_lr": 0.3,
     "adaptation.trajectories_per_round": 4,
@@ -30,14 +30,14 @@ TINY: Final[dict[str, Any]] = {
 
 
 def tiny_config(changes: Mapping[str, Any]) -> TrainConfig:
-    """A tiny run, with some fields changed by dotted name; validated as a whole."""
+    """Returns the configuration of a tiny run, with some fields changed by dotted name."""
     return load_config(None, {**TINY, **changes})
 
 
 def sampled(
     distribution: TaskDistribution, config: TrainConfig, step_sizes: Parameters | None = None
 ) -> tuple[Policy, Parameters, list[TaskData]]:
-    """A fresh policy, and an iteration's trajectories with it."""
+    """Returns a fresh policy, its parameters, and one iteration's trajectories."""
     policy = Policy(distribution.environment, config.policy)
     parameters = policy.init(0)
     rng = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def meta_update(
 
 
 def in_double(parameters: Parameters, data: list[TaskData]) -> tuple[Parameters, list[TaskData]]:
-    """The same in float64, where finite differences have digits to spare."""
+    """Converts parameters and data to float64, which finite differences need."""
 
     def double(each: Collected) -> Collected:
         taken = each.batch.actions
