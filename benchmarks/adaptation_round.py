@@ -25,7 +25,7 @@ from thetaprime.models import (
     forward_pass,
     inner_advantages,
     summarize_step,
-    trajectory_shares,
+    trajectory_contributions,
 )
 from thetaprime.server.catalog.catalog import policy_message, wire_contract
 from thetaprime.server.sessions.uploads import trajectory_batch
@@ -80,7 +80,7 @@ def _parts(
     contract = wire_contract(policy.environment)
     payload = wire.pack(collected)
     store = Store(root / "store")
-    forward = forward_pass(policy, parameters, batch, parameters, layers=True)
+    forward = forward_pass(policy, parameters, batch, parameters)
     outputs = forward.values
     step = adapt_step(policy, parameters, batch, adaptation, step=0, forward=forward)
     exported = meta_policy.export(step.parameters)
@@ -119,7 +119,7 @@ def _parts(
             policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))
         ),
         "report": lambda: summarize_step(policy, parameters, step, batch),
-        "contributions": lambda: trajectory_shares(policy, parameters, batch, step),
+        "contributions": lambda: trajectory_contributions(policy, parameters, batch, step),
         "ONNX": lambda: meta_policy.export(step.parameters),
         "load": lambda: AdaptedPolicy.from_message(message),
     }

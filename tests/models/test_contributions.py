@@ -22,21 +22,19 @@ from thetaprime.models import (
     inner_advantages,
     moving_parameters,
     reinforce_loss,
-    trajectory_shares,
+    trajectory_contributions,
 )
 
 
-def _shares(
+def _contributions(
     policy: Policy,
     parameters: Parameters,
     batch: TrajectoryBatch,
     adaptation: AdaptationSpec,
     sizes: Parameters | None = None,
 ) -> npt.NDArray[np.float64]:
-    moving = moving_parameters(parameters, adaptation, sizes)
-    noted = forward_pass(policy, parameters, batch, moving, layers=True)
-    step = adapt_step(policy, parameters, batch, adaptation, step=0, step_sizes=sizes, forward=noted)
-    return trajectory_shares(policy, parameters, batch, step)
+    step = adapt_step(policy, parameters, batch, adaptation, step=0, step_sizes=sizes)
+    return trajectory_contributions(policy, parameters, batch, step)
 
 
 def _one_by_one(
@@ -72,11 +70,11 @@ def _one_by_one(
     return parts / parts.sum() if parts.sum() > 1e-10 else np.zeros_like(parts)
 
 
-def test_are_those_of_gradients_taken_one_by_one(policy: Policy, make_batch: MakeBatch) -> None:
+def test_contributions_equal_those_of_single_gradients(policy: Policy, make_batch: MakeBatch) -> None:
     parameters, adaptation = policy.init(0), AdaptationSpec(inner_lr=0.3)
     batch = make_batch(policy, parameters)
     np.testing.assert_allclose(
-        _shares(policy, parameters, batch, adaptation),
+        _contributions(policy, parameters, batch, adaptation),
         _one_by_one(policy, parameters, batch, adaptation),
         rtol=1e-3,
         atol=1e-4,
@@ -94,7 +92,7 @@ def test_are_those_of_gradients_taken_one_by_one(policy: Policy, make_batch: Mak
     seed=st.integers(0, 1000),
 )
 @hypothesis.settings(max_examples=60)
-def test_are_those_of_gradients_whatever_adapts(
+def test_contributions_equal_those_of_single_gradients_for_every_policy(
     discrete: bool,
     context: int,
     context_alone: bool,
@@ -129,33 +127,41 @@ def test_are_those_of_gradients_whatever_adapts(
             name: torch.rand(value.shape, generator=generator) for name, value in parameters.items() if name in moving
         }
     expected = _one_by_one(policy, parameters, batch, adaptation, sizes)
-    # Where trajectories all but cancel, rounding decides about the shares.
+    # Where trajectories all but cancel, rounding decides about the contributions.
     hypothesis.assume(expected.any() and np.abs(expected).max() < 20)
-    found = _shares(policy, parameters, batch, adaptation, sizes)
+    found = _contributions(policy, parameters, batch, adaptation, sizes)
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
     assert found.sum() == pytest.approx(1.0)
 
 
-def test_a_trajectory_that_alone_was_rewarded_has_the_largest_share(policy: Policy, make_batch: MakeBatch) -> None:
+def test_a_trajectory_that_alone_was_rewarded_contributes_most(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters, lengths=(12, 12, 12, 12))
     rewards = torch.zeros_like(batch.rewards)
     rewards[24:36] = torch.linspace(0, 5, 12)
-    shares = _shares(policy, parameters, dataclasses.replace(batch, rewards=rewards), AdaptationSpec())
-    assert shares.argmax() == 2
+    contributions = _contributions(policy, parameters, dataclasses.replace(batch, rewards=rewards), AdaptationSpec())
+    assert contributions.argmax() == 2
 
 
-def test_are_zero_where_nothing_tells_trajectories_apart(policy: Policy, make_batch: MakeBatch) -> None:
+def test_contributions_are_zero_if_all_advantages_are_equal(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters, lengths=(12, 12))
     same = dataclasses.replace(batch, rewards=torch.zeros_like(batch.rewards))
-    assert _shares(policy, parameters, same, AdaptationSpec()).tolist() == [0.0, 0.0]
+    assert _contributions(policy, parameters, same, AdaptationSpec()).tolist() == [0.0, 0.0]
 
 
-def test_noting_the_layers_leaves_the_step_as_it_is(policy: Policy, make_batch: MakeBatch) -> None:
+def test_a_given_forward_pass_leaves_the_step_as_it_is(policy: Policy, make_batch: MakeBatch) -> None:
     parameters, adaptation = policy.init(0), AdaptationSpec()
     batch = make_batch(policy, parameters)
     plain = adapt_step(policy, parameters, batch, adaptation, step=0)
-    noted = forward_pass(policy, parameters, batch, parameters, layers=True)
-    with_layers = adapt_step(policy, parameters, batch, adaptation, step=0, forward=noted)
-    assert all(torch.equal(plain.parameters[name], with_layers.parameters[name]) for name in parameters)
+    forward = forward_pass(policy, parameters, batch, parameters)
+    given = adapt_step(policy, parameters, batch, adaptation, step=0, forward=forward)
+    assert all(torch.equal(plain.parameters[name], given.parameters[name]) for name in parameters)
+
+
+def test_a_step_with_a_graph_is_refused(policy: Policy, make_batch: MakeBatch) -> None:
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    step = adapt_step(policy, parameters, batch, AdaptationSpec(), step=0, create_graph=True)
+    with pytest.raises(ValueError, match="create_graph=False"):
+        trajectory_contributions(policy, parameters, batch, step)

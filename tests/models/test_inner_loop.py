@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd.functional import hessian
@@ -16,6 +17,8 @@ from thetaprime.models import (
     adapt_step,
     check_finite,
     inner_advantages,
+    parameters_from_bytes,
+    parameters_to_bytes,
     reinforce_loss,
     summarize_step,
 )
@@ -212,6 +215,26 @@ def test_a_normalized_gradient_leaves_its_length_to_the_step_size(policy: Policy
     alike = dataclasses.replace(batch, rewards=torch.zeros_like(batch.rewards))
     resting = adapt_step(policy, parameters, alike, spec, step=0).parameters
     assert all(torch.equal(resting[name], parameters[name]) for name in parameters)
+
+
+def test_a_normalized_step_does_not_depend_on_the_order_of_parameters(policy: Policy, make_batch: MakeBatch) -> None:
+    """A safetensors file gives the parameters in random order, and a float32 sum depends on it."""
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters)
+    spec = ADAPTATION.model_copy(update={"normalize_gradient": True})
+    expected = adapt_step(policy, parameters, batch, spec, step=0)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        shuffled = {str(name): parameters[str(name)] for name in rng.permutation(list(parameters))}
+        found = adapt_step(policy, shuffled, batch, spec, step=0)
+        assert all(torch.equal(found.parameters[name], expected.parameters[name]) for name in parameters)
+        summary = summarize_step(policy, shuffled, found, batch)
+        assert summary.gradient_norm == summarize_step(policy, parameters, expected, batch).gradient_norm
+
+
+def test_parameters_come_from_bytes_in_the_order_of_names(policy: Policy) -> None:
+    data = parameters_to_bytes(policy.init(0))
+    assert all(list(parameters_from_bytes(data)) == sorted(policy.init(0)) for _ in range(20))
 
 
 def test_the_first_step_lessens_the_noise_where_asked(policy: Policy, make_batch: MakeBatch) -> None:

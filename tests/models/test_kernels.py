@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from thetaprime.models import kernels as layers
-from thetaprime.models.kernels import Activation, LayerGradient, Notes, layer, rows_of_kernels
+from thetaprime.models.kernels import Activation, activation_backward, layer, rows_of_kernels
 
 PLAIN: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": torch.clone,
@@ -73,17 +73,13 @@ def test_its_second_derivative_is_torchs(rows: int, inputs: int, outputs: int, a
     torch.testing.assert_close(second(layer), second(_plain), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("rows", [3, 64])
-def test_notes_take_down_what_passes(rows: int) -> None:
-    inputs, weight, bias = _operands(rows, 3, 4)
-    found: list[LayerGradient] = []
-    layer(inputs, weight, bias, "tanh", Notes(2, found)).sum().backward()
-    (noted,) = found
-    assert noted.index == 2
-    torch.testing.assert_close(noted.inputs, inputs)
-    torch.testing.assert_close(noted.outputs, 1 - torch.tanh(inputs @ weight.T + bias) ** 2)
-    assert not noted.inputs.requires_grad and not noted.outputs.requires_grad
+@each_activation
+def test_an_activation_s_gradient_is_torchs(activation: Activation) -> None:
+    sums = torch.linspace(-2, 2, 20).requires_grad_()
+    outputs = PLAIN[activation](sums)
+    gradient = torch.linspace(1, 3, 20)
+    (expected,) = torch.autograd.grad(outputs, sums, gradient)
+    torch.testing.assert_close(activation_backward(gradient, outputs.detach(), activation), expected)
 
 
 def test_a_double_stays_a_double() -> None:

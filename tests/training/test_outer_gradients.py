@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 
 from tests.support.training.corridor import CorridorTasks
 from tests.support.training.tiny import in_double, meta_objective, sampled, tiny_config
-from thetaprime.models.advantages import features, fit_baseline
+from thetaprime.models.trajectories import features, fit_baseline
 from thetaprime.training.algorithms.e_maml import credit_unit
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.objective import MetaObjective, flatten, log_ratio, policy_at

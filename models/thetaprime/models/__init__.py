@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from thetaprime.models.advantages import estimate_advantages
     from thetaprime.models.artifact import (
         ExportedPolicy,
         MetaPolicy,
@@ -24,17 +23,12 @@ if TYPE_CHECKING:
         resolve_meta_policy,
         zoo_directory,
     )
-    from thetaprime.models.batch import TrajectoryBatch
     from thetaprime.models.behavior import (
         BehaviorDoubt,
         behavior_evidence,
     )
-    from thetaprime.models.contributions import trajectory_shares
+    from thetaprime.models.contributions import trajectory_contributions
     from thetaprime.models.errors import ArtifactError
-    from thetaprime.models.forward import (
-        ForwardPass,
-        forward_pass,
-    )
     from thetaprime.models.inner_loop import (
         InnerStep,
         StepSummary,
@@ -46,7 +40,6 @@ if TYPE_CHECKING:
         summarize_step,
         with_std_factor,
     )
-    from thetaprime.models.kernels import LayerGradient
     from thetaprime.models.manifest import (
         Amendment,
         ComparisonRun,
@@ -73,7 +66,7 @@ if TYPE_CHECKING:
         parameters_from_bytes,
         parameters_to_bytes,
     )
-    from thetaprime.models.policy import Policy
+    from thetaprime.models.policy import ForwardPass, Policy, forward_pass
     from thetaprime.models.spec import (
         AdaptationSpec,
         BoxAction,
@@ -81,6 +74,7 @@ if TYPE_CHECKING:
         EnvironmentContract,
         PolicySpec,
     )
+    from thetaprime.models.trajectories import TrajectoryBatch, estimate_advantages
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -96,7 +90,6 @@ __all__ = [
     "ExportedPolicy",
     "ForwardPass",
     "InnerStep",
-    "LayerGradient",
     "Manifest",
     "MetaPolicy",
     "NonFiniteStepError",
@@ -132,7 +125,7 @@ __all__ = [
     "reinforce_loss",
     "resolve_meta_policy",
     "summarize_step",
-    "trajectory_shares",
+    "trajectory_contributions",
     "with_std_factor",
     "write_meta_policy",
     "zoo_directory",
@@ -149,9 +142,8 @@ _MODULES: Final = {
     "DiscreteAction": "spec",
     "EnvironmentContract": "spec",
     "ExportedPolicy": "artifact",
-    "ForwardPass": "forward",
+    "ForwardPass": "policy",
     "InnerStep": "inner_loop",
-    "LayerGradient": "kernels",
     "Manifest": "manifest",
     "MetaPolicy": "artifact",
     "NonFiniteStepError": "parameters",
@@ -165,7 +157,7 @@ _MODULES: Final = {
     "Provenance": "manifest",
     "RobotDescription": "onnx",
     "StepSummary": "inner_loop",
-    "TrajectoryBatch": "batch",
+    "TrajectoryBatch": "trajectories",
     "adapt_path": "inner_loop",
     "adapt_step": "inner_loop",
     "behavior_evidence": "behavior",
@@ -174,9 +166,9 @@ _MODULES: Final = {
     "check_profile": "onnx",
     "derive_form": "onnx",
     "digest_bytes": "parameters",
-    "estimate_advantages": "advantages",
+    "estimate_advantages": "trajectories",
     "find_meta_policies": "artifact_folders",
-    "forward_pass": "forward",
+    "forward_pass": "policy",
     "hold_freed_memory": "memory",
     "inner_advantages": "inner_loop",
     "load_meta_policy": "artifact",
@@ -188,7 +180,7 @@ _MODULES: Final = {
     "reinforce_loss": "inner_loop",
     "resolve_meta_policy": "artifact_folders",
     "summarize_step": "inner_loop",
-    "trajectory_shares": "contributions",
+    "trajectory_contributions": "contributions",
     "with_std_factor": "inner_loop",
     "write_meta_policy": "artifact",
     "zoo_directory": "artifact_folders",

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
+from thetaprime.models.trajectories import TrajectoryBatch
 
 Reason = Literal["DETERMINISTIC_ACTIONS", "CLIPPED_ACTIONS", "UNSCALED_ACTIONS", "OFF_POLICY"]
 
@@ -67,8 +67,7 @@ def behavior_evidence(
 
 def _totals(batch: TrajectoryBatch, values: _Array) -> _Array:
     """[S, ...] -> [N + 1, ...]: the sum over each trajectory, then over all."""
-    starts = np.cumsum((0, *batch.lengths[:-1]))
-    each = np.add.reduceat(values, starts, axis=0)
+    each = batch.sum_trajectories(values)
     return np.concatenate([each, each.sum(axis=0, keepdims=True)])
 
 

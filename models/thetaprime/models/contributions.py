@@ -1,69 +1,74 @@
-"""Each trajectory's own part of a gradient, from the pass that made the whole.
+"""The contribution of each trajectory to a step.
 
-The gradient is a sum over trajectories, g = Σ_n g_n, and so is the step along d = α ∘ g. Neither needs the g_n
-themselves: with x_t what goes into a layer z = W x + b at step t, and δ_t the loss's derivative by z there,
+The gradient is a sum over trajectories, g = Σ_n g_n. Trajectory n's part of the step along d = α ∘ g is ⟨g_n, d⟩, the
+derivative of its loss along d. With δ_t the loss's derivative by a layer's W x + b at step t,
 
-    ⟨g_n, d⟩ = Σ_{t in n} Σ_layers ⟨δ_t, D_W x_t + D_b⟩,
+    ⟨g_n, d⟩ = Σ_{t in n} Σ_layers ⟨δ_t, d_W x_t + d_b⟩.
 
-D_W and D_b being d's part for that layer; δ_t and x_t are what backpropagation passes anyway.
+Backpropagation computes every x_t and δ_t. One forward-mode product gives the same N numbers with less code, and takes
+twice to three times as long (3.9 to 6.5 ms instead of 2.0 ms, in a round of 20 ms): it has to run the layers again.
 """
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from thetaprime.models.batch import TrajectoryBatch
 from thetaprime.models.inner_loop import InnerStep
-from thetaprime.models.kernels import layer
+from thetaprime.models.kernels import activation_backward, layer
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD, Policy
+from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD, ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT
+from thetaprime.models.trajectories import TrajectoryBatch
 
 
 @torch.no_grad()
-def trajectory_shares(
+def trajectory_contributions(
     policy: Policy, parameters: Parameters, batch: TrajectoryBatch, step: InnerStep
 ) -> npt.NDArray[np.float64]:
-    """How much of a step each trajectory asked for: ⟨g_n, α ∘ g⟩ / ⟨g, α ∘ g⟩.
+    """The share of each trajectory in a step: ⟨g_n, α ∘ g⟩ / ⟨g, α ∘ g⟩.
 
-    They add up to 1. A trajectory with a share of 1/N asked for as much as the average; one below 0 pulled against
-    what the others asked for together; a single one near 1 means that the step rests on it alone.
+    The shares add up to 1. A share of 1/N is the average. A trajectory with a share below 0 pulled against the others.
+    A share near 1 means that the step rests on one trajectory.
 
     Args:
         policy: the network.
         parameters: θ_k.
-        batch: the trajectories that the step was taken on.
-        step: the step, whose forward pass noted its `layers`.
+        batch: the trajectories of the step.
+        step: the step, taken without a graph.
 
     Returns:
-        [N]; zeros where the gradient is.
+        [N]; zeros if the gradient is zero.
+
+    Raises:
+        ValueError: the step kept its graph.
     """
-    steps, direction = sum(batch.lengths), step.direction
-    each = torch.zeros(steps)
-    for passed in step.layers:
-        bias = direction.get(f"layers.{passed.index}.bias")
-        if passed.index == 0 and policy.spec.context_size:
-            moved = _context_bias(parameters, direction)
-            bias = moved if bias is None else bias + moved
-        weight = direction.get(f"layers.{passed.index}.weight")
+    if step.forward is None:
+        raise ValueError("the step kept its graph; contributions need a step with create_graph=False")
+    direction, steps = step.direction, len(batch.observations)
+    derivative = torch.zeros(steps)
+    for index, by_outputs in step.layer_gradients.items():
+        inputs, outputs = step.forward.layers[index : index + 2]
+        weight, bias = direction.get(f"layers.{index}.weight"), direction.get(f"layers.{index}.bias")
+        if index == 0 and policy.spec.context_size:
+            bias = _context_direction(parameters, direction) + (0.0 if bias is None else bias)
+        by_sums = activation_backward(by_outputs, outputs.detach(), policy.activation(index))
         if weight is not None:
-            moved = layer(passed.inputs, weight, torch.zeros(len(weight)) if bias is None else bias)
-            each += moved.mul_(passed.outputs).sum(-1)[:steps]
+            along = layer(inputs.detach(), weight, torch.zeros(len(weight)) if bias is None else bias)
+            derivative += along.mul_(by_sums).sum(-1)[:steps]
         elif bias is not None:
-            each += (passed.outputs @ bias)[:steps]
+            derivative += (by_sums @ bias)[:steps]
     if LOG_STD in direction:
-        each += _by_log_std(policy, parameters[LOG_STD], batch, step) @ direction[LOG_STD]
-    starts = np.cumsum((0, *batch.lengths[:-1]))
-    totals = np.add.reduceat(each.double().numpy(), starts)
+        derivative += _by_log_std(policy, parameters[LOG_STD], batch, step, step.forward) @ direction[LOG_STD]
+    totals = batch.sum_trajectories(derivative.double().numpy())
     whole = totals.sum()
     if not np.isfinite(totals).all() or whole <= 0:
         return np.zeros(len(totals))
-    shares: npt.NDArray[np.float64] = totals / whole
-    return shares
+    contributions: npt.NDArray[np.float64] = totals / whole
+    return contributions
 
 
-def _context_bias(parameters: Parameters, direction: Parameters) -> torch.Tensor:
-    """What the context adds to the first layer's bias, W_c c, changes by W_c D_c + D_Wc c."""
+def _context_direction(parameters: Parameters, direction: Parameters) -> torch.Tensor:
+    """The change of W_c c, which the context adds to the first layer's bias: W_c d_c + d_Wc c."""
     moved = torch.zeros(len(parameters[CONTEXT_WEIGHT]))
     if CONTEXT in direction:
         moved += parameters[CONTEXT_WEIGHT] @ direction[CONTEXT]
@@ -72,11 +77,11 @@ def _context_bias(parameters: Parameters, direction: Parameters) -> torch.Tensor
     return moved
 
 
-def _by_log_std(policy: Policy, parameter: torch.Tensor, batch: TrajectoryBatch, step: InnerStep) -> torch.Tensor:
-    """[S, A]: the derivative by log σ of each step's −A log π(a|o) / S, which is −A (((a − μ) / σ)² − 1) / S."""
-    if step.outputs is None or step.advantage is None:
-        raise ValueError("the step kept a graph, and no outputs")
-    mean, log_std = step.outputs
+def _by_log_std(
+    policy: Policy, parameter: torch.Tensor, batch: TrajectoryBatch, step: InnerStep, forward: ForwardPass
+) -> torch.Tensor:
+    """[S, A]: the derivative of each step's −A log π(a|o) / S by log σ, −A (((a − μ) / σ)² − 1) / S."""
+    mean, log_std = forward.values
     squares = ((batch.actions - mean) / log_std.exp()).square()
     # Below its floor the standard deviation does not move.
     free = (parameter >= policy.spec.min_log_std).to(squares.dtype)

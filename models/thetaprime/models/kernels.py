@@ -1,11 +1,10 @@
-"""One layer of a network, activation(W x + b), by the fastest kernel that torch brings.
+"""One layer of a network, activation(W x + b), by the fastest kernel in torch.
 
-torch's own matrix product and tanh are MKL's, which leaves a processor of another make than Intel's below its best:
-on an AMD EPYC of the fifth generation oneDNN, which torch brings too, takes half the time for a product and a
-thirteenth for a tanh. Where torch has no oneDNN, and for few rows, torch's own do the same.
+torch's own matrix product and tanh come from MKL, which is slow on processors of other makes than Intel's. oneDNN, also
+part of torch, takes half the time for a product and a thirteenth for a tanh (AMD EPYC, fifth generation). Without
+oneDNN, and for few rows, torch's own operations compute the layer.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -29,40 +28,8 @@ _FEW_ROWS: Final = 64
 _SIZES_OF_AN_OCTAVE: Final = 8
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerGradient:
-    """What a gradient came by on its way through one layer, z = W x + b.
-
-    Attributes:
-        index: which layer, counted from 0.
-        inputs: [S or more, I]: x at each step.
-        outputs: [S or more, O]: the loss's derivative by z at each step; zeros after the last.
-    """
-
-    index: int
-    inputs: torch.Tensor
-    outputs: torch.Tensor
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Notes:
-    """Takes down what a gradient comes by in one layer.
-
-    Attributes:
-        index: which layer.
-        found: where it is appended to.
-    """
-
-    index: int
-    found: list[LayerGradient]
-
-
 def layer(
-    inputs: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    activation: Activation = "none",
-    notes: Notes | None = None,
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: Activation = "none"
 ) -> torch.Tensor:
     """activation(inputs @ weightᵀ + bias), differentiable any number of times.
 
@@ -70,23 +37,31 @@ def layer(
         inputs: [B, I], or [T, B, I].
         weight: [O, I], or [T, O, I].
         bias: [O], or [T, O].
-        activation: what is applied to each number.
-        notes: take down the first gradient that passes; without an axis of tasks.
+        activation: applied to each number.
 
     Returns:
         [B, O] or [T, B, O].
     """
     if weight.ndim == 3:
         return _ACTIVATIONS[activation](inputs @ weight.mT + bias.unsqueeze(-2))
-    outputs: torch.Tensor = _Layer.apply(inputs, weight, bias, activation, notes)  # type: ignore[no-untyped-call]
+    outputs: torch.Tensor = _Layer.apply(inputs, weight, bias, activation)  # type: ignore[no-untyped-call]
     return outputs
 
 
-def rows_of_kernels(rows: int) -> int:
-    """The least size of a batch, at or above this one, that is worth kernels of its own.
+def activation_backward(gradient: torch.Tensor, outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """The gradient by an activation's inputs, from the gradient by its outputs."""
+    if activation == "tanh":
+        gradient = torch.ops.aten.tanh_backward.default(gradient, outputs)
+    elif activation == "relu":
+        gradient = torch.ops.aten.threshold_backward.default(gradient, outputs, 0)
+    return gradient
 
-    oneDNN compiles its kernels for each size that it meets, which takes as long as running them a few times. A batch
-    that is filled up to one of eight sizes in each power of two, at most an eighth more than it has, meets them again.
+
+def rows_of_kernels(rows: int) -> int:
+    """The number of rows that a batch is padded to before it goes through the layers.
+
+    oneDNN compiles its kernels for each number of rows that it meets, which takes as long as running them a few times.
+    Padded to one of eight sizes in each power of two, at most an eighth more, a batch meets compiled kernels again.
     """
     if rows < _FEW_ROWS or _FUSED is None:
         return rows
@@ -95,46 +70,35 @@ def rows_of_kernels(rows: int) -> int:
 
 
 class _Layer(torch.autograd.Function):
-    """One layer; its derivative is made of layers again, without bias and activation."""
+    """One layer. Its derivative consists of layers again, without bias and activation."""
 
-    # With a `setup_context`, as `torch.func` asks for, each call would take its signature apart.
+    # With a `setup_context`, which `torch.func` asks for, each call would inspect its signature.
     @staticmethod
     def forward(
-        ctx: Any,
-        inputs: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        activation: Activation,
-        notes: Notes | None,
+        ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation
     ) -> torch.Tensor:
         outputs = _run(inputs, weight, bias, activation)
-        ctx.activation, ctx.notes = activation, notes
+        ctx.activation = activation
         ctx.save_for_backward(inputs, weight, outputs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         inputs, weight, outputs = ctx.saved_tensors
-        by_inputs, by_weight, by_bias, *_ = ctx.needs_input_grad
-        if ctx.activation == "tanh":
-            gradient = torch.ops.aten.tanh_backward.default(gradient, outputs)
-        elif ctx.activation == "relu":
-            gradient = torch.ops.aten.threshold_backward.default(gradient, outputs, 0)
-        if ctx.notes is not None:
-            ctx.notes.found.append(LayerGradient(ctx.notes.index, inputs.detach(), gradient.detach()))
+        by_inputs, by_weight, by_bias, _ = ctx.needs_input_grad
+        gradient = activation_backward(gradient, outputs, ctx.activation)
         return (
             _product(gradient, weight.mT) if by_inputs else None,
             _product(gradient.mT, inputs.mT) if by_weight else None,
             gradient.sum(0) if by_bias else None,
-            None,
             None,
         )
 
 
 def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
     if _FUSED is not None and len(inputs) >= _FEW_ROWS and inputs.dtype == torch.float32:
-        # A thread takes over the process's number of threads when torch first asks for it; oneDNN does not ask, and
-        # would take every processor for one product.
+        # A thread adopts the process's number of threads when torch first asks for it. oneDNN does not ask, and would
+        # take every processor for one product.
         torch.get_num_threads()
         outputs: torch.Tensor = _FUSED(inputs, weight, bias, activation, [], "")
         return outputs
@@ -143,7 +107,7 @@ def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Gives left @ rightᵀ of [M, K] and [N, K] -> [M, N]."""
-    # Of two sides that are shorter than what is summed over, the kernel wants the shorter one first.
+    # If both sides are shorter than the summed axis, the kernel is faster with the shorter side first.
     swap = left.shape[1] > left.shape[0] > right.shape[0]
-    product: torch.Tensor = _Layer.apply(*((right, left) if swap else (left, right)), None, "none", None)  # type: ignore[no-untyped-call]
+    product: torch.Tensor = _Layer.apply(*((right, left) if swap else (left, right)), None, "none")  # type: ignore[no-untyped-call]
     return product.mT if swap else product

@@ -1,29 +1,32 @@
 """The network of a policy, as functions of its parameters.
 
-A `Policy` holds no parameters: θ, every θ′ and every step of a line search are dictionaries that are passed
-in, so one policy serves all tasks at once and nothing can leak from one task's adaptation into another's.
+A `Policy` holds no parameters. θ, every θ′ and every candidate of a line search are dictionaries, passed as arguments.
+So one policy serves all tasks at once, and no task's adaptation affects another's.
 """
 
+import dataclasses
 import math
+from collections.abc import Collection
 from typing import Final
 
 import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from thetaprime.models.kernels import Activation, LayerGradient, Notes, layer, rows_of_kernels
+from thetaprime.models.kernels import Activation, layer, rows_of_kernels
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
+from thetaprime.models.trajectories import TrajectoryBatch
 
 CONTEXT_WEIGHT: Final = "context.weight"
 LOG_STD: Final = "log_std"
-"""Name of the parameter [A] that a Gaussian policy's noise is set by."""
+"""Name of the parameter [A] that sets a Gaussian policy's noise."""
 
 
 class Policy:
     """An MLP policy over a Box observation, with a Gaussian or categorical head.
 
     Attributes:
-        environment: what the environment sends and takes.
+        environment: the contract of the environment.
         spec: the network.
         layer_sizes: units of every layer, from O to A.
     """
@@ -37,11 +40,11 @@ class Policy:
 
     @property
     def continuous(self) -> bool:
-        """Whether actions are drawn from a Gaussian (else from a categorical)."""
+        """Whether actions are drawn from a Gaussian (otherwise from a categorical)."""
         return isinstance(self.environment.action, BoxAction)
 
     def init(self, seed: int) -> Parameters:
-        """Fresh parameters: Glorot-uniform weights, zero biases (as in Finn et al. 2017).
+        """Draws parameters: Glorot-uniform weights, zero biases (as in Finn et al. 2017).
 
         Returns:
             ``layers.<i>.weight`` [out, in] and ``layers.<i>.bias`` [out] for each layer; for box actions
@@ -66,52 +69,56 @@ class Policy:
             parameters[CONTEXT_WEIGHT] = weight
         return parameters
 
-    def head(
-        self,
-        parameters: Parameters,
-        observations: torch.Tensor,
-        noted: list[LayerGradient] | None = None,
-    ) -> torch.Tensor:
-        """The network's output: the Gaussian's mean (policy units) or the categorical's logits.
+    def layers(self, parameters: Parameters, observations: torch.Tensor) -> list[torch.Tensor]:
+        """The input of the first layer, then the output of every layer.
 
         Args:
             parameters: as from `init`, or each with a leading axis of T tasks.
-            observations: [B, O], or [T, B, O] where the parameters have the task axis.
-            noted: takes what a gradient comes by in each layer that it passes, the last one first.
+            observations: [B, O], or [T, B, O] if the parameters have the task axis.
 
         Returns:
-            [B, A] or [T, B, A].
+            [B or more, units] each, or [T, B, units]; the rows beyond B are padding (see `rows_of_kernels`).
         """
-        last = len(self.layer_sizes) - 2
         hidden = (observations - self._observation_mean) * self._observation_factor
         rows = hidden.shape[-2]
         if hidden.ndim == 2 and (more := rows_of_kernels(rows) - rows):
             hidden = torch.nn.functional.pad(hidden, (0, 0, 0, more))
-        for index in range(last + 1):
+        values = [hidden]
+        for index in range(len(self.layer_sizes) - 1):
             weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
             if index == 0 and self.spec.context_size:
-                # The same as appending the context to each observation, and cheaper.
+                # Equal to appending the context to each observation, and cheaper.
                 bias = bias + (parameters[CONTEXT_WEIGHT] @ parameters[CONTEXT].unsqueeze(-1)).squeeze(-1)
-            activation: Activation = self.spec.activation if index < last else "none"
-            hidden = layer(hidden, weight, bias, activation, None if noted is None else Notes(index, noted))
-        return hidden[..., :rows, :]
+            values.append(layer(values[-1], weight, bias, self.activation(index)))
+        return values
+
+    def activation(self, index: int) -> Activation:
+        """The activation after a layer, counted from 0."""
+        return self.spec.activation if index < len(self.layer_sizes) - 2 else "none"
+
+    def head(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
+        """The network's output: the Gaussian's mean (policy units) or the categorical's logits.
+
+        Args:
+            parameters: as from `init`, or each with a leading axis of T tasks.
+            observations: [B, O], or [T, B, O] if the parameters have the task axis.
+
+        Returns:
+            [B, A] or [T, B, A].
+        """
+        return self.layers(parameters, observations)[-1][..., : observations.shape[-2], :]
 
     def log_std(self, parameters: Parameters) -> torch.Tensor:
         """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
         return parameters[LOG_STD].clamp_min(self.spec.min_log_std)
 
-    def outputs(
-        self,
-        parameters: Parameters,
-        observations: torch.Tensor,
-        noted: list[LayerGradient] | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """All that the action distribution depends on: the head, and for box actions the log standard deviation."""
-        head = self.head(parameters, observations, noted)
+    def outputs(self, parameters: Parameters, observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The arguments of the action distribution: the head, and for box actions the log standard deviation."""
+        head = self.head(parameters, observations)
         return (head, self.log_std(parameters)) if self.continuous else (head,)
 
     def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:
-        """The action distribution that `outputs` describe.
+        """The action distribution with the arguments `outputs`.
 
         A Gaussian's log-probability is summed over the action's dimensions.
         """
@@ -122,7 +129,7 @@ class Policy:
         return Independent(Normal(head, std, validate_args=False), 1, validate_args=False)
 
     def log_prob(self, outputs: tuple[torch.Tensor, ...], actions: torch.Tensor) -> torch.Tensor:
-        """The log-probability of each action: `distribution_of(outputs).log_prob(actions)`, for less.
+        """The log-probability of each action, equal to `distribution_of(outputs).log_prob(actions)` and cheaper.
 
         Args:
             outputs: as from `outputs`.
@@ -134,7 +141,7 @@ class Policy:
         if not self.continuous:
             return self.distribution_of(outputs).log_prob(actions)
         mean, log_std = outputs
-        # One logarithm and one exponential of each dimension, where the distribution takes them at every step.
+        # One logarithm and one exponential for each dimension; the distribution computes them at every step.
         squares = ((actions - mean) * (-log_std).exp().unsqueeze(-2)).square()
         constant = log_std.sum(-1, keepdim=True) + 0.5 * math.log(2.0 * math.pi) * mean.shape[-1]
         return -0.5 * squares.sum(-1) - constant
@@ -154,7 +161,7 @@ class Policy:
         if self.continuous:
             noise = torch.randn(output.shape, generator=generator)
             return output + self.log_std(parameters).exp().unsqueeze(-2) * noise
-        # Gumbel-max: a draw that takes a generator and any number of leading axes.
+        # Gumbel-max draws with a generator and any number of leading axes.
         exponential = torch.empty_like(output).exponential_(generator=generator)
         return (output - exponential.log()).argmax(-1)
 
@@ -192,8 +199,60 @@ class Policy:
         return 0 if isinstance(action, BoxAction) else action.start
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """π_θ at every observation of a batch, differentiable once: for behavior tests, the gradient and the report.
+
+    Attributes:
+        leaves: the parameters that a gradient is wanted for.
+        layers: as from `Policy.layers`.
+        outputs: as from `Policy.outputs`.
+    """
+
+    leaves: Parameters
+    layers: list[torch.Tensor]
+    outputs: tuple[torch.Tensor, ...]
+
+    @property
+    def values(self) -> tuple[torch.Tensor, ...]:
+        """The outputs as constants."""
+        return tuple(output.detach() for output in self.outputs)
+
+    def gradient(self, loss: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
+        """The gradient of a scalar that was computed from `outputs`; frees the graph.
+
+        Returns:
+            The gradient by each of `leaves`, and by the output of each layer that depends on one, counted from 0.
+        """
+        moved = {index: value for index, value in enumerate(self.layers[1:]) if value.requires_grad}
+        found = torch.autograd.grad(loss, [*self.leaves.values(), *moved.values()], materialize_grads=True)
+        count = len(self.leaves)
+        return dict(zip(self.leaves, found[:count], strict=True)), dict(zip(moved, found[count:], strict=True))
+
+
+def forward_pass(
+    policy: Policy, parameters: Parameters, batch: TrajectoryBatch, moving: Collection[str]
+) -> ForwardPass:
+    """Evaluates a policy at the observations of a batch.
+
+    Args:
+        policy: the network.
+        parameters: θ.
+        batch: the trajectories.
+        moving: names of the parameters that a gradient is wanted for.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items() if name in moving}
+    # Also for a caller that runs without gradients.
+    with torch.enable_grad():
+        point = {**parameters, **leaves}
+        layers = policy.layers(point, batch.observations)
+        head = layers[-1][: len(batch.observations)]
+        outputs = (head, policy.log_std(point)) if policy.continuous else (head,)
+    return ForwardPass(leaves, layers, outputs)
+
+
 def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """[O] to subtract and [O] to multiply by."""
+    """[O] to subtract from an observation, and [O] to multiply by."""
     size = environment.observation_size
     for name, values in (("observation_mean", spec.observation_mean), ("observation_std", spec.observation_std)):
         if len(values) not in (0, size):
@@ -203,7 +262,7 @@ def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[
 
 
 def _scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bounds and affine map of each action dimension; one without both bounds passes unchanged."""
+    """Bounds and affine map of each action dimension; a dimension without both bounds passes unchanged."""
     action = environment.action
     if not isinstance(action, BoxAction):
         return torch.empty(0), torch.empty(0), torch.empty(0)

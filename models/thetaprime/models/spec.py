@@ -154,15 +154,3 @@ class AdaptationSpec(Spec):
     def step_size(self, name: str) -> float:
         """α of a parameter, where none is learned."""
         return self.context_lr if name == CONTEXT else self.inner_lr
-
-    def step_scale(self, step: int, mean_return: float) -> float:
-        """The factor on the step sizes.
-
-        Args:
-            step: the inner step, counted from 0.
-            mean_return: undiscounted, of the trajectories that the step is taken on.
-        """
-        scheduled = self.inner_lr_schedule[min(step, len(self.inner_lr_schedule) - 1)]
-        if self.target_return is None:
-            return scheduled
-        return scheduled * max(self.target_return - mean_return, 0.0) / self.return_gap

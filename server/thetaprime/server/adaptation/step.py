@@ -23,7 +23,7 @@ from thetaprime.models import (
     forward_pass,
     moving_parameters,
     summarize_step,
-    trajectory_shares,
+    trajectory_contributions,
 )
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry, policy_message
 from thetaprime.server.errors import PreconditionError
@@ -121,7 +121,6 @@ def compute_step(entry: CatalogEntry, pending: PendingRound, inputs: StepInputs)
         inputs.parameters,
         inputs.trajectories,
         moving_parameters(inputs.parameters, adaptation, step_sizes),
-        layers=True,
     )
     step = adapt_step(
         meta_policy.policy,
@@ -134,7 +133,7 @@ def compute_step(entry: CatalogEntry, pending: PendingRound, inputs: StepInputs)
         forward=forward,
     )
     summary = _finite_summary(entry, inputs, step)
-    shares = trajectory_shares(meta_policy.policy, inputs.parameters, inputs.trajectories, step)
+    shares = trajectory_contributions(meta_policy.policy, inputs.parameters, inputs.trajectories, step)
     exported = meta_policy.export(step.parameters, parent_id=session.policy_id)
     report = _report(pending, inputs, summary, shares)
     report.seconds = time.perf_counter() - started
@@ -195,7 +194,7 @@ def _upload_shares(
         payloads: digest of each upload, in the order of the trajectories.
         counts: number of trajectories of each upload; N in all.
         returns: [N], undiscounted.
-        shares: [N], from `trajectory_shares`.
+        shares: [N], from `trajectory_contributions`.
     """
     ends = np.cumsum(counts)
     for digest, end, count in zip(payloads, ends.tolist(), counts, strict=True):

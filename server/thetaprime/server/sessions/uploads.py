@@ -303,7 +303,7 @@ def _verified_trajectories(
     meta_policy = entry.meta_policy
     batch = trajectory_batch(trajectories)
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
-    forward = forward_pass(meta_policy.policy, parameters, batch, moving, layers=True)
+    forward = forward_pass(meta_policy.policy, parameters, batch, moving)
     for doubt in behavior_evidence(meta_policy.policy, parameters, batch, forward.values):
         if doubt.trajectory is None:
             raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")

@@ -24,7 +24,7 @@ import torch
 from torch.distributions import Distribution
 
 from thetaprime.models import Parameters
-from thetaprime.models.advantages import decayed_past
+from thetaprime.models.trajectories import decayed_past
 from thetaprime.training.algorithms.adam import adam_update
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.objective import MetaObjective, MetaUpdate, log_ratio

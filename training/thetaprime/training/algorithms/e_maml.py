@@ -29,7 +29,7 @@ import torch
 from torch.distributions import Distribution
 
 from thetaprime.models import Parameters, TrajectoryBatch
-from thetaprime.models.advantages import discounted_sums
+from thetaprime.models.trajectories import discounted_sums
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.objective import log_ratio, policy_at
 from thetaprime.training.config import TrainConfig

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thetaprime.models import TrajectoryBatch, estimate_advantages
-from thetaprime.models.advantages import discounted_sums, features, fit_baseline
+from thetaprime.models.trajectories import discounted_sums, features, fit_baseline
 
 HORIZON = 9
 
