@@ -1,4 +1,4 @@
-"""Meta-policies come to a running server's folders and leave them, and nothing that is served changes."""
+"""A running server adds and withdraws meta-policies as its folders change, and never changes a served one."""
 
 import logging
 import shutil
@@ -29,7 +29,7 @@ NAME = "point-navigation"
 
 
 class Watched:
-    """A zoo, its catalog, and what a scan logs."""
+    """A zoo, its catalog and its watcher."""
 
     def __init__(self, zoo: Path) -> None:
         self.zoo = zoo
@@ -65,18 +65,18 @@ def watched(tmp_path: Path, write_point_artifact: Write) -> Watched:
 
 @pytest.fixture
 def third(tmp_path: Path, write_point_artifact: Write) -> Path:
-    """A version that is not in the zoo yet."""
+    """The folder of a version that is not in the zoo."""
     write_point_artifact(tmp_path / "new", 3, seed=3)
     return tmp_path / "new" / NAME / "3"
 
 
-def test_nothing_happens_where_nothing_changed(watched: Watched) -> None:
+def test_a_scan_without_changes_does_nothing(watched: Watched) -> None:
     entries = list(watched.catalog)
     assert watched.scan() == []
     assert all(now is then for now, then in zip(watched.catalog, entries, strict=True))
 
 
-def test_a_version_that_is_copied_in_is_served(watched: Watched, third: Path) -> None:
+def test_a_copied_version_is_served(watched: Watched, third: Path) -> None:
     shutil.copytree(third, watched.folder(3))
     assert watched.scan() == ["meta-policy added"]
     assert watched.versions == [1, 2, 3]
@@ -84,7 +84,7 @@ def test_a_version_that_is_copied_in_is_served(watched: Watched, third: Path) ->
     assert watched.scan() == []
 
 
-def test_a_half_copied_version_is_logged_once_and_served_when_it_is_whole(watched: Watched, third: Path) -> None:
+def test_a_partly_copied_version_is_logged_once_and_served_when_complete(watched: Watched, third: Path) -> None:
     folder = watched.folder(3)
     folder.mkdir()
     files = sorted(third.iterdir(), key=lambda path: path.name != "manifest.json")
@@ -117,7 +117,7 @@ def test_a_damaged_version_is_not_read_again_until_its_files_change(
     assert (watched.scan(), read) == (["meta-policy added"], [watched.folder(3)])
 
 
-def test_whatever_is_wrong_with_a_folder_the_next_one_is_served(watched: Watched, third: Path) -> None:
+def test_a_broken_folder_does_not_keep_the_next_from_being_served(watched: Watched, third: Path) -> None:
     (watched.zoo / "a-loop" / "1").mkdir(parents=True)
     (watched.zoo / "a-loop" / "1" / "manifest.json").symlink_to("manifest.json")
     (watched.zoo / "a-folder" / "1" / "manifest.json").mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_whatever_is_wrong_with_a_folder_the_next_one_is_served(watched: Watched
     assert watched.scan() == []
 
 
-def test_a_version_that_is_removed_is_withdrawn_and_may_come_back(watched: Watched, tmp_path: Path) -> None:
+def test_a_removed_version_is_withdrawn_and_may_return(watched: Watched, tmp_path: Path) -> None:
     entry = watched.catalog.find(NAME, 2)
     shutil.move(watched.folder(2), tmp_path / "away")
     assert watched.scan() == ["meta-policy withdrawn"]
@@ -141,21 +141,21 @@ def test_a_version_that_is_removed_is_withdrawn_and_may_come_back(watched: Watch
     assert watched.catalog.find(NAME, 2) is entry
 
 
-def test_a_version_never_comes_to_mean_something_else(watched: Watched, write_point_artifact: Write) -> None:
+def test_a_version_never_changes_its_artifact(watched: Watched, write_point_artifact: Write) -> None:
     entry = watched.catalog.find(NAME, 2)
     shutil.rmtree(watched.folder(2))
     write_point_artifact(watched.zoo, 2, seed=7)
-    assert watched.scan() == ["meta-policy refused"]  # overwritten in its place
+    assert watched.scan() == ["meta-policy refused"]  # overwritten
     assert watched.catalog.find(NAME, 2) is entry
     shutil.rmtree(watched.folder(2))
     assert watched.scan() == ["meta-policy withdrawn"]
     write_point_artifact(watched.zoo, 2, seed=7)
-    assert watched.scan() == ["meta-policy refused"]  # come back as another
+    assert watched.scan() == ["meta-policy refused"]  # returned as another artifact
     assert watched.versions == [1]
     assert watched.catalog.recall(NAME, 2) is entry
 
 
-def test_a_served_version_that_is_damaged_in_its_place_is_served_on(watched: Watched) -> None:
+def test_a_damaged_version_continues_to_be_served(watched: Watched) -> None:
     entry = watched.catalog.find(NAME, 2)
     (watched.folder(2) / "theta.safetensors").write_bytes(b"")
     assert watched.scan() == ["meta-policy refused"]
@@ -163,7 +163,7 @@ def test_a_served_version_that_is_damaged_in_its_place_is_served_on(watched: Wat
     assert watched.catalog.find(NAME, 2) is entry
 
 
-def test_one_of_two_folders_for_one_version_is_refused_until_the_other_goes(watched: Watched) -> None:
+def test_the_second_folder_of_one_version_is_refused_until_the_first_is_removed(watched: Watched) -> None:
     again = watched.zoo / "copy" / "2"
     shutil.copytree(watched.folder(2), again)
     assert watched.scan() == ["meta-policy refused"]
@@ -172,7 +172,7 @@ def test_one_of_two_folders_for_one_version_is_refused_until_the_other_goes(watc
     assert watched.versions == [1, 2]
 
 
-def test_a_zoo_that_vanishes_changes_nothing(watched: Watched, tmp_path: Path) -> None:
+def test_a_missing_zoo_folder_changes_nothing(watched: Watched, tmp_path: Path) -> None:
     watched.zoo.rename(tmp_path / "away")
     assert watched.scan() == ["zoo folder is missing"]
     assert watched.scan() == []
@@ -193,7 +193,7 @@ def wait_for(service: "Service", versions: list[int]) -> None:
         time.sleep(0.01)
 
 
-def test_sessions_keep_their_version_whatever_comes_and_goes(
+def test_sessions_keep_their_version_while_versions_are_added_and_removed(
     start: "Start", collect: Collect, zoo: Path, third: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(zoo, tmp_path / "zoo")

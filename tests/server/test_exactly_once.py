@@ -1,4 +1,4 @@
-"""Calls that come again, one after the other or at the same time, have the effect of one and answer alike."""
+"""Repeated calls, in sequence or concurrent, have one effect and equal replies."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ def content(message: service_pb.AdaptResponse) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def test_create_session_again_is_the_same_session(service: "Service", collect: Collect) -> None:
+def test_a_repeated_create_session_returns_the_same_session(service: "Service", collect: Collect) -> None:
     first = service.create(request_id="again")
     assert service.create(request_id="again") == first
     service.upload(first.session.session_id, collect(first.policy))
@@ -30,13 +30,13 @@ def test_create_session_again_is_the_same_session(service: "Service", collect: C
     assert again.policy == first.policy
 
 
-def test_create_session_at_once_is_one_session(service: "Service") -> None:
+def test_concurrent_create_sessions_create_one_session(service: "Service") -> None:
     with ThreadPoolExecutor(8) as callers:
         replies = list(callers.map(lambda _: service.create(request_id="at-once"), range(8)))
     assert all(reply == replies[0] for reply in replies)
 
 
-def test_an_upload_again_counts_once(service: "Service", collect: Collect) -> None:
+def test_a_repeated_upload_counts_once(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     first, second = collect(created.policy), collect(created.policy, seed=1)
@@ -56,7 +56,7 @@ def test_an_upload_again_counts_once(service: "Service", collect: Collect) -> No
     assert service.upload(session_id, second, upload_id="v") == later
 
 
-def test_an_upload_at_once_counts_once(service: "Service", collect: Collect) -> None:
+def test_concurrent_equal_uploads_count_once(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id, trajectories = created.session.session_id, collect(created.policy)
     with ThreadPoolExecutor(8) as callers:
@@ -66,7 +66,7 @@ def test_an_upload_at_once_counts_once(service: "Service", collect: Collect) -> 
     assert acks[0].batch.uploads == 1
 
 
-def test_collectors_at_once_all_count(service: "Service", collect: Collect) -> None:
+def test_concurrent_uploads_of_several_collectors_all_count(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     with ThreadPoolExecutor(8) as callers:
@@ -82,7 +82,7 @@ def test_upload_ids_belong_to_their_session(service: "Service", collect: Collect
         assert service.get(created.session.session_id).session.batch.uploads == 1
 
 
-def test_adapt_again_is_byte_identical(service: "Service", collect: Collect) -> None:
+def test_the_reply_to_a_repeated_adapt_is_byte_identical(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     ack = service.upload(session_id, collect(created.policy))
@@ -96,7 +96,7 @@ def test_adapt_again_is_byte_identical(service: "Service", collect: Collect) -> 
     assert service.get(session_id).session.round == 2
 
 
-def test_adapt_at_once_takes_one_step(service: "Service", collect: Collect) -> None:
+def test_concurrent_adapts_take_one_step(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     ack = service.upload(session_id, collect(created.policy))
@@ -106,7 +106,7 @@ def test_adapt_at_once_takes_one_step(service: "Service", collect: Collect) -> N
     assert service.get(session_id).session.round == 1
 
 
-def test_two_servers_on_one_store_take_one_step_between_them(
+def test_two_servers_on_one_store_take_one_step(
     configure: "Configure", start: "Start", collect: Collect, connect: Callable[[str], "Service"]
 ) -> None:
     store = configure().store
@@ -125,7 +125,7 @@ def test_two_servers_on_one_store_take_one_step_between_them(
 
 
 @pytest.mark.usefixtures("no_precomputation")
-def test_an_upload_during_the_step_is_not_left_out_in_silence(
+def test_an_upload_during_the_step_refuses_the_step(
     service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = service.create()

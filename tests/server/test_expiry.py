@@ -1,4 +1,4 @@
-"""What a client was given does not go unannounced: policies outlive their session, and their end is written down."""
+"""Policies outlive their session, and an audit event records each deletion."""
 
 import dataclasses
 import sqlite3
@@ -27,7 +27,7 @@ Collect = Callable[..., list[wire.Trajectory]]
 
 
 def expire(store: Path, session_id: str) -> None:
-    """Lets a session's time be over."""
+    """Moves a session's expiry into the past."""
     connection = sqlite3.connect(store / "thetaprime.sqlite3")
     connection.execute(
         "UPDATE sessions SET expire_time = ? WHERE session_id = ?", (time.time_ns() // 1000 - 1, session_id)
@@ -43,7 +43,7 @@ def ends(logs: list[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("everything_logged")
-def test_policies_can_be_read_after_their_session_has_expired(
+def test_policies_are_readable_after_their_session_has_expired(
     configure: "Configure", connect: "Connect", collect: Collect
 ) -> None:
     config = configure()
@@ -61,7 +61,7 @@ def test_policies_can_be_read_after_their_session_has_expired(
         assert [report.round for report in found.reports] == [0]
         assert list(service.stub.ListSessions(service_pb.ListSessionsRequest()).sessions) == [found.session]
         assert service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id)).policy == step.policy
-        # A call that comes again is answered as it was; the same request names the same session.
+        # A repeated call gets the same answer.
         again = service.adapt(session_id, 0, first.batch.sha256)
         assert (again.policy, again.report) == (step.policy, step.report)
         assert service.create(request_id="r").session == found.session
@@ -78,7 +78,7 @@ def test_policies_can_be_read_after_their_session_has_expired(
             assert resumed.info.delete_time > resumed.info.expire_time
             assert resumed.policy.policy_id == step.policy.policy_id
 
-    # The next server finds what has expired when it starts.
+    # The next server sweeps at startup.
     with structlog.testing.capture_logs() as logs, running_server(config) as address, connect(address) as service:
         deadline = time.monotonic() + 30
         while len(ends(logs)) < 2 and time.monotonic() < deadline:
@@ -114,7 +114,7 @@ def record(**changes: Any) -> SessionRecord:
 
 
 @pytest.mark.parametrize("row_bytes", [0, 1 << 20], ids=["files", "rows"])
-def test_uploads_go_when_a_session_expires_and_policies_when_their_time_is_over(tmp_path: Path, row_bytes: int) -> None:
+def test_uploads_are_deleted_at_expiry_and_policies_at_their_delete_time(tmp_path: Path, row_bytes: int) -> None:
     now = 1_000
     store = Store(tmp_path, now=lambda: now, row_bytes=row_bytes)
     blobs = {wire.sha256_hex(data): data for data in (b"payload", b"onnx")}

@@ -1,4 +1,4 @@
-"""What a client calls things never becomes a path, and what is too large never becomes a message."""
+"""A name from a client never becomes a path, and an oversized message is never parsed."""
 
 import contextlib
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Collect = Callable[..., list[wire.Trajectory]]
 MARK: Final = "hostile"
-# What Python tells its audit hooks of the file system. A hook cannot be taken back, so there is one, that can rest.
+# Audit events of the file system. Python cannot remove an audit hook, so one hook is switched on and off.
 _EVENTS: Final = ("open", "os.", "pathlib.", "glob.", "shutil.", "sqlite3.connect", "import")
 _seen: list[str] = []
 _watching = False
@@ -36,7 +36,7 @@ sys.addaudithook(_hook)
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[str]]:
-    """All that the process does in the file system meanwhile."""
+    """All paths that the process touches during the context."""
     global _watching
     _seen.clear()
     _watching = True
@@ -64,7 +64,7 @@ IDS: Final = [
 
 
 def calls(service: "Service", name: str, payload: bytes) -> Iterator[Callable[[], object]]:
-    """Every field of the contract that a client may put text into, with the name in it."""
+    """One call for each text field of the contract, with the name in it."""
     created = service.create(request_id=name)
     session_id = created.session.session_id
     assert service.create(request_id=name) == created
@@ -140,7 +140,7 @@ NO_MESSAGES: Final = [b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f", b"\xff" 
 
 @pytest.mark.parametrize("data", NO_MESSAGES, ids=repr)
 @pytest.mark.parametrize("method", ["GetSession", "CreateSession", "UploadTrajectories"])
-def test_bytes_that_are_no_message_are_refused_and_cost_their_own_call_alone(
+def test_bytes_that_do_not_parse_are_refused_and_other_calls_go_on(
     service: "Service", method: str, data: bytes
 ) -> None:
     channel: Any = service.channel

@@ -1,4 +1,4 @@
-"""A policy in the form that its consumer reads: asked for by name, made of the one that is kept."""
+"""Policies in each form: requested by profile, derived from the stored form."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ def theta(service: "Service", **fields: Any) -> policy_pb2.Policy:
 
 
 @pytest.mark.parametrize("profile", ["epsilon", "unity-mlagents", "godot-rl", "robot"])
-def test_theta_and_theta_prime_come_in_every_form(service: "Service", collect: Collect, profile: str) -> None:
+def test_theta_and_theta_prime_are_served_in_every_form(service: "Service", collect: Collect, profile: str) -> None:
     created = service.create()
     session_id = created.session.session_id
     service.upload(session_id, collect(created.policy))
@@ -57,12 +57,12 @@ def test_theta_and_theta_prime_come_in_every_form(service: "Service", collect: C
         assert found.golden == default.golden
     assert fetch(1) == fetch(1)
     assert theta(service, profile=profile, robot=described, version=2) == fetch(0)
-    # The session's own policy is in the form that it was.
+    # The stored policy is unchanged.
     assert service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id=session_id)).policy == adapted
 
 
 @pytest.mark.parametrize("profile", ["", "default"])
-def test_the_default_form_has_two_names_and_is_sent_as_it_is_kept(service: "Service", profile: str) -> None:
+def test_the_default_form_has_two_names_and_is_served_as_stored(service: "Service", profile: str) -> None:
     created = service.create()
     request = service_pb.GetPolicyRequest(session_id=created.session.session_id, profile=profile)
     assert service.stub.GetPolicy(request).policy == created.policy
@@ -84,7 +84,7 @@ def test_the_default_form_has_two_names_and_is_sent_as_it_is_kept(service: "Serv
     ({"profile": "robot", "robot": robot(joint_damping=[0.1, float("nan")])}, "robot.joint_damping[1]", "'nan'"),
     ({"profile": "robot", "robot": robot(observation_names=[])}, "robot.observation_names", "at least 1"),
 ])  # fmt: skip
-def test_a_form_that_cannot_be_made_is_refused(
+def test_a_form_that_cannot_be_derived_is_refused(
     service: "Service", fields: dict[str, Any], field: str, problem: str
 ) -> None:
     session_id = service.create().session.session_id
@@ -99,7 +99,7 @@ def test_a_form_that_cannot_be_made_is_refused(
         assert len(refusal.message) < 600
 
 
-def test_what_cannot_be_made_at_all_is_refused_before_anything_is_looked_for(service: "Service") -> None:
+def test_an_invalid_profile_is_refused_before_the_session_is_looked_up(service: "Service") -> None:
     with service.refuses() as refusal:
         service.stub.GetPolicy(service_pb.GetPolicyRequest(session_id="there-is-none", profile="unreal"))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""Every other call that can be wrong: its status, its details, and that the session stays as it was."""
+"""Every refusal of a call other than an upload: its status and its details; the session does not change."""
 
 import threading
 import uuid
@@ -83,14 +83,14 @@ def test_an_unknown_session_is_not_found_by_any_call(service: "Service", session
     ({"page_token": "A" * 5000}, "page_token"),
     ({"page_token": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5LmE="}, "page_token"),
 ])  # fmt: skip
-def test_a_bad_page_is_refused(service: "Service", fields: dict[str, Any], field: str) -> None:
+def test_an_invalid_page_is_refused(service: "Service", fields: dict[str, Any], field: str) -> None:
     with service.refuses() as refusal:
         service.stub.ListSessions(service_pb.ListSessionsRequest(**fields))
     assert (refusal.code, refusal.field) == (CODE.INVALID_ARGUMENT, field)
 
 
 @pytest.mark.parametrize("round_index", [-1, 0, 2, 2**63 - 1, -(2**63)])
-def test_adapt_at_another_round_is_aborted_with_the_current_one(
+def test_adapt_at_another_round_is_aborted_with_the_current_round(
     service: "Service", collect: Collect, round_index: int
 ) -> None:
     created = service.create()
@@ -104,7 +104,7 @@ def test_adapt_at_another_round_is_aborted_with_the_current_one(
     assert refusal.metadata == {"round": "1"}
 
 
-def test_adapt_on_another_batch_says_which_one_is_there(service: "Service", collect: Collect) -> None:
+def test_adapt_on_another_batch_is_refused_with_the_current_batch(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     first = service.upload(session_id, collect(created.policy)).batch
@@ -116,14 +116,14 @@ def test_adapt_on_another_batch_says_which_one_is_there(service: "Service", coll
         assert refusal.metadata == {"batch_sha256": second.sha256}
 
 
-def test_adapt_on_nothing_is_refused(service: "Service") -> None:
+def test_adapt_on_an_empty_batch_is_refused(service: "Service") -> None:
     session_id = service.create().session.session_id
     with service.refuses(session_id) as refusal:
         service.adapt(session_id, 0, "")
     assert (refusal.code, refusal.reason) == (CODE.FAILED_PRECONDITION, "EMPTY_BATCH")
 
 
-def test_a_closed_session_takes_no_step(service: "Service", collect: Collect) -> None:
+def test_a_closed_session_refuses_a_step(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     ack = service.upload(session_id, collect(created.policy))
@@ -133,7 +133,7 @@ def test_a_closed_session_takes_no_step(service: "Service", collect: Collect) ->
     assert (refusal.code, refusal.reason) == (CODE.FAILED_PRECONDITION, "SESSION_CLOSED")
 
 
-# The first leaves the parameters infinite; the second leaves them finite and what the policy makes of them not.
+# The first scale makes the parameters infinite; the second keeps them finite, and makes the outputs infinite.
 @pytest.mark.parametrize(("factor", "named"), [(1e300, "parameter "), (1e38, "kl_divergence")])
 def test_a_step_that_is_not_finite_leaves_the_session_at_its_round(
     service: "Service", collect: Collect, factor: float, named: str
@@ -182,7 +182,7 @@ def test_an_upload_beyond_a_limit_is_refused(
 @pytest.mark.parametrize(
     "limits", [{"max_round_uploads": 2}, {"max_round_trajectories": 8}, {"max_round_steps": 64}], ids=str
 )
-def test_a_round_takes_only_so_much(start: "Start", collect: Collect, limits: dict[str, int]) -> None:
+def test_a_full_round_refuses_an_upload(start: "Start", collect: Collect, limits: dict[str, int]) -> None:
     with start(**limits) as service:
         created = service.create()
         session_id = created.session.session_id
@@ -195,7 +195,7 @@ def test_a_round_takes_only_so_much(start: "Start", collect: Collect, limits: di
         service.upload(session_id, collect(policy), round_index=1)
 
 
-def test_only_so_many_sessions_are_open_at_once(start: "Start") -> None:
+def test_the_number_of_open_sessions_is_limited(start: "Start") -> None:
     with start(max_sessions=2) as service:
         first = service.create().session.session_id
         service.create(request_id="second")
@@ -207,7 +207,7 @@ def test_only_so_many_sessions_are_open_at_once(start: "Start") -> None:
         service.create()
 
 
-def test_uploads_that_arrive_at_once_share_a_budget(start: "Start", collect: Collect) -> None:
+def test_concurrent_uploads_share_a_memory_budget(start: "Start", collect: Collect) -> None:
     with start(max_upload_bytes=4000, max_inflight_bytes=4000) as service:
         created = service.create()
         session_id = created.session.session_id
@@ -222,7 +222,7 @@ def test_uploads_that_arrive_at_once_share_a_budget(start: "Start", collect: Col
 
         call = service.stub.UploadTrajectories.future(slow())
         assert sent.wait(60)
-        # The header has left; when it arrives is the network's to say, so ask until the budget is taken.
+        # The header is on its way: retry until it has reserved the budget.
         header = service_pb.UploadHeader(session_id=session_id, upload_id="b", payload_bytes=4000)
         code = CODE.INVALID_ARGUMENT
         while code is CODE.INVALID_ARGUMENT:
@@ -236,7 +236,7 @@ def test_uploads_that_arrive_at_once_share_a_budget(start: "Start", collect: Col
         assert service.send(wire.iter_upload(session_id, "c", 0, wire.pack(collect(created.policy)), 4, 32))
 
 
-def test_an_upload_that_stalls_is_ended(start: "Start") -> None:
+def test_a_stalled_upload_is_ended(start: "Start") -> None:
     with start(upload_idle=0.05) as service:
         session_id = service.create().session.session_id
         over = threading.Event()
@@ -253,9 +253,7 @@ def test_an_upload_that_stalls_is_ended(start: "Start") -> None:
 
 
 @pytest.mark.slow
-def test_an_upload_that_trickles_is_ended_gives_its_memory_back_and_is_nobody_else_s_concern(
-    start: "Start", collect: Collect
-) -> None:
+def test_a_trickling_upload_is_ended_and_releases_its_memory(start: "Start", collect: Collect) -> None:
     size = 4096
     with start(upload_idle=30, upload_seconds=1, max_upload_bytes=size, max_inflight_bytes=2 * size) as service:
         created = service.create()
@@ -269,7 +267,7 @@ def test_an_upload_that_trickles_is_ended_gives_its_memory_back_and_is_nobody_el
                 yield service_pb.UploadTrajectoriesRequest(chunk=service_pb.UploadChunk(data=b"."))
                 arriving.set()
 
-        # Of what they declare there is room for two: the third finds what the first ones gave back.
+        # The budget holds two of these uploads: the third needs the memory that the others released.
         for seed in range(3):
             call: Any = service.stub.UploadTrajectories.future(trickling(), timeout=60)
             assert arriving.wait(60)

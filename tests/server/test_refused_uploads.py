@@ -1,4 +1,4 @@
-"""Every way in which an upload can be wrong: its status, its details, and that it leaves nothing behind."""
+"""Every refusal of an upload: its status and its details; nothing is stored."""
 
 import dataclasses
 import threading
@@ -77,7 +77,7 @@ def test_a_broken_trajectory_is_refused_with_the_path_to_the_fault(
     assert (refusal.code, refusal.field) == (CODE.INVALID_ARGUMENT, f"trajectories[2].{field}")
 
 
-def test_an_array_that_is_not_there_is_refused_by_name(service: "Service", collect: Collect) -> None:
+def test_a_missing_array_is_refused_by_name(service: "Service", collect: Collect) -> None:
     created = service.create()
     message = wire.trajectory_to_message(collect(created.policy)[0])
     message.ClearField("rewards")
@@ -89,7 +89,7 @@ def test_an_array_that_is_not_there_is_refused_by_name(service: "Service", colle
 
 
 @pytest.mark.parametrize("payload", [b"\x05ab", b"\x80", b"\xff" * 12, b"\x03\xff\xff\xff", b"\xff\xff\xff\x7fx"])
-def test_a_payload_that_is_no_trajectories_is_refused(service: "Service", payload: bytes) -> None:
+def test_a_payload_that_does_not_parse_is_refused(service: "Service", payload: bytes) -> None:
     session_id = service.create().session.session_id
     with service.refuses(session_id) as refusal:
         service.send(wire.iter_upload(session_id, "u", 0, payload, 1, 1))
@@ -111,7 +111,7 @@ def test_an_empty_upload_is_refused(service: "Service") -> None:
     (4, 33, "footer.steps"),
     (4, -1, "footer.steps"),
 ])  # fmt: skip
-def test_counts_that_do_not_fit_the_payload_are_refused(
+def test_counts_that_differ_from_the_payload_are_refused(
     service: "Service", collect: Collect, trajectories: int, steps: int, field: str
 ) -> None:
     created = service.create()
@@ -121,7 +121,7 @@ def test_counts_that_do_not_fit_the_payload_are_refused(
     assert (refusal.code, refusal.field) == (CODE.INVALID_ARGUMENT, field)
 
 
-def test_a_payload_that_changed_on_its_way_is_data_loss(service: "Service", collect: Collect) -> None:
+def test_a_payload_that_was_changed_in_transit_is_data_loss(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id, payload = created.session.session_id, bytearray(wire.pack(collect(created.policy)))
     messages = list(wire.iter_upload(session_id, "u", 0, bytes(payload), 4, 32))
@@ -159,7 +159,7 @@ def test_a_stream_out_of_order_is_refused(service: "Service", collect: Collect, 
 
 
 @pytest.mark.parametrize("upload_id", ["", "u" * 129])
-def test_an_upload_id_has_a_sensible_length(service: "Service", collect: Collect, upload_id: str) -> None:
+def test_an_upload_id_of_invalid_length_is_refused(service: "Service", collect: Collect, upload_id: str) -> None:
     created = service.create()
     session_id, payload = created.session.session_id, wire.pack(collect(created.policy))
     with service.refuses(session_id) as refusal:
@@ -167,7 +167,7 @@ def test_an_upload_id_has_a_sensible_length(service: "Service", collect: Collect
     assert (refusal.code, refusal.field) == (CODE.INVALID_ARGUMENT, "header.upload_id")
 
 
-def test_an_upload_cut_in_the_middle_leaves_nothing(configure: "Configure", start: "Start", collect: Collect) -> None:
+def test_an_interrupted_upload_leaves_nothing(configure: "Configure", start: "Start", collect: Collect) -> None:
     config = configure()
     with start(store=config.store, row_bytes=0) as service:
         created = service.create()
@@ -187,7 +187,7 @@ def test_an_upload_cut_in_the_middle_leaves_nothing(configure: "Configure", star
         with pytest.raises(grpc.FutureCancelledError):
             call.result()
         assert service.get(session_id) == before
-        # The memory it held is free again, and the same upload id is unspent.
+        # Its memory is released, and its upload id is unused.
         assert service.send(iter(messages)).batch.uploads == 1
     assert len(list((config.store / "blobs").glob("??/*"))) == 1
 
@@ -231,7 +231,7 @@ def test_a_trajectory_of_another_round_s_policy_is_refused(service: "Service", c
 
 
 @pytest.mark.parametrize("round_index", [-1, 0, 2])
-def test_an_upload_for_another_round_is_aborted_with_the_current_one(
+def test_an_upload_for_another_round_is_aborted_with_the_current_round(
     service: "Service", collect: Collect, round_index: int
 ) -> None:
     created = service.create()
@@ -244,7 +244,7 @@ def test_an_upload_for_another_round_is_aborted_with_the_current_one(
     assert refusal.metadata == {"round": "1"}
 
 
-def test_a_closed_session_takes_no_upload(service: "Service", collect: Collect) -> None:
+def test_a_closed_session_refuses_an_upload(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id = created.session.session_id
     service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=session_id))

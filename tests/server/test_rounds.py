@@ -1,4 +1,4 @@
-"""A session from its creation to its end, as a client sees it."""
+"""A session from its creation to its expiry, as a client sees it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Collect = Callable[..., list[wire.Trajectory]]
 
 
-def test_three_rounds_take_the_steps_that_models_takes(service: "Service", collect: Collect, zoo: Path) -> None:
+def test_three_rounds_take_the_steps_of_the_models_package(service: "Service", collect: Collect, zoo: Path) -> None:
     meta_policy = models.load_meta_policy(zoo / "point-navigation" / "2")
     created = service.create(options=service_pb.SessionOptions(step_size_scale=0.5))
     session, policy, parameters = created.session, created.policy, meta_policy.parameters
@@ -63,7 +63,9 @@ def test_three_rounds_take_the_steps_that_models_takes(service: "Service", colle
     )
 
 
-def test_every_round_s_policy_stays_readable_after_the_session_is_closed(service: "Service", collect: Collect) -> None:
+def test_the_policy_of_every_round_is_readable_after_the_session_is_closed(
+    service: "Service", collect: Collect
+) -> None:
     created = service.create()
     session_id = created.session.session_id
     ack = service.upload(session_id, collect(created.policy))
@@ -86,7 +88,7 @@ def test_every_round_s_policy_stays_readable_after_the_session_is_closed(service
     assert refusal.code is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_report_says_what_each_trajectory_had_to_do_with_the_step(service: "Service", collect: Collect) -> None:
+def test_a_report_has_the_share_of_each_trajectory(service: "Service", collect: Collect) -> None:
     created = service.create()
     session_id, policy = created.session.session_id, created.policy
     for index in range(2):
@@ -105,7 +107,7 @@ def test_a_report_says_what_each_trajectory_had_to_do_with_the_step(service: "Se
         assert np.ptp(shares) > 0
         assert service.adapt(session_id, index, batch.sha256).report == reply.report
         policy = reply.policy
-    # Of the rounds before the last one a list of all reports would grow too long.
+    # Shares of earlier rounds are omitted: the message would grow too large.
     first, last = service.get(session_id).reports
     assert last == reply.report
     assert not first.uploads
@@ -126,7 +128,7 @@ def test_the_order_of_arrival_does_not_change_the_outcome(service: "Service", co
     assert len(outcomes) == 1
 
 
-def test_the_catalog_lists_each_version_and_zero_is_the_newest(service: "Service") -> None:
+def test_the_catalog_lists_each_version_and_version_0_is_the_newest(service: "Service") -> None:
     listed = service.meta_stub.ListMetaPolicies(meta_pb.ListMetaPoliciesRequest()).meta_policies
     assert [(each.name, each.version) for each in listed] == [("point-navigation", 1), ("point-navigation", 2)]
     newest = service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name="point-navigation"))

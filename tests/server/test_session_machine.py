@@ -1,7 +1,7 @@
-"""Any calls of two tenants in any order, between expiries, sweeps and restarts: the service answers as its model does.
+"""Random calls of two tenants, between expiries, sweeps and restarts: the service answers as its model.
 
-The calls go to the whole service but its wire (see without_wire), which is some ten times as fast as gRPC on loopback
-and lets the machine set the clock. What a wire adds is tested in tests/durability.
+The calls go to the service without gRPC (see without_wire): ten times as fast as gRPC on loopback, with a clock that the
+machine sets. tests/durability tests the service with gRPC.
 """
 
 import os
@@ -45,7 +45,7 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
 EXAMPLES: Final = int(os.environ.get("EXAMPLES", "12"))
-"""Sequences of calls; thousands take an hour."""
+"""Number of sequences of calls; thousands take an hour."""
 TENANTS: Final = ("alice", "bob")
 MAX_SESSIONS, MAX_ROUND_UPLOADS = 3, 2
 KEEP_SECONDS = 100
@@ -59,13 +59,13 @@ tenants = st.sampled_from(TENANTS)
 requests = st.sampled_from("pqrs")
 upload_ids = st.sampled_from("uvw")
 seeds = st.integers(0, 2)
-# Mostly the round that the session is at.
+# Offset from the session's round, mostly 0.
 offsets = st.sampled_from([0, 0, 0, -1, 1])
 
 
 class SessionMachine(RuleBasedStateMachine):
     zoo: Path
-    taken: int  # rounds, by all machines of the class
+    taken: int  # rounds taken by all machines of the class
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,13 +92,13 @@ class SessionMachine(RuleBasedStateMachine):
         self._service.__exit__()
         self._folder.cleanup()
 
-    # The rules: what may happen.
+    # Rules.
 
     @initialize(seeds=st.lists(seeds, min_size=1, max_size=MAX_ROUND_UPLOADS))
     def begin(self, seeds: list[int]) -> None:
         for tenant in TENANTS:
             self._create(tenant, "p", ARGUMENTS[0])
-        # What the rules draw may leave a whole run without a round; then little would be tested.
+        # The rules may draw a run without a round, which would test little.
         first = next(iter(self._model.sessions.values()))
         self._take_round(first.tenant, first, seeds)
 
@@ -118,12 +118,12 @@ class SessionMachine(RuleBasedStateMachine):
             self._upload(tenant, session, upload_id, upload)
 
     @rule(data=st.data(), upload_id=upload_ids, damage=st.sampled_from(["cut", "digest", "counts"]))
-    def upload_what_is_damaged(self, data: st.DataObject, upload_id: str, damage: str) -> None:
+    def upload_damaged(self, data: st.DataObject, upload_id: str, damage: str) -> None:
         tenant, session = self._drawn(data)
         upload = self._collected(session, 3, session.round, stale=False)
         messages = upload.messages(session.session_id, upload_id)
         expected = self._model.answer_upload(tenant, session.session_id, upload_id, upload)
-        # Nothing but the header is looked at where the upload could not count.
+        # The header alone is validated where the upload could not count.
         received = expected not in (NOT_FOUND, CLOSED, EXPIRED, OTHER_ROUND)
         if damage == "cut":
             messages = messages[:-1]
@@ -186,10 +186,10 @@ class SessionMachine(RuleBasedStateMachine):
         self._service.__exit__()
         self._service = self._started()
 
-    # What holds after each of them.
+    # Invariants.
 
     @invariant()
-    def every_session_is_as_it_was_left(self) -> None:
+    def every_session_is_unchanged(self) -> None:
         for session in self._model.sessions.values():
             there = self._model.find(session.tenant, session.session_id)
             request = service_pb.GetSessionRequest(session_id=session.session_id)
@@ -203,7 +203,7 @@ class SessionMachine(RuleBasedStateMachine):
                     report.uploads.extend(reports[report.round].uploads)
                 assert list(found.reports) == reports
 
-    # How.
+    # Calls and their expected answers.
 
     def _create(self, tenant: str, request_id: str, arguments: Arguments) -> None:
         expected = self._model.answer_create(tenant, request_id, arguments)
@@ -254,7 +254,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._adapt(tenant, session, session.round, session.batch().sha256)
 
     def _reply(self, tenant: str, method: str, messages: list[Any], expected: Answer) -> bytes | None:
-        """The reply of a call that is to end as expected; None where that is a refusal."""
+        """The reply of a call, checked against the expected answer; None where the answer is a refusal."""
         try:
             reply = self._service.call(
                 method,
@@ -280,7 +280,7 @@ class SessionMachine(RuleBasedStateMachine):
                 return
 
     def _drawn(self, data: st.DataObject) -> tuple[str, Session]:
-        """A session, and who speaks of it: mostly one that is open, and its own tenant."""
+        """A session and a caller: mostly an open session and its own tenant."""
         known = list(self._model.sessions.values())
         usable = [session for session in known if self._model.find(session.tenant, session.session_id)]
         usable = [session for session in usable if not session.closed] or known
@@ -289,7 +289,7 @@ class SessionMachine(RuleBasedStateMachine):
         return tenant, session
 
     def _collected(self, session: Session, seed: int, index: int, stale: bool) -> Upload:
-        """What the policy of a session's round collects; the same seed, the same bytes."""
+        """The trajectories of a session's round, determined by the seed."""
         policy = self._policies[session.policy_ids[0 if stale else -1]]
         payload = wire.pack(play(policy, np.random.default_rng(seed), trajectories=2, steps=4))
         return Upload(index, payload, 2, 8, policy.policy_id)
@@ -298,7 +298,7 @@ class SessionMachine(RuleBasedStateMachine):
         return session.message(self._meta_policy, self._model.now)
 
     def _check_step(self, session: Session, step: service_pb.AdaptResponse) -> None:
-        """What a new step says of itself."""
+        """Checks the reply of a new step."""
         before = self._message(session)
         batch = session.batch()
         assert step.policy.parent_id == session.policy_ids[-1]
@@ -316,7 +316,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert step.session == before
 
     def _take_again_in_another_order(self, session: Session) -> None:
-        """Takes all rounds in a new session, to which the uploads come the other way round: θ′ is the same file."""
+        """Takes all rounds in a new session with the uploads in reverse order: θ′ is the same file."""
         if not session.steps:
             return
         reply = self._reply("carol", "CreateSession", [session.arguments.request(session.session_id, NAME)], OK)
@@ -336,7 +336,7 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(0)
-def test_the_service_answers_as_its_model_does(tmp_path: Path) -> None:
+def test_the_service_answers_as_the_model(tmp_path: Path) -> None:
     class Machine(SessionMachine):
         zoo = tmp_path
         taken = 0

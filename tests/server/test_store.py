@@ -1,4 +1,4 @@
-"""The store: blobs by digest, rows that keep them alive, and a schema that is checked."""
+"""The store: blobs by digest, rows that keep blobs alive, and the schema version."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from thetaprime.wire import sha256_hex
 
 
 @given(st.lists(st.binary(max_size=200), max_size=8))
-def test_blobs_come_back_by_their_digest(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
+def test_blobs_are_read_by_their_digest(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     folder = tmp_path_factory.mktemp("blobs")
     blobs = BlobStore(folder)
     digests = [blobs.put(data) for data in contents + contents]
@@ -35,7 +35,7 @@ def test_blobs_come_back_by_their_digest(tmp_path_factory: pytest.TempPathFactor
 
 
 @given(st.binary(min_size=1, max_size=200), st.data())
-def test_a_damaged_blob_is_never_given_out(
+def test_a_damaged_blob_is_never_returned(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("blobs")
@@ -49,7 +49,7 @@ def test_a_damaged_blob_is_never_given_out(
         blobs.get(digest)
 
 
-def test_a_lost_blob_is_named(tmp_path: Path) -> None:
+def test_a_missing_blob_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptDataError, match="f" * 64):
         BlobStore(tmp_path).get("f" * 64)
 
@@ -107,7 +107,7 @@ def kept(store: Store) -> set[str]:
 
 @pytest.fixture(params=[0, 5, 1 << 20], ids=["all files", "long ones files", "all rows"])
 def row_bytes(request: pytest.FixtureRequest) -> int:
-    """Most bytes of a blob that is a row; the tests' blobs have 5 or 6."""
+    """Largest blob that is a row; the blobs of these tests have 5 or 6 bytes."""
     return int(request.param)
 
 
@@ -118,14 +118,14 @@ def test_a_blob_is_a_row_or_a_file_by_its_size(tmp_path: Path, size: int) -> Non
     assert store.read(digest) == data
     assert set(store.blobs.digests()) == ({digest} if size > 100 else set())
     store.close()
-    # Another limit finds it where it is.
+    # A store with another limit finds the blob.
     for limit in (0, 1000):
         again = Store(tmp_path, row_bytes=limit)
         assert again.read(digest) == data
         again.close()
 
 
-def test_a_row_that_is_damaged_or_lost_is_never_given_out(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_row_is_never_returned(tmp_path: Path) -> None:
     store = Store(tmp_path)
     digest = add(store, record("s", time.time_ns()), b"payload")
     with store.writing() as connection:
@@ -139,7 +139,7 @@ def test_a_row_that_is_damaged_or_lost_is_never_given_out(tmp_path: Path) -> Non
     store.close()
 
 
-def test_pages_of_swept_rows_go_back_to_the_disk(tmp_path: Path) -> None:
+def test_a_sweep_returns_pages_to_the_disk(tmp_path: Path) -> None:
     clock = Clock()
     store = Store(tmp_path, now=clock)
     for index in range(8):
@@ -153,9 +153,7 @@ def test_pages_of_swept_rows_go_back_to_the_disk(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_needs(
-    tmp_path: Path, row_bytes: int
-) -> None:
+def test_a_sweep_deletes_expired_sessions_and_unshared_blobs(tmp_path: Path, row_bytes: int) -> None:
     clock = Clock()
     store = Store(tmp_path, now=clock, row_bytes=row_bytes)
     shared = add(store, record("early", 2_000), b"shared")
@@ -176,7 +174,7 @@ def test_a_sweep_takes_expired_sessions_and_only_the_blobs_that_nobody_else_need
     store.close()
 
 
-def test_what_a_crash_left_behind_is_swept_once_it_is_old(tmp_path: Path) -> None:
+def test_old_orphans_of_a_crash_are_swept(tmp_path: Path) -> None:
     store = Store(tmp_path, row_bytes=0)
     named = add(store, record("s", time.time_ns()), b"named")
     orphan, recent = store.blobs.put(b"orphan"), store.blobs.put(b"recent")
@@ -224,7 +222,7 @@ def test_commits_are_synchronous_and_foreign_keys_hold(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_that_is_locked_for_too_long_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path).close()
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.01)
     first, second = Store(tmp_path), Store(tmp_path)
@@ -249,7 +247,7 @@ def test_a_store_of_another_schema_version_is_refused_unchanged(tmp_path: Path, 
     connection.close()
 
 
-def test_a_store_is_opened_again(tmp_path: Path) -> None:
+def test_a_reopened_store_has_its_rows_and_blobs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     digest = add(store, record("s", time.time_ns()), b"payload")
     store.close()
@@ -260,13 +258,13 @@ def test_a_store_is_opened_again(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thetaprime.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(StartupError, match="not a database"):
         Store(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StartupError, match="file"):
         Store(tmp_path / "file" / "store")

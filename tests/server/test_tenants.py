@@ -1,4 +1,4 @@
-"""What is another tenant's answers exactly like what does not exist."""
+"""Another tenant's session is refused exactly as a session that does not exist."""
 
 import dataclasses
 import uuid
@@ -21,7 +21,7 @@ Collect = Callable[..., list[wire.Trajectory]]
 
 @dataclasses.dataclass(frozen=True)
 class Two:
-    """Two tenants of one server; alice has a session with an upload acknowledged and a round taken on it."""
+    """Two tenants of one server. alice has a session with one upload and one step."""
 
     alice: "Service"
     bob: "Service"
@@ -52,7 +52,7 @@ def two(
 
 
 def status_of(call: Callable[[], object]) -> bytes:
-    """All of a refusal that a client can see, but for the time."""
+    """All that a client sees of a refusal, without its duration."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error = caught.value
@@ -61,7 +61,7 @@ def status_of(call: Callable[[], object]) -> bytes:
     return repr((error.code(), error.details(), sorted(error.initial_metadata() or ()), trailing)).encode()
 
 
-def assert_as_if_it_were_not_there(two: Two, call: rpc.Call) -> None:
+def assert_not_found_for_bob(two: Two, call: rpc.Call) -> None:
     theirs, nobodys = two.session_id, uuid.uuid4().hex
     before = two.alice.get(theirs)
     found = status_of(lambda: call(two.bob, theirs))
@@ -73,27 +73,27 @@ def assert_as_if_it_were_not_there(two: Two, call: rpc.Call) -> None:
 
 
 @pytest.mark.parametrize("name", rpc.ABOUT_A_SESSION)
-def test_another_tenant_s_session_is_as_if_it_were_not_there(two: Two, name: str) -> None:
-    assert_as_if_it_were_not_there(two, rpc.ABOUT_A_SESSION[name])
+def test_another_tenant_s_session_does_not_exist(two: Two, name: str) -> None:
+    assert_not_found_for_bob(two, rpc.ABOUT_A_SESSION[name])
 
 
-def test_what_alice_would_be_acknowledged_again_bob_is_not(two: Two) -> None:
+def test_another_tenant_s_upload_is_not_acknowledged_again(two: Two) -> None:
     def again(service: "Service", session_id: str) -> Any:
         return service.send(wire.iter_upload(session_id, "u", 0, two.payload, 4, 32))
 
     assert again(two.alice, two.session_id).upload_id == "u"
-    assert_as_if_it_were_not_there(two, again)
+    assert_not_found_for_bob(two, again)
 
 
-def test_the_round_that_alice_would_be_given_again_bob_is_not(two: Two) -> None:
+def test_another_tenant_s_step_is_not_returned_again(two: Two) -> None:
     def again(service: "Service", session_id: str) -> Any:
         return service.adapt(session_id, 0, two.batch_sha256)
 
     assert again(two.alice, two.session_id).session.round == 1
-    assert_as_if_it_were_not_there(two, again)
+    assert_not_found_for_bob(two, again)
 
 
-def test_each_tenant_lists_its_own(two: Two) -> None:
+def test_each_tenant_lists_its_own_sessions(two: Two) -> None:
     mine = {two.bob.create().session.session_id for _ in range(3)}
     listed = two.bob.stub.ListSessions(service_pb.ListSessionsRequest())
     assert {session.session_id for session in listed.sessions} >= mine
@@ -103,7 +103,7 @@ def test_each_tenant_lists_its_own(two: Two) -> None:
     assert not mine & {session.session_id for session in others.sessions}
 
 
-def test_a_page_token_of_another_tenant_shows_nothing_of_theirs(two: Two) -> None:
+def test_a_page_token_of_another_tenant_lists_no_session_of_theirs(two: Two) -> None:
     for _ in range(2):
         two.alice.create()
     token = two.alice.stub.ListSessions(service_pb.ListSessionsRequest(page_size=1)).next_page_token
@@ -113,7 +113,7 @@ def test_a_page_token_of_another_tenant_shows_nothing_of_theirs(two: Two) -> Non
     assert not alices & {session.session_id for session in page.sessions}
 
 
-def test_a_request_id_is_each_tenant_s_own(two: Two) -> None:
+def test_each_tenant_has_its_own_request_ids(two: Two) -> None:
     bobs = two.bob.create(request_id="the same", meta_policy_version=1)
     assert bobs.session.session_id != two.session_id
     assert two.bob.create(request_id="the same", meta_policy_version=1) == bobs

@@ -1,4 +1,4 @@
-"""What clients of sessions are promised, as plain data and plain rules: no store, no wire, no policy's numbers."""
+"""A reference model of the service: its promises to clients, without store, wire or policy parameters."""
 
 import dataclasses
 from typing import Final
@@ -11,7 +11,7 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
 Answer = tuple[StatusCode, str]
-"""A status, and the reason that goes with it (empty where the status says it all)."""
+"""A status and its reason (empty where the status has none)."""
 OK: Final[Answer] = (StatusCode.OK, "")
 NOT_FOUND: Final[Answer] = (StatusCode.NOT_FOUND, "")
 CLOSED: Final[Answer] = (StatusCode.FAILED_PRECONDITION, "SESSION_CLOSED")
@@ -21,18 +21,18 @@ OTHER_ROUND: Final[Answer] = (StatusCode.ABORTED, "ROUND_MISMATCH")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a session is created with.
+    """The arguments of a session.
 
     Attributes:
         scale: factor on the step sizes, or None.
-        seconds: to its expiry.
+        seconds: seconds to expiry.
     """
 
     scale: float | None
     seconds: int
 
     def request(self, request_id: str, meta_policy: str) -> service_pb.CreateSessionRequest:
-        """The message that asks for it."""
+        """The request that creates the session."""
         return service_pb.CreateSessionRequest(
             request_id=request_id,
             meta_policy=meta_policy,
@@ -46,11 +46,11 @@ class Upload:
     """One upload that may have been acknowledged.
 
     Attributes:
-        round: that it is for.
+        round: its round.
         payload: its bytes.
-        trajectories: in it.
-        steps: in it.
-        policy_id: of the policy that collected it.
+        trajectories: number of its trajectories.
+        steps: number of its environment steps.
+        policy_id: policy id of the policy that collected it.
     """
 
     round: int
@@ -64,21 +64,21 @@ class Upload:
         return wire.sha256_hex(self.payload)
 
     def messages(self, session_id: str, upload_id: str) -> list[service_pb.UploadTrajectoriesRequest]:
-        """The stream that sends it."""
+        """The stream of messages of the upload."""
         return list(wire.iter_upload(session_id, upload_id, self.round, self.payload, self.trajectories, self.steps))
 
 
 @dataclasses.dataclass
 class Session:
-    """One session as its tenant has seen it.
+    """One session as its tenant sees it.
 
     Attributes:
-        policy_ids: of θ_0 … θ_k.
-        uploads: acknowledged, by id, in the order in which they came.
-        acknowledgements: what each got, by id.
-        steps: what each round's `Adapt` got.
-        deleted: when the policies that it made go.
-        swept: whether its uploads are gone.
+        policy_ids: policy ids of θ_0 … θ_k.
+        uploads: acknowledged uploads by id, in the order of their arrival.
+        acknowledgements: the reply to each upload, by id.
+        steps: the reply to each round's `Adapt`.
+        deleted: when its policies are deleted.
+        swept: whether its uploads were deleted.
     """
 
     session_id: str
@@ -100,7 +100,7 @@ class Session:
         return len(self.steps)
 
     def message(self, meta_policy: policy_pb2.MetaPolicy, now: int) -> service_pb.Session:
-        """As every call describes it."""
+        """The session as a message."""
         state = service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN
         if self.expires <= now:
             state = service_pb.SESSION_STATE_EXPIRED
@@ -119,7 +119,7 @@ class Session:
         return message
 
     def batch(self, round_index: int | None = None) -> service_pb.UploadedBatch:
-        """What was acknowledged in a round; in the current one by default."""
+        """The acknowledged uploads of a round; of the current round by default."""
         index = self.round if round_index is None else round_index
         mine = [upload for upload in self.uploads.values() if upload.round == index]
         return service_pb.UploadedBatch(
@@ -131,7 +131,7 @@ class Session:
 
 
 class Model:
-    """All sessions there ever were.
+    """All sessions ever created.
 
     Args:
         now: microseconds since 1970.
@@ -147,7 +147,7 @@ class Model:
 
     def alive(self, tenant: str) -> list[Session]:
         """A tenant's sessions that have not expired, or whose policies are kept, newest first."""
-        mine = [each for each in self.sessions.values() if each.tenant == tenant and self._is_left(each)]
+        mine = [each for each in self.sessions.values() if each.tenant == tenant and self._is_readable(each)]
         return sorted(mine, key=lambda each: (each.created, each.session_id), reverse=True)
 
     def find(self, tenant: str, session_id: str) -> Session | None:
@@ -158,18 +158,18 @@ class Model:
         """The session that a request created before."""
         return next((each for each in self.alive(tenant) if each.request_id == request_id), None)
 
-    def _is_left(self, session: Session) -> bool:
+    def _is_readable(self, session: Session) -> bool:
         return session.expires > self.now or (bool(session.steps) and session.deleted > self.now)
 
     def sweep(self) -> None:
-        """Takes the uploads of what has expired."""
+        """Deletes the uploads of expired sessions."""
         for session in self.sessions.values():
             session.swept |= session.expires <= self.now
 
     def remember(
         self, tenant: str, request_id: str, arguments: Arguments, created: service_pb.CreateSessionResponse
     ) -> Session:
-        """Takes a new session down."""
+        """Records a new session."""
         session = Session(
             session_id=created.session.session_id,
             tenant=tenant,
@@ -185,7 +185,7 @@ class Model:
         return session
 
     def answer_create(self, tenant: str, request_id: str, arguments: Arguments) -> Answer:
-        """Created once for each request of a tenant, for as long as anything is left of it."""
+        """A session is created once for each request of a tenant, while the session is readable."""
         known = self.same_request(tenant, request_id)
         if known is not None:
             return OK if known.arguments == arguments else (StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
@@ -194,7 +194,7 @@ class Model:
         return OK
 
     def answer_upload(self, tenant: str, session_id: str, upload_id: str, upload: Upload) -> Answer:
-        """Counted once under its id, in the current round, with the current policy's data."""
+        """An upload counts once for its id, in the current round, with data of the current policy."""
         session = self.find(tenant, session_id)
         if session is None:
             return NOT_FOUND
@@ -215,7 +215,7 @@ class Model:
         return OK
 
     def answer_adapt(self, tenant: str, session_id: str, round_index: int, sha256: str) -> Answer:
-        """Taken once for each round, on what was uploaded in it."""
+        """A step is taken once for each round, on the round's uploads."""
         session = self.find(tenant, session_id)
         if session is None:
             return NOT_FOUND
