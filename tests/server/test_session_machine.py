@@ -1,7 +1,7 @@
 """Random calls of two tenants, between expiries, sweeps and restarts: the service answers as its model.
 
-The calls go to the service without gRPC (see without_wire): ten times as fast as gRPC on loopback, with a clock that the
-machine sets. tests/durability tests the service with gRPC.
+The calls go to the service without gRPC (see without_wire): ten times as fast as gRPC on loopback, with a clock that
+the machine sets. tests/durability tests the service with gRPC.
 """
 
 import os
