@@ -1,4 +1,4 @@
-"""Writes the reference of the commands from the commands themselves: what ``--help`` says, with links to go to."""
+"""Writes the reference of the commands from their ``--help``, with an anchor for each command."""
 
 import html
 import inspect
@@ -12,6 +12,7 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 from thetaprime.cli import cli
+from thetaprime.cli._command import Command
 
 _MARK: Final = "<!-- commands -->"
 _DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
@@ -19,11 +20,11 @@ _DEPENDS: Final = {
     ("serve", "zoo"): "[default: the shipped meta-policies]",
     ("serve", "adaptation_threads"): "[default: cores ÷ workers]",
 }
-"""Defaults that depend on where they are asked for."""
+"""Text of the defaults that depend on the machine."""
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts the commands where a page asks for them."""
+    """Replaces the mark on a page by the reference of the commands."""
     return markdown.replace(_MARK, "\n".join(_commands())) if _MARK in markdown else markdown
 
 
@@ -31,24 +32,25 @@ def _commands() -> Iterator[str]:
     group = click.Context(cli, info_name="thetaprime")
     for name in cli.list_commands(group):
         command = cli.get_command(group, name)
-        assert command is not None, name  # noqa: S101 - it was listed
+        assert isinstance(command, Command), name  # noqa: S101 - list_commands returned the name
         context = click.Context(command, info_name=name, parent=group)
         yield f"## thetaprime {name}\n"
         yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
         yield f"{inspect.cleandoc(command.help or '')}\n"
-        yield "| option | what it does |\n|---|---|"
-        for parameter in command.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None:
-                flags, meaning = record
+        yield "\n".join(["```text", *(f"$ {example}" for example in command.examples), "```\n"])
+        for title, parameters in command.sections(context).items():
+            yield f"**{title}**\n"
+            yield "| option | meaning |\n|---|---|"
+            for parameter in parameters:
+                flags, meaning = parameter.get_help_record(context) or ("", "")
                 depends = _DEPENDS.get((name, str(parameter.name)))
                 meaning = _DEFAULT.sub(depends, meaning) if depends else meaning
                 yield f"| {_cell(flags, code=True)} | {_cell(meaning)} |"
-        yield ""
+            yield ""
 
 
 def _cell(text: str, *, code: bool = False) -> str:
-    """One cell of a table: no pipe divides it, and nothing in it is read as Markdown."""
+    """Escapes the text of a table's cell, pipes and Markdown included."""
     text = " ".join(text.split())
     if code:
         return f"`{text}`".replace("|", "\\|")

@@ -1,13 +1,15 @@
 """`models`, `adapt` and `inspect`, against a real server and real files."""
 
+import errno
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gymnasium
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 
 import thetaprime.client as tp
+from tests.support.artifacts import write_untrained
 from tests.support.command import Command, last_json
+from thetaprime import models
 
 
 def test_models_of_a_server(address: str, thetaprime: Command) -> None:
@@ -23,6 +27,34 @@ def test_models_of_a_server(address: str, thetaprime: Command) -> None:
     assert result.exit_code == 0
     assert "point-navigation@1" in result.stdout
     assert "thetaprime/PointNavigation-v0" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, None])
+def test_names_and_ids_of_models_are_never_folded(
+    columns: int | None, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a-robot-with-a-name-that-is-longer-than-any-terminal-of-forty-columns"
+    environment = f"package.of.robots/{name}-v0"
+    action = models.DiscreteAction(count=2)
+    contract = models.EnvironmentContract(environment_id=environment, observation_shape=(4,), action=action, horizon=30)
+    write_untrained(tmp_path, name, contract, description="It walks. " * 20)
+    if columns is not None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(columns))
+    result = thetaprime("models", "--zoo", tmp_path)
+    assert result.exit_code == 0, result.output
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in result.stdout.splitlines()]
+    assert lines[:2] == [f"{name}@1", f"    {environment}"]
+    assert (len(lines) == 4) == (columns is None)  # in a pipe, nothing is folded
+    assert " ".join(lines[2:]).split()[:2] == ["observation", "4,"]
+    assert all(len(line) <= columns for line in lines[2:] if columns)
+
+
+def test_inspect_never_folds_a_digest(zoo: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    digest = last_json(thetaprime("inspect", zoo / "cart-pole" / "1", "--json"))["files"]["policy.onnx"]
+    assert f"  {digest}\n" in thetaprime("inspect", zoo / "cart-pole" / "1").stdout
 
 
 def test_models_of_a_server_and_of_its_folder_are_the_same(address: str, zoo: Path, thetaprime: Command) -> None:
@@ -44,10 +76,12 @@ def test_a_server_that_is_not_there_is_one_line(thetaprime: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = thetaprime("models", "--address", address)
+        result = thetaprime("models", "--address", address, "--json")
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert address in result.stderr
+    error = json.loads(result.stdout.splitlines()[-1])["error"]
+    assert (error["code"], error["message"]) == ("UNAVAILABLE", result.stderr.strip())
 
 
 def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
@@ -65,7 +99,7 @@ def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
 
 def test_adapt_passes_arguments_to_the_environment(address: str, tmp_path: Path, thetaprime: Command) -> None:
     args = ("adapt", "point-navigation@1", "--address", address, "--env", "thetaprime/PointNavigation-v0")
-    more = ("--rounds", "1", "--trajectories", "2", "--seed", "0", "--output", tmp_path / "p.onnx", "--json")
+    more = ("--rounds", "1", "--trajectories", "2", "--seed", "0", "--output", tmp_path / "p.onnx", "--force", "--json")
     near = last_json(thetaprime(*args, "--env-args", "goal=[0.1, 0.1]", *more))
     far = last_json(thetaprime(*args, "--env-args", "goal=[9, 9]", *more))
     assert far["rounds"][0]["mean_return"] < near["rounds"][0]["mean_return"] - 500
@@ -90,39 +124,117 @@ def test_adapt_goes_on_with_a_session(address: str, tmp_path: Path, thetaprime: 
         assert (report["session"], [each["round"] for each in report["rounds"]]) == (session.id, [0, 1])
         assert client.resume(session.id).info.state == "closed"
     for wrong in ((), ("cart-pole", "--resume", session.id)):
-        result = thetaprime(*args, *wrong)
+        result = thetaprime(*args, *wrong, "--force")
         assert result.exit_code == 2
         assert "expected either a META_POLICY" in result.stderr
 
 
-def test_adapt_that_takes_too_long_says_how_to_go_on(address: str, tmp_path: Path, thetaprime: Command) -> None:
+def test_adapt_that_takes_too_long_prints_the_command_that_resumes(
+    address: str, tmp_path: Path, thetaprime: Command
+) -> None:
     args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
-    result = thetaprime(*args, "--trajectories", "1000000", "--timeout", "0.5")
+    result = thetaprime(*args, "--trajectories", "1000000", "--timeout", "0.5", "--json")
     assert result.exit_code == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
-    assert re.search(r"did not end within its timeout of 0\.5 s; .*; session \S+ is in round 0, .* resume it to", line)
+    error = json.loads(result.stdout.splitlines()[-1])["error"]
+    session_id = error["details"]["session_id"]
+    line = result.stderr.splitlines()[-1]
+    assert re.search(rf"did not end within its timeout of 0\.5 s; .*; session {session_id} is in round 0, .*", line)
+    assert "client.resume" not in line
     assert not (tmp_path / "p.onnx").exists()
+    resume = error["details"]["resume"]
+    more = ("--trajectories", "1000000", "--timeout", "0.5", "--json")
+    assert resume == shlex.join(["thetaprime", "adapt", "--resume", session_id, *map(str, args[2:]), *more])
+    assert line.endswith(f"resume with: {resume}")
+    # The printed command works, here with fewer episodes.
+    report = last_json(thetaprime(*shlex.split(resume)[1:], "--trajectories", "1", "--timeout", "60", "--rounds", "1"))
+    assert report["session"] == session_id
 
 
-def test_adapt_that_is_interrupted_says_how_to_go_on(address: str, tmp_path: Path) -> None:
+def test_adapt_that_is_interrupted_prints_its_session_and_the_command_that_resumes(
+    address: str, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "p.onnx")
     process = subprocess.Popen(
         [sys.executable, "-m", "thetaprime.cli", "adapt", "cart-pole", "--address", address, "--env", "CartPole-v1",
-         "--trajectories", "1000000", "--output", str(tmp_path / "p.onnx")],
+         "--trajectories", "1000000", "--output", output],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
+    assert process.stdout is not None
+    shown = process.stdout.readline()
+    session_id = shown.split()[1]
+    assert shown == f"session {session_id} of cart-pole@1\n", process.communicate()
+    assert process.stdout.readline().startswith("round 1  ")  # it collects
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    # A fast machine collects more episodes than a round accepts: the message says how many are lost.
+    (line,) = errors.strip().splitlines()[-1:]
+    assert line.startswith("thetaprime adapt: interrupted; ")
+    kept = re.search(rf"session {session_id} is in round 0, with (\d+) of 1000000 trajectories", line)
+    assert kept, errors
+    command = f"thetaprime adapt --resume {session_id} --address {address} --env CartPole-v1"
+    assert line.endswith(f"resume with: {command} --trajectories 1000000 --output {output}")
     with tp.Client(address) as client:
-        known = {each.session_id for each in client.sessions()}
-        while not (new := {each.session_id for each in client.sessions()} - known):
-            assert process.poll() is None, process.communicate()
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130, errors
-        # A fast machine has more episodes by then than a round takes: what is beyond that is said to be lost.
-        session_id, last = new.pop(), errors.strip().splitlines()[-1]
-        kept = re.search(rf"aborted; .*session {session_id} is in round 0, with (\d+) of 1000000 trajectories", last)
-        assert kept, errors
         assert client.resume(session_id).batch.trajectories == int(kept[1])
+
+
+def test_adapt_whose_file_cannot_be_saved_prints_the_command_that_resumes(
+    address: str, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: tp.AdaptedPolicy, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(tp.AdaptedPolicy, "save", full)
+        result = thetaprime(*args, "--rounds", "1")
+    assert result.exit_code == 1
+    said = re.search(
+        r"No space left on device; session (\S+) is in round 1; resume with: thetaprime (.*)", result.stderr
+    )
+    assert said, result.stderr
+    resumed = last_json(thetaprime(*shlex.split(said[2]), "--json"))
+    assert resumed["session"] == said[1] and (tmp_path / "p.onnx").exists()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--output", "p.onnx"), ("--plot", "p.png"), ("--video", "p.gif")])
+def test_adapt_overwrites_a_file_only_with_force(
+    option: str, name: str, address: str, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"precious")
+    args = ("adapt", "point-navigation", "--address", address, "--env", "thetaprime/PointNavigation-v0", option, name)
+    with tp.Client(address) as client:
+        before = len(list(client.sessions()))
+        result = thetaprime(*args, "--rounds", "1")
+        assert result.exit_code == 2
+        assert f"{name} exists; choose another name, or overwrite it with --force" in result.stderr
+        assert len(list(client.sessions())) == before
+    assert Path(name).read_bytes() == b"precious"
+    if option == "--output":
+        last_json(thetaprime(*args, "--rounds", "1", "--force", "--json"))
+        assert tp.AdaptedPolicy.load(name).meta_policy == "point-navigation@1"
+
+
+def test_adapt_without_a_terminal_writes_lines(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2")
+    result = thetaprime(*args, "--output", tmp_path / "p.onnx")
+    assert result.exit_code == 0, result.output
+    session, first, *rounds, wrote = result.stdout.splitlines()
+    assert session.startswith("session ") and wrote.startswith("wrote ")
+    assert first.startswith("round 1  ") and first.endswith("/3 episodes")
+    assert [re.sub(r"return .*  ", "return R  ", line) for line in rounds] == [
+        "round 1  return R  3/3 episodes",
+        "round 2  return R  3/3 episodes",
+    ]
+
+
+def test_adapt_suggests_a_meta_policy_of_the_server(address: str, thetaprime: Command) -> None:
+    result = thetaprime("adapt", "cartpole", "--address", address, "--env", "CartPole-v1", "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout.splitlines()[-1])["error"]
+    assert error["code"] == "NOT_FOUND"
+    assert error["message"].endswith("did you mean 'cart-pole'?")
 
 
 def test_adapt_a_meta_policy_that_is_not_there_is_one_line(address: str, thetaprime: Command) -> None:

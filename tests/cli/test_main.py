@@ -1,16 +1,23 @@
-"""The command as a whole: starts without extras, and says every error in one line."""
+"""The command as a whole: it starts without extras, and reports every error in one line."""
 
+import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import Result
 
+from thetaprime.cli import _files, cli, serve, train
+from thetaprime.cli._command import Command
 from thetaprime.cli._main import SUBCOMMANDS
+from thetaprime.server import ServerConfig
+from thetaprime.training import TrainConfig
 
-Command = Callable[..., Result]
+Run = Callable[..., Result]
 EXTRAS = ("torch", "onnx", "gymnasium", "mujoco", "sqlalchemy", "structlog", "matplotlib", "safetensors")
 
 
@@ -29,14 +36,25 @@ def test_help_needs_no_extra_and_names_every_subcommand() -> None:
     assert all(f"  {name} " in result.stdout for name in SUBCOMMANDS)
 
 
-def test_help_imports_no_component() -> None:
+LIGHT = ("torch", "onnx", "onnxruntime", "grpc", "rich", "matplotlib", "mujoco", "numpy", "pydantic", "sqlalchemy")
+HEAVY = LIGHT[:7]  # of the two commands whose options come from a pydantic model
+
+
+@pytest.mark.parametrize(
+    ("args", "heavy"),
+    [
+        ((), LIGHT),
+        *(((name,), HEAVY if name in ("serve", "train") else LIGHT) for name in SUBCOMMANDS),
+    ],
+)
+def test_help_imports_no_heavy_package(args: tuple[str, ...], heavy: tuple[str, ...]) -> None:
     code = (
         "import sys, contextlib; from thetaprime.cli import cli\n"
-        "with contextlib.suppress(SystemExit): cli(['--help'])\n"
-        "heavy = ('grpc', 'numpy', 'onnxruntime', 'pydantic', 'rich', 'thetaprime.client', 'thetaprime.server')\n"
-        "print([name for name in heavy if name in sys.modules])"
+        f"with contextlib.suppress(SystemExit): cli([*{args}, '--help'])\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage:" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -49,7 +67,7 @@ def test_help_imports_no_component() -> None:
         (("inspect", "."), "server"),
         (("demo",), "server,training"),
         (("train",), "training"),
-        (("evaluate",), "training"),
+        (("evaluate", "x"), "training"),
         (("export", ".", "--pretrained=.", "--oracle=.", "--name=a", "--description=b"), "training"),
         (("export", ".", "--profile=epsilon"), "training"),
     ],
@@ -59,21 +77,51 @@ def test_a_missing_extra_is_one_line_that_says_what_mends_it(args: tuple[str, ..
     assert result.returncode == 1
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
-    assert result.stderr.splitlines()[-1:] == result.stderr.splitlines()
     assert result.stderr.strip() == (f"thetaprime {args[0]} needs the {extra} extra: pip install 'thetaprime[{extra}]'")
 
 
 @pytest.mark.parametrize("module", sorted({subcommand.module for subcommand in SUBCOMMANDS.values()}))
-def test_every_subcommand_is_there_and_has_help(module: str, thetaprime: Command) -> None:
+def test_every_subcommand_is_there_and_has_help(module: str, thetaprime: Run) -> None:
     result = thetaprime(module.rpartition(".")[2], "--help")
     assert result.exit_code == 0, result.stderr
     assert "Usage: thetaprime" in result.stdout
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_example_of_the_help_is_a_command_line_that_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))  # files of nobody
+    monkeypatch.setattr(_files.NewFile, "convert", lambda self, value, param, ctx: Path(value))
+    command = cli.get_command(click.Context(cli), name)
+    assert isinstance(command, Command) and command.examples
+    for example in command.examples:
+        words = shlex.split(example.partition(" >> ")[0].replace("\\\n", " "))
+        start = words.index("thetaprime")
+        assert words[start + 1] == name
+        command.make_context(name, words[start + 2 :])
+        assert example.splitlines()[0] in command.get_help(click.Context(command))
+
+
+@pytest.mark.parametrize(("name", "sections"), [("train", train.SECTIONS), ("serve", serve.SECTIONS)])
+def test_every_setting_stands_in_a_section_of_the_help(name: str, sections: Mapping[str, Sequence[str]]) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert isinstance(command, Command)
+    found = command.sections(click.Context(command))
+    assert {each.opts[-1] for each in found.pop("Options")} <= {"--json", "--show-config", "--help"}
+    assert found.keys() >= sections.keys()
+    model = TrainConfig if name == "train" else ServerConfig
+    assert {field for fields in sections.values() for field in fields} == model.model_fields.keys() - {"tasks"}
 
 
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
         (("bogus",), "No such command 'bogus'"),
+        (("adpat", "x"), "No such command 'adpat'; did you mean 'adapt'?"),
+        (("models", "--jsn"), "--json"),
+        (("adapt", "x", "--env", "CartPole-v1", "--output", "/proc/self/p.onnx"), "/proc/self cannot be written"),
+        (("adapt", "x", "--env", "CartPole-v1", "--output", "/proc"), "/proc is a folder; expected a file"),
+        (("demo", "--output", "/proc/self/demo"), "/proc/self cannot be written"),
+        (("train", "point-navigation", "--output", "/dev/null/run"), "/dev/null is not a folder"),
         (("--bogus",), "No such option"),
         (("serve", "--max-sessions", "many"), "'many' is not a valid integer"),
         (("serve", "--max-sessions", "0"), "max_sessions: Input should be greater than 0 (got 0)"),
@@ -90,7 +138,7 @@ def test_every_subcommand_is_there_and_has_help(module: str, thetaprime: Command
         (("demo", "--goal", "0.1"), "requires 2 arguments"),
     ],
 )
-def test_a_mistake_is_one_line_on_stderr(args: tuple[str, ...], problem: str, thetaprime: Command) -> None:
+def test_a_mistake_is_one_line_on_stderr(args: tuple[str, ...], problem: str, thetaprime: Run) -> None:
     result = thetaprime(*args)
     assert result.exit_code != 0
     assert result.stdout == ""
@@ -99,20 +147,58 @@ def test_a_mistake_is_one_line_on_stderr(args: tuple[str, ...], problem: str, th
     assert problem in result.stderr
 
 
-def test_no_traceback_unless_asked_for(tmp_path: Path, thetaprime: Command) -> None:
+def test_a_traceback_is_printed_only_on_request(tmp_path: Path, thetaprime: Run) -> None:
     broken = tmp_path / "policy.onnx"
     broken.write_text("no onnx")
     result = thetaprime("inspect", broken)
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
-    result = thetaprime("--traceback", "inspect", broken)
-    assert type(result.exception).__name__ == "PolicyVerificationError"
+    traced = thetaprime("--traceback", "inspect", broken)
+    assert (traced.exit_code, traced.stdout) == (1, "")
+    assert traced.stderr.startswith("Traceback")
+    assert "PolicyVerificationError" in traced.stderr
+    assert traced.stderr.endswith(result.stderr)
 
 
-def test_no_arguments_is_help(thetaprime: Command) -> None:
+@pytest.mark.parametrize(
+    ("args", "code", "details"),
+    [
+        (("bogus", "--json"), "INVALID_ARGUMENT", {"command": "thetaprime"}),
+        (("models", "--bogus", "--json"), "INVALID_ARGUMENT", {"command": "thetaprime models"}),
+        (("serve", "--json"), "INVALID_ARGUMENT", {"command": "thetaprime serve"}),
+        (("adapt", "x", "--env", "NoSuch-v0", "--json"), "INVALID_ARGUMENT", {"command": "thetaprime adapt"}),
+        (("inspect", "{tmp}", "--json"), "INVALID_ARGUMENT", {}),
+    ],
+)
+def test_with_json_a_failure_is_an_object_on_the_last_line(
+    args: tuple[str, ...], code: str, details: dict[str, str], tmp_path: Path, thetaprime: Run
+) -> None:
+    result = thetaprime(*(each.format(tmp=tmp_path) for each in args))
+    assert result.exit_code != 0
+    (line,) = result.stdout.splitlines()
+    error = json.loads(line)["error"]
+    assert (error["code"], error["details"]) == (code, details)
+    assert result.stderr.strip() == error["message"]
+
+
+def test_with_json_a_setting_that_is_refused_is_named(thetaprime: Run) -> None:
+    result = thetaprime("train", "point-navigation", "--max-kl=-1", "--policy-hidden-sizes=-3", "--json")
+    error = json.loads(result.stdout.splitlines()[-1])["error"]
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert "max_kl: " in error["message"] and "policy.hidden_sizes.0: " in error["message"]
+
+
+def test_with_json_a_missing_extra_says_what_to_install() -> None:
+    result = without_extras("inspect", ".", "--json")
+    error = json.loads(result.stdout.splitlines()[-1])["error"]
+    assert error["code"] == "FAILED_PRECONDITION"
+    assert error["details"] == {"install": "pip install 'thetaprime[server]'"}
+
+
+def test_no_arguments_is_help(thetaprime: Run) -> None:
     result = thetaprime()
     assert result.exit_code == 2
     assert "Commands:" in result.output
 
 
-def test_the_version(thetaprime: Command) -> None:
+def test_the_version(thetaprime: Run) -> None:
     assert thetaprime("--version").stdout.startswith("thetaprime, version ")

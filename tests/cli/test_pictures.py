@@ -115,14 +115,14 @@ def test_a_session_is_drawn_after_the_fact(
             session.run(env, 1, progress=False)
         earlier = session.reports[0].mean_return
     # The rest of it here: of the round before only mean and deviation are known.
-    going_on = ("--resume", session.id, "--rounds", "2", "--plot", tmp_path / "both.png", "--json")
+    going_on = ("--resume", session.id, "--rounds", "2", "--plot", tmp_path / "both.png", "--force", "--json")
     report = last_json(thetaprime(*args, *going_on))
     np.testing.assert_allclose(
         mean_line(figures[0]), [earlier, report["rounds"][1]["mean_return"], report["evaluation"]["mean_return"]]
     )
     assert list(dots(figures[0])) == ["trajectories-1", "trajectories-2"]
     # All of it elsewhere, and the session closed.
-    done = ("--resume", first["session"], "--rounds", "1", "--plot", tmp_path / "done.png", "--json")
+    done = ("--resume", first["session"], "--rounds", "1", "--plot", tmp_path / "done.png", "--force", "--json")
     again = last_json(thetaprime(*args, *done))
     assert again["rounds"] == first["rounds"] and again["policy_id"] == first["policy_id"]
     np.testing.assert_allclose(

@@ -41,7 +41,11 @@ def test_export_takes_a_file_an_artifact_and_a_name(
     assert of_file.exit_code == 0, of_file.stderr
     assert f"wrote other.onnx (point-navigation@1 as {profile}, policy {file.policy_id[:12]})" in of_file.stdout
     assert Path("other.onnx").read_bytes() == file.onnx
-    shipped = last_json(thetaprime("export", "point-navigation", "--profile", profile, *more, "--json"))
+    again = ("export", "point-navigation", "--profile", profile, *more, "--json")
+    refused = thetaprime(*again)
+    assert refused.exit_code == 2 and f"{profile}.onnx exists" in refused.stderr
+    assert Path(f"{profile}.onnx").read_bytes() == file.onnx
+    shipped = last_json(thetaprime(*again, "--force"))
     assert tp.PolicyFile.load(shipped["onnx"]).meta_policy == "point-navigation@1"
     assert shipped["policy_id"] != facts["policy_id"]
 

@@ -1,60 +1,66 @@
-"""How a command reaches a server: the options, and the client that they make."""
+"""The options that say how a command reaches a server, and the client that they make."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from thetaprime.client import DEFAULT_ADDRESS, Client
+from thetaprime.cli._command import option
+
+if TYPE_CHECKING:
+    from thetaprime.client import Client
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+DEFAULT_ADDRESS: Final = "localhost:50051"
+"""`thetaprime.client.DEFAULT_ADDRESS`, without the import."""
+
+_option = functools.partial(option, section="Connection")
 
 
 def connection_options(function: _Function) -> _Function:
-    """Adds what `connect` takes: the address, TLS files, a token's file and a configuration file."""
-    # No values of click's own: what is not given here comes from the environment or the file.
-    for option in reversed((
-        click.option(
-            "--address", help=f"The server's host and port (THETAPRIME_ADDRESS).  [default: {DEFAULT_ADDRESS}]"
-        ),
-        click.option("--tls", is_flag=True, help="Connect by TLS (THETAPRIME_TLS); a file below implies it."),
-        click.option(
+    """Adds the options of `connect`: the address, TLS files, the file of a token, a configuration file."""
+    # No defaults of click's: a value that is not given comes from the environment or from the file.
+    for each in reversed((
+        _option("--address", help=f"Host and port of the server (THETAPRIME_ADDRESS).  [default: {DEFAULT_ADDRESS}]"),
+        _option("--tls", is_flag=True, help="Connect over TLS (THETAPRIME_TLS). A TLS file implies it."),
+        _option(
             "--tls-authority",
             type=_FILE,
-            help="PEM file of those who sign the server's certificate (THETAPRIME_TLS_AUTHORITY).  "
+            help="PEM file of the authorities that sign the server's certificate (THETAPRIME_TLS_AUTHORITY).  "
             "[default: the public ones]",
         ),
-        click.option(
+        _option(
             "--tls-certificate",
             type=_FILE,
-            help="PEM file of your certificate, where the server asks for one (THETAPRIME_TLS_CERTIFICATE).",
+            help="PEM file of your certificate, for a server that asks for one (THETAPRIME_TLS_CERTIFICATE).",
         ),
-        click.option("--tls-key", type=_FILE, help="PEM file of its private key (THETAPRIME_TLS_KEY)."),
-        click.option(
+        _option("--tls-key", type=_FILE, help="PEM file of the certificate's private key (THETAPRIME_TLS_KEY)."),
+        _option(
             "--token-file",
             type=_FILE,
-            # Never an option: what stands on a command line, everybody on the machine can read.
-            help="File with your token in it (THETAPRIME_TOKEN_FILE). The token itself may be in THETAPRIME_TOKEN.",
+            # No option takes the token itself: every user of the machine can read a command line.
+            help="File that holds your token (THETAPRIME_TOKEN_FILE). THETAPRIME_TOKEN may hold the token itself.",
         ),
-        click.option(
-            "--allow-plaintext", is_flag=True, help="Send the token to another machine even without TLS."
-        ),
-        click.option(
+        _option("--allow-plaintext", is_flag=True, help="Send the token to another machine even without TLS."),
+        _option(
             "--config",
             type=_FILE,
-            help="TOML file with such settings (THETAPRIME_CONFIG).  [default: ~/.config/thetaprime/client.toml]",
+            help="TOML file of these settings (THETAPRIME_CONFIG).  [default: ~/.config/thetaprime/client.toml]",
         ),
     )):  # fmt: skip
-        function = option(function)
+        function = each(function)
     return function
 
 
-def connect(*, config: Path | None, tls: bool, allow_plaintext: bool, **settings: Any) -> Client:
-    """The client that the options of `connection_options`, the environment and the configuration file ask for.
+def connect(*, config: Path | None, tls: bool, allow_plaintext: bool, **settings: Any) -> "Client":
+    """Returns the client of the options of `connection_options`, the environment and the configuration file.
 
     Raises:
-        InvalidInputError: the settings do not go together, or a file is not what it should be.
+        InvalidInputError: settings contradict each other, or a file does not hold what it should.
     """
+    from thetaprime.client import Client
+
     return Client.from_environment(config, tls=tls or None, allow_plaintext=allow_plaintext or None, **settings)

@@ -1,4 +1,4 @@
-"""What a policy's environment sends and takes, for people and programs."""
+"""The contract between a policy and its environment, as JSON and as the client's type."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def describe_contract(contract: wire.EnvironmentContract) -> dict[str, Any]:
-    """The contract as a JSON object."""
+    """Returns the contract as a JSON object."""
     facts: dict[str, Any] = {
         "environment_id": contract.environment_id,
         "observation_shape": list(contract.observation_shape),
@@ -24,7 +24,7 @@ def describe_contract(contract: wire.EnvironmentContract) -> dict[str, Any]:
 
 
 def contract_of(environment: "EnvironmentContract") -> wire.EnvironmentContract:
-    """The contract of an artifact, as clients see it."""
+    """Returns the contract of an artifact as the client's type."""
     action = environment.action
     return wire.EnvironmentContract(
         environment_id=environment.environment_id,

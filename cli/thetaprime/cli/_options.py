@@ -1,15 +1,18 @@
-"""Command-line options from a pydantic model, so that a configuration is described once: where it stands."""
+"""Command-line options from the fields of a pydantic model: a setting is described once, in the model."""
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from thetaprime.cli._command import OTHER_OPTIONS, Option
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _CLICK_TYPES: Final[dict[Any, Any]] = {
@@ -21,22 +24,30 @@ _CLICK_TYPES: Final[dict[Any, Any]] = {
 
 
 def options_from(
-    model: type[pydantic.BaseModel], *, exclude: frozenset[str] = frozenset()
+    model: type[pydantic.BaseModel],
+    *,
+    exclude: frozenset[str] = frozenset(),
+    sections: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Callable[[_Function], _Function]:
-    """A decorator that gives a click command one option for each field of a model.
+    """Returns a decorator that gives a click command one option for each field of a model.
 
-    ``max_sessions: int = 10`` with a docstring becomes ``--max-sessions INTEGER``, that text and ``[default: 10]``;
-    a bool becomes ``--x / --no-x``; a tuple may be given several times; a model within the model puts its name
-    in front. Click only reads the values: whether they fit is the model's to say.
+    ``max_sessions: int = 10`` with a docstring becomes ``--max-sessions INTEGER``, the docstring and ``[default: 10]``.
+    A bool becomes ``--x / --no-x``. A tuple may be given several times. The name of a nested model becomes a prefix.
+    Click parses the values; the model validates them.
 
-    The command is called with ``given``: what the user typed, by dotted field name (``adaptation.inner_lr``).
-    Fields that were not typed are not in it, so files and environment variables can come in between.
+    The command is called with ``given``: the values that the user typed, by dotted field name
+    (``adaptation.inner_lr``). Other fields are absent: files and environment variables set them.
 
     Args:
         model: the model, with ``use_attribute_docstrings``.
-        exclude: dotted names of fields to leave out: those that the command takes in another way.
+        exclude: dotted names of the fields that get no option.
+        sections: headings of ``--help``, each with the fields or nested models under it, in order.
     """
     leaves = [(path, field) for path, field in _leaves(model, ()) if ".".join(path) not in exclude]
+    section_of = {name: title for title, names in sections.items() for name in names}
+    order = list(section_of)
+    # Fields without a section come last, in the model's order.
+    leaves.sort(key=lambda leaf: order.index(leaf[0][0]) if leaf[0][0] in section_of else len(order))
     fields = {"__".join(path): (path, field) for path, field in leaves}
 
     def decorate(function: _Function) -> _Function:
@@ -50,10 +61,10 @@ def options_from(
 
         wrapped.__doc__ = inspect.getdoc(function)
         wrapped.__name__ = function.__name__
-        # Options that were declared below this decorator are kept.
+        # Keeps the options that were declared below this decorator.
         declared = list(getattr(function, "__click_params__", []))
         for parameter, (path, field) in reversed(fields.items()):
-            declared.append(_option(parameter, path, field))
+            declared.append(_option(parameter, path, field, section_of.get(path[0], OTHER_OPTIONS)))
         wrapped.__click_params__ = declared  # type: ignore[attr-defined]
         return wrapped  # type: ignore[return-value]
 
@@ -69,7 +80,7 @@ def _leaves(model: type[pydantic.BaseModel], path: tuple[str, ...]) -> Iterator[
             yield (*path, name), field
 
 
-def _option(parameter: str, path: tuple[str, ...], field: FieldInfo) -> click.Option:
+def _option(parameter: str, path: tuple[str, ...], field: FieldInfo, section: str) -> Option:
     annotation, several = _element(field.annotation)
     flag = "-".join(path).replace("_", "-")
     is_bool = annotation is bool
@@ -77,20 +88,21 @@ def _option(parameter: str, path: tuple[str, ...], field: FieldInfo) -> click.Op
     notes = [
         " ".join((field.description or "").split()),
         "May be given several times." if several else "",
-        # In click's own words, for a default that click does not know of.
+        # In click's own format, for a default that the model holds.
         f"[default: {default}]" if default else "",
     ]
-    return click.Option(
+    return Option(
         [parameter, f"--{flag}/--no-{flag}" if is_bool else f"--{flag}"],
         type=None if is_bool else _click_type(annotation),
         multiple=several,
         default=None,
+        section=section,
         help="  ".join(note for note in notes if note),
     )
 
 
 def _element(annotation: Any) -> tuple[Any, bool]:
-    """The type of one value, and whether there may be several."""
+    """Returns the type of one value, and whether the option may be repeated."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _element(arguments[0])

@@ -1,29 +1,35 @@
-"""What commands print: people's text, and one JSON object for programs."""
+"""Text for people, and one JSON object for programs."""
 
 import json
 import math
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from rich.console import Console
 
-_FILE_WIDTH: Final = 160
+from thetaprime.cli._command import option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FILE_WIDTH: Final = 10_000
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def json_option(function: _Function) -> _Function:
     """Adds ``--json``, as the argument ``as_json``."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="End with one JSON object, on the last line of stdout."
+    return option(
+        "--json", "as_json", is_flag=True, help="End with one JSON object on the last line of stdout, errors included."
     )(function)
 
 
-def console_for(as_json: bool) -> Console:
-    """Where to print for people: stdout, or stderr where stdout is a program's."""
+def console_for(as_json: bool) -> "Console":
+    """Returns the console of people: stdout, or stderr where stdout belongs to a program."""
+    from rich.console import Console
+
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
-        console.width = _FILE_WIDTH  # nothing is cut in a file or a pipe
+        console.width = _FILE_WIDTH  # nothing is cut or folded in a file or a pipe
     return console
 
 

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from rich.console import Console
 
-from thetaprime.cli._progress import work_bar
+from thetaprime.cli._progress import work_progress
 from thetaprime.client import Progress, Session, collect
 from thetaprime.training.evaluation.figures.adaptation import Behavior, adaptation_figure
 from thetaprime.training.evaluation.figures.clip import Film, frames_per_second, write_clip
@@ -106,7 +106,7 @@ class Pictures:
 
     def _draw_figure(self, path: Path, session: Session, task: str) -> dict[str, Any]:
         N = session.reports[-1].trajectories
-        with work_bar(self._console, "playing for the figure", 2 * N) as advance:
+        with work_progress(self._console, "playing for the figure", 2 * N) as advance:
             after = self._behavior(session, session.round, N, advance)
             behaviors = []
             if after.deterministic.drawable:
@@ -143,11 +143,11 @@ class Pictures:
             f"θ′, after {session.round} round{'s'[: session.round != 1]}": session.policy,
         }
         horizon = session.policy.contract.horizon
-        with work_bar(self._console, "rendering", 2 * (horizon + 1) if horizon else None) as advance:
+        with work_progress(self._console, "rendering", 2 * (horizon + 1) if horizon else None) as advance:
             films = [
                 Film.shoot(name, each.act, camera, self._seed, horizon, advance) for name, each in policies.items()
             ]
-        with work_bar(self._console, f"writing {path.name}", max(len(film.frames) for film in films)) as advance:
+        with work_progress(self._console, f"writing {path.name}", max(len(film.frames) for film in films)) as advance:
             write_clip(path, films, frames_per_second(camera), advance)
 
 

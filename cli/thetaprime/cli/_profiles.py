@@ -1,26 +1,33 @@
-"""Policies in other engines' forms: the options, the robot's file, and the form made here without a server."""
+"""Policies in the forms of other engines: the options, the robot's file, and a form made without a server."""
 
 import dataclasses
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from thetaprime.client import AdaptedPolicy, PolicyFile, RobotDescription
+from thetaprime.cli._command import option
+from thetaprime.cli._completion import PROFILES, complete_profile, meta_policy_names
+from thetaprime.cli._suggestions import suggesting
+
+if TYPE_CHECKING:
+    from thetaprime.client import PolicyFile, RobotDescription
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_FIELDS: Final = {field.name: field for field in dataclasses.fields(RobotDescription)}
 
 
-class RobotFile(click.ParamType[RobotDescription]):
+class RobotFile(click.ParamType["RobotDescription"]):
     """The path of a TOML file that describes a robot."""
 
     name = "FILE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RobotDescription:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "RobotDescription":
         """Reads the file."""
+        from thetaprime.client import RobotDescription
+
+        known = {field.name: field for field in dataclasses.fields(RobotDescription)}
         if isinstance(value, RobotDescription):
             return value
         try:
@@ -29,9 +36,9 @@ class RobotFile(click.ParamType[RobotDescription]):
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except ValueError as error:
             self.fail(f"{value}: not TOML: {error}", param, ctx)
-        required = {name for name, field in _FIELDS.items() if field.default is dataclasses.MISSING}
-        if unknown := sorted(fields.keys() - _FIELDS.keys()):
-            self.fail(f"{value}: {', '.join(unknown)}; expected no keys but {', '.join(_FIELDS)}", param, ctx)
+        required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
+        if unknown := sorted(fields.keys() - known.keys()):
+            self.fail(f"{value}: {', '.join(unknown)}; expected no keys but {', '.join(known)}", param, ctx)
         if missing := sorted(required - fields.keys()):
             self.fail(f"{value}: lacks {', '.join(missing)}", param, ctx)
         for name, entries in fields.items():
@@ -44,21 +51,24 @@ class RobotFile(click.ParamType[RobotDescription]):
 
 def profile_options(function: _Function) -> _Function:
     """Adds ``--profile`` and ``--robot``."""
-    function = click.option(
+    function = option(
         "--robot",
+        section="Output",
         type=RobotFile(),
         help="For --profile robot: a TOML file with joint_names, joint_stiffness, joint_damping, default_joint_pos, "
         "action_scale, observation_names and, if there are any, command_names.",
     )(function)
-    return click.option(
+    return option(
         "--profile",
+        section="Output",
         metavar="NAME",
-        help="Write the policy in the form that an engine reads: default, epsilon, unity-mlagents, godot-rl or robot.",
+        shell_complete=complete_profile,
+        help=f"Write the policy in the form that an engine reads: {', '.join(PROFILES[:-1])} or {PROFILES[-1]}.",
     )(function)
 
 
-def make_form(source: str, profile: str, robot: RobotDescription | None) -> PolicyFile:
-    """A policy that lies here, in another form.
+def make_form(source: str, profile: str, robot: "RobotDescription | None") -> "PolicyFile":
+    """Returns a policy of this machine in another form.
 
     Args:
         source: an ONNX file in the default form, the folder of an artifact, or a shipped meta-policy by name.
@@ -66,9 +76,10 @@ def make_form(source: str, profile: str, robot: RobotDescription | None) -> Poli
         robot: the robot, for the profile ``robot``.
 
     Raises:
-        ValueError: there is no such policy or profile, or the profile cannot express it.
+        ValueError: the policy or the profile does not exist, or the profile cannot express the policy.
     """
     from thetaprime import models
+    from thetaprime.client import PolicyFile
 
     described = None if robot is None else models.RobotDescription.model_validate(dataclasses.asdict(robot))
     models.check_profile(profile, described)
@@ -76,9 +87,11 @@ def make_form(source: str, profile: str, robot: RobotDescription | None) -> Poli
 
 
 def _default_form(source: str) -> bytes:
+    from thetaprime.client import AdaptedPolicy
     from thetaprime.models import load_meta_policy, resolve_meta_policy
 
     if Path(source).is_file():
         return AdaptedPolicy.load(source).onnx
-    meta_policy = load_meta_policy(resolve_meta_policy(source))
+    with suggesting(source, meta_policy_names):
+        meta_policy = load_meta_policy(resolve_meta_policy(source))
     return meta_policy.export(meta_policy.parameters).onnx

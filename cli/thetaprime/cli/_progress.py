@@ -1,16 +1,36 @@
-"""A bar for long work."""
+"""Progress of long work: a bar in a terminal, lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextmanager
-def work_bar(console: Console, description: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Shows a bar while the body runs; what it yields moves the bar on by one. None is a length that is not known."""
-    # In a file or a pipe a bar that goes away would leave an empty line.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task(description, total=total)
-        yield lambda: bar.advance(row)
+def work_progress(console: "Console", description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Shows progress while the body runs, and yields the function that counts one piece of work.
+
+    Args:
+        console: a terminal gets a bar, a file or a pipe a line every 10 seconds.
+        description: the work, in a few words.
+        total: pieces of work; None where the number is unknown.
+    """
+    if console.is_terminal:
+        from rich.progress import Progress
+
+        with Progress(console=console, transient=True) as bar:
+            row = bar.add_task(description, total=total)
+            yield lambda: bar.advance(row)
+        return
+    from thetaprime.client._progress import ProgressLines
+
+    lines, done = ProgressLines(console.print), 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        lines.show(f"{description}: {done}" + (f" of {total}" if total is not None else ""), always=done == total)
+
+    yield advance

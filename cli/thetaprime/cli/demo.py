@@ -1,70 +1,81 @@
 """``thetaprime demo``."""
 
 import dataclasses
+import functools
 import importlib.util
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import numpy as np
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
 
+from thetaprime.cli._command import Command, option
+from thetaprime.cli._files import NewFolder
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.cli._rollouts import Rollouts, roll_out
 from thetaprime.cli._server_process import server_process
-from thetaprime.client import AdaptedPolicy, Client, collect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from thetaprime.cli._rollouts import Rollouts
+    from thetaprime.client import AdaptedPolicy, Client
 
 _META_POLICY: Final = "point-navigation"
-_ENVIRONMENT: Final = "thetaprime.training.tasks.environments:thetaprime/PointNavigation-v0"
+_ENVIRONMENT: Final = "thetaprime.training:thetaprime/PointNavigation-v0"
 _GOAL_RANGE: Final = 0.5  # meta-training drew its goals from this square
-_NEEDED: Final = ("gymnasium", "matplotlib", "sqlalchemy", "torch")  # one or more of each extra
+_NEEDED: Final = ("gymnasium", "matplotlib", "sqlalchemy", "torch")  # packages of each extra
 _NEEDED_BY_SERVER: Final = ("sqlalchemy", "torch")
 _NOT_WITH_WEB: Final = ("goal", "seed", "rounds", "trajectories", "episodes", "output", "as_json")
-_EVALUATION_SEED: Final = 20_000  # apart from the seeds that adaptation uses
+_EVALUATION_SEED: Final = 20_000  # adaptation uses seeds far below
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """θ_k and how it does.
+    """θ_k and its measurement.
 
     Attributes:
         policy: θ_k.
-        rollouts: fresh episodes with it, by onnxruntime alone.
-        adapt_ms: milliseconds from the trajectories to the loaded θ_k; None for θ, which needs none.
+        rollouts: fresh episodes with θ_k, by onnxruntime alone.
+        adapt_ms: milliseconds from the trajectories to the loaded θ_k; None for θ_0.
     """
 
-    policy: AdaptedPolicy
-    rollouts: Rollouts
+    policy: "AdaptedPolicy"
+    rollouts: "Rollouts"
     adapt_ms: float | None
 
 
-@click.command()
-@click.option("--goal", type=(float, float), metavar="X Y", help="Where to go.  [default: drawn with the seed]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything that is drawn.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Adaptation steps to take.")
-@click.option("--trajectories", type=click.IntRange(1), default=20, show_default=True, help="Episodes for each step.")
-@click.option("--episodes", type=click.IntRange(2), default=20, show_default=True, help="Episodes to evaluate with.")
-@click.option(
+_web_option = functools.partial(option, section="Web page")
+
+
+@click.command(
+    cls=Command,
+    examples=("thetaprime demo", "thetaprime demo --goal 0.4 -0.3 --rounds 1", "thetaprime demo --web"),
+)
+@option("--goal", type=(float, float), metavar="X Y", help="The goal.  [default: drawn with the seed]")
+@option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random draw.")
+@option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Adaptation steps to take.")
+@option("--trajectories", type=click.IntRange(1), default=20, show_default=True, help="Episodes for each step.")
+@option("--episodes", type=click.IntRange(2), default=20, show_default=True, help="Episodes to evaluate with.")
+@option(
     "--zoo",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help=f"Folder with a {_META_POLICY} of your own.  [default: the shipped meta-policies]",
+    help=f"Folder with your own {_META_POLICY}.  [default: the shipped meta-policies]",
 )
-@click.option(
+@option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("demo-output"),
+    type=NewFolder(),
+    default="demo-output",
     show_default=True,
-    help="Folder for the adapted policy and the picture.",
+    help="Folder for the adapted policy and the picture. The demo overwrites its own files.",
 )
-@click.option("--web", is_flag=True, help="A page in your browser instead, in which you choose goals.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="With --web: the page's port.  [default: a free one]"
+@_web_option("--web", is_flag=True, help="Open a page in your browser, in which you choose goals.")
+@_web_option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="With --web: port of the page.  [default: a free one]"
 )
-@click.option("--no-browser", is_flag=True, help="With --web: print where the page is, and open nothing.")
+@_web_option("--no-browser", is_flag=True, help="With --web: print the address of the page without opening it.")
 @json_option
 @click.pass_context
 def command(
@@ -83,11 +94,11 @@ def command(
 ) -> None:
     """Adapt a policy to a goal it has never seen, end to end.
 
-    Starts a real server with the shipped meta-policies, collects with θ on a task that meta-training did not see, has
-    the server take a few REINFORCE steps, and evaluates every policy on the way with onnxruntime alone.
+    Starts a real server with the shipped meta-policies, collects with θ on a task outside meta-training, takes a few
+    REINFORCE steps on the server, and evaluates every policy on the way with onnxruntime alone.
 
-    With --web the robot walks in a page of your browser, served by this machine to this machine, and every goal that
-    you click is adapted to while you watch.
+    With --web, the robot walks in a page of your browser and adapts to every goal that you click. The page is served
+    on this machine only.
     """
     console = console_for(as_json)
     if web:
@@ -104,18 +115,17 @@ def command(
     _check_extras(_NEEDED)
     goal = goal or _draw_goal(seed)
     output.mkdir(parents=True, exist_ok=True)
-    console.print(f"goal ({goal[0]:.3f}, {goal[1]:.3f}): the policy sees where it is, never the goal")
+    console.print(f"goal ({goal[0]:.3f}, {goal[1]:.3f}): the policy observes its position, never the goal")
     with server_process(*([] if zoo is None else ["--zoo", str(zoo)])) as server:
-        # While the server starts: these take a second or two.
+        # Imported while the server starts: the imports take a second or two.
         import gymnasium
 
-        import thetaprime.training.tasks.environments
+        from thetaprime.client import Client
         from thetaprime.models import load_meta_policy, resolve_meta_policy
         from thetaprime.training.evaluation.evaluation import oracle_return
         from thetaprime.training.evaluation.figures.paths import paths_figure
         from thetaprime.training.evaluation.figures.style import number, save
 
-        gymnasium.register_envs(thetaprime.training.tasks.environments)
         env = gymnasium.make(_ENVIRONMENT, disable_env_checker=True, goal=goal)
         meta_policy = load_meta_policy(resolve_meta_policy(_META_POLICY, zoo))
         oracle = oracle_return(meta_policy, {"goal": list(goal)}, episodes, _EVALUATION_SEED)
@@ -148,7 +158,7 @@ def command(
 
 
 def _refuse_beside(context: click.Context, *, web: bool) -> None:
-    """Refuses options that would not do anything."""
+    """Refuses options that would have no effect."""
     idle = _NOT_WITH_WEB if web else ("port", "no_browser")
     for parameter in context.command.params:
         if parameter.name in idle and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
@@ -156,21 +166,25 @@ def _refuse_beside(context: click.Context, *, web: bool) -> None:
 
 
 def _check_extras(needed: Sequence[str]) -> None:
-    """Fails before anything is started or written, importing nothing yet."""
+    """Raises an error for a missing extra before anything is started or written; imports nothing."""
     for package in needed:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 def _draw_goal(seed: int) -> tuple[float, float]:
+    import numpy as np
+
     x, y = np.random.default_rng(seed).uniform(-_GOAL_RANGE, _GOAL_RANGE, 2)
     return float(x), float(y)
 
 
 def _adapt(
-    client: Client, env: Any, rounds: int, trajectories: int, episodes: int, seed: int, console: Console
+    client: "Client", env: Any, rounds: int, trajectories: int, episodes: int, seed: int, console: "Console"
 ) -> list[Stage]:
-    """θ_0 to θ_rounds, each evaluated on fresh episodes."""
+    """Adapts, and evaluates θ_0 to θ_rounds on fresh episodes."""
+    from thetaprime.client import collect
+
     session = client.create_session(_META_POLICY)
     stages = [_stage(session.policy, env, episodes, None)]
     for round_index in range(rounds):
@@ -185,11 +199,15 @@ def _adapt(
     return stages
 
 
-def _stage(policy: AdaptedPolicy, env: Any, episodes: int, adapt_ms: float | None) -> Stage:
+def _stage(policy: "AdaptedPolicy", env: Any, episodes: int, adapt_ms: float | None) -> Stage:
+    from thetaprime.cli._rollouts import roll_out
+
     return Stage(policy, roll_out(policy.onnx, env, episodes, _EVALUATION_SEED), adapt_ms)
 
 
-def _table(stages: list[Stage], oracle: float) -> Table:
+def _table(stages: list[Stage], oracle: float) -> "Table":
+    from rich.table import Table
+
     table = Table("round", "mean return ± sd", "oracle", "ms for the round", title="evaluated on fresh episodes")
     for index, stage in enumerate(stages):
         milliseconds = "" if stage.adapt_ms is None else f"{stage.adapt_ms:.0f}"

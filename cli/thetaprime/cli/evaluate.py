@@ -2,56 +2,75 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
-from rich.table import Table
 
-from thetaprime.cli._files import FIGURE_FORMATS, NewFile
+from thetaprime.cli._command import Command, option
+from thetaprime.cli._completion import complete_meta_policy, meta_policy_names
+from thetaprime.cli._files import FIGURE_FORMATS, NewFile, NewFolder, force_option, require_new_file
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.cli._progress import work_bar
-from thetaprime.models import hold_freed_memory, load_meta_policy, resolve_meta_policy
-from thetaprime.training.evaluation.evaluation import GRADIENT_STEPS, evaluate, evaluation_steps
-from thetaprime.training.evaluation.figures.evaluation import curves_figure
-from thetaprime.training.evaluation.figures.style import save
-from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.cli._progress import work_progress
+from thetaprime.cli._suggestions import suggesting
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from thetaprime.training.evaluation.scores import Evaluation
+
+GRADIENT_STEPS: Final = 4
+"""`thetaprime.training.evaluation.evaluation.GRADIENT_STEPS`, without the import."""
 
 
-@click.command()
-@click.argument("meta_policy")
-@click.option("--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks.")
-@click.option(
+@click.command(
+    cls=Command,
+    examples=(
+        "thetaprime evaluate point-navigation --tasks 40 --seed 7",
+        "thetaprime evaluate my-robot --zoo zoo --seed 1 --seed 2 --seed 3 --plot curves.pdf",
+    ),
+)
+@click.argument("meta_policy", shell_complete=complete_meta_policy)
+@option("--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks.")
+@option(
     "--seed",
     "seeds",
     type=click.IntRange(min=0),
     default=[0],
     show_default=True,
     multiple=True,
-    help="Of the tasks and episodes; give it again for more seeds, each with so many tasks of its own.",
+    help="Seed of the tasks and episodes. Repeat it for more seeds; each draws its own --tasks tasks.",
 )
-@click.option(
-    "--gradient-steps", type=click.IntRange(min=1), default=GRADIENT_STEPS, show_default=True, help="Rounds to take."
+@option(
+    "--gradient-steps",
+    type=click.IntRange(min=1),
+    default=GRADIENT_STEPS,
+    show_default=True,
+    help="Gradient steps to take.",
 )
-@click.option(
+@option(
     "--trajectories",
     type=click.IntRange(min=1),
-    help="For each gradient step and each return.  [default: the meta-policy's own number]",
+    help="Trajectories for each gradient step and for each return.  [default: as in meta-training]",
 )
-@click.option(
+@option(
     "--zoo",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of artifacts to find META_POLICY in.  [default: the shipped zoo]",
+    help="Folder of artifacts that holds META_POLICY.  [default: the shipped zoo]",
 )
-@click.option(
+@option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    section="Output",
+    type=NewFolder(),
     help="Folder for evaluation.json and curves.png.  [default: runs/evaluation/<meta-policy>]",
 )
-@click.option(
+@option(
     "--plot",
+    section="Output",
     type=NewFile(FIGURE_FORMATS),
-    help="Where to draw the four-way curve, with 95 % intervals and each task's points: PNG, PDF or SVG.  "
+    help="File of the four-way curve, with 95 % intervals and each task's points: PNG, PDF or SVG.  "
     "[default: curves.png in the folder of --output]",
 )
+@force_option
 @json_option
 def command(
     meta_policy: str,
@@ -62,18 +81,29 @@ def command(
     zoo: Path | None,
     output: Path | None,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Measure how well META_POLICY adapts to tasks it has not seen.
+    """Measure how well META_POLICY adapts to held-out tasks.
 
-    META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with
-    a pretrained policy that is fine-tuned, a random initialization, and an oracle that is told the task.
+    META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with a
+    pretrained policy that is fine-tuned, a random initialization, and an oracle that observes the task.
     """
+    from thetaprime.models import hold_freed_memory, load_meta_policy, resolve_meta_policy
+    from thetaprime.training.evaluation.evaluation import evaluate, evaluation_steps
+    from thetaprime.training.evaluation.figures.evaluation import curves_figure
+    from thetaprime.training.evaluation.figures.style import save
+
     hold_freed_memory()
-    artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
+    with suggesting(meta_policy, lambda: meta_policy_names(zoo)):
+        artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
+    folder = output or Path("runs") / "evaluation" / artifact.manifest.name
+    numbers, figure = folder / "evaluation.json", plot or folder / "curves.png"
+    for file in (numbers, figure):
+        require_new_file(file, "--output", force=force)
     console = console_for(as_json)
     steps = evaluation_steps(artifact.manifest.adaptation, gradient_steps, len(seeds))
-    with work_bar(console, f"evaluating {artifact.label}", steps) as advance:
+    with work_progress(console, f"evaluating {artifact.label}", steps) as advance:
         evaluation = evaluate(
             artifact,
             tasks=tasks,
@@ -82,21 +112,21 @@ def command(
             trajectories=trajectories,
             on_step=advance,
         )
-    folder = output or Path("runs") / "evaluation" / artifact.manifest.name
     folder.mkdir(parents=True, exist_ok=True)
     result = evaluation.to_json()
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    figure = plot or folder / "curves.png"
+    numbers.write_text(json.dumps(result, indent=2) + "\n")
     save(curves_figure(evaluation), figure)
     console.print(evaluation_table(evaluation))
     console.print(budgets_table(evaluation))
-    console.print(f"wrote {folder / 'evaluation.json'} and {figure}")
+    console.print(f"wrote {numbers} and {figure}", soft_wrap=True)
     if as_json:
         print_json({**result, "figure": str(figure)})
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """Returns, scores and negative adaptation by gradient step."""
+def evaluation_table(evaluation: "Evaluation") -> "Table":
+    """Tabulates returns, scores and negative adaptation by gradient step."""
+    from rich.table import Table
+
     steps = range(len(evaluation.returns["maml"]))
     title = f"{evaluation.meta_policy}: {len(evaluation.tasks)} held-out tasks, {evaluation.trajectories} trajectories"
     table = Table(
@@ -117,8 +147,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def budgets_table(evaluation: Evaluation) -> Table:
-    """S_1 by the number of trajectories that the one gradient step was taken on."""
+def budgets_table(evaluation: "Evaluation") -> "Table":
+    """Tabulates S_1, the score after one gradient step, by the number of trajectories of that step."""
+    from rich.table import Table
+
     table = Table(
         "trajectories", *map(str, evaluation.budgets), title="one gradient step on fewer or more trajectories"
     )

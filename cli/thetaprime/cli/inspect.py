@@ -1,45 +1,48 @@
 """``thetaprime inspect``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from thetaprime.cli._describe import describe_contract
+from thetaprime.cli._command import Command
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import AdaptedPolicy, PolicyFile
 
-# Hundreds of numbers, or shown already.
+# Hundreds of numbers, or shown in another row.
 _NOT_SHOWN: Final = ("thetaprime.golden", "thetaprime.environment", "thetaprime.tensors")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("thetaprime inspect policy.onnx", "thetaprime inspect zoo/point-navigation/1 --json"),
+)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
     """Verify and describe PATH: a policy (an .onnx file, in any form), or the folder of an artifact.
 
-    Every digest is computed again, and the golden vectors are run through onnxruntime. Ends with a status other than
-    0 where something does not fit.
+    Computes every digest again, and runs the golden vectors through onnxruntime. The exit status is 0 only if every
+    check passes.
     """
     facts = _artifact(path) if path.is_dir() else _policy(path)
-    table = Table(title=str(path), show_header=False, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    _add_rows(table, "", facts)
     console = console_for(as_json)
-    console.print(table)
-    console.print("verified")
+    rows = dict(_rows("", facts))
+    width = min(32, max(map(len, rows)))
+    for name, value in rows.items():  # unfolded: names and digests are copied
+        console.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
+    console.print(f"{path}: verified", markup=False, soft_wrap=True)
     if as_json:
         print_json({"path": str(path), "verified": True, **facts})
 
 
 def _policy(path: Path) -> dict[str, Any]:
+    from thetaprime.cli._describe import describe_contract
+    from thetaprime.client import AdaptedPolicy, PolicyFile
+
     file = PolicyFile.load(path)
     if file.profile == "default":
-        AdaptedPolicy.load(path)  # which acts on it, and checks more
+        AdaptedPolicy.load(path)  # checks the golden vectors too
     return {
         "kind": "policy",
         "profile": file.profile,
@@ -54,6 +57,8 @@ def _policy(path: Path) -> dict[str, Any]:
 
 
 def _artifact(directory: Path) -> dict[str, Any]:
+    from thetaprime.cli._describe import describe_contract
+    from thetaprime.client import AdaptedPolicy
     from thetaprime.models import load_meta_policy
 
     meta_policy = load_meta_policy(directory)
@@ -77,9 +82,10 @@ def _artifact(directory: Path) -> dict[str, Any]:
     }
 
 
-def _add_rows(table: Table, prefix: str, facts: dict[str, Any]) -> None:
+def _rows(prefix: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Flattens nested facts into rows of a dotted name and a value."""
     for name, value in facts.items():
         if isinstance(value, dict):
-            _add_rows(table, f"{prefix}{name}.", value)
+            yield from _rows(f"{prefix}{name}.", value)
         elif name not in _NOT_SHOWN:
-            table.add_row(f"{prefix}{name}", escape(str(value)))
+            yield f"{prefix}{name}", str(value)

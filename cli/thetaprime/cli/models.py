@@ -2,25 +2,33 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.table import Table
 
+from thetaprime.cli._command import Command, option
 from thetaprime.cli._connection import connect, connection_options
-from thetaprime.cli._describe import describe_contract
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.client import MetaPolicyInfo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thetaprime.client import MetaPolicyInfo
+
+_INDENT: Final = 4
 
 
-@click.command()
-@connection_options
-@click.option("--local", is_flag=True, help="List the meta-policies that ship with this installation; no server.")
-@click.option(
+@click.command(
+    cls=Command,
+    examples=("thetaprime models --local", "thetaprime models --address robots.example:50051 --tls --json"),
+)
+@option("--local", is_flag=True, help="List the meta-policies that ship with this installation, without a server.")
+@option(
     "--zoo",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="List the meta-policies of a folder; no server.",
+    help="List the meta-policies of a folder, without a server.",
 )
+@connection_options
 @json_option
 def command(local: bool, zoo: Path | None, as_json: bool, **connection: Any) -> None:
     """List the meta-policies of a server, of this installation, or of a folder."""
@@ -29,33 +37,43 @@ def command(local: bool, zoo: Path | None, as_json: bool, **connection: Any) -> 
     else:
         with connect(**connection) as client:
             source, found = client.address, client.meta_policies()
-    table = Table()
-    table.add_column("meta-policy", no_wrap=True)
-    for name in ("environment", "observation", "actions", "horizon", "episodes", "description"):
-        table.add_column(name, overflow="fold")
-    for each in found:
-        contract = each.environment
-        table.add_row(
-            each.label,
-            contract.environment_id,
-            str(list(contract.observation_shape)),
-            f"{contract.action_kind.value} {contract.action_size}",
-            str(contract.horizon),
-            f"{each.trajectories_per_round} a round",
-            each.description,
-        )
     console = console_for(as_json)
-    console.print(table if found else f"no meta-policies in {source}")
+    if not found:
+        console.print(f"no meta-policies in {source}", markup=False, soft_wrap=True)
+    for index, each in enumerate(found):
+        _print(console, each, first=index == 0)
     if as_json:
         print_json({"source": source, "meta_policies": [_as_json(each) for each in found]})
 
 
-def _as_json(info: MetaPolicyInfo) -> dict[str, Any]:
+def _print(console: "Console", info: "MetaPolicyInfo", *, first: bool) -> None:
+    """Prints a meta-policy. Names and ids stand on lines of their own and are never folded: they are copied."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    contract = info.environment
+    shape = "×".join(map(str, contract.observation_shape))
+    facts = (
+        f"observation {shape}, {contract.action_kind.value} action {contract.action_size}, "
+        f"horizon {contract.horizon}, {info.trajectories_per_round} episodes a round"
+    )
+    if not first:
+        console.print()
+    console.print(Text(info.label, "bold"), soft_wrap=True)
+    console.print(Text(f"{'':{_INDENT}}{contract.environment_id}"), soft_wrap=True)
+    for line in (facts, info.description):
+        console.print(Padding(Text(line), (0, 0, 0, _INDENT), expand=False))
+
+
+def _as_json(info: "MetaPolicyInfo") -> dict[str, Any]:
+    from thetaprime.cli._describe import describe_contract
+
     return {**dataclasses.asdict(info), "environment": describe_contract(info.environment)}
 
 
-def _of_folder(zoo: Path | None) -> tuple[str, list[MetaPolicyInfo]]:
+def _of_folder(zoo: Path | None) -> tuple[str, "list[MetaPolicyInfo]"]:
     from thetaprime.cli._describe import contract_of
+    from thetaprime.client import MetaPolicyInfo
     from thetaprime.models import find_meta_policies, load_meta_policy, zoo_directory
 
     folder = zoo_directory() if zoo is None else zoo

@@ -3,22 +3,28 @@
 import datetime
 
 import click
-import pydantic
 
+from thetaprime.cli._command import Command, option
 from thetaprime.cli._output import json_option, print_json
-from thetaprime.server.auth import new_token
-from thetaprime.server.auth.tokens import TokenEntry, token_digest
 
 
-@click.command()
-@click.option("--tenant", required=True, metavar="NAME", help="Whom the token is to stand for.")
-@click.option("--days", type=click.IntRange(1), help="Days until it expires.  [default: it does not]")
+@click.command(
+    cls=Command,
+    examples=("thetaprime token --tenant alice >> alice.txt", "thetaprime token --tenant robots --days 90 --json"),
+)
+@option("--tenant", required=True, metavar="NAME", help="Tenant that the token authenticates.")
+@option("--days", type=click.IntRange(1), help="Days until the token expires.  [default: never]")
 @json_option
 def command(tenant: str, days: int | None, as_json: bool) -> None:
-    """Make a token, and the lines by which a server knows it.
+    """Create a token, and the lines that add it to a server's tokens file.
 
-    The token is shown this once: the lines for the tokens file, and the server, have only its digest.
+    The token is shown only once: the tokens file, and so the server, holds only its digest.
     """
+    import pydantic
+
+    from thetaprime.server.auth import new_token
+    from thetaprime.server.auth.tokens import TokenEntry, token_digest
+
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     expires = None if days is None else now + datetime.timedelta(days=days)
     token = new_token()
@@ -33,5 +39,5 @@ def command(tenant: str, days: int | None, as_json: bool) -> None:
     if as_json:
         print_json({"tenant": tenant, "token": token, "lines": "\n".join(lines)})
     else:
-        click.echo(f"for {tenant}, shown this once:\n\n{token}\n\nfor the tokens file:\n")
+        click.echo(f"for {tenant}, shown only once:\n\n{token}\n\nfor the tokens file:\n")
         click.echo("\n".join(lines))

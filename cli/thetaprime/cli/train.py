@@ -1,51 +1,81 @@
 """``thetaprime train``."""
 
 import contextlib
+import functools
 import os
+import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from thetaprime.cli._errors import INTERRUPTED
+from thetaprime.cli._command import Command, option
+from thetaprime.cli._completion import TASKS, complete_tasks
+from thetaprime.cli._errors import INTERRUPTED, CommandError
+from thetaprime.cli._files import NewFolder
 from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.models import hold_freed_memory
+from thetaprime.cli._suggestions import suggesting
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.run import Progress as Iteration
-from thetaprime.training.run import train
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thetaprime.training.run import Progress as Iteration
+
+SECTIONS: Final = {
+    "Experiment": ("method", "seed", "iterations"),
+    "Outer loop": (
+        *("outer_loop", "meta_batch_size", "support_trajectories", "max_kl", "fisher_fraction", "outer_lr"),
+        *("outer_epochs", "clip_range", "inner_kl_penalty", "exploration_credit", "outer_discount", "outer_gae_lambda"),
+        *("multi_step_loss", "learn_step_sizes", "step_size_lr"),
+    ),
+    "Inner loop": ("adaptation",),
+    "Network": ("policy",),
+    "Machine": ("checkpoint_every", "threads"),
+}
+"""The fields of `TrainConfig`, by section of ``--help``."""
+
+_run_option = functools.partial(option, section="Run folder")
 
 
-@click.command()
-@click.argument("tasks", required=False)
-@click.option(
+@click.command(
+    cls=Command,
+    examples=(
+        "thetaprime train point-navigation --seed 1 --output runs/maml",
+        "thetaprime train point-navigation --seed 1 --output runs/maml --resume --iterations 800",
+        "thetaprime train point-navigation --method oracle --output runs/oracle",
+        "thetaprime train my_package.my_tasks:MyTasks --outer-loop promp --max-kl 0.02",
+    ),
+)
+@click.argument("tasks", required=False, shell_complete=complete_tasks)
+@_run_option(
     "--config",
     "config_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML file with any of the fields below; flags win over it.",
+    help="TOML file with any of the settings below; options override it.",
 )
-@click.option(
+@_run_option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NewFolder(),
     help="Folder of the run: checkpoint and TensorBoard logs.  [default: runs/<tasks>-<method>-<seed>]",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
-@click.option(
+@_run_option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
+@_run_option(
     "--amend",
     is_flag=True,
-    help="Go on from the checkpoint with other settings than the run began with; it keeps a record of both.",
+    help="Go on from the checkpoint with other settings than the run began with. The run records both.",
 )
-@click.option(
+@_run_option(
     "--warm-start",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of an oracle's run on the same tasks to begin from: what it was told becomes the context.",
+    help="Folder of an oracle's run on the same tasks to begin from: the oracle's input becomes the context.",
 )
-@options_from(TrainConfig, exclude=frozenset({"tasks"}))
+@options_from(TrainConfig, exclude=frozenset({"tasks"}), sections=SECTIONS)
 @json_option
 def command(
     tasks: str | None,
@@ -59,16 +89,72 @@ def command(
 ) -> None:
     """Meta-train a policy over a distribution of TASKS.
 
-    TASKS is a name of ours (point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity,
-    ant-direction), or package.module:Class for your own task distribution. REINFORCE inside; outside TRPO, or what
-    --outer-loop says. --method pretrained and --method oracle train the comparisons.
+    TASKS is point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity, ant-direction, or
+    package.module:Class for your own task distribution. The inner loop is REINFORCE; --outer-loop chooses the outer
+    loop, TRPO by default. --method pretrained and --method oracle train the comparisons.
+
+    Ctrl-C finishes the iteration and saves the run, which --resume continues.
     """
-    hold_freed_memory()
-    overrides = given if tasks is None else {**given, "tasks": tasks}
-    config = load_config(config_file, overrides)
+    config = load_config(config_file, given if tasks is None else {**given, "tasks": tasks})
     directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"
     console = console_for(as_json)
-    console.print(f"run folder {directory}; watch it with: tensorboard --logdir {directory}")
+    console.print(f"run folder {directory}; watch it with: tensorboard --logdir {directory}", soft_wrap=True)
+    from thetaprime.models import hold_freed_memory
+    from thetaprime.training.run import train
+
+    hold_freed_memory()
+    with (
+        suggesting(config.tasks, lambda: TASKS),
+        _iterations_shown(console, config.iterations) as show,
+        _interruptible() as interrupted,
+    ):
+        state = train(
+            config,
+            directory,
+            resume=resume or amend,
+            amend=amend,
+            warm_start=warm_start,
+            on_iteration=show,
+            stop=interrupted.is_set,
+        )
+    facts = {
+        "run": str(directory),
+        "tasks": config.tasks,
+        "method": config.method,
+        "seed": config.seed,
+        "iterations": state.iteration,
+        "environment_steps": state.environment_steps,
+        "wall_seconds": state.wall_seconds,
+    }
+    if state.iteration < config.iterations:
+        again = f"go on with the same command and --resume (--output {shlex.quote(str(directory))})"
+        message = f"thetaprime train: stopped and saved after iteration {state.iteration}: {again}"
+        raise CommandError(message, "CANCELLED", facts, INTERRUPTED)
+    console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
+    if as_json:
+        print_json(facts)
+
+
+@contextlib.contextmanager
+def _iterations_shown(console: "Console", iterations: int) -> Iterator[Callable[["Iteration"], None]]:
+    """Yields the function that shows an iteration: in a bar, or in a file as lines."""
+    if not console.is_terminal:
+        from thetaprime.client._progress import ProgressLines
+
+        lines = ProgressLines(console.print)
+        yield lambda each: lines.show(
+            f"iteration {each.iteration} of {iterations}: {_returns(each)}", always=each.iteration == iterations
+        )
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -77,46 +163,17 @@ def command(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        row = bar.add_task("starting", total=config.iterations)
+        row = bar.add_task("starting", total=iterations)
+        yield lambda each: bar.update(row, completed=each.iteration, description=_returns(each))
 
-        def show(iteration: Iteration) -> None:
-            text = f"return {iteration.pre_return:.2f} -> {iteration.post_return:.2f}"
-            bar.update(row, completed=iteration.iteration, description=text)
-            # A bar says nothing in a file: there, a line now and then.
-            if not console.is_terminal and iteration.iteration % config.checkpoint_every == 0:
-                console.print(f"iteration {iteration.iteration} of {config.iterations}: {text}")
 
-        with _interruptible() as interrupted:
-            state = train(
-                config,
-                directory,
-                resume=resume or amend,
-                amend=amend,
-                warm_start=warm_start,
-                on_iteration=show,
-                stop=interrupted.is_set,
-            )
-    if state.iteration < config.iterations:
-        console.print(f"stopped and saved after iteration {state.iteration}: go on with the same command and --resume")
-        click.get_current_context().exit(INTERRUPTED)
-    console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
-    if as_json:
-        print_json(
-            {
-                "run": str(directory),
-                "tasks": config.tasks,
-                "method": config.method,
-                "seed": config.seed,
-                "iterations": state.iteration,
-                "environment_steps": state.environment_steps,
-                "wall_seconds": state.wall_seconds,
-            }
-        )
+def _returns(iteration: "Iteration") -> str:
+    return f"return {iteration.pre_return:.2f} -> {iteration.post_return:.2f}"
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C, or being told to end, sets the event, so that the iteration can end and be saved."""
+    """Yields an event that Ctrl-C or SIGTERM sets, so that the iteration ends and is saved."""
     interrupted = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -125,7 +182,7 @@ def _interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        # Past the console and its locks, which the signal may have come in the middle of.
+        # Not through the console: the signal may arrive while the console holds its lock.
         os.write(2, b"stopping after this iteration; again to stop at once, back to the last checkpoint\n")
         interrupted.set()
         restore()
