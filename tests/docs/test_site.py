@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -172,16 +173,25 @@ def test_it_can_be_searched(site: Path) -> None:
     assert (site / "search" / "search_index.js").is_file()  # search without a server
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_a_browser_shows_it(scheme: str, width: int, site: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Starts headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_browser_shows_it(scheme: str, width: int, browser: Any, site: Path) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+        tab = context.new_page()
         tab.goto((site / "index.html").as_uri())
-        # Links in prose are told from text by more than their color.
+        # Links in prose differ from text by more than their color.
         link = tab.locator(".md-content p a:not(.headerlink)").first
         assert link.evaluate("each => getComputedStyle(each).textDecorationLine") == "underline"
         # Nothing is wider than the screen.
@@ -197,4 +207,3 @@ def test_a_browser_shows_it(scheme: str, width: int, site: Path) -> None:
         block.locator("button[data-clipboard-target], .md-code__button").first.click()
         tab.wait_for_function("copied.length > 0")
         assert tab.evaluate("copied") == ["thetaprime serve --store ./state"]
-        browser.close()
