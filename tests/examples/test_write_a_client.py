@@ -11,7 +11,7 @@ from thetaprime.server import ServerConfig
 from thetaprime.server.runtime.lifecycle import _MESSAGE_BYTES
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
-from thetaprime.wire.arrays import _MAX_AXES
+from thetaprime.wire.payload import _MAX_AXES
 
 from .vectors import PAGE, example, worked_example, written
 

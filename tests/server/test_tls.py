@@ -123,7 +123,7 @@ BAD_FILES: dict[str, tuple[Damage, str]] = {
         "authority .*cannot be read",
     ),
     "the key for the certificate": (lambda c, t: files(c, tls_certificate=c.server.key), "certificate .*is not PEM"),
-    "another's key": (lambda c, t: files(c, tls_key=c.client.key), "does not go with certificate"),
+    "another's key": (lambda c, t: files(c, tls_key=c.client.key), "does not belong to certificate"),
     "an encrypted key": (lambda c, t: files(c, tls_key=written(t / "x", ENCRYPTED)), "is encrypted; expected"),
     "certificate alone": (lambda c, t: files(c, tls_key=None), "tls-certificate .*needs tls-key as well"),
     "key alone": (lambda c, t: files(c, tls_certificate=None), "tls-key .*needs tls-certificate as well"),
@@ -149,7 +149,7 @@ def test_an_invalid_file_of_a_client_is_refused(certificates: Certificates, tmp_
     mine = certificates.client
     with pytest.raises(tp.InvalidInputError, match="cannot be read"):
         tp.tls_credentials(tmp_path / "none")
-    with pytest.raises(tp.InvalidInputError, match="does not go with"):
+    with pytest.raises(tp.InvalidInputError, match="does not belong to"):
         tp.tls_credentials(certificate=mine.certificate, key=certificates.server.key)
     with pytest.raises(tp.InvalidInputError, match="key: missing; certificate came without it"):
         tp.tls_credentials(certificate=mine.certificate)

@@ -46,7 +46,7 @@ def make_trajectory(steps: int = 3, policy_id: str = "p") -> Trajectory:
 
 
 @given(array=ARRAYS)
-def test_arrays_come_back_as_they_were(array: npt.NDArray[Any]) -> None:
+def test_arrays_round_trip(array: npt.NDArray[Any]) -> None:
     message = array_to_message(array)
     again = array_from_message(pb.Array.FromString(message.SerializeToString()), "x")
     assert again.dtype == array.dtype.newbyteorder("<") and again.shape == array.shape
@@ -59,7 +59,7 @@ def test_arrays_come_back_as_they_were(array: npt.NDArray[Any]) -> None:
     shape=st.lists(st.one_of(st.integers(-2, 5), st.sampled_from([2**31, 2**62])), max_size=10),
     data=st.binary(max_size=200),
 )
-def test_arbitrary_array_messages_are_read_or_refused_by_name(data_type: int, shape: list[int], data: bytes) -> None:
+def test_arbitrary_array_messages_are_read_or_refused_with_their_field(data_type: int, shape: list[int], data: bytes) -> None:
     try:
         array = array_from_message(pb.Array(data_type=data_type, shape=shape, data=data), "trajectories[0].rewards")  # type: ignore[arg-type]
     except WireError as error:
@@ -69,7 +69,7 @@ def test_arbitrary_array_messages_are_read_or_refused_by_name(data_type: int, sh
 
 
 @given(lengths=st.lists(st.integers(0, 6), max_size=5), chop=st.integers(0, 400))
-def test_payloads_come_back_and_cut_ones_never_pass_for_whole(lengths: list[int], chop: int) -> None:
+def test_payloads_round_trip_and_cut_payloads_are_refused(lengths: list[int], chop: int) -> None:
     trajectories = [make_trajectory(n, policy_id=str(n)) for n in lengths]
     payload = pack(trajectories)
     again = list(unpack(payload))
@@ -135,5 +135,5 @@ def test_batch_digest_ignores_order_and_counts_repeats(digests: list[str], data:
         EnvironmentContract("disc", (4,), ActionKind.DISCRETE, 3, action_start=-1, horizon=9, control_timestep=0.05),
     ],
 )
-def test_contracts_come_back_as_they_were(contract: EnvironmentContract) -> None:
+def test_contracts_round_trip(contract: EnvironmentContract) -> None:
     assert contract_from_message(contract_to_message(contract)) == contract

@@ -67,7 +67,7 @@ def test_whole_episodes_pass() -> None:
         ({"terminated": False}, BOX, "t.truncated", "neither terminated nor truncated"),
     ],
 )
-def test_what_is_wrong_is_named_down_to_the_step(
+def test_an_error_names_the_invalid_step(
     changes: dict[str, Any], contract: EnvironmentContract, field: str, problem: str
 ) -> None:
     with pytest.raises(WireError, match=problem) as caught:

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdaptationServiceStub(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 
@@ -75,8 +75,8 @@ class AdaptationServiceStub(object):
 
 
 class AdaptationServiceServicer(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 
@@ -87,14 +87,14 @@ class AdaptationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadTrajectories(self, request_iterator, context):
-        """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged.
+        """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Adapt(self, request, context):
-        """Takes one REINFORCE step on what was uploaded in this round.
+        """Takes one REINFORCE step on the uploads of this round.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ class AdaptationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Newest first.
+        """Lists the newest session first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,8 +173,8 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdaptationService(object):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 

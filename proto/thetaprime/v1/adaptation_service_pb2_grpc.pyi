@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdaptationServiceStub:
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 
@@ -38,39 +38,39 @@ class AdaptationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdaptationServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]
     UploadTrajectories: _grpc.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]
-    """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
+    """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
     Adapt: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]
-    """Takes one REINFORCE step on what was uploaded in this round."""
+    """Takes one REINFORCE step on the uploads of this round."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]
     ListSessions: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.ListSessionsRequest, _adaptation_service_pb2.ListSessionsResponse]
-    """Newest first."""
+    """Lists the newest session first."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]
     CloseSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]
     """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 @_typing.type_check_only
 class AdaptationServiceAsyncStub(AdaptationServiceStub):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     UploadTrajectories: _aio.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]  # type: ignore[assignment]
-    """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
+    """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
     Adapt: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]  # type: ignore[assignment]
-    """Takes one REINFORCE step on what was uploaded in this round."""
+    """Takes one REINFORCE step on the uploads of this round."""
     GetSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     ListSessions: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.ListSessionsRequest, _adaptation_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Newest first."""
+    """Lists the newest session first."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
     CloseSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
 class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Adapts a meta-policy to one task. Every call is short and may be sent again: a repeated call has the effect of
-    one, and answers alike. A refusal carries its details as google.rpc.Status, in the trailing header
+    """Adapts a meta-policy to one task. Every call is short and can be retried: a repeated call has the effect of one call,
+    and the same answer. A refusal carries its details as google.rpc.Status, in the trailing header
     grpc-status-details-bin.
     """
 
@@ -87,7 +87,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_adaptation_service_pb2.UploadTrajectoriesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.UploadTrajectoriesResponse, _abc.Awaitable[_adaptation_service_pb2.UploadTrajectoriesResponse]]:
-        """header, chunk..., footer, and the end of the stream. The upload counts once it is acknowledged."""
+        """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
 
     @_abc_1.abstractmethod
     def Adapt(
@@ -95,7 +95,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_service_pb2.AdaptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.AdaptResponse, _abc.Awaitable[_adaptation_service_pb2.AdaptResponse]]:
-        """Takes one REINFORCE step on what was uploaded in this round."""
+        """Takes one REINFORCE step on the uploads of this round."""
 
     @_abc_1.abstractmethod
     def GetSession(
@@ -110,7 +110,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.ListSessionsResponse, _abc.Awaitable[_adaptation_service_pb2.ListSessionsResponse]]:
-        """Newest first."""
+        """Lists the newest session first."""
 
     @_abc_1.abstractmethod
     def GetPolicy(

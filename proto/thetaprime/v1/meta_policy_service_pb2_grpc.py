@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MetaPolicyServiceStub(object):
-    """The catalog of meta-policies that the server can adapt.
+    """The catalog of the server's meta-policies.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class MetaPolicyServiceStub(object):
 
 
 class MetaPolicyServiceServicer(object):
-    """The catalog of meta-policies that the server can adapt.
+    """The catalog of the server's meta-policies.
     """
 
     def ListMetaPolicies(self, request, context):
-        """Every meta-policy, by name and version.
+        """Lists every meta-policy, by name and version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMetaPolicy(self, request, context):
-        """One meta-policy with θ as ONNX.
+        """Returns one meta-policy with θ as ONNX.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_MetaPolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MetaPolicyService(object):
-    """The catalog of meta-policies that the server can adapt.
+    """The catalog of the server's meta-policies.
     """
 
     @staticmethod

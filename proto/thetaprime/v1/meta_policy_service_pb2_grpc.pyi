@@ -27,29 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MetaPolicyServiceStub:
-    """The catalog of meta-policies that the server can adapt."""
+    """The catalog of the server's meta-policies."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MetaPolicyServiceAsyncStub: ...
     ListMetaPolicies: _grpc.UnaryUnaryMultiCallable[_meta_policy_service_pb2.ListMetaPoliciesRequest, _meta_policy_service_pb2.ListMetaPoliciesResponse]
-    """Every meta-policy, by name and version."""
+    """Lists every meta-policy, by name and version."""
     GetMetaPolicy: _grpc.UnaryUnaryMultiCallable[_meta_policy_service_pb2.GetMetaPolicyRequest, _meta_policy_service_pb2.GetMetaPolicyResponse]
-    """One meta-policy with θ as ONNX."""
+    """Returns one meta-policy with θ as ONNX."""
 
 @_typing.type_check_only
 class MetaPolicyServiceAsyncStub(MetaPolicyServiceStub):
-    """The catalog of meta-policies that the server can adapt."""
+    """The catalog of the server's meta-policies."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMetaPolicies: _aio.UnaryUnaryMultiCallable[_meta_policy_service_pb2.ListMetaPoliciesRequest, _meta_policy_service_pb2.ListMetaPoliciesResponse]  # type: ignore[assignment]
-    """Every meta-policy, by name and version."""
+    """Lists every meta-policy, by name and version."""
     GetMetaPolicy: _aio.UnaryUnaryMultiCallable[_meta_policy_service_pb2.GetMetaPolicyRequest, _meta_policy_service_pb2.GetMetaPolicyResponse]  # type: ignore[assignment]
-    """One meta-policy with θ as ONNX."""
+    """Returns one meta-policy with θ as ONNX."""
 
 class MetaPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The catalog of meta-policies that the server can adapt."""
+    """The catalog of the server's meta-policies."""
 
     @_abc_1.abstractmethod
     def ListMetaPolicies(
@@ -57,7 +57,7 @@ class MetaPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meta_policy_service_pb2.ListMetaPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meta_policy_service_pb2.ListMetaPoliciesResponse, _abc.Awaitable[_meta_policy_service_pb2.ListMetaPoliciesResponse]]:
-        """Every meta-policy, by name and version."""
+        """Lists every meta-policy, by name and version."""
 
     @_abc_1.abstractmethod
     def GetMetaPolicy(
@@ -65,6 +65,6 @@ class MetaPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meta_policy_service_pb2.GetMetaPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meta_policy_service_pb2.GetMetaPolicyResponse, _abc.Awaitable[_meta_policy_service_pb2.GetMetaPolicyResponse]]:
-        """One meta-policy with θ as ONNX."""
+        """Returns one meta-policy with θ as ONNX."""
 
 def add_MetaPolicyServiceServicer_to_server(servicer: MetaPolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""What a policy's environment sends and takes, as both ends of the wire see it."""
+"""The contract of a policy's environment, as both ends of the wire see it."""
 
 import dataclasses
 import enum
@@ -8,7 +8,7 @@ from thetaprime.v1 import policy_pb2 as pb
 
 
 class ActionKind(enum.Enum):
-    """How an action is written down."""
+    """Kind of an action space."""
 
     BOX = "box"
     DISCRETE = "discrete"
@@ -16,18 +16,18 @@ class ActionKind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentContract:
-    """The environment side of a policy.
+    """The observations that a policy's environment sends and the actions that it takes.
 
     Attributes:
         environment_id: Gymnasium id of the environment the meta-policy was trained on.
         observation_shape: shape of one observation.
         action_kind: box (continuous) or discrete.
         action_size: A, the number of action dimensions, or the number of discrete actions.
-        action_low: box: [A] lower bounds in the environment's units, -inf where there is none. Else empty.
+        action_low: box: [A] lower bounds in the environment's units, -inf for no bound. Otherwise empty.
         action_high: box: [A] upper bounds likewise.
-        action_start: discrete: what the environment calls the first action. Else 0.
+        action_start: discrete: the environment's number of the first action. Otherwise 0.
         horizon: longest episode, in steps.
-        control_timestep: seconds between two actions; 0 where the environment has no clock.
+        control_timestep: seconds between two actions; 0 if the environment has no clock.
     """
 
     environment_id: str
@@ -42,7 +42,7 @@ class EnvironmentContract:
 
     @property
     def observation_size(self) -> int:
-        """O: the number of numbers in one observation."""
+        """O: the length of one flattened observation."""
         return math.prod(self.observation_shape)
 
 

@@ -1,12 +1,12 @@
-"""What can be wrong with data on the wire."""
+"""Errors in data on the wire."""
 
 
 class WireError(ValueError):
-    """A message or an array breaks the contract.
+    """A message or an array violates the contract.
 
     Attributes:
-        field: path to what is wrong, down to the step: ``trajectories[3].rewards[17]``.
-        problem: what came and what was expected, in one sentence.
+        field: path of the invalid value, down to the step: ``trajectories[3].rewards[17]``.
+        problem: the received and the expected value, in one sentence.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -16,4 +16,4 @@ class WireError(ValueError):
 
 
 class DigestMismatchError(WireError):
-    """The bytes that arrived are not the bytes that were sent."""
+    """The bytes that arrived differ from the bytes that were sent."""

@@ -1,6 +1,6 @@
-"""What both ends of a connection hold their TLS files and their address against, before they use them.
+"""Checks of TLS files and addresses, for both ends of a connection.
 
-gRPC takes any bytes for certificates and says what is wrong with them only when a handshake fails, on the other side.
+gRPC accepts any bytes as certificates, and reports an error only when a handshake fails, on the other side.
 """
 
 import ipaddress
@@ -22,10 +22,10 @@ class Identity(NamedTuple):
 
 
 def read_identity(certificate: Path, key: Path) -> Identity:
-    """Reads a certificate (with its chain) and the key that goes with it.
+    """Reads a certificate (with its chain) and its private key.
 
     Raises:
-        WireError: a file cannot be read or is not PEM, the key is encrypted, or it is another certificate's.
+        WireError: a file cannot be read or is not PEM, the key is encrypted, or it belongs to another certificate.
     """
     identity = Identity(_read(certificate, "certificate", b"CERTIFICATE"), _read(key, "key", b"PRIVATE KEY"))
     if b"ENCRYPTED" in identity.key:
@@ -34,7 +34,7 @@ def read_identity(certificate: Path, key: Path) -> Identity:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise WireError(_named("key", key), f"does not go with certificate {certificate}") from error
+            raise WireError(_named("key", key), f"does not belong to certificate {certificate}") from error
         raise WireError(
             _named("certificate", certificate), f"cannot be used with key {key} ({error.reason or error})"
         ) from error
@@ -42,7 +42,7 @@ def read_identity(certificate: Path, key: Path) -> Identity:
 
 
 def read_authority(path: Path) -> bytes:
-    """Reads the certificates of those whose signature the other end's certificate must have.
+    """Reads the certificates of the authorities that may sign the other end's certificate.
 
     Raises:
         WireError: the file cannot be read or is not PEM.
@@ -58,7 +58,7 @@ def read_authority(path: Path) -> bytes:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether what is sent to ``host:port`` stays on this machine. False where it cannot be told from the text."""
+    """Whether data sent to ``host:port`` stays on this machine. False if the text does not show it."""
     if address.startswith(_LOCAL_SCHEMES):
         return True
     for scheme in _SCHEMES:

@@ -15,10 +15,10 @@ class Trajectory:
     """One whole episode of H steps, collected with one policy.
 
     Attributes:
-        observations: [H, *observation_shape] float; what each action was chosen from, raw.
+        observations: [H, *observation_shape] float; the observation before each action, raw.
         actions: box: [H, A] float, as sampled from the policy (before scaling and clipping).
             discrete: [H] integer, counted from 0.
-        rewards: [H] float; what followed each action.
+        rewards: [H] float; the reward after each action.
         terminated: the episode ended in a terminal state.
         truncated: the episode was cut short from outside.
         final_observation: [*observation_shape] float; the observation after the last action.
@@ -43,11 +43,11 @@ class Trajectory:
 
 
 def validate(trajectory: Trajectory, contract: EnvironmentContract, field: str = "trajectory") -> None:
-    """Holds a trajectory against its environment.
+    """Checks a trajectory against the contract of its environment.
 
     Args:
         trajectory: the trajectory.
-        contract: what its environment sends and takes.
+        contract: the contract.
         field: path of the trajectory, for the error.
 
     Raises:
@@ -74,7 +74,7 @@ def _floats(array: npt.NDArray[Any], shape: tuple[int, ...], field: str) -> None
     if array.dtype.kind != "f":
         raise WireError(field, f"dtype {array.dtype}; expected float32 or float64")
     _shape(array, shape, field)
-    # float32 is what the policy computes in: a float64 that overflows there is as bad as infinity.
+    # The policy computes in float32: a float64 that overflows there is as bad as infinity.
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(np.float32, copy=False))
     if not finite.all():
