@@ -59,7 +59,7 @@ def test_arrays_round_trip(array: npt.NDArray[Any]) -> None:
     shape=st.lists(st.one_of(st.integers(-2, 5), st.sampled_from([2**31, 2**62])), max_size=10),
     data=st.binary(max_size=200),
 )
-def test_arbitrary_array_messages_are_read_or_refused_with_their_field(data_type: int, shape: list[int], data: bytes) -> None:
+def test_arbitrary_array_messages_are_read_or_refused(data_type: int, shape: list[int], data: bytes) -> None:
     try:
         array = array_from_message(pb.Array(data_type=data_type, shape=shape, data=data), "trajectories[0].rewards")  # type: ignore[arg-type]
     except WireError as error:
