@@ -1,4 +1,4 @@
-"""The worked examples with a tiny budget: from a class to a served policy that has learned, and adapts."""
+"""The examples with a small budget: from a class to a served policy that has learned and adapts."""
 
 import importlib
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ import torch
 from tests.support.training.contract import assert_meets_contract
 from thetaprime.models import Policy
 from thetaprime.training import load_config
+from thetaprime.training.evaluation import evaluation
+from thetaprime.training.export import reference
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import Task, TaskDistribution
 from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE
@@ -21,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The networks are too small to share out; on a busy machine their threads would mostly wait for each other."""
+    """torch on one thread: the networks are small, and threads would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,15 +31,18 @@ def _one_thread() -> Iterator[None]:
 
 
 def _example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, importable by name as it is for who runs it."""
+    """Imports an example by its name, as its user does."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    # What workers would add is tested by itself; processes starting up would be most of these tests' time.
+    # Worker processes and the evaluation's choices are tested elsewhere; here they would be most of the time.
     monkeypatch.setenv(WORKERS_VARIABLE, "1")
+    monkeypatch.setattr(evaluation, "FINE_TUNING_RATES", (0.1,))
+    monkeypatch.setattr(evaluation, "_FINE_TUNING_TASKS", 1)
+    monkeypatch.setattr(reference, "_TASKS", 4)
     return importlib.import_module(name)
 
 
 def _untrained(distribution: TaskDistribution, tasks: list[Task], config: dict[str, Any]) -> float:
-    """The mean return of a freshly initialized policy."""
+    """The mean return of an untrained policy."""
     policy = Policy(distribution.environment, load_config(None, config).policy)
     batches = collect(distribution, tasks, policy, [policy.init(0)] * len(tasks), 10, rng=np.random.default_rng(0))
     return float(np.mean([float(batch.returns.mean()) for batch in batches]))
@@ -56,7 +61,7 @@ def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     example = _example("pendulum_gravity", monkeypatch)
     config = example.CONFIG | {"meta_batch_size": 8, "adaptation.trajectories_per_round": 8, "max_kl": 0.05}
     monkeypatch.setattr(example, "CONFIG", config)
-    zoo = example.meta_train(tmp_path, iterations=12, comparisons=1, tasks=2)
+    zoo = example.meta_train(tmp_path, iterations=9, comparisons=1, tasks=2)
     distribution = example.PendulumGravity()
     tasks = distribution.sample_tasks(6, np.random.default_rng(1000))
     untrained = _untrained(distribution, tasks, config)
@@ -70,11 +75,11 @@ def test_carts_are_learned_and_adapted_to(tmp_path: Path, monkeypatch: pytest.Mo
     example = _example("cartpole_poles", monkeypatch)
     config = example.CONFIG | {"max_kl": 0.05}
     monkeypatch.setattr(example, "CONFIG", config)
-    zoo = example.meta_train(tmp_path, iterations=16, comparisons=1, tasks=2)
+    zoo = example.meta_train(tmp_path, iterations=9, comparisons=1, tasks=2)
     distribution = example.CartPolePoles()
     tasks = distribution.sample_tasks(6, np.random.default_rng(1000))
     untrained = _untrained(distribution, tasks, config)
     before, adapted = np.mean(list(example.adapt(zoo, tasks)), axis=0)
     assert adapted > untrained + 30.0, f"return {untrained:.0f} untrained, {adapted:.0f} trained and adapted"
-    # The direction of the motor can only be found out.
+    # No observation shows the motor's direction: only adaptation finds it.
     assert adapted > before + 20.0, f"return {before:.0f} before adaptation, {adapted:.0f} after"

@@ -50,6 +50,12 @@ class CameraTasks:
         return Camera()
 
 
+class _GrayCameraTasks(CameraTasks):
+    """Its contract promises one color."""
+
+    environment = CameraTasks.environment.model_copy(update={"observation_shape": (84, 84, 1)})
+
+
 REFUSED = (
     r"observation: \(84, 84, 3\) is 21,168 numbers, for which training needs about 5\d\.\d GB of memory "
     r"\(5\d\.\d GB for the baseline, whose matrices are 42,340 x 42,340 float64; 0\.\d GB for the trajectories of 20 "
@@ -80,6 +86,8 @@ def test_training_on_pictures_is_refused_before_it_begins(tmp_path: Path, method
 def test_the_same_pictures_pass_where_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "available_memory", lambda: 10**12)
     check_task_distribution(CameraTasks())
+    with pytest.raises(AssertionError, match=r"observation shape \(84, 84, 3\)"):
+        check_task_distribution(_GrayCameraTasks())
 
 
 @pytest.mark.usefixtures("sixteen_gigabytes")
@@ -96,6 +104,14 @@ def test_the_available_memory_is_below_the_machines() -> None:
     assert available is not None and 10**7 < available < 10**14
 
 
-def test_without_a_known_limit_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "available_memory", lambda: None)
-    check_memory(CameraTasks.environment, load_config(None, {"tasks": "camera"}))
+@pytest.mark.parametrize(("available", "refused"), [(None, False), (10**12, False), (10**6, True)])
+def test_nothing_is_refused_without_a_known_limit(
+    monkeypatch: pytest.MonkeyPatch, available: int | None, refused: bool
+) -> None:
+    monkeypatch.setattr(resources, "available_memory", lambda: available)
+    found = False
+    try:
+        check_memory(CameraTasks.environment, load_config(None, {"tasks": "camera"}))
+    except NotEnoughMemoryError:
+        found = True
+    assert found == refused

@@ -24,7 +24,7 @@ def test_distributions_meet_the_contract(distribution: PointNavigationTasks | Co
 
 
 class _Pendulum:
-    """Gymnasium's own, whose checker advises against actions in ±2."""
+    """Gymnasium's pendulum. Gymnasium's checker warns about actions in ±2."""
 
     environment = EnvironmentContract(
         environment_id="Pendulum-v1", observation_shape=(3,), action=BoxAction(low=(-2.0,), high=(2.0,)), horizon=200
@@ -76,12 +76,12 @@ class _WrongBatched(PointNavigationTasks):
         (_WrongBatched(), "rewards differ"),
     ],
 )
-def test_the_contract_test_finds_what_is_wrong(distribution: CorridorTasks, problem: str) -> None:
+def test_the_contract_test_names_each_fault(distribution: CorridorTasks, problem: str) -> None:
     with pytest.raises(AssertionError, match=problem):
         check_task_distribution(distribution)
 
 
-def test_the_oracle_is_told_the_task() -> None:
+def test_the_oracle_observes_the_task() -> None:
     tasks: list[Task] = [{"goal": [0.1, 0.2]}, {"goal": [-0.3, 0.4]}]
     oracle = OracleTasks(PointNavigationTasks())
     assert oracle.environment.observation_shape == (4,)
@@ -93,7 +93,7 @@ def test_the_oracle_is_told_the_task() -> None:
     np.testing.assert_allclose(single.reset(seed=0)[0], [0, 0, 0.1, 0.2])
 
 
-def test_names_are_resolved_and_bad_ones_explained() -> None:
+def test_names_are_resolved_and_unknown_ones_explained() -> None:
     assert isinstance(resolve_tasks("point-navigation"), PointNavigationTasks)
     assert isinstance(
         resolve_tasks("thetaprime.training.tasks.distributions:PointNavigationTasks"), PointNavigationTasks

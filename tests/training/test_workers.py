@@ -257,7 +257,7 @@ def test_what_cannot_be_shared_out_is_refused() -> None:
     env = WorkersVectorEnv(_walks(BOX), TASKS, workers=2)
     with pytest.raises(ValueError, match=r"shape \(6, 2\); expected \(7, 2\)"):
         env.step(np.zeros((6, 2), np.float32))
-    with pytest.raises(ValueError, match="2 of them for 7"):
+    with pytest.raises(ValueError, match="2 seeds for 7"):
         env.reset(seed=[1, 2])
     env.close()
 

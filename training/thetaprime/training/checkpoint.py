@@ -1,4 +1,4 @@
-"""The whole state of a run in one safetensors file, so that it can be resumed to the bit."""
+"""The checkpoint: the whole state of a run in one safetensors file. A resumed run gives the same bits."""
 
 import dataclasses
 import json
@@ -18,24 +18,24 @@ _THETA, _STEP_SIZES, _OPTIMIZER = "theta/", "step_sizes/", "optimizer/"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another run."""
+    """A checkpoint is missing, damaged, or of another run."""
 
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
-        config: of the run.
+        config: the run's configuration.
         parameters: θ.
-        step_size_state: of `LearnedStepSizes`, empty where they are not learned.
-        generator_state: of the numpy generator that everything is drawn from.
-        optimizer_state: of the outer loop, empty where it has none.
-        iteration: outer iterations taken.
-        environment_steps: taken so far, those of `warm_start` among them.
-        wall_seconds: spent so far, over all resumed parts and that of `warm_start`.
-        amendments: with which settings the run began that were changed on the way.
-        warm_start: the run that θ came from, where it did not begin at random.
+        step_size_state: state of `LearnedStepSizes`; empty without learned step sizes.
+        generator_state: state of the run's random number generator.
+        optimizer_state: state of the algorithm's meta-optimizer; empty for TRPO.
+        iteration: completed iterations.
+        environment_steps: steps taken so far, with those of `warm_start`.
+        wall_seconds: time spent so far, with that of `warm_start` and of all parts of a resumed run.
+        amendments: earlier settings that were changed during the run.
+        warm_start: the run that θ was initialized from; None for a random initialization.
     """
 
     config: TrainConfig
@@ -57,7 +57,7 @@ class RunState:
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
-    """Writes the checkpoint of a run; the previous one is there until the new one is whole."""
+    """Writes the checkpoint of a run. A crash leaves the previous checkpoint in place."""
     tensors = {_THETA + name: value.contiguous() for name, value in state.parameters.items()}
     tensors |= {_STEP_SIZES + name: value for name, value in state.step_size_state.items()}
     tensors |= {_OPTIMIZER + name: value for name, value in state.optimizer_state.items()}
@@ -78,15 +78,15 @@ def load_checkpoint(directory: Path) -> RunState:
     """Reads the checkpoint of a run.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: the checkpoint is missing or damaged.
     """
     path = directory / CHECKPOINT_NAME
     if not path.is_file():
-        raise CheckpointError(f"{path}: no checkpoint there; give the folder of a run that thetaprime train has begun")
+        raise CheckpointError(f"{path}: no checkpoint there; give the folder of a run of thetaprime train")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         iteration, environment_steps, wall_seconds = json.loads(metadata["progress"])
         return RunState(
             config=TrainConfig.model_validate_json(metadata["config"]),

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one frozen model, from a TOML file and flags."""
+"""The configuration of a training run, read from a TOML file and flags."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,57 +12,59 @@ from thetaprime.models.spec import Curvature, Spec
 
 OuterLoopName = Literal["maml_trpo", "promp", "e_maml", "dice"]
 IMPLIED_CURVATURE: Final[Mapping[OuterLoopName, Curvature]] = {"promp": "ratio", "e_maml": "log_prob", "dice": "dice"}
-"""The inner loss that an outer loop is defined with. Under MAML's it is free."""
+"""The inner loss that an outer loop requires. `maml_trpo` takes any."""
 
 
 class TrainConfig(Spec):
-    """What a run depends on. Two runs with the same configuration on the same machine give the same bits."""
+    """The settings of a run. Two runs with equal settings on one machine give the same bits."""
 
     tasks: str
-    """Task distribution: a name (half-cheetah-velocity), or package.module:Class for your own."""
+    """Task distribution: a shipped name (half-cheetah-velocity), or package.module:Class for your own."""
     method: Literal["maml", "pretrained", "oracle"] = "maml"
-    """maml; or a comparison: one policy for all tasks (pretrained), or one that is told the task (oracle)."""
+    """What to train: a policy that adapts (maml), or a comparison without inner steps: one policy for all tasks
+    (pretrained), or one that observes the task (oracle)."""
     outer_loop: OuterLoopName = "maml_trpo"
-    """What improves θ: MAML under TRPO (Finn et al. 2017), ProMP (Rothfuss et al. 2019), E-MAML under TRPO (Stadie et
-    al. 2018), or DiCE (Foerster et al. 2018). All but the first imply `adaptation.curvature`."""
+    """Algorithm that improves θ: MAML with TRPO (Finn et al. 2017), ProMP (Rothfuss et al. 2019), E-MAML with TRPO
+    (Stadie et al. 2018), or DiCE (Foerster et al. 2018). All but maml_trpo set `adaptation.curvature`."""
     seed: int = pydantic.Field(default=0, ge=0)
-    """Seeds everything that is drawn."""
+    """Seed of the initial parameters, tasks, environments and actions."""
     iterations: pydantic.PositiveInt = 500
-    """Outer-loop iterations."""
+    """Number of outer-loop iterations."""
     meta_batch_size: pydantic.PositiveInt = 20
-    """T: tasks in each iteration."""
+    """T: tasks sampled in each iteration. More tasks give less noise and take more time."""
     support_trajectories: pydantic.PositiveInt | None = None
-    """Trajectories of each task that an inner step learns from in meta-training, where fewer tell it enough than
-    `adaptation.trajectories_per_round`: the simulator's time goes to those that judge the adapted policy."""
+    """Trajectories of each task for an inner step during meta-training. Default: `adaptation.trajectories_per_round`.
+    Fewer save simulation time for the query trajectories, which judge the adapted policy."""
     max_kl: pydantic.PositiveFloat = 0.01
-    """δ: how far an iteration may move the adapted policies, in nats: the trust region, and what ends Adam's epochs."""
+    """δ: the largest KL divergence, in nats, by which an iteration may move the adapted policies. It is TRPO's trust
+    region and ends the epochs of Adam."""
     fisher_fraction: float = pydantic.Field(default=0.2, gt=0.0, le=1.0)
-    """maml_trpo, e_maml: share of the tasks that Fisher-vector products go over."""
+    """maml_trpo, e_maml: fraction of the tasks used for Fisher-vector products. Less is faster and noisier."""
     outer_lr: pydantic.PositiveFloat = 1e-3
-    """promp, dice: Adam's learning rate on θ."""
+    """promp, dice: learning rate of Adam on θ."""
     outer_epochs: pydantic.PositiveInt = 5
-    """promp, dice: most steps of Adam on one iteration's trajectories; they end early where `max_kl` is reached."""
+    """promp, dice: maximum steps of Adam on one iteration's trajectories; `max_kl` ends them earlier."""
     clip_range: float = pydantic.Field(default=0.3, gt=0.0, lt=1.0)
-    """promp: ε: probability ratios count between 1 − ε and 1 + ε."""
+    """promp: ε: probability ratios are clipped to 1 − ε and 1 + ε."""
     inner_kl_penalty: pydantic.NonNegativeFloat = 5e-4
-    """promp: η, on the KL between the policies that collected the support trajectories and those they are used for."""
+    """promp: η: weight of the KL divergence from the policies that sampled the support trajectories."""
     exploration_credit: pydantic.NonNegativeFloat = 0.01
-    """e_maml: factor on the credit of the support's actions. 1 is unbiased, and drowns the rest in noise unless tasks
-    are many and trajectories few; 0 is maml_trpo."""
+    """e_maml: weight of the credit for the support's actions. 1 is unbiased and needs many tasks to be seen through its
+    noise; 0 is maml_trpo."""
     outer_discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
-    """γ of the outer loop's advantages."""
+    """Discount γ of the outer loop's advantages."""
     outer_gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
-    """λ of the outer loop's advantages."""
+    """λ of the outer loop's generalized advantage estimates."""
     multi_step_loss: bool = False
     """Judge the policy after every inner step, not only after the last (MAML++, Antoniou et al. 2019, section 4)."""
     learn_step_sizes: bool = False
-    """Learn a step size for each parameter (Meta-SGD, Li et al. 2017), beside θ and by Adam."""
+    """Learn a step size for each parameter, by Adam, along with θ (Meta-SGD, Li et al. 2017)."""
     step_size_lr: pydantic.PositiveFloat = 0.01
-    """Adam's learning rate on the logarithm of the step sizes."""
+    """Learning rate of Adam on the logarithm of the learned step sizes."""
     checkpoint_every: pydantic.PositiveInt = 50
     """Iterations between checkpoints."""
     threads: pydantic.PositiveInt = 2
-    """Threads that share the tasks of an iteration; they change the speed and not the result."""
+    """Threads that share the tasks of an iteration. They change the speed, not the result."""
     policy: PolicySpec = PolicySpec()
     """The network."""
     adaptation: AdaptationSpec = pydantic.Field(default=AdaptationSpec(), validate_default=True)
@@ -71,26 +73,27 @@ class TrainConfig(Spec):
     @pydantic.field_validator("adaptation")
     @classmethod
     def _imply_curvature(cls, adaptation: AdaptationSpec, info: pydantic.ValidationInfo) -> AdaptationSpec:
-        outer_loop = info.data.get("outer_loop")  # missing where it did not fit
+        outer_loop = info.data.get("outer_loop")  # absent if it was invalid
         implied = IMPLIED_CURVATURE.get(outer_loop) if outer_loop else None
         if implied is None:
             return adaptation
         if "curvature" in adaptation.model_fields_set and adaptation.curvature != implied:
             raise ValueError(f"curvature is {adaptation.curvature!r}; outer_loop {outer_loop!r} needs {implied!r}")
         if outer_loop == "dice" and adaptation.first_order:
-            raise ValueError("first_order is true; outer_loop 'dice' is about the derivative that it leaves out")
+            raise ValueError("first_order is true; outer_loop 'dice' needs the second derivative that it leaves out")
         return adaptation.model_copy(update={"curvature": implied})
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """A configuration from a file, with flags over it.
+    """Reads a configuration from a file and overrides.
 
     Args:
-        path: a TOML file whose tables mirror `TrainConfig`, or None.
-        overrides: fields by dotted name, such as ``adaptation.inner_lr``; they win.
+        path: a TOML file whose tables mirror `TrainConfig`; None for the defaults.
+        overrides: values by dotted field name, such as ``adaptation.inner_lr``; they replace the file's.
 
     Raises:
-        ValueError: the file is not TOML, or a field does not fit: which, what came, what was expected.
+        ValueError: the file cannot be read or is not TOML, or a field is invalid; the message names the field and the
+            value.
     """
     values: dict[str, Any] = {}
     if path is not None:

@@ -1,4 +1,4 @@
-"""How a run went, read back from its TensorBoard logs."""
+"""Learning curves of a run, read from its TensorBoard logs."""
 
 import dataclasses
 from pathlib import Path
@@ -14,12 +14,12 @@ STEPS, PRE, POST = "run/environment_steps", "return/pre_adaptation", "return/pos
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Returns over a run, one number for each of its iterations.
+    """Learning curves: one number for each iteration.
 
     Attributes:
-        environment_steps: taken so far.
+        environment_steps: total so far.
         pre_return: mean undiscounted return before adaptation.
-        post_return: after adaptation; of the policy itself, where there was none.
+        post_return: mean undiscounted return after adaptation; of the policy itself in runs without inner steps.
     """
 
     environment_steps: npt.NDArray[np.float64]
@@ -28,14 +28,7 @@ class History:
 
 
 def read_history(directory: Path) -> History | None:
-    """The history of a run.
-
-    Args:
-        directory: of the run.
-
-    Returns:
-        None where its logs are not there.
-    """
+    """The learning curves of the run in a folder; None without its logs."""
     if not (directory / LOG_FOLDER).is_dir():
         return None
     logs = EventAccumulator(str(directory / LOG_FOLDER), size_guidance={"scalars": 0})
@@ -46,6 +39,6 @@ def read_history(directory: Path) -> History | None:
 
 
 def _values(events: list[Any]) -> npt.NDArray[np.float64]:
-    # A resumed run writes the iterations after its checkpoint again: the later one is the run's.
+    # A resumed run repeats the iterations after its checkpoint: the later value counts.
     latest = {event.step: event.value for event in events}
     return np.array([latest[step] for step in sorted(latest)])

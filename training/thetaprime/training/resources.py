@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-import torch
-
 from thetaprime.models import EnvironmentContract
 from thetaprime.training.config import TrainConfig
 
@@ -44,6 +42,8 @@ def task_threads(threads: int) -> Iterator[MapTasks]:
     Args:
         threads: how many.
     """
+    import torch  # here, since worker processes import this module and use no torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""A training run: iterations, logs, checkpoints."""
+"""A training run: iterations of an algorithm, logs and checkpoints."""
 
 import dataclasses
 import time
@@ -22,25 +22,25 @@ from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
 from thetaprime.training.tasks.protocol import TaskDistribution
 
-# What may differ when a run is resumed, since it does not change what an iteration computes; and what never may, since
-# the parameters, the optimizer's state or the meaning of the run hang on it.
+# Fields that a resumed run may change, because an iteration's result does not depend on them; and fields that it may
+# never change, because the parameters, the optimizer's state or the meaning of the run depend on them.
 _FREE: Final = {"iterations", "checkpoint_every", "threads"}
 _FIXED: Final = {"tasks", "method", "outer_loop", "seed", "learn_step_sizes", "policy"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What one iteration showed, averaged over its tasks.
+    """The measurements of one iteration, averaged over its tasks.
 
     Attributes:
         iteration: counted from 1.
-        pre_return: undiscounted return of θ (of the policy itself, without inner steps).
-        post_return: undiscounted return after adaptation.
-        kl_divergence: of the outer step, in nats.
-        improvement: decrease of the outer loss.
+        pre_return: undiscounted return of θ.
+        post_return: undiscounted return after adaptation; of θ in runs without inner steps.
+        kl_divergence: of the meta-update, in nats.
+        improvement: decrease of the meta-objective.
         accepted: whether θ moved.
-        environment_steps: so far.
-        sampling_share: share of the iteration's time that went into collecting.
+        environment_steps: total so far.
+        sampling_share: fraction of the iteration's time spent on sampling.
     """
 
     iteration: int
@@ -54,13 +54,13 @@ class Progress:
 
 
 def run_tasks(config: TrainConfig) -> TaskDistribution:
-    """The distribution that a run trains on: the oracle is told the task."""
+    """The task distribution of a run; the oracle observes the task."""
     distribution = resolve_tasks(config.tasks)
     return OracleTasks(distribution) if config.method == "oracle" else distribution
 
 
 def run_policy(config: TrainConfig, distribution: TaskDistribution) -> Policy:
-    """The network that a run trains."""
+    """The network of a run."""
     made: Callable[..., Policy] = oracle_policy if config.method == "oracle" else Policy
     return made(distribution.environment, config.policy)
 
@@ -75,28 +75,27 @@ def train(
     on_iteration: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunState:
-    """Trains to the configured number of iterations, or until it is told to stop.
+    """Trains until the configured number of iterations, or until `stop` returns true.
 
     Args:
-        config: what to do.
-        directory: of the run: its checkpoint and its TensorBoard logs.
-        resume: go on from the checkpoint there. A resumed run ends where an uninterrupted one does, bit for bit
-            on the same machine; only `iterations`, `checkpoint_every` and `threads` may differ from the run's own
-            configuration.
-        amend: resume with other settings, all but `_FIXED`; the state keeps what they were, and until when.
-        warm_start: folder of an oracle's run on the same tasks, that a new run is to begin from (`warm_started`). Its
-            steps and its time count as this run's.
+        config: the run's configuration.
+        directory: folder of the checkpoint and the TensorBoard logs.
+        resume: continue from the checkpoint in the folder. On one machine a resumed run gives the same bits as an
+            uninterrupted run. Only `iterations`, `checkpoint_every` and `threads` may differ from the checkpoint.
+        amend: resume with other settings, all but `_FIXED`; the state records the earlier values and their iterations.
+        warm_start: folder of an oracle's run on the same tasks, from which a new run is initialized (`warm_started`).
+            Its environment steps and time count as this run's.
         on_iteration: called after each iteration.
-        stop: asked after each iteration; where it says so, the run is saved as it stands and can be resumed.
+        stop: called after each iteration; if it returns true, the run is saved and can be resumed.
 
     Returns:
-        The final state, which is in the checkpoint too.
+        The final state, which the checkpoint holds, too.
 
     Raises:
-        CheckpointError: nothing to resume, something to overwrite, or another configuration.
+        CheckpointError: there is no checkpoint to resume, or one to overwrite, or its configuration differs.
         NotEnoughMemoryError: the iteration's largest arrays exceed the available memory.
     """
-    # The configuration says what was asked; a comparison is trained without inner steps whatever it says.
+    # A comparison is trained without inner steps, even if its configuration has some.
     effective = config
     if config.method != "maml":
         effective = config.model_copy(
@@ -108,7 +107,7 @@ def train(
     rng = np.random.default_rng(config.seed)
     if resume:
         if warm_start is not None:
-            raise CheckpointError(f"{directory}: a warm start begins a run; one that is resumed has begun")
+            raise CheckpointError(f"{directory}: a warm start begins a new run; this run is resumed")
         state = _resumed(config, directory, amend=amend)
     else:
         state = _begun(config, directory, policy, rng, warm_start)
@@ -166,7 +165,7 @@ def _resumed(config: TrainConfig, directory: Path, *, amend: bool) -> RunState:
     changed = {field: value for field, value in before.items() if value != now[field]}
     for field, value in changed.items():
         if not amend:
-            hint = "" if field in _FIXED else " (amend the run to go on with it all the same)"
+            hint = "" if field in _FIXED else " (amend the run to continue with it)"
             raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {value!r}{hint}")
         if field in _FIXED:
             raise CheckpointError(f"{directory}: {field} is {now[field]!r}; the run began with {value!r} and keeps it")

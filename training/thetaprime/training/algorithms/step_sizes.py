@@ -1,4 +1,4 @@
-"""A step size for each parameter that adapts, learned beside θ (Meta-SGD, Li et al. 2017)."""
+"""Learned step sizes: one for each parameter that adapts (Meta-SGD, Li et al. 2017)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,15 +12,14 @@ _KEYS: Final = {_MOMENT: "exp_avg", _SQUARE: "exp_avg_sq"}
 
 
 class LearnedStepSizes:
-    """Step sizes under Adam on their logarithm, so that they stay positive.
+    """Step sizes that Adam updates in their logarithm, so that they stay positive.
 
-    They have an optimizer of their own: inside the trust region's vector they hardly move, the natural gradient's
-    length being spent on θ.
+    They have a separate optimizer. As a part of TRPO's vector they hardly moved, because θ used up the trust region.
 
     Args:
-        like: parameters, for names and shapes.
-        initial: name -> the parameter's step size at first; 0 for one that stays as it is.
-        learning_rate: Adam's.
+        like: parameters with the names and shapes of the step sizes.
+        initial: name -> the parameter's initial step size; 0 for a parameter that does not adapt.
+        learning_rate: of Adam.
     """
 
     def __init__(self, like: Parameters, initial: Callable[[str], float], learning_rate: float) -> None:
@@ -33,17 +32,17 @@ class LearnedStepSizes:
         self._optimizer = torch.optim.Adam(self._logs.values(), lr=learning_rate)
 
     def values(self) -> Parameters:
-        """The step sizes, as leaves that a gradient can be taken in."""
+        """The step sizes, as leaves of an autograd graph."""
         return {name: value.detach().exp().requires_grad_() for name, value in self._logs.items()}
 
     def update(self, gradient: Parameters) -> None:
-        """One step of Adam along ∂loss/∂step sizes."""
+        """Takes one step of Adam, given ∂loss/∂step sizes."""
         for name, log in self._logs.items():
             log.grad = gradient[name] * log.detach().exp()
         self._optimizer.step()
 
     def state(self) -> Parameters:
-        """Everything that a resumed run needs."""
+        """The state that a resumed run needs."""
         tensors = {_LOG + name: log.detach().clone() for name, log in self._logs.items()}
         for name, log in self._logs.items():
             moments = self._optimizer.state[log]
@@ -53,7 +52,7 @@ class LearnedStepSizes:
         return tensors
 
     def load(self, state: Parameters) -> None:
-        """Takes up where `state` left off."""
+        """Restores a state from `state`."""
         for name, log in self._logs.items():
             log.data.copy_(state[_LOG + name])
             if float(state[_COUNT]) > 0:

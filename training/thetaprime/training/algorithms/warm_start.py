@@ -1,8 +1,8 @@
-"""Meta-training that begins from a policy that was told the task.
+"""Initializes meta-training from an oracle, a policy that observes the task.
 
-An oracle's network takes [o, task]: its first layer adds W_task · task to what it makes of o. A policy with a context
-adds context.weight · context there. With context.weight = W_task the policy at context c *is* the oracle told the
-task c, and what is left to meta-learn is how to find c from rewards. The oracle's training is part of what θ cost.
+The oracle's network takes [o, task]: its first layer computes W_o · o + W_task · task. A policy with a context computes
+W_o · o + context.weight · context. With context.weight = W_task, the policy at context c equals the oracle on task c,
+and meta-training has only to learn how to find c from rewards. The oracle's training counts as a part of θ's cost.
 """
 
 import torch
@@ -17,7 +17,7 @@ _FIRST, _FIRST_BIAS = "layers.0.weight", "layers.0.bias"
 
 
 def run_record(run: RunState) -> ComparisonRun:
-    """What is told of a run that another one depends on."""
+    """The record of a run for the provenance of a run that depends on it."""
     return ComparisonRun(
         iterations=run.iteration,
         environment_steps=run.environment_steps,
@@ -28,18 +28,18 @@ def run_record(run: RunState) -> ComparisonRun:
 
 
 def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Parameters:
-    """θ, as an oracle's run knows it.
+    """Initial parameters θ from an oracle's run.
 
     Args:
-        oracle: the run; on the same tasks, with the same network.
-        config: of the run that is to begin.
-        policy: its network, with a context at least as large as the task's parameters.
+        oracle: a run on the same tasks with the same network.
+        config: the new run's configuration.
+        policy: the new run's network; its context has at least as many numbers as the task.
 
     Returns:
-        The parameters; the context is zero, and so are the weights of what is left of it.
+        The parameters. The context is zero, and so are the weights of context numbers beyond the task's.
 
     Raises:
-        CheckpointError: the run does not fit: which setting, what it is there and here.
+        CheckpointError: a setting of the oracle's run differs; the message names it and both values.
     """
     for name, there, here in (
         ("method", oracle.config.method, "oracle"),
@@ -52,18 +52,18 @@ def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Param
         if there != here:
             raise CheckpointError(f"warm start: {name} of that run is {there!r}; expected {here!r}")
     size = policy.environment.observation_size
-    observed, told = oracle.parameters[_FIRST].tensor_split([size], dim=1)
+    observation_weight, task_weight = oracle.parameters[_FIRST].tensor_split([size], dim=1)
     contexts = config.policy.context_size
-    if contexts < told.shape[1]:
+    if contexts < task_weight.shape[1]:
         raise CheckpointError(
-            f"warm start: policy.context_size is {contexts}; the oracle was told {told.shape[1]} numbers"
+            f"warm start: policy.context_size is {contexts}; expected {task_weight.shape[1]} or more, as a task has"
         )
-    weight = torch.nn.functional.pad(told, (0, contexts - told.shape[1]))
-    # The oracle had a context of its own, which never moved: a part of its bias.
+    weight = torch.nn.functional.pad(task_weight, (0, contexts - task_weight.shape[1]))
+    # The oracle has a context, too, which never moved: it acts as a bias.
     bias = oracle.parameters[_FIRST_BIAS] + oracle.parameters[CONTEXT_WEIGHT] @ oracle.parameters[CONTEXT]
     return {
         **{name: value.clone() for name, value in oracle.parameters.items()},
-        _FIRST: observed.contiguous(),
+        _FIRST: observation_weight.contiguous(),
         _FIRST_BIAS: bias,
         CONTEXT: torch.zeros(contexts),
         CONTEXT_WEIGHT: weight,

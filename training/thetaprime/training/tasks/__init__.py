@@ -1,4 +1,4 @@
-"""Distributions of tasks: what they are, ours, and yours."""
+"""Task distributions: their interface, the shipped ones, their environments, and the contract test."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
@@ -58,7 +58,7 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use: the names of the task distributions come without gymnasium."""
+    """Imports a public name on first use, without the simulators that others need."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULES[name]), name)

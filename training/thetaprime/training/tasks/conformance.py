@@ -61,22 +61,23 @@ def _check_environment(distribution: TaskDistribution, task: Task, seed: int) ->
         assert action_space.shape == (contract.action.size,), (
             f"action shape {action_space.shape}; the contract says ({contract.action.size},)"
         )
-        assert np.allclose(action_space.low, contract.action.low), "action.low is not that of the contract"
-        assert np.allclose(action_space.high, contract.action.high), "action.high is not that of the contract"
+        for bound in ("low", "high"):
+            found, expected = getattr(action_space, bound), getattr(contract.action, bound)
+            assert np.allclose(found, expected), f"action.{bound} is {found}; the contract says {expected}"
     else:
         assert isinstance(action_space, Discrete), f"action space {action_space}; the contract says discrete"
         assert (int(action_space.n), int(action_space.start)) == (contract.action.count, contract.action.start), (
             f"action space {action_space}; the contract says {contract.action}"
         )
     with warnings.catch_warnings():
-        # Gymnasium warns of matters of taste, such as actions beyond ±1: to be seen, and no breach of the contract.
+        # Gymnasium also warns about style, such as actions beyond ±1: a warning, not a failure.
         warnings.simplefilter("default")
         check_env(env.unwrapped, skip_render_check=True)
     first, second = (_episode(distribution, task, seed) for _ in range(2))
     assert len(first) <= contract.horizon, f"an episode lasted {len(first)} steps; the horizon is {contract.horizon}"
     for step, (one, other) in enumerate(zip(first, second, strict=True)):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)), (
-            f"step {step} of an episode with the same seed and actions went another way"
+            f"step {step} differs between two episodes with the same seed and actions"
         )
     env.close()
 
@@ -92,7 +93,7 @@ def _episode(distribution: TaskDistribution, task: Task, seed: int) -> list[tupl
         steps.append((observation, float(reward), terminated, truncated))
         over = terminated or truncated
     env.close()
-    assert over, f"an episode went on past the horizon of {distribution.environment.horizon} steps"
+    assert over, f"an episode continued past the horizon of {distribution.environment.horizon} steps"
     return steps
 
 

@@ -27,7 +27,7 @@ from thetaprime.training.tasks.vector_env import WorkersVectorEnv, worker_count
 
 
 class PointNavigationTasks:
-    """Goals U(−0.5, 0.5)² (Finn et al. 2017, section 5.3). A task is ``{"goal": [x, y]}``."""
+    """2D navigation to goals U(−0.5, 0.5)². A task is ``{"goal": [x, y]}``."""
 
     environment = EnvironmentContract(
         environment_id=POINT_NAVIGATION_ID,
@@ -37,22 +37,22 @@ class PointNavigationTasks:
     )
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
-        """Draws goals."""
+        """Samples goals."""
         goals = rng.uniform(-point_navigation.GOAL_RANGE, point_navigation.GOAL_RANGE, size=(count, 2))
         return [{"goal": goal.tolist()} for goal in goals]
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """``gymnasium.make`` with the task's goal."""
+        """Makes the registered environment with the task's goal."""
         return gymnasium.make(POINT_NAVIGATION_ID, goal=task["goal"])
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
-        """All goals in one array."""
+        """Makes one environment that moves all points by one numpy operation."""
         goals = [task["goal"] for task in tasks]
         return point_navigation.PointNavigationVector(goals, len(tasks))
 
 
 class LocomotionTasks:
-    """Base of the four distributions. A task is ``{"goal": g}``."""
+    """Base of the four distributions of robots. A task is ``{"goal": g}``."""
 
     body: ClassVar[Body]
     kind: ClassVar[Goal]
@@ -60,7 +60,7 @@ class LocomotionTasks:
 
     @property
     def environment(self) -> EnvironmentContract:
-        """What every task's environment sends and takes."""
+        """The spaces, the horizon and the time step of every task's environment."""
         size = int(self.body.model.nu)
         return EnvironmentContract(
             environment_id=f"thetaprime/{self.environment_name}-v0",
@@ -71,18 +71,18 @@ class LocomotionTasks:
         )
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
-        """Draws goals."""
+        """Samples goals."""
         return [{"goal": float(goal)} for goal in self._goals(count, rng)]
 
     def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
         raise NotImplementedError
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """``gymnasium.make`` with the task's goal."""
+        """Makes the registered environment with the task's goal."""
         return gymnasium.make(self.environment.environment_id, goal=task["goal"])
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
-        """All robots in one simulator."""
+        """Makes one environment that steps all robots on native threads."""
         return LocomotionVector(self.body, self.kind, [task["goal"] for task in tasks], len(tasks))
 
 
@@ -90,13 +90,13 @@ class _Direction(LocomotionTasks):
     kind = DIRECTION
 
     def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        # There are two tasks only. Equally many of each, from a random one on: no batch is lopsided.
+        # There are only two tasks: equally many of each, the first at random.
         first = rng.integers(2)
         return [1.0 if (first + index) % 2 else -1.0 for index in range(count)]
 
 
 class HalfCheetahVelocityTasks(LocomotionTasks):
-    """Velocities U(0, 2) m/s."""
+    """Half-cheetah: forward velocities U(0, 2) m/s."""
 
     body, kind, environment_name = HALF_CHEETAH, VELOCITY, "HalfCheetahVelocity"
 
@@ -105,13 +105,13 @@ class HalfCheetahVelocityTasks(LocomotionTasks):
 
 
 class HalfCheetahDirectionTasks(_Direction):
-    """Forward and backward."""
+    """Half-cheetah: forward and backward."""
 
     body, environment_name = HALF_CHEETAH, "HalfCheetahDirection"
 
 
 class AntVelocityTasks(LocomotionTasks):
-    """Velocities U(0, 3) m/s."""
+    """Ant: forward velocities U(0, 3) m/s."""
 
     body, kind, environment_name = ANT, VELOCITY, "AntVelocity"
 
@@ -120,7 +120,7 @@ class AntVelocityTasks(LocomotionTasks):
 
 
 class AntDirectionTasks(_Direction):
-    """Forward and backward."""
+    """Ant: forward and backward."""
 
     body, environment_name = ANT, "AntDirection"
 
@@ -135,14 +135,14 @@ TASKS_OF_RECORD: Final[dict[str, type[TaskDistribution]]] = {
 
 
 def resolve_tasks(reference: str) -> TaskDistribution:
-    """The task distribution that a person names.
+    """Makes the task distribution of a name.
 
     Args:
-        reference: a name of ours (``point-navigation``), or ``package.module:Class`` for a class that can be made
-            without arguments.
+        reference: a shipped name (``point-navigation``), or ``package.module:Class`` for a class whose constructor
+            needs no arguments.
 
     Raises:
-        ValueError: there is no such name or class, or it is not a `TaskDistribution`.
+        ValueError: the name or class is unknown, or the class is not a `TaskDistribution`.
     """
     if reference in TASKS_OF_RECORD:
         return TASKS_OF_RECORD[reference]()
@@ -151,7 +151,7 @@ def resolve_tasks(reference: str) -> TaskDistribution:
         raise ValueError(
             f"tasks: {reference!r} is unknown; expected one of {', '.join(TASKS_OF_RECORD)}, or package.module:Class"
         )
-    # A console script does not look there by itself, and it is where a person's own module is.
+    # Python does not search the working directory for a console script, but users keep their modules there.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -166,16 +166,17 @@ def resolve_tasks(reference: str) -> TaskDistribution:
 def make_vector(
     distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int | None = None
 ) -> VectorEnv[Any, Any, Any]:
-    """One environment for each task, in order: the distribution's own batched form where it has one.
+    """Makes one environment for each task, in order, by the distribution's `make_vector` if it has one.
 
     Args:
-        distribution: that makes the environments.
+        distribution: makes the environments.
         tasks: one for each environment.
-        workers: processes that share them where there is no batched form; 1 is this process alone. None is what
-            ``THETAPRIME_TRAINING_WORKERS`` says, or else the available cores, and fewer for few environments.
+        workers: processes that share the environments of a distribution without `make_vector`; 1 is this process
+            alone. None takes ``THETAPRIME_TRAINING_WORKERS``, or else the available cores, and fewer for few
+            environments.
 
     Raises:
-        ValueError: the variable is not a number.
+        ValueError: the environment variable is not a positive number.
     """
     if isinstance(distribution, BatchedTaskDistribution):
         return distribution.make_vector(tasks)

@@ -1,4 +1,4 @@
-"""The oracle's view of a task distribution: the policy is told the task (Finn et al. 2017, section 5.3)."""
+"""The oracle's tasks: the policy observes the task (Finn et al. 2017, section 5.3)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
 
 
 def task_vector(task: Task) -> npt.NDArray[np.float32]:
-    """The task's parameters as one vector, in the order of their names."""
+    """The task's parameters as one vector, sorted by name."""
     return np.concatenate([np.atleast_1d(np.asarray(task[name], np.float32)) for name in sorted(task)])
 
 
 def oracle_policy(environment: EnvironmentContract, spec: PolicySpec) -> Policy:
-    """The network of an oracle: the same, its normalization leaving the task's parameters as they are.
+    """The network of an oracle, whose normalization leaves the task's parameters unchanged.
 
     Args:
         environment: of `OracleTasks`.
@@ -38,49 +38,49 @@ def oracle_policy(environment: EnvironmentContract, spec: PolicySpec) -> Policy:
 
 
 class OracleTasks:
-    """The same tasks, with the task's parameters appended to each observation (flattened).
+    """A task distribution with the task's parameters appended to each (flattened) observation.
 
     Args:
-        distribution: the distribution whose tasks are told.
+        distribution: makes the tasks and their environments.
     """
 
     def __init__(self, distribution: TaskDistribution) -> None:
         self._distribution = distribution
-        told = len(task_vector(distribution.sample_tasks(1, np.random.default_rng(0))[0]))
-        size = distribution.environment.observation_size + told
+        task_size = len(task_vector(distribution.sample_tasks(1, np.random.default_rng(0))[0]))
+        size = distribution.environment.observation_size + task_size
         self.environment: EnvironmentContract = distribution.environment.model_copy(
             update={"observation_shape": (size,)}
         )
         self._space = Box(-np.inf, np.inf, (size,), np.float32)
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """As the distribution draws them."""
+        """Samples tasks from the distribution."""
         return self._distribution.sample_tasks(count, rng)
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """The task's environment, with the task in its observation."""
-        told = task_vector(task)
+        """Makes the task's environment, with the task in its observation."""
+        parameters = task_vector(task)
         env = self._distribution.make(task)
-        return TransformObservation(env, lambda observation: _join(np.ravel(observation), told), self._space)
+        return TransformObservation(env, lambda observation: _join(np.ravel(observation), parameters), self._space)
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
-        """The tasks' environments, with each task in its observation."""
-        told = np.stack([task_vector(task) for task in tasks])
-        return _Told(
+        """Makes the tasks' environments, with each task in its observation."""
+        parameters = np.stack([task_vector(task) for task in tasks])
+        return _OracleVector(
             make_vector(self._distribution, tasks),
-            lambda observation: _join(np.reshape(observation, (len(tasks), -1)), told),
+            lambda observation: _join(np.reshape(observation, (len(tasks), -1)), parameters),
             single_observation_space=self._space,
         )
 
 
-class _Told(TransformVectorObservation[Any, Any, Any]):
-    """Observations with the task in them, from an environment that may know how to park."""
+class _OracleVector(TransformVectorObservation[Any, Any, Any]):
+    """A vector environment with the tasks in the observations. It parks environments if the one inside does."""
 
     @property
     def park(self) -> Park | None:
-        """That of the environment inside, if it has one."""
+        """The method `park` of the environment inside; None without one."""
         return getattr(self.env, "park", None)
 
 
-def _join(observation: npt.NDArray[Any], told: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.concatenate([observation, told], axis=-1, dtype=np.float32, casting="unsafe")
+def _join(observation: npt.NDArray[Any], parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.concatenate([observation, parameters], axis=-1, dtype=np.float32, casting="unsafe")

@@ -1,4 +1,4 @@
-"""What meta-training asks of a distribution of tasks."""
+"""The interface of task distributions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,36 +16,36 @@ Task = Mapping[str, float | list[float]]
 
 @runtime_checkable
 class TaskDistribution(Protocol):
-    """A family of environments that share their spaces and differ in what a task says.
+    """A family of environments with the same spaces, which differ in the parameters of a task.
 
     Any class with these three members can be meta-trained: ``thetaprime train mypackage.mytasks:MyTasks``.
-    Hold yours against `check_task_distribution` in a test.
+    `check_task_distribution` tests yours.
     """
 
     @property
     def environment(self) -> EnvironmentContract:
-        """What every task's environment sends and takes."""
+        """The spaces, the horizon and the time step of every task's environment."""
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """Draws `count` tasks. The same generator state gives the same tasks."""
+        """Samples `count` tasks. The same generator state gives the same tasks."""
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """The environment of a task."""
+        """Makes the environment of a task."""
 
 
 class Park(Protocol):
-    """The method ``park`` of a vector environment that can leave environments out.
+    """The optional method ``park`` of a vector environment, which stops stepping some of its environments.
 
-    The sampler calls it, where there is one, for environments whose episode is over while those of others go on.
+    The sampler calls it for environments whose episode has ended before the others'.
     """
 
     def __call__(self, environments: npt.NDArray[np.bool_]) -> None:
-        """Leaves environments [B] as they are until the next reset; their observations are not looked at."""
+        """Stops stepping the environments that are true in [B] until the next reset."""
 
 
 @runtime_checkable
 class BatchedTaskDistribution(TaskDistribution, Protocol):
-    """A distribution that can step many tasks at once, without Python for each environment."""
+    """A task distribution with a vector environment that steps many tasks at once."""
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
-        """One environment for each task, in order, with Gymnasium's next-step autoreset."""
+        """Makes one environment for each task, in order, with Gymnasium's next-step autoreset."""

@@ -1,4 +1,4 @@
-"""Many tasks in one vector environment, whether or not the distribution has a batched form."""
+"""A vector environment that steps single environments in worker processes."""
 
 import itertools
 import os
@@ -17,9 +17,9 @@ from thetaprime.training.tasks.protocol import Task, TaskDistribution
 from thetaprime.training.tasks.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
 
 WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
-"""Environment variable: how many worker processes share the environments; 1 is this process alone."""
+"""Environment variable: the number of worker processes that share the environments; 1 is this process alone."""
 
-_FEWEST: Final = 32  # environments for each worker: with fewer cheap ones, messages cost more than is gained
+_FEWEST: Final = 32  # environments for each worker: below, messages cost more than the workers gain
 _numbers = itertools.count(1)
 
 
@@ -35,36 +35,36 @@ def worker_count(environments: int, asked: int | None) -> int:
 
 
 class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
-    """Single environments, shared out over worker processes, with next-step autoreset.
+    """Single environments in worker processes, with next-step autoreset.
 
-    Equal to Gymnasium's ``SyncVectorEnv`` step by step and to the bit: environment i is seeded with seed + i. It
-    carries no infos.
+    Its steps equal those of Gymnasium's ``SyncVectorEnv`` to the bit: environment i is seeded with seed + i. It returns
+    no infos.
 
     Args:
-        distribution: that makes the environments. Worker processes receive it pickled.
+        distribution: makes the environments. Worker processes receive it pickled.
         tasks: one for each environment.
-        workers: W processes; 1 is this one.
+        workers: W processes; 1 is this process.
 
     Attributes:
         workers: W.
 
     Raises:
         TypeError: the distribution cannot be pickled; or its spaces are not a Box, and a Box or Discrete.
-        WorkerError: an environment raised in a worker, or a worker died. In this process the environment's own
-            exception passes.
+        WorkerError: an environment raised an exception in a worker, or a worker died. With one worker, the
+            environment's exception is raised unchanged.
     """
 
     def __init__(self, distribution: TaskDistribution, tasks: Sequence[Task], *, workers: int) -> None:
         B, self._tasks, self._number = len(tasks), list(tasks), next(_numbers)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
         self.num_envs, self.workers = B, workers
-        # Every W-th: neighbors are of one task, whose episodes may all be long.
+        # Every W-th: neighbors belong to one task, whose episodes may all be long.
         self._rows = [range(worker, B, workers) for worker in range(workers)]
         self._memory: SharedMemory | None = None
         self._arrays: Arrays | None = None
-        self._crew: WorkerPool | _ThisProcess = _ThisProcess() if workers == 1 else worker_pool(workers)
-        self._crew.introduce(distribution, workers)
-        self._crew.enroll(self)
+        self._pool: WorkerPool | _ThisProcess = _ThisProcess() if workers == 1 else worker_pool(workers)
+        self._pool.introduce(distribution, workers)
+        self._pool.enroll(self)
         try:
             spaces = self._ask("make", [(self._tasks[rows.start :: rows.step], rows) for rows in self._rows])
             for other, rows in zip(spaces, self._rows, strict=True):
@@ -73,7 +73,7 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
             size = Arrays(None, spaces[0], B, workers).size
             memory: str | bytearray = bytearray(size)
             if workers > 1:
-                name = f"thetaprime-{os.getpid():x}-{secrets.token_hex(4)}"  # no longer than macOS allows
+                name = f"thetaprime-{os.getpid():x}-{secrets.token_hex(4)}"  # short enough for macOS
                 self._memory = SharedMemory(name, create=True, size=size)
                 memory = self._memory.name
             self._ask("attach", [(memory, spaces[0], B, workers)] * workers)
@@ -90,27 +90,27 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Starts an episode in every environment, parked ones too.
+        """Starts an episode in every environment, also in parked ones.
 
         Args:
-            seed: of the first environment, the i-th having seed + i; or one for each.
-            options: for every environment.
+            seed: of the first environment (the i-th gets seed + i); or one seed for each.
+            options: passed to every environment.
         """
         arrays = self._open()
         if options is not None and "reset_mask" in options:
-            raise ValueError("options: reset_mask is for environments without autoreset")
+            raise ValueError("options: reset_mask applies to environments without autoreset; these have it")
         if seed is None or isinstance(seed, int):
             seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
         else:
             seeds = list(seed)
         if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: {len(seeds)} of them for {self.num_envs} environments")
+            raise ValueError(f"seed: {len(seeds)} seeds for {self.num_envs} environments")
         arrays.parked[:] = False
         self._ask("reset", [(seeds[rows.start :: rows.step], options) for rows in self._rows])
         return arrays.observations.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Steps every environment that is not parked; one whose episode has ended is reset instead."""
+        """Steps every environment that is not parked; resets it instead if its episode has ended."""
         arrays, actions = self._open(), np.asarray(actions)
         taken = arrays.actions(actions.dtype.str)
         if actions.shape != taken.shape:
@@ -123,10 +123,10 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         return arrays.observations.copy(), arrays.rewards.copy(), arrays.terminated.copy(), arrays.truncated.copy(), {}
 
     def park(self, environments: npt.NDArray[np.bool_]) -> None:
-        """Leaves environments out until the next reset: they stay as they are, earn 0, and cost nothing.
+        """Stops stepping environments until the next reset: their observation stays, and their reward is 0.
 
         Args:
-            environments: [B], true for those that nobody asks about any more.
+            environments: [B], true for those to stop.
         """
         arrays = self._open()
         arrays.parked |= environments
@@ -134,21 +134,21 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         arrays.terminated[environments] = arrays.truncated[environments] = False
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the environments. The workers stay, for the next ones."""
+        """Closes the environments. The workers keep running for the next ones."""
         try:
-            if not self._crew.closed:
+            if not self._pool.closed:
                 self._ask("close", [()] * len(self._rows))
         finally:
             self._release()
 
     def __del__(self) -> None:
-        # Not close(): garbage is collected at any time, such as between a worker's question and its answer.
-        if not self.closed and hasattr(self, "_crew"):
-            self._crew.forgotten.append(self._number)
+        # Not close(): the garbage collector may run between a message to a worker and its answer.
+        if not self.closed and hasattr(self, "_pool"):
+            self._pool.forgotten.append(self._number)
             self._release()
 
     def _release(self) -> None:
-        self._arrays = None  # its views would keep the memory from being closed
+        self._arrays = None  # shared memory cannot be closed while views of it exist
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.close()
@@ -168,7 +168,7 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
             which = "its environments" if row < 0 else f"environment {row}, task {self._tasks[row]}"
             return f"{_DOING[verb]} {which}"
 
-        return self._crew.ask(self._number, verb, arguments, doing)
+        return self._pool.ask(self._number, verb, arguments, doing)
 
 
 _DOING: Final = {
@@ -181,7 +181,7 @@ _DOING: Final = {
 
 
 class _ThisProcess:
-    """Stands in for a pool of one worker: an environment's exception passes as it is, with a note of its task."""
+    """A pool without processes. An environment's exception is raised unchanged, with a note that names its task."""
 
     def __init__(self) -> None:
         self.closed = False

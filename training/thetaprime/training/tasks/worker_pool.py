@@ -1,9 +1,9 @@
-"""Environments without a batched form, shared out over worker processes.
+"""Worker processes that step environments.
 
-Each worker steps its share of the environments in one message; observations, rewards, flags and actions lie in memory
-that all of them see. Processes start slowly, so one pool of them outlives the many vector environments that sampling
-makes. They are spawned, never forked: the parent has torch's and gRPC's threads, which a fork would leave in an
-undefined state. A worker ends when its pipe is closed, so none outlives the parent, however that one ends.
+One message makes a worker step all of its environments. Observations, rewards, flags and actions are in shared memory.
+Processes start slowly, so one pool serves all vector environments that sampling makes. Workers are spawned, not forked:
+a fork would leave the threads of torch and gRPC in an undefined state. A worker exits when its pipe closes, so no
+worker outlives its parent, even one that is killed.
 """
 
 import atexit
@@ -37,19 +37,19 @@ _ALIGNMENT: Final = 64  # bytes: a cache line
 
 
 class WorkerError(RuntimeError):
-    """An environment failed in a worker process, or the process died."""
+    """An environment raised an exception in a worker process, or the process died."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spaces:
-    """What one environment sends and takes. Equal ones can share a vector."""
+    """The spaces of one environment. All environments of a vector have equal spaces."""
 
     observation: Box
     action: Box | Discrete
 
     @classmethod
     def of(cls, env: gymnasium.Env[Any, Any]) -> "Spaces":
-        """Those of an environment; TypeError where they cannot be carried."""
+        """The spaces of an environment; TypeError for other than a Box, and a Box or Discrete."""
         observation, action = env.observation_space, env.action_space
         if not isinstance(observation, Box) or not isinstance(action, Box | Discrete):
             raise TypeError(f"observations {observation}, actions {action}; expected a Box, and a Box or Discrete")
@@ -57,7 +57,7 @@ class Spaces:
 
 
 class Arrays:
-    """What B environments send and take, as views of one buffer; without a buffer, only its `size` in bytes."""
+    """The data of B environments, as views of one buffer. Without a buffer, only the `size` in bytes is computed."""
 
     def __init__(self, buffer: Any, spaces: Spaces, environments: int, workers: int) -> None:
         self._buffer, self.size, B = buffer, 0, environments
@@ -67,13 +67,13 @@ class Arrays:
         self.terminated = self._view((B,), np.bool_)
         self.truncated = self._view((B,), np.bool_)
         self.parked = self._view((B,), np.bool_)
-        self.current = self._view((workers,), np.int64)  # the environment that each worker is busy with
+        self.current = self._view((workers,), np.int64)  # the environment that each worker is stepping
         self._actions_at = self.size
-        self.size += 8 * math.prod(self._action_shape)  # no type of actions has wider numbers
+        self.size += 8 * math.prod(self._action_shape)  # no action type has wider numbers
         self._actions: Array = np.empty(0)
 
     def actions(self, dtype: str) -> Array:
-        """[B, ...], of the type that the caller happens to use: a single environment would see that type too."""
+        """[B, ...] actions of the caller's type, as a single environment would receive them."""
         if self._actions.dtype.str != dtype or not self._actions.size:
             self._actions = np.ndarray(self._action_shape, dtype, self._buffer, self._actions_at)
         return self._actions
@@ -85,10 +85,10 @@ class Arrays:
 
 
 class Share:
-    """The environments of a vector that one process steps: one worker's, or all of them in the caller's own."""
+    """The environments of a vector that one process steps: a worker's share, or all of them in this process."""
 
     def __init__(self, worker: int) -> None:
-        self.busy: int | None = None  # the environment whose turn it is, counted within the share
+        self.busy: int | None = None  # index in the share of the environment that is stepping
         self._worker = worker
         self._envs: list[gymnasium.Env[Any, Any]] = []
         self._spaces: Spaces | None = None
@@ -96,7 +96,7 @@ class Share:
         self._memory: SharedMemory | None = None
 
     def make(self, distribution: TaskDistribution, tasks: Sequence[Task], rows: range) -> Spaces:
-        """Makes the environments: those of the vector's rows."""
+        """Makes the environments of the given rows of the vector."""
         self._rows, self._over = rows, np.zeros(len(tasks), np.bool_)
         for self.busy, task in enumerate(tasks):
             self._envs.append(distribution.make(task))
@@ -107,10 +107,10 @@ class Share:
         return spaces
 
     def attach(self, memory: str | bytearray, spaces: Spaces, environments: int, workers: int) -> None:
-        """Takes the memory that the vector's environments share: its name, or itself."""
+        """Attaches the vector's memory: shared memory by its name, or a bytearray."""
         if isinstance(memory, str):
-            # The parent alone looks after the memory. Before Python 3.13 that cannot be said; but workers share the
-            # parent's resource tracker, where a name counts once however often it is registered.
+            # Only the parent frees the memory. Before Python 3.13 there is no option for it; but workers share the
+            # parent's resource tracker, which counts a name once.
             untracked: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
             self._memory = SharedMemory(memory, **untracked)
         self._arrays = Arrays(self._memory.buf if self._memory else memory, spaces, environments, workers)
@@ -126,9 +126,9 @@ class Share:
         arrays.rewards[share] = 0.0
 
     def step(self, dtype: str) -> None:
-        """Steps those of the environments that are not parked, with actions of a type; resets those that are over."""
+        """Steps the environments that are not parked, with actions of a type; resets those whose episode ended."""
         arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
-        # Copied: an environment may keep its action, and the memory is written again for the next step.
+        # A copy, because an environment may keep its action, and the next step overwrites the memory.
         actions = arrays.actions(dtype)[share].copy()
         running = np.flatnonzero(~arrays.parked[share])
         over = self._over.tolist()
@@ -147,8 +147,8 @@ class Share:
         self._over[running] = arrays.terminated[rows] | arrays.truncated[rows]
 
     def close(self) -> None:
-        """Closes the environments and lets go of the memory."""
-        self._arrays = None  # its views would keep the memory from being closed
+        """Closes the environments and detaches the memory."""
+        self._arrays = None  # shared memory cannot be closed while views of it exist
         if self._memory is not None:
             self._memory.close()
         for k, env in enumerate(self._envs):
@@ -173,7 +173,7 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """What a worker answers when an environment raised."""
+    """A worker's answer after an exception in an environment."""
 
     busy: int | None
     summary: str
@@ -181,8 +181,8 @@ class _Failure:
 
 
 def _work(pipe: Connection, worker: int) -> None:
-    """The life of a worker: it answers each message until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of us; the parent decides what becomes of it
+    """Runs a worker: answers each message until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     distribution: Any = None
     shares: dict[int, Share] = {}
     with contextlib.suppress(EOFError, ConnectionError):
@@ -206,47 +206,47 @@ def _work(pipe: Connection, worker: int) -> None:
 
 
 class WorkerPool:
-    """Processes that step environments, started when they are first needed and ended with this process."""
+    """Processes that step environments. They start on first use and end with this process."""
 
     def __init__(self) -> None:
         self.pid, self.closed = os.getpid(), False
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
-        self._known: list[bytes] = []  # the distribution that each worker has
+        self._known: list[bytes] = []  # the pickled distribution that each worker has
         self._served = False
         self._lock = threading.Lock()
         self._vectors: weakref.WeakSet[VectorEnv[Any, Any, Any]] = weakref.WeakSet()
-        self.forgotten: list[int] = []  # vectors that were dropped without being closed
-        # Before multiprocessing's own handler, which was registered earlier and would wait for the workers for ever.
+        self.forgotten: list[int] = []  # vectors that were garbage-collected without being closed
+        # Runs before multiprocessing's handler, which would wait for the workers forever.
         atexit.register(self.close)
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked: open, all workers running, and of this process rather than of one it forked from."""
+        """Whether the pool is usable: open, all workers alive, and started by this process."""
         return not self.closed and self.pid == os.getpid() and all(each.is_alive() for each in self._processes)
 
     def grow(self, workers: int) -> None:
-        """Starts as many workers as are missing."""
+        """Starts workers up to a number."""
         context = multiprocessing.get_context("spawn")
         while len(self._processes) < workers:
             pipe, theirs = context.Pipe()
             name = f"thetaprime-worker-{len(self._processes)}"
             process = context.Process(target=_work, args=(theirs, len(self._processes)), name=name)
             process.start()
-            theirs.close()  # else its end would never be seen
+            theirs.close()  # or the parent would never see the pipe close
             self._processes.append(process)
             self._pipes.append(pipe)
             self._known.append(b"")
 
     def enroll(self, vector: VectorEnv[Any, Any, Any]) -> None:
-        """Remembers a vector environment, to close it with the pool, and lets workers drop those that are gone."""
+        """Registers a vector environment, to close it with the pool, and closes vectors that were garbage-collected."""
         self._vectors.add(vector)
         while self.forgotten:
             gone = self.forgotten.pop()
             self.ask(gone, "close", [()] * len(self._pipes), lambda worker, busy: "closing environments")
 
     def introduce(self, distribution: TaskDistribution, workers: int) -> None:
-        """Sends a distribution to those workers that have another one.
+        """Sends a distribution to the workers that have another one.
 
         Raises:
             TypeError: it cannot be pickled.
@@ -256,11 +256,11 @@ class WorkerPool:
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise TypeError(
                 f"{type(distribution).__name__} cannot be sent to worker processes: {error}. Task distributions are "
-                "pickled: let it be a class at the top level of a module, without lambdas or open resources in it; or "
-                "set THETAPRIME_TRAINING_WORKERS=1 to stay in one process"
+                "pickled: define the class at the top level of a module, without lambdas or open resources; or set "
+                "THETAPRIME_TRAINING_WORKERS=1 to use one process"
             ) from error
         arguments = [None if known == pickled else (pickled,) for known in self._known[:workers]]
-        self._known[:workers] = [b""] * workers  # until it has arrived
+        self._known[:workers] = [b""] * workers  # until every worker has confirmed
         self.ask(0, "distribution", arguments, lambda worker, busy: f"receiving {type(distribution).__name__}")
         self._known[:workers] = [pickled] * workers
 
@@ -274,10 +274,10 @@ class WorkerPool:
         """Sends each of the first workers a message and waits for their answers.
 
         Args:
-            vector: whose environments are meant.
-            verb: what to do with them.
-            arguments: for each worker; None asks nothing of it.
-            doing: what a worker does, with which of its environments where that is known, for an error's message.
+            vector: number of the vector whose environments act.
+            verb: name of the method to call on each worker's share.
+            arguments: of the call, for each worker; None skips the worker.
+            doing: (worker, index in its share or None) -> what it does, for an error's message.
 
         Raises:
             WorkerError: an environment raised, or a worker died, and with it the pool.
@@ -293,11 +293,11 @@ class WorkerPool:
             except (EOFError, ConnectionError) as error:
                 self._processes[worker].join(_EXIT_SECONDS)
                 died = f"a worker process died (exit status {self._processes[worker].exitcode})"
-                where = doing(worker, None)  # before closing takes away where it is written
+                where = doing(worker, None)  # read before close() frees the memory
                 self.close(at_once=True)
                 hint = "" if self._served else ': does the script lack an if __name__ == "__main__"? Workers import it'
                 raise WorkerError(f"{died} while {where}{hint}") from error
-            except BaseException:  # Ctrl-C: answers that nobody waits for would be taken for those to the next question
+            except BaseException:  # after Ctrl-C, late answers would be taken for answers to the next message
                 self.close(at_once=True)
                 raise
         self._served = True
@@ -310,10 +310,10 @@ class WorkerPool:
         return answers
 
     def close(self, *, at_once: bool = False) -> None:
-        """Ends the workers, and closes what they were stepping.
+        """Ends the workers and closes their environments.
 
         Args:
-            at_once: without waiting for what they are at.
+            at_once: terminate the workers instead of letting them finish a step.
         """
         if self.closed or self.pid != os.getpid():
             return
@@ -338,7 +338,7 @@ _pool: WorkerPool | None = None
 
 
 def worker_pool(workers: int) -> WorkerPool:
-    """This process's pool, with so many workers at least. One in which a worker has died is replaced."""
+    """The pool of this process, with at least so many workers. A pool with a dead worker is replaced."""
     global _pool
     if _pool is None or not _pool.alive:
         if _pool is not None:
