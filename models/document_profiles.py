@@ -1,6 +1,6 @@
-"""Writes the tables of docs/onnx.md from files that are made here, one of each form and each kind of action.
+"""Writes the tables of docs/onnx.md from one file of each profile and each kind of action.
 
-``python models/document_profiles.py``; with ``--check`` it only says whether the page is what the files say.
+Run ``python models/document_profiles.py``. With ``--check`` it only reports whether the page is up to date.
 """
 
 import json
@@ -27,7 +27,7 @@ from thetaprime.models import (
 from thetaprime.models.onnx.template import TENSORS
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "onnx.md"
-# Lengths that nothing else has, so that a shape shows which axis is which.
+# Distinct lengths, so that a shape identifies its axes.
 _OBSERVATION, _ACTION = 17, 11
 _AXES: Final = {_OBSERVATION: "O", _ACTION: "A"}
 _KINDS: Final = {
@@ -46,7 +46,7 @@ _HEAD: Final = ("tensor", "direction", "actions", "shape", "dtype", "unit", "wha
 
 
 class Row(NamedTuple):
-    """A tensor of a form."""
+    """A tensor of a profile."""
 
     name: str
     direction: str
@@ -70,12 +70,12 @@ def main(arguments: Sequence[str]) -> int:
     if before != after:
         sys.stdout.write(f"{name} is out of date: run models/document_profiles.py\n")
         return 1
-    sys.stdout.write(f"{name} is what the files say\n")
+    sys.stdout.write(f"{name} is up to date\n")
     return 0
 
 
 def table(profile: str) -> str:
-    """The tensors of a form, as its files name them; where continuous and discrete actions differ, each for itself."""
+    """The table of a profile's tensors; tensors that differ between continuous and discrete actions have a row each."""
     rows = {kind: list(_rows(model)) for kind, model in _models(profile)}
     every = dict.fromkeys(row for each in rows.values() for row in each)
     lines = [_line(_HEAD), _line(["---"] * len(_HEAD))]

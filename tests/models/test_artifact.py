@@ -25,11 +25,11 @@ from thetaprime.models import (
 
 @pytest.fixture
 def artifact(point_artifact: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy for the test to damage."""
     return Path(shutil.copytree(point_artifact / "point-navigation" / "1", tmp_path / "point-navigation" / "1"))
 
 
-def test_an_artifact_comes_back_whole(artifact: Path) -> None:
+def test_an_artifact_round_trips(artifact: Path) -> None:
     meta_policy = load_meta_policy(artifact)
     assert meta_policy.label == "point-navigation@1"
     assert meta_policy.policy_id == parameters_digest(meta_policy.parameters)
@@ -61,7 +61,7 @@ def test_a_missing_file_is_refused_by_name(artifact: Path) -> None:
         load_meta_policy(artifact)
 
 
-def test_a_newer_schema_is_refused_with_the_mend(artifact: Path) -> None:
+def test_a_newer_schema_is_refused_with_a_remedy(artifact: Path) -> None:
     manifest = json.loads((artifact / "manifest.json").read_text())
     manifest["schema_version"] = 2
     (artifact / "manifest.json").write_text(json.dumps(manifest))
@@ -69,8 +69,8 @@ def test_a_newer_schema_is_refused_with_the_mend(artifact: Path) -> None:
         load_meta_policy(artifact)
 
 
-def test_fields_that_came_later_take_their_defaults(artifact: Path) -> None:
-    """An artifact of an earlier version lacks them, and is still what it was, to the byte."""
+def test_later_fields_take_their_defaults(artifact: Path) -> None:
+    """An artifact of an earlier version lacks them, and keeps its bytes."""
     raw = json.loads((artifact / "manifest.json").read_bytes())
     del raw["policy"]["context_size"], raw["adaptation"]["context_lr"]
     earlier = Manifest.model_validate(raw).sealed()
@@ -79,7 +79,7 @@ def test_fields_that_came_later_take_their_defaults(artifact: Path) -> None:
     assert load_meta_policy(artifact).manifest.policy.context_size == 0
 
 
-def test_learned_step_sizes_may_leave_parameters_out(artifact: Path, tmp_path: Path) -> None:
+def test_learned_step_sizes_may_omit_parameters(artifact: Path, tmp_path: Path) -> None:
     found = load_meta_policy(artifact)
     manifest = found.manifest
     sizes = {"log_std": torch.ones_like(found.parameters["log_std"])}
@@ -121,7 +121,7 @@ def test_every_field_of_the_manifest_is_documented() -> None:
     assert undocumented(Manifest, "manifest") == []
 
 
-def test_exports_carry_their_identity_and_prove_themselves(artifact: Path) -> None:
+def test_exports_contain_their_identity_and_golden_vectors(artifact: Path) -> None:
     meta_policy = load_meta_policy(artifact)
     adapted = {name: value + 0.01 for name, value in meta_policy.parameters.items()}
     exported = meta_policy.export(adapted, meta_policy.policy_id)
@@ -166,7 +166,7 @@ def test_artifacts_are_found_by_name_version_and_path(point_artifact: Path) -> N
         resolve_meta_policy("point-navigation@7", point_artifact)
 
 
-def test_the_shipped_zoo_is_whole() -> None:
+def test_the_shipped_zoo_is_complete() -> None:
     shipped = find_meta_policies(zoo_directory())
     names = [path.parent.name for path in shipped]
     assert names == [
@@ -182,7 +182,7 @@ def test_the_shipped_zoo_is_whole() -> None:
         assert {"README.md", "curves.png", "oracle.safetensors"} <= meta_policy.manifest.files.keys()
 
 
-def test_unbounded_actions_survive_the_manifest() -> None:
+def test_unbounded_actions_round_trip_through_the_manifest() -> None:
     environment = EnvironmentContract(
         environment_id="test", observation_shape=(2,), action=BoxAction(low=(-np.inf,), high=(np.inf,)), horizon=3
     )

@@ -123,7 +123,7 @@ def test_dice_curvature_adds_earlier_actions(policy: Policy, make_batch: MakeBat
     torch.testing.assert_close(dice, ratio - (cross + cross.T) / 5)
 
 
-def test_every_curvature_takes_the_same_step(policy: Policy, make_batch: MakeBatch) -> None:
+def test_every_curvature_gives_the_same_step(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
@@ -135,7 +135,7 @@ def test_every_curvature_takes_the_same_step(policy: Policy, make_batch: MakeBat
 
 
 @pytest.mark.parametrize("trajectories", [4, 20])
-def test_training_and_serving_arrive_at_the_same_bits(policy: Policy, make_batch: MakeBatch, trajectories: int) -> None:
+def test_training_and_serving_compute_the_same_bits(policy: Policy, make_batch: MakeBatch, trajectories: int) -> None:
     """Meta-training keeps the graph, the server does not; θ′ is the same to the last bit."""
     parameters = policy.init(0)
     lengths = (12, 5, 12, 9) * (trajectories // 4)
@@ -184,7 +184,7 @@ def test_step_sizes_follow_the_gap_to_the_target_return(policy: Policy, make_bat
             torch.testing.assert_close(adapted[name], value - factor * 0.3 * gradient[name])
 
 
-def test_parameters_without_a_step_size_rest(make_batch: MakeBatch, policy: Policy) -> None:
+def test_parameters_without_a_step_size_do_not_move(make_batch: MakeBatch, policy: Policy) -> None:
     contextual = Policy(policy.environment, policy.spec.model_copy(update={"context_size": 3}))
     parameters = contextual.init(0)
     batch = make_batch(contextual, parameters)
@@ -202,7 +202,7 @@ def test_parameters_without_a_step_size_rest(make_batch: MakeBatch, policy: Poli
         assert all(torch.equal(taken.parameters[name], parameters[name]) for name in others)
 
 
-def test_a_normalized_gradient_leaves_its_length_to_the_step_size(policy: Policy, make_batch: MakeBatch) -> None:
+def test_a_normalized_gradient_gives_a_step_of_the_step_size(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
     plain = adapt_step(policy, parameters, batch, ADAPTATION, step=1)
@@ -237,7 +237,7 @@ def test_parameters_come_from_bytes_in_the_order_of_names(policy: Policy) -> Non
     assert all(list(parameters_from_bytes(data)) == sorted(policy.init(0)) for _ in range(20))
 
 
-def test_the_first_step_lessens_the_noise_where_asked(policy: Policy, make_batch: MakeBatch) -> None:
+def test_the_first_step_reduces_the_noise(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
     spec = ADAPTATION.model_copy(update={"adapted_std_factor": 0.25})
@@ -251,7 +251,7 @@ def test_the_first_step_lessens_the_noise_where_asked(policy: Policy, make_batch
         assert all(torch.equal(taken.parameters[name], as_noisy.parameters[name]) for name in others)
 
 
-def test_a_step_on_the_first_trajectories_is_a_step_on_these(policy: Policy, make_batch: MakeBatch) -> None:
+def test_a_step_on_the_first_trajectories_ignores_the_others(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     whole, part = make_batch(policy, parameters), make_batch(policy, parameters, lengths=(12, 5))
     # Drawn one after another, actions of the first trajectories do not depend on how many follow; rewards do.
@@ -269,7 +269,7 @@ def test_log_std_is_adapted(make_batch: MakeBatch, policy: Policy) -> None:
     assert all(not torch.equal(adapted[name], parameters[name]) for name in parameters)
 
 
-def test_summary_of_no_step_is_no_divergence(policy: Policy, make_batch: MakeBatch) -> None:
+def test_the_summary_of_an_unchanged_policy_has_no_divergence(policy: Policy, make_batch: MakeBatch) -> None:
     parameters = policy.init(0)
     batch = make_batch(policy, parameters)
     step = adapt_step(policy, parameters, batch, ADAPTATION, step=0)
@@ -280,7 +280,7 @@ def test_summary_of_no_step_is_no_divergence(policy: Policy, make_batch: MakeBat
     assert moved.gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
-def test_a_step_that_leaves_the_finite_numbers_is_named(policy: Policy) -> None:
+def test_a_non_finite_parameter_is_named(policy: Policy) -> None:
     parameters = policy.init(0)
     check_finite(parameters)
     with pytest.raises(NonFiniteStepError, match=r"layers\.1\.bias"):

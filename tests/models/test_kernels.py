@@ -24,7 +24,7 @@ each_size = pytest.mark.parametrize(("rows", "inputs", "outputs"), [(5, 3, 4), (
 
 @pytest.fixture(params=["fused", "plain"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch has: oneDNN's kernels, or none of them."""
+    """With and without oneDNN's kernels."""
     if request.param == "plain":
         monkeypatch.setattr(layers, "_FUSED", None)
     elif layers._FUSED is None:
@@ -47,7 +47,7 @@ def _operands(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torch
 @pytest.mark.usefixtures("kernels")
 @each_activation
 @each_size
-def test_gives_what_torch_gives(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
+def test_a_layer_equals_torchs(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
     operands = _operands(rows, inputs, outputs)
     found, expected = layer(*operands, activation), _plain(*operands, activation)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_gives_what_torch_gives(rows: int, inputs: int, outputs: int, activation
 @pytest.mark.usefixtures("kernels")
 @each_activation
 @each_size
-def test_its_second_derivative_is_torchs(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
+def test_the_second_derivative_equals_torchs(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
     operands = _operands(rows, inputs, outputs)
 
     def second(function: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -74,7 +74,7 @@ def test_its_second_derivative_is_torchs(rows: int, inputs: int, outputs: int, a
 
 
 @each_activation
-def test_an_activation_s_gradient_is_torchs(activation: Activation) -> None:
+def test_an_activation_s_gradient_equals_torchs(activation: Activation) -> None:
     sums = torch.linspace(-2, 2, 20).requires_grad_()
     outputs = PLAIN[activation](sums)
     gradient = torch.linspace(1, 3, 20)
@@ -82,12 +82,12 @@ def test_an_activation_s_gradient_is_torchs(activation: Activation) -> None:
     torch.testing.assert_close(activation_backward(gradient, outputs.detach(), activation), expected)
 
 
-def test_a_double_stays_a_double() -> None:
+def test_float64_stays_float64() -> None:
     inputs, weight, bias = _operands(100, 3, 4)
     assert layer(inputs.double(), weight.double(), bias.double(), "tanh").dtype == torch.float64
 
 
-def test_a_task_has_parameters_of_its_own() -> None:
+def test_each_task_has_its_parameters() -> None:
     one = _operands(80, 3, 4)
     inputs, weight, bias = (torch.stack([value, -value]) for value in one)
     expected = torch.stack([layer(inputs[task], weight[task], bias[task], "relu") for task in range(2)])
@@ -95,7 +95,7 @@ def test_a_task_has_parameters_of_its_own() -> None:
 
 
 @hypothesis.given(st.integers(1, 1_000_000))
-def test_a_batch_is_filled_up_by_an_eighth_at_most(rows: int) -> None:
+def test_a_batch_is_padded_by_at_most_an_eighth(rows: int) -> None:
     filled = rows_of_kernels(rows)
     assert rows <= filled <= rows * 9 / 8
     assert rows_of_kernels(filled) == filled
@@ -109,21 +109,21 @@ def test_there_are_few_sizes_of_batches() -> None:
 
 @pytest.mark.usefixtures("kernels")
 def test_a_row_does_not_depend_on_the_others() -> None:
-    """To fill a batch up, or to leave a trajectory out, changes nothing else."""
+    """Padding, or leaving a trajectory out, changes no other row."""
     inputs, weight, bias = _operands(128, 17, 30)
     whole = layer(inputs, weight, bias, "relu")
     torch.testing.assert_close(layer(inputs[:100], weight, bias, "relu"), whole[:100])
 
 
 @pytest.mark.skipif(layers._FUSED is None, reason="torch has no oneDNN here")
-def test_a_thread_keeps_to_the_process_s_number_of_threads() -> None:
+def test_a_thread_uses_the_process_s_number_of_threads() -> None:
     """OpenMP counts threads for each thread apart; one that asks torch for nothing else would take all processors."""
     maps = Path("/proc/self/maps")
     libraries = (
         {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line} if maps.exists() else set()
     )
     if len(libraries) != 1:
-        pytest.skip("which OpenMP torch runs on is not to be seen here")
+        pytest.skip("cannot tell which OpenMP torch uses here")
     openmp = ctypes.CDLL(libraries.pop())
     before = torch.get_num_threads()
 

@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from tests.examples.vectors import VECTORS
 from tests.processors.promised import PROMISED, promised
+from thetaprime import wire
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 # The libraries read these when they are loaded: torch's own kernels, oneDNN, MKL, numpy, and numpy's OpenBLAS.
@@ -31,6 +33,7 @@ PROCESSORS: Final = {
 def check(found: dict[str, Any]) -> None:
     committed = json.loads(PROMISED.read_text())
     assert found["digests"] == committed["digests"]
+    assert found["test_vectors"] == wire.sha256_hex(VECTORS.read_bytes())
     # A step is equal to within 1e-5 of its largest number.
     largest = max(np.abs(values).max() for values in committed["step"].values())
     assert found["step"].keys() == committed["step"].keys()

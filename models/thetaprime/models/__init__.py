@@ -1,4 +1,4 @@
-"""What a policy is, and how it adapts.
+"""Policies and their adaptation: network, inner loop, artifacts, ONNX files.
 
 One notation for shapes, everywhere in this project:
 

@@ -1,4 +1,4 @@
-"""One meta-policy version on disk: written whole, read only when every digest fits."""
+"""The artifact of one meta-policy version: writing, verified reading, and ONNX export."""
 
 import dataclasses
 import functools
@@ -34,17 +34,17 @@ _GOLDEN_KEY: Final = "golden_observations"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExportedPolicy:
-    """A policy in its ONNX form, with what a client checks it against.
+    """A policy in its ONNX form, with its digest and golden vectors.
 
     Attributes:
-        policy_id: SHA-256 (hex) of its parameters.
+        policy_id: SHA-256 (hex) of the parameters.
         parent_id: policy id of the policy it was adapted from, or empty.
         onnx: the file.
         onnx_sha256: SHA-256 (hex) of the file.
         metadata: the file's metadata_props.
         golden_observations: [K, *observation_shape] float32.
-        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, as the environment takes them, of
-            `golden_actions`.
+        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, as the environment takes them,
+            equal on every processor.
     """
 
     policy_id: str
@@ -58,15 +58,15 @@ class ExportedPolicy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetaPolicy:
-    """A meta-policy that was read from its artifact.
+    """A meta-policy, read from its artifact.
 
     Attributes:
-        directory: where it lies.
-        manifest: what it is.
+        directory: the folder of the artifact.
+        manifest: its specification and provenance.
         policy: its network.
         parameters: θ.
-        step_sizes: a step size for each parameter that moves, where they were learned, else None.
-        reference: what the meta-training tasks looked like, by name.
+        step_sizes: a learned step size for each parameter that moves, or None.
+        reference: statistics of the meta-training tasks, by name.
         policy_id: id of θ.
     """
 
@@ -85,11 +85,11 @@ class MetaPolicy:
 
     @functools.cached_property
     def template(self) -> OnnxTemplate:
-        """The ONNX graph that θ and every θ′ share."""
+        """The ONNX graph of θ and every θ′."""
         return OnnxTemplate(self.policy, self.label)
 
     def export(self, parameters: Parameters, parent_id: str = "") -> ExportedPolicy:
-        """A policy of this architecture in its ONNX form.
+        """The ONNX form of a policy of this architecture.
 
         Args:
             parameters: θ or a θ′.
@@ -98,10 +98,10 @@ class MetaPolicy:
         return _export(self.policy, self.template, self.reference[_GOLDEN_KEY], parameters, parent_id)
 
     def read_extra(self, name: str) -> bytes:
-        """A file of the artifact that its manifest lists, verified.
+        """A verified file of the artifact.
 
         Raises:
-            ArtifactError: not listed, missing, or damaged.
+            ArtifactError: the manifest does not list the file, or it is missing or damaged.
         """
         return _read(self.directory, name, self.manifest.files)
 
@@ -122,21 +122,21 @@ def write_meta_policy(
     reference: Mapping[str, torch.Tensor] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> MetaPolicy:
-    """Writes an artifact and reads it back. The manifest comes last: without it there is no artifact.
+    """Writes an artifact and reads it back. The manifest is written last, so an interrupted call leaves no artifact.
 
     Args:
-        directory: made where it does not exist.
+        directory: created if it does not exist.
         name: of the meta-policy.
         version: counted from 1.
         description: one line.
-        environment: what the environment sends and takes.
+        environment: the contract of the environment.
         policy_spec: the network.
         adaptation: the inner loop.
         parameters: θ.
-        provenance: how θ came about.
-        golden_observations: [K, *observation_shape]; every export carries the actions at these.
+        provenance: the origin of θ.
+        golden_observations: [K, *observation_shape]; every export includes the actions at these.
         step_sizes: a learned step size for each parameter that moves, or None.
-        reference: more about the meta-training tasks.
+        reference: statistics of the meta-training tasks.
         extra_files: other files by plain name: the model card, figures, comparisons.
     """
     policy = Policy(environment, policy_spec)
@@ -171,10 +171,10 @@ def write_meta_policy(
 
 
 def load_meta_policy(directory: Path) -> MetaPolicy:
-    """Reads an artifact.
+    """Reads an artifact and verifies every file.
 
     Raises:
-        ArtifactError: a file that is missing, damaged, or of a newer schema, by its path.
+        ArtifactError: a file is missing, damaged, or of a newer schema; the error gives its path.
     """
     try:
         return _load(directory)
@@ -201,7 +201,7 @@ def _load(directory: Path) -> MetaPolicy:
     }
     check_parameters(policy, parameters, THETA_NAME)
     if step_sizes:
-        # Parameters without one do not move.
+        # Parameters without a step size do not move.
         check_parameters(policy, {**parameters, **step_sizes}, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
     return MetaPolicy(
         directory=directory,
@@ -215,7 +215,7 @@ def _load(directory: Path) -> MetaPolicy:
 
 
 def read_tensors(data: bytes, file: str) -> Parameters:
-    """Named tensors from safetensors bytes.
+    """Reads named tensors from safetensors bytes.
 
     Raises:
         ArtifactError: the bytes are not in safetensors form.
@@ -227,10 +227,10 @@ def read_tensors(data: bytes, file: str) -> Parameters:
 
 
 def check_parameters(policy: Policy, parameters: Parameters, file: str) -> None:
-    """Holds parameters against the network that they are for.
+    """Checks the names, shapes, dtypes and numbers of a network's parameters.
 
     Raises:
-        ArtifactError: a name, a shape or a dtype that does not fit, or a number that is not finite.
+        ArtifactError: an unexpected name, shape or dtype, or a number that is not finite.
     """
     expected = policy.init(0)
     if parameters.keys() != expected.keys():

@@ -1,4 +1,4 @@
-"""Where artifacts lie: ``<folder>/<name>/<version>/``."""
+"""Finds artifacts in folders: ``<folder>/<name>/<version>/``."""
 
 from importlib import resources
 from pathlib import Path
@@ -8,29 +8,29 @@ from thetaprime.models.manifest import MANIFEST_NAME
 
 
 def zoo_directory() -> Path:
-    """The folder of the meta-policies that ship with this package."""
+    """The folder of the shipped meta-policies."""
     return Path(str(resources.files("thetaprime.models"))) / "zoo"
 
 
 def find_meta_policies(root: Path) -> list[Path]:
-    """The artifacts in a folder, by name and then by version.
+    """The artifacts in a folder, sorted by name and then by version.
 
     Returns:
-        Every ``<root>/<name>/<version>`` that has a manifest.
+        Every ``<root>/<name>/<version>`` with a manifest.
     """
     found = [path.parent for path in root.glob(f"*/*/{MANIFEST_NAME}") if path.parent.name.isdigit()]
     return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
 
 
 def resolve_meta_policy(reference: str, root: Path | None = None) -> Path:
-    """The artifact that a person means.
+    """The artifact that a reference names.
 
     Args:
         reference: the path of an artifact, or ``name`` (its newest version) or ``name@version`` in `root`.
         root: a folder of artifacts; None for the shipped zoo.
 
     Raises:
-        ArtifactError: there is none such.
+        ArtifactError: no artifact has that name.
     """
     path = Path(reference)
     if (path / MANIFEST_NAME).is_file():

@@ -1,9 +1,8 @@
-"""Did the policy that a trajectory names really choose its actions?
+"""Tests whether the policy that a trajectory names chose its actions.
 
-REINFORCE is on-policy: actions that some other policy chose, or that were scaled, clipped or made
-deterministic on the way, give a wrong gradient without any error. Each test here bounds, by Chernoff's
-inequality and so for any number of steps, how likely the actions are under the named policy, and speaks up only
-where an honest collector would trigger it less than once in e^25 (7·10¹⁰) uploads.
+REINFORCE is on-policy: actions of another policy, or actions that were scaled, clipped or made deterministic, give a
+wrong gradient without any error. Each test bounds the likelihood of the actions under the named policy by Chernoff's
+inequality, for any number of steps. An honest collector fails a test less than once in e^25 (7·10¹⁰) uploads.
 """
 
 import dataclasses
@@ -31,9 +30,9 @@ class BehaviorDoubt:
     """One reason to refuse trajectories as off-policy.
 
     Attributes:
-        trajectory: index of the trajectory, or None where only all of them together show it.
-        reason: a word for programs.
-        message: what came and what was expected.
+        trajectory: index of the trajectory, or None if only all trajectories together show it.
+        reason: a code for programs.
+        message: the found and the expected value.
     """
 
     trajectory: int | None
@@ -48,16 +47,16 @@ def behavior_evidence(
     batch: TrajectoryBatch,
     outputs: tuple[torch.Tensor, ...] | None = None,
 ) -> list[BehaviorDoubt]:
-    """Tests each trajectory, then all together, against the policy that is said to have acted.
+    """Tests each trajectory, then all together, against the named behavior policy.
 
     Args:
         policy: the network.
-        parameters: of the policy that is said to have acted.
+        parameters: of the named policy.
         batch: the trajectories.
-        outputs: what `Policy.outputs` gives for them, where that is known already.
+        outputs: the result of `Policy.outputs` for them, if already computed.
 
     Returns:
-        Doubts, the first trajectory's first; empty where the actions are plausible.
+        Doubts, the first trajectory's first; empty if the actions are plausible.
     """
     if outputs is None:
         outputs = policy.outputs(parameters, batch.observations)
@@ -66,13 +65,13 @@ def behavior_evidence(
 
 
 def _totals(batch: TrajectoryBatch, values: _Array) -> _Array:
-    """[S, ...] -> [N + 1, ...]: the sum over each trajectory, then over all."""
+    """[S, ...] -> [N + 1, ...]: the sum over each trajectory, then over all trajectories."""
     each = batch.sum_trajectories(values)
     return np.concatenate([each, each.sum(axis=0, keepdims=True)])
 
 
 def _part(batch: TrajectoryBatch, index: int) -> tuple[int | None, slice]:
-    """A row of `_totals`: which trajectory it is of (None for all), and its steps."""
+    """The trajectory of a row of `_totals` (None for all), and its steps."""
     if index == len(batch.lengths):
         return None, slice(None)
     start = sum(batch.lengths[:index])
@@ -87,7 +86,7 @@ def _continuous(policy: Policy, outputs: list[_Array], batch: TrajectoryBatch) -
     shift = _totals(batch, standard) / steps
     spread = _totals(batch, np.square(standard)) / steps
     # P(χ²_n ≤ nε) and P(χ²_n ≥ nε) are both at most exp(n/2 · (ln ε + 1 − ε)); P(|N(0,1)| ≥ z) at most 2 exp(−z²/2).
-    # The floor stands for actions that equal the mean exactly, up to rounding.
+    # The floor represents actions that equal the mean up to rounding.
     ratio = np.maximum(spread, 1e-12)
     log_spread = steps / 2 * (np.log(ratio) + 1 - ratio)
     log_shift = -steps / 2 * np.square(shift)
@@ -97,7 +96,7 @@ def _continuous(policy: Policy, outputs: list[_Array], batch: TrajectoryBatch) -
 
     clip = policy.scaling[0].numpy()
     clipped = _totals(batch, ((np.abs(actions) == clip) & np.isfinite(clip)).sum(axis=1))
-    # Numbers so large that they overflow are no policy's.
+    # No policy samples numbers that overflow; NaN fails the comparison.
     for row in np.flatnonzero((clipped >= 3) | ~(plausibility >= _LOG_IMPLAUSIBLE)):
         index, rows = _part(batch, int(row))
         if clipped[row] >= 3:
@@ -121,7 +120,7 @@ def _continuous(policy: Policy, outputs: list[_Array], batch: TrajectoryBatch) -
 
 
 def _in_environment_units(policy: Policy, actions: _Array, mean: _Array, std: _Array) -> bool:
-    """Whether the actions are plausible once scaling is undone, or lie within bounds that clipping would make."""
+    """Whether the unscaled actions are plausible, or lie within the bounds of clipped actions."""
     _, half, middle = (each.numpy() for each in policy.scaling)
     if (half == 1).all():
         return False

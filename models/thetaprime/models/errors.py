@@ -1,4 +1,4 @@
-"""What can be wrong with an artifact."""
+"""Errors in artifacts."""
 
 
 class ArtifactError(ValueError):
@@ -6,7 +6,7 @@ class ArtifactError(ValueError):
 
     Attributes:
         file: name of the file.
-        problem: what came and what was expected.
+        problem: the found and the expected value.
     """
 
     def __init__(self, file: str, problem: str) -> None:

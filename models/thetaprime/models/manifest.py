@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what a meta-policy is, where it comes from, and the digest of every file."""
+"""The manifest of an artifact: specification and provenance of a meta-policy, and the digest of every file."""
 
 import json
 from pathlib import PurePosixPath
@@ -15,62 +15,62 @@ MANIFEST_NAME: Final = "manifest.json"
 
 
 class Amendment(Spec):
-    """A change of settings in the middle of a run."""
+    """A change of settings during a run."""
 
     iteration: int
     """The last iteration under the earlier settings."""
     before: dict[str, Any]
-    """What the settings that changed were until then."""
+    """The earlier values of the changed settings."""
 
 
 class ComparisonRun(Spec):
-    """The training of a policy that the meta-policy is compared with."""
+    """The training run of a comparison policy."""
 
     iterations: int
     """Outer-loop iterations taken."""
     environment_steps: int
     """Environment steps taken."""
     wall_seconds: float
-    """Time spent training, resumed runs added up."""
+    """Training time, over all resumed parts of the run."""
     config: dict[str, Any]
     """The whole training configuration."""
     amendments: list[Amendment] = pydantic.Field(default_factory=list)
-    """What was different earlier in the run, oldest first."""
+    """Earlier settings of the run, oldest first."""
 
 
 class Provenance(Spec):
-    """How the parameters came about."""
+    """The origin of the parameters."""
 
     distribution: str
     """The task distribution, as given to ``thetaprime train``."""
     config: dict[str, Any]
     """The whole training configuration."""
     amendments: list[Amendment] = pydantic.Field(default_factory=list)
-    """What was different earlier in the run, oldest first."""
+    """Earlier settings of the run, oldest first."""
     warm_start: ComparisonRun | None = None
-    """The run that the parameters came from, where they did not begin at random."""
+    """The run that gave the initial parameters, if they were not random."""
     exploration_std_factor: float = 1.0
-    """What the standard deviation of the run's policy was multiplied by."""
+    """Factor that was applied to the standard deviation of the run's policy."""
     seed: int
     """Seed of the run."""
     iterations: int
     """Outer-loop iterations taken."""
     environment_steps: int
-    """Environment steps taken in meta-training, those of `warm_start` among them."""
+    """Environment steps taken in meta-training, including those of `warm_start`."""
     wall_seconds: float
-    """Time spent training, resumed runs added up."""
+    """Training time, over all resumed parts of the run."""
     created: str
-    """When, in UTC (ISO 8601)."""
+    """Time of the export, in UTC (ISO 8601)."""
     machine: str
     """Processor count and architecture."""
     versions: dict[str, str]
-    """Versions of python and the packages that computed it."""
+    """Versions of Python and the packages that computed the parameters."""
     comparisons: dict[str, ComparisonRun] = pydantic.Field(default_factory=dict)
-    """How the policies beside it came about, by method."""
+    """The runs of the comparison policies, by method."""
 
     @classmethod
     def untrained(cls, distribution: str = "") -> "Provenance":
-        """Of parameters that no run made: fresh ones, for trying things out."""
+        """The provenance of parameters without a training run, for tests and trials."""
         return cls(
             distribution=distribution,
             config={},
@@ -96,13 +96,13 @@ class Manifest(Spec):
     description: str
     """One line for people."""
     environment: EnvironmentContract
-    """What the environment sends and takes."""
+    """The contract of the environment."""
     policy: PolicySpec
     """The network."""
     adaptation: AdaptationSpec
     """The inner loop it was meta-trained for."""
     provenance: Provenance
-    """How θ came about."""
+    """The origin of θ."""
     files: dict[str, str]
     """SHA-256 (hex) of every other file of the artifact, by name."""
     digest: str = ""
@@ -117,7 +117,7 @@ class Manifest(Spec):
         return files
 
     def complete(self) -> "Manifest":
-        """This manifest with every default written down, so that a later default cannot change what it says."""
+        """This manifest with every default set explicitly, so that a later default cannot change its meaning."""
         return Manifest.model_validate_json(self.model_dump_json())
 
     def sealed(self) -> "Manifest":
@@ -126,9 +126,9 @@ class Manifest(Spec):
         return self.model_copy(update={"digest": digest_bytes(blank.to_bytes())})
 
     def to_bytes(self) -> bytes:
-        """The one byte form: JSON, indented, fields in order.
+        """The manifest as JSON, indented, fields in order; equal manifests give equal bytes.
 
-        Fields that were never set stay out: what an earlier version wrote has the bytes and digest it had then.
+        Fields that were never set are omitted, so a manifest of an earlier version keeps its bytes and digest.
         """
         return (self.model_dump_json(indent=2, exclude_unset=True) + "\n").encode()
 
@@ -137,7 +137,7 @@ class Manifest(Spec):
         """Reads and checks a manifest.
 
         Raises:
-            ArtifactError: not JSON, a newer schema, a field that does not fit, or a digest that does not.
+            ArtifactError: not JSON, a newer schema, an invalid field, or a digest mismatch.
         """
         try:
             raw = json.loads(data)

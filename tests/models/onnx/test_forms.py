@@ -1,4 +1,4 @@
-"""What holds for every form, whoever reads it."""
+"""Properties of every profile."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_same_policy_gives_the_same_bytes(profile: str) -> None:
 
 
 @pytest.mark.parametrize("directory", find_meta_policies(zoo_directory()), ids=lambda path: path.parent.name)
-def test_the_default_form_of_shipped_policies_is_what_it_was(directory: Path) -> None:
+def test_the_export_of_a_shipped_policy_equals_its_file(directory: Path) -> None:
     meta_policy = load_meta_policy(directory)
     exported = meta_policy.export(meta_policy.parameters)
     assert exported.onnx_sha256 == meta_policy.manifest.files["policy.onnx"]
@@ -51,7 +51,7 @@ def test_the_default_form_of_shipped_policies_is_what_it_was(directory: Path) ->
     ("profile", "name"),
     [*((each, "bounded") for each in DERIVED), *((each, "discrete") for each in DERIVED if each != "robot")],
 )
-def test_a_form_carries_golden_vectors_of_its_own_tensors(profile: str, name: str) -> None:
+def test_a_form_contains_golden_vectors_for_its_tensors(profile: str, name: str) -> None:
     case = CASES[name]
     form = derive(case, profile)
     session = onnxruntime.InferenceSession(form.onnx, providers=["CPUExecutionProvider"])
@@ -63,12 +63,12 @@ def test_a_form_carries_golden_vectors_of_its_own_tensors(profile: str, name: st
         feed = {key: np.array(rows[index : index + 1], np.float32) for key, rows in golden["inputs"].items()}
         for key, value in zip(golden["outputs"], session.run(list(golden["outputs"]), feed), strict=True):
             np.testing.assert_allclose(value[0], golden["outputs"][key][index], rtol=1e-5, atol=1e-5)
-    if profile == "robot":  # what torch said of the default form
+    if profile == "robot":  # the default form's
         np.testing.assert_allclose(golden["outputs"]["actions"], source["actions"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("profile", DERIVED)
-def test_a_form_says_what_it_is(profile: str) -> None:
+def test_a_form_describes_itself(profile: str) -> None:
     form = derive(CASES["bounded"], profile)
     model = onnx.ModelProto.FromString(form.onnx)
     assert {entry.key: entry.value for entry in model.metadata_props} == form.metadata
@@ -79,10 +79,10 @@ def test_a_form_says_what_it_is(profile: str) -> None:
     assert list(json.loads(form.metadata["thetaprime.tensors"])) == names
     assert (model.opset_import[0].version, model.ir_version) == (15, 8)
     used = {name for node in model.graph.node for name in node.input}
-    assert {each.name for each in model.graph.initializer} <= used  # nothing is carried that is not needed
+    assert {each.name for each in model.graph.initializer} <= used  # no unused initializer
 
 
-def test_what_is_no_profile_is_refused() -> None:
+def test_an_unknown_profile_is_refused() -> None:
     expected = r"profile: 'unreal'; expected one of default, epsilon, unity-mlagents, godot-rl, robot"
     with pytest.raises(ProfileError, match=expected):
         derive_form(CASES["bounded"].onnx, "unreal")
@@ -90,10 +90,10 @@ def test_what_is_no_profile_is_refused() -> None:
         derive_form(CASES["bounded"].onnx, "x" * 10_000)
 
 
-def test_forms_are_made_of_the_default_one_alone() -> None:
-    with pytest.raises(ValueError, match="in the form 'godot-rl'; other forms are made from the default one"):
+def test_forms_are_derived_from_the_default_form_only() -> None:
+    with pytest.raises(ValueError, match="in the form 'godot-rl'; other forms are derived from the default form"):
         derive_form(derive(CASES["bounded"], "godot-rl").onnx, "epsilon")
-    with pytest.raises(ValueError, match="no ONNX file"):
+    with pytest.raises(ValueError, match="not an ONNX file"):
         derive_form(b"\xff\xffnothing of the kind", "epsilon")
     with pytest.raises(ValueError, match=r"thetaprime\.contract_version is None; expected '1'"):
         derive_form(onnx.ModelProto().SerializeToString(), "epsilon")

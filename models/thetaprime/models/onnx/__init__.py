@@ -1,15 +1,15 @@
-"""The forms of the ONNX file: what each engine reads of the same policy.
+"""The profiles of the ONNX file: one policy in the form of each engine.
 
-`default` is contract version 1, the form that servers keep, clients act on and artifacts hold. Every other *profile* is
-made of such a file when it is asked for: its body (normalization, context, network) as it stands, under a head
-with the names, shapes and constants that one consumer looks for. The same file always gives the same bytes.
+The profile `default` is contract version 1. Servers store it, clients act on it, and artifacts contain it. Every other
+profile is derived from such a file on request: the same body (normalization, context, network) under a head with the
+names, shapes and constants of one consumer. The same file always gives the same bytes.
 
-    default.py          the default form: its graph, written and read
-    source.py           a default form taken apart
-    profile.py          what a head is, and how body and head become a file
-    golden.py           the golden vectors of a file that is put together here
+    template.py         the default form: builds its graph, writes and reads parameters
+    source.py           reads a default form
+    profile.py          heads, and their assembly with the body
+    golden.py           golden vectors of a derived file
     epsilon.py  unity_mlagents.py  godot_rl.py  robot.py    one profile each
-    catalog.py          all of them by name
+    profiles.py         all profiles by name
 """
 
 from thetaprime.models.onnx.profile import OnnxForm, ProfileError

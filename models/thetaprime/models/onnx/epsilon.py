@@ -1,7 +1,7 @@
-"""Profile ``epsilon``: the policy samples, with noise that comes from outside.
+"""Profile ``epsilon``: the policy samples an action, with the noise as an input.
 
-A generator inside the graph would repeat its noise in every new session, and differ from one runtime to the next. With
-the noise as an input every runtime samples the same action, and with zeros it is the deterministic one.
+A generator inside the graph would repeat its noise in every new session, and differ between runtimes. With the noise as
+an input, every runtime samples the same action. Zeros give the deterministic action.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from thetaprime.models.onnx.source import DefaultForm
 
 
 def head(source: DefaultForm) -> Head:
-    """The head on a policy; every policy has one."""
+    """The head for a policy; every policy has one."""
     return _gaussian(source) if source.continuous else _categorical(source)
 
 
@@ -71,6 +71,6 @@ def _categorical(source: DefaultForm) -> Head:
 
 
 def golden_noise(count: int, size: int) -> npt.NDArray[np.float32]:
-    """[count, size]: multiples of a half from -2 to 2, which every machine has alike."""
+    """[count, size]: multiples of a half from -2 to 2, equal on every machine."""
     index = 7 * np.arange(count)[:, None] + 3 * np.arange(size)
     return ((index % 9 - 4) / 2).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Profile ``godot-rl``: what the plugin of Godot RL Agents loads.
+"""Profile ``godot-rl``: the form that the plugin of Godot RL Agents loads.
 
-The plugin clamps continuous actions to ±1, and chooses a discrete one by the largest output, counting up from 0: so the
-graph gives the action in [-1, 1], and probabilities, which are never all negative. It hands a state in and takes one
-back: it passes unchanged, the policy having no memory.
+The plugin clamps continuous actions to ±1, so the graph outputs the action in [-1, 1]. It chooses a discrete action by
+the largest output above 0, so the graph outputs probabilities. The plugin passes a state in and out; the policy has no
+memory, and returns the state unchanged.
 """
 
 import math
@@ -16,10 +16,10 @@ from thetaprime.models.spec import BoxAction
 
 
 def head(source: DefaultForm) -> Head:
-    """The head on a policy.
+    """The head for a policy.
 
     Raises:
-        ProfileError: an action dimension has no bounds, and the engine would clamp it all the same.
+        ProfileError: an action dimension has no bounds, but the engine would clamp it.
     """
     _check_bounded(source)
     shape = (BATCH, source.action_size)

@@ -1,4 +1,4 @@
-"""What a profile is, and how the default form's body and a profile's head become a file."""
+"""Assembles a file from the default form's body and a profile's head."""
 
 import dataclasses
 import json
@@ -16,15 +16,15 @@ from thetaprime.models.onnx.template import IR_VERSION, OPSET
 from thetaprime.models.parameters import digest_bytes
 
 BATCH: Final = "batch"
-"""The axis of a tensor that has one entry for each observation; symbolic, unless the head fixes it."""
+"""The axis with one entry for each observation; symbolic, unless the head fixes its length."""
 
 
 class ProfileError(ValueError):
-    """A profile that there is not, or that cannot express a policy.
+    """An unknown profile, or a profile that cannot express a policy.
 
     Attributes:
-        field: what is at fault: ``profile``, or a path into the robot's description.
-        problem: what came, what was expected, and what would do.
+        field: the invalid argument: ``profile``, or a path into the robot's description.
+        problem: the received value, the expected value, and a valid choice.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -38,11 +38,11 @@ class Tensor:
     """An input or output of a graph.
 
     Attributes:
-        name: as the consumer looks it up.
-        element: its type, of `onnx.TensorProto`.
-        shape: lengths of its axes, `BATCH` for the one with an entry for each observation.
-        unit: what its numbers count.
-        what: what it is, in one line.
+        name: the consumer's name for it.
+        element: element type, of `onnx.TensorProto`.
+        shape: lengths of its axes, `BATCH` for the axis with one entry for each observation.
+        unit: unit of its numbers.
+        what: description, in one line.
     """
 
     name: str
@@ -53,23 +53,23 @@ class Tensor:
 
     @property
     def batched(self) -> bool:
-        """Whether it has an entry for each observation."""
+        """Whether it has one entry for each observation."""
         return BATCH in self.shape
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head:
-    """What a profile puts on the body of the default form.
+    """The part of a graph that a profile adds to the body of the default form.
 
     Attributes:
-        values: what it takes from the default form's graph, by name.
-        nodes: its own operations.
-        initializers: its own constants.
+        values: names of the values that it reads from the default form's graph.
+        nodes: its operations.
+        initializers: its constants.
         inputs: the observation first.
         outputs: in the consumer's order.
-        golden_inputs: [K, ...] for each input but the observation.
+        golden_inputs: [K, ...] for each input except the observation.
         metadata: keys that the consumer reads.
-        batch: length of the batch axis; None leaves it to each run.
+        batch: length of the batch axis; None for a symbolic length.
     """
 
     values: Sequence[str]
@@ -84,10 +84,10 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class OnnxForm:
-    """A policy in the form that one engine reads.
+    """A policy in the form of one engine.
 
     Attributes:
-        profile: its name.
+        profile: name of the profile.
         onnx: the file.
         onnx_sha256: SHA-256 (hex) of the file.
         metadata: the file's metadata_props.
@@ -99,13 +99,13 @@ class OnnxForm:
     metadata: dict[str, str]
 
 
-def put_together(source: DefaultForm, profile: str, head: Head) -> OnnxForm:
-    """The file of the default form's body under a head.
+def assemble_form(source: DefaultForm, profile: str, head: Head) -> OnnxForm:
+    """The file with the default form's body and a profile's head.
 
     Args:
-        source: where the body comes from.
+        source: the default form.
         profile: the profile's name.
-        head: what goes on it.
+        head: the profile's head.
     """
     observation = head.inputs[0]
     nodes = [_renamed(node, "obs", observation.name) for node in source.nodes_for(head.values)] + list(head.nodes)

@@ -3,30 +3,30 @@
 from typing import Final
 
 from thetaprime.models.onnx import epsilon, godot_rl, robot, unity_mlagents
-from thetaprime.models.onnx.profile import Head, OnnxForm, ProfileError, put_together
+from thetaprime.models.onnx.profile import Head, OnnxForm, ProfileError, assemble_form
 from thetaprime.models.onnx.robot_description import RobotDescription
 from thetaprime.models.onnx.source import DefaultForm
 from thetaprime.models.parameters import digest_bytes
 
 DEFAULT_PROFILE: Final = "default"
-"""Contract version 1: what servers keep and clients act on."""
+"""Contract version 1, which servers store and clients act on."""
 _ROBOT: Final = "robot"
 _HEADS: Final = {"epsilon": epsilon.head, "unity-mlagents": unity_mlagents.head, "godot-rl": godot_rl.head}
 _SHOWN: Final = 40
 
 PROFILES: Final = (DEFAULT_PROFILE, *_HEADS, _ROBOT)
-"""The names of all forms."""
+"""The names of all profiles."""
 
 
 def check_profile(profile: str, robot_description: RobotDescription | None = None) -> None:
-    """Whether a profile can be asked for, whatever the policy.
+    """Checks that a profile exists and takes the description, for any policy.
 
     Args:
         profile: one of `PROFILES`.
         robot_description: the robot, for the profile ``robot``.
 
     Raises:
-        ProfileError: there is no such profile, or it takes no description.
+        ProfileError: the profile is unknown, or takes no description.
     """
     if profile not in PROFILES:
         name = repr(profile if len(profile) <= _SHOWN else profile[:_SHOWN] + "…")
@@ -36,10 +36,10 @@ def check_profile(profile: str, robot_description: RobotDescription | None = Non
 
 
 def derive_form(onnx: bytes, profile: str, robot_description: RobotDescription | None = None) -> OnnxForm:
-    """A policy in the form that a profile names.
+    """Derives the form of a profile from a policy's default form.
 
     Args:
-        onnx: its file in the default form.
+        onnx: the file in the default form.
         profile: one of `PROFILES`.
         robot_description: the robot, for the profile ``robot``.
 
@@ -47,14 +47,14 @@ def derive_form(onnx: bytes, profile: str, robot_description: RobotDescription |
         The file; the same bytes for the same arguments.
 
     Raises:
-        ProfileError: there is no such profile, or it cannot express the policy.
-        ValueError: `onnx` is no policy in the default form.
+        ProfileError: the profile is unknown, or cannot express the policy.
+        ValueError: `onnx` is not a policy in the default form.
     """
     check_profile(profile, robot_description)
     source = DefaultForm.read(onnx)
     if profile == DEFAULT_PROFILE:
         return OnnxForm(profile, onnx, digest_bytes(onnx), source.metadata)
-    return put_together(source, profile, _head(source, profile, robot_description))
+    return assemble_form(source, profile, _head(source, profile, robot_description))
 
 
 def _head(source: DefaultForm, profile: str, robot_description: RobotDescription | None) -> Head:

@@ -1,7 +1,7 @@
-"""Profile ``robot``: what deployments of mjlab and Isaac Lab (rsl_rl) read.
+"""Profile ``robot``: the form that deployments of mjlab and Isaac Lab (rsl_rl) read.
 
-One observation in, its deterministic action out, and metadata that says how the action becomes a joint's target. The
-numbers stand there in full: mjlab's own exporter rounds them to three decimals.
+The graph takes one observation and returns its deterministic action. The metadata describes the conversion of the
+action to joint targets, in full precision: mjlab's own exporter rounds its numbers to three decimals.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _PER_ACTION: Final = ("joint_names", "joint_stiffness", "joint_damping", "defaul
 
 
 def head(source: DefaultForm, robot: RobotDescription | None) -> Head:
-    """The head on a policy.
+    """The head for a policy.
 
     Raises:
         ProfileError: the policy's actions are discrete, or the description is missing or of another robot.

@@ -1,4 +1,4 @@
-"""What a deployed policy's file says about its robot."""
+"""The description of a robot in a deployed policy's file."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from thetaprime.models.spec import Spec
 
 
 def _plain(name: str) -> str:
-    # The names are joined with commas, and split at them by who reads them.
+    # The file joins names with commas, and its readers split them there.
     if not name or name != name.strip() or "," in name or not name.isprintable():
         raise ValueError("expected a name without commas, line breaks and blanks around it")
     return name
@@ -21,10 +21,10 @@ Positive = Annotated[float, pydantic.Field(allow_inf_nan=False, gt=0.0)]
 
 
 class RobotDescription(Spec):
-    """What a deployment has to know of a robot beside its policy, joint by joint in the order of the actions.
+    """The robot's data that a deployment needs beside the policy, for each joint in the order of the actions.
 
-    A policy cannot know these: they belong to the robot, and to what its environment does with an action. The joint's
-    position target is ``default_joint_pos + action_scale · action``.
+    No policy contains them: they belong to the robot and its environment. The joint's position target is
+    ``default_joint_pos + action_scale · action``.
     """
 
     joint_names: tuple[Name, ...] = pydantic.Field(min_length=1)
@@ -32,12 +32,12 @@ class RobotDescription(Spec):
     joint_stiffness: tuple[NotNegative, ...]
     """[A] proportional gain of each joint's position controller, N·m/rad."""
     joint_damping: tuple[NotNegative, ...]
-    """[A] its derivative gain, N·m·s/rad."""
+    """[A] derivative gain of each joint's position controller, N·m·s/rad."""
     default_joint_pos: tuple[Number, ...]
-    """[A] where each joint is held at action 0, rad."""
+    """[A] position target of each joint at action 0, rad."""
     action_scale: tuple[Positive, ...]
-    """[A] what one unit of the action moves the target by, rad."""
+    """[A] change of the position target for one unit of the action, rad."""
     observation_names: tuple[Name, ...] = pydantic.Field(min_length=1)
     """The terms of the observation, in order."""
     command_names: tuple[Name, ...] = ()
-    """The commands among them."""
+    """The commands among these terms."""

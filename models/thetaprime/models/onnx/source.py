@@ -1,4 +1,4 @@
-"""A policy's default form, taken apart: what the other forms are put together from."""
+"""Reads a policy's default form, the source of every other form."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from thetaprime.models.onnx.template import CONTRACT_VERSION
 from thetaprime.models.spec import BoxAction, EnvironmentContract
 
 PROFILE_KEY: Final = "thetaprime.profile"
-"""Names the profile in the metadata of every form but the default one."""
+"""Metadata key of the profile; the default form lacks it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class DefaultForm:
         data: the file's bytes.
         model: its graph.
         metadata: its metadata_props.
-        environment: what the policy's environment sends and takes.
+        environment: the contract of the policy's environment.
         golden_observations: [K, O] float32, flattened.
     """
 
@@ -40,16 +40,16 @@ class DefaultForm:
         """Reads a file that `OnnxTemplate.write` made.
 
         Raises:
-            ValueError: it is no ONNX file, no policy of ours, or in another form than the default one.
+            ValueError: it is not an ONNX file, not a ThetaPrime policy, or not in the default form.
         """
         try:
             model = onnx.ModelProto.FromString(data)
-        except Exception as error:  # protobuf's own, which comes with onnx
-            raise ValueError("the bytes are no ONNX file") from error
+        except Exception as error:  # the error class of onnx's own protobuf
+            raise ValueError("the bytes are not an ONNX file") from error
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         if PROFILE_KEY in metadata:
             raise ValueError(
-                f"the file is in the form {metadata[PROFILE_KEY]!r}; other forms are made from the default one"
+                f"the file is in the form {metadata[PROFILE_KEY]!r}; other forms are derived from the default form"
             )
         version = metadata.get("thetaprime.contract_version")
         if version != CONTRACT_VERSION:
@@ -59,12 +59,12 @@ class DefaultForm:
             observations = np.asarray(json.loads(metadata["thetaprime.golden"])["observations"], np.float32)
             golden = observations.reshape(len(observations), environment.observation_size)
         except (KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
-            raise ValueError(f"the file's metadata does not read: {error!r}") from error
+            raise ValueError(f"the file's metadata is invalid: {error!r}") from error
         return cls(data, model, metadata, environment, golden)
 
     @property
     def continuous(self) -> bool:
-        """Whether actions are drawn from a Gaussian (else from a categorical)."""
+        """Whether actions are drawn from a Gaussian (otherwise from a categorical)."""
         return isinstance(self.environment.action, BoxAction)
 
     @property
@@ -78,7 +78,7 @@ class DefaultForm:
         return self.environment.action.size
 
     def nodes_for(self, values: Iterable[str]) -> list[onnx.NodeProto]:
-        """The nodes that compute some values of the graph, in its order."""
+        """The nodes that the given values depend on, in the graph's order."""
         made_by = {output: node for node in self.model.graph.node for output in node.output}
         wanted, found = list(values), set()
         while wanted:
@@ -89,6 +89,6 @@ class DefaultForm:
         return [node for node in self.model.graph.node if found.intersection(node.output)]
 
     def initializers_for(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
-        """The constants and parameters that some nodes take from this file, in its order."""
+        """The constants and parameters that the given nodes read, in the file's order."""
         read = {name for node in nodes for name in node.input}
         return [each for each in self.model.graph.initializer if each.name in read]

@@ -1,9 +1,9 @@
 """The ONNX form of a policy, contract version 1.
 
-The graph is built and checked once, by `OnnxTemplate`. After that a policy is made by writing its parameters
-into the template's initializers: no tracing, no torch.onnx, microseconds.
+`OnnxTemplate` builds and checks the graph once. A policy's file is then a copy of it with the parameters in its
+initializers: without tracing or torch.onnx, in microseconds.
 
-| name | direction | shape, dtype | what |
+| name | direction | shape, dtype | content |
 |---|---|---|---|
 | obs | in | [batch, O] float32 | the observation, raw and flattened |
 | actions | out | [batch, A] float32, or [batch] int64 | the deterministic action, as the environment takes it |
@@ -32,14 +32,14 @@ TENSORS: Final = {
     "log_std": ("the policy's, log", "its log standard deviation"),
     "logits": ("log-probability", "up to a constant"),
 }
-"""Unit and meaning of each tensor."""
+"""Unit and content of each tensor."""
 
 CONTRACT_VERSION: Final = "1"
-# Both set explicitly: onnxruntime from 1.10 on, and the engines that embed it, read these.
+# Set explicitly: onnxruntime from 1.10 on, and the engines that embed it, can load these.
 OPSET: Final = 15
 IR_VERSION: Final = 8
 
-# Initializers that hold parameters are named θ, so that no graph output can collide with one.
+# A prefix for initializers that hold parameters, so that no graph output has the same name.
 _PREFIX: Final = "theta."
 _ACTIVATION_OPS: Final = {"relu": "Relu", "tanh": "Tanh"}
 
@@ -73,13 +73,13 @@ class OnnxTemplate:
             parameters: by the names that `Policy.init` gives.
             policy_id: id of the policy.
             parent_id: id of the policy it was adapted from, or empty.
-            golden: ``observations`` and ``actions`` as nested lists, kept in the metadata.
+            golden: ``observations`` and ``actions`` as nested lists, written to the metadata.
 
         Returns:
             The file's bytes and its metadata.
 
         Raises:
-            ValueError: the parameters are not those of the template.
+            ValueError: the parameters do not fit the template.
         """
         if parameters.keys() != self._parameter_names:
             raise ValueError(f"parameters {sorted(parameters)}; expected {sorted(self._parameter_names)}")
@@ -102,10 +102,10 @@ class OnnxTemplate:
         return model.SerializeToString(deterministic=True), metadata
 
     def read(self, data: bytes) -> Parameters:
-        """The parameters of a policy, to the bit, from the file that `write` made of them.
+        """Reads the parameters of a policy, to the bit, from a file of `write`.
 
         Raises:
-            ValueError: the file is of another template.
+            ValueError: another template wrote the file.
         """
         model = onnx.ModelProto.FromString(data)
         found = {

@@ -1,12 +1,13 @@
-"""Profile ``unity-mlagents``: what Unity's ML-Agents imports, model API version 3.
+"""Profile ``unity-mlagents``: the form that Unity's ML-Agents imports, model API version 3.
 
-Its importer finds tensors by name, and the sizes of the action space in constants that are outputs of the graph.
-It has a stochastic and a deterministic output of each kind and lets the component choose. Both are the deterministic
-action here: a policy that is to act needs no noise, and noise drawn inside the graph could not be held against
-anything; to explore, take ``epsilon``.
+The importer finds tensors by name, and the sizes of the action space in constants that are outputs of the graph. It has
+a stochastic and a deterministic output of each kind, and the component chooses one. Here both are the deterministic
+action: an acting policy needs no noise, and noise drawn inside the graph could not be verified. To explore, use
+``epsilon``.
 
-An ML-Agents trainer clamps its own Gaussian at ±3 and divides by 3, so that environments there take [-1, 1]. So do they
-from this file: along a dimension with bounds, -1 is the lower and 1 the upper one.
+An ML-Agents trainer clamps its Gaussian at ±3 and divides by 3, so its environments take [-1, 1]. This file gives them
+the
+same: along a bounded dimension, -1 is the lower and 1 the upper bound.
 """
 
 from typing import Final
@@ -19,12 +20,12 @@ from thetaprime.models.onnx.profile import BATCH, Head, Tensor
 from thetaprime.models.onnx.source import DefaultForm
 
 _MODEL_API_VERSION: Final = 3.0
-# What ML-Agents subtracts from the logits of actions that are not allowed.
+# ML-Agents subtracts this number from the logits of forbidden actions.
 _FORBIDDEN: Final = 1e8
 
 
 def head(source: DefaultForm) -> Head:
-    """The head on a policy; every policy has one."""
+    """The head for a policy; every policy has one."""
     return _continuous(source) if source.continuous else _discrete(source)
 
 
@@ -93,7 +94,7 @@ def _discrete(source: DefaultForm) -> Head:
 
 
 def _facts(shape_name: str, action_shape: list[float] | list[list[float]]) -> list[NodeProto]:
-    # Constants that are outputs: initializers that are would be inputs to some importers.
+    # Constant nodes, since some importers take an initializer that is an output for an input.
     facts = {"version_number": [_MODEL_API_VERSION], "memory_size": [0.0], shape_name: action_shape}
     return [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.float32), name))
@@ -102,7 +103,7 @@ def _facts(shape_name: str, action_shape: list[float] | list[list[float]]) -> li
 
 
 def _golden_masks(count: int, size: int) -> npt.NDArray[np.float32]:
-    """[count, size]: at every other vector one action is forbidden."""
+    """[count, size]: every other row forbids one action."""
     masks = np.ones((count, size), np.float32)
     odd = np.arange(1, count, 2)
     masks[odd, odd // 2 % size] = 0.0
