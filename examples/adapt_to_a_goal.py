@@ -3,7 +3,7 @@
     thetaprime serve --store ./state                                  # in one terminal
     python examples/adapt_to_a_goal.py --goal 0.4 -0.3                # in another
 
-Needs the client and Gymnasium's environment of the task: pip install 'thetaprime[training]'.
+Needs the task's environment: pip install 'thetaprime[training]'.
 """
 
 import argparse
@@ -18,11 +18,11 @@ gymnasium.register_envs(thetaprime.training)
 
 
 def main() -> None:
-    """Collects, uploads and steps three times, and saves the policy."""
+    """Collects, uploads and adapts three times, and saves the policy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", default=tp.DEFAULT_ADDRESS, help="of the server (default: %(default)s)")
+    parser.add_argument("--address", default=tp.DEFAULT_ADDRESS, help="the server's address (default: %(default)s)")
     parser.add_argument("--goal", type=float, nargs=2, default=(0.4, -0.3), metavar=("X", "Y"))
-    parser.add_argument("--output", default="policy.onnx", help="where θ′ goes (default: %(default)s)")
+    parser.add_argument("--output", default="policy.onnx", help="file of θ′ (default: %(default)s)")
     arguments = parser.parse_args()
 
     env = gymnasium.make("thetaprime/PointNavigation-v0", goal=tuple(arguments.goal))
@@ -36,7 +36,7 @@ def main() -> None:
             session.adapt()
         session.policy.save(arguments.output)
 
-    # From here on there is no server: the file acts by itself.
+    # The file needs no server.
     policy = tp.AdaptedPolicy.load(arguments.output)
     observation, _ = env.reset(seed=0)
     over = False
@@ -44,7 +44,7 @@ def main() -> None:
         observation, _, terminated, truncated, _ = env.step(policy.act(observation))
         over = terminated or truncated
     distance = np.linalg.norm(observation - arguments.goal)
-    print(f"the file alone walks to {observation.round(3)}, {distance:.3f} from the goal")
+    print(f"the file moves to {observation.round(3)}, {distance:.3f} from the goal")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Meta-trains carts with poles and motors that nobody tells the policy, serves the result, and adapts it to new ones.
+"""Meta-trains a policy over cart-poles with unobserved lengths and motors, serves it, and adapts it to new cart-poles.
 
-Half of the motors are wired the wrong way round. Nothing that is observed says so: a policy that has not adapted
-drops the pole of one half or the other, and adaptation finds out which half it is.
+Half of the motors push in the opposite direction, which no observation shows. A policy without adaptation drops the
+pole of one half of the tasks; adaptation infers the direction.
 
     python examples/cartpole_poles.py
 
-Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows them as commands:
-the class alone is enough for them.
+Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows the same steps as
+commands, which need only the class.
 """
 
 import argparse
@@ -39,18 +39,18 @@ class CartPolePoles:
     )
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
-        """Draws lengths, and forces with a sign."""
+        """Draws lengths and signed forces."""
         lengths = rng.uniform(0.3, 1.0, size=count)
         forces = rng.uniform(6.0, 12.0, size=count) * rng.choice([-1.0, 1.0], size=count)
         return [{"length": float(length), "force": float(force)} for length, force in zip(lengths, forces, strict=True)]
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """The cart of one task."""
-        # Without Gymnasium's checker, which costs as much as the cart: check_task_distribution has looked already.
+        """Returns the environment of one task."""
+        # Gymnasium's checker costs as much as the simulation, and check_task_distribution has checked the environment.
         env = gymnasium.make("CartPole-v1", max_episode_steps=HORIZON, disable_env_checker=True)
         cart: Any = env.unwrapped
         cart.length, cart.force_mag = task["length"], task["force"]
-        # What CartPole derives from its attributes when it is made has to follow them.
+        # CartPole derives these attributes in its constructor.
         cart.polemass_length = cart.masspole * cart.length
         cart.total_mass = cart.masspole + cart.masscart
         return env
@@ -67,7 +67,7 @@ CONFIG = {
     "policy.activation": "tanh",
     "policy.observation_std": [0.5, 0.5, 0.1, 0.5],  # inputs of about unit size
     "policy.init_output_scale": 0.1,
-    "policy.context_size": 4,  # adaptation moves these four numbers and nothing else: see inner_lr
+    "policy.context_size": 4,  # adaptation changes only these four numbers: see inner_lr
     "adaptation.inner_lr": 0.0,
     "adaptation.context_lr": 10.0,
     "adaptation.discount": 0.95,
@@ -77,14 +77,14 @@ CONFIG = {
 
 
 def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 10, seed: int = 0) -> Path:
-    """Trains the meta-policy and what it is compared with, and writes the artifact.
+    """Trains the meta-policy, the pretrained policy and the oracle, and writes the artifact.
 
     Args:
-        folder: of everything.
-        iterations: of the meta-policy.
-        comparisons: iterations of the pretrained policy and the oracle.
-        tasks: held-out tasks that the card's curves are measured on.
-        seed: of the runs.
+        folder: folder of the runs and of the artifact.
+        iterations: iterations of the meta-policy.
+        comparisons: iterations of the pretrained policy and of the oracle.
+        tasks: number of held-out tasks for the model card's curves.
+        seed: seed of the runs.
 
     Returns:
         The folder of artifacts, for a server.
@@ -112,7 +112,7 @@ def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 
             tasks=tasks,
         )
     )
-    print(f"wrote {artifact}: README.md there is its card")
+    print(f"wrote {artifact}: its README.md is the model card")
     return zoo
 
 
@@ -121,12 +121,12 @@ def adapt(zoo: Path, tasks: Sequence[Task], *, rounds: int = 2, seed: int = 0) -
 
     Args:
         zoo: folder of artifacts.
-        tasks: new ones.
-        rounds: adaptation steps to take.
-        seed: of the episodes.
+        tasks: held-out tasks.
+        rounds: number of adaptation steps.
+        seed: seed of the episodes.
 
     Yields:
-        The mean return over fresh episodes with θ, and with θ′.
+        The mean return of θ and of θ′ over fresh episodes.
     """
     with tempfile.TemporaryDirectory() as store:
         config = ServerConfig(address="127.0.0.1:0", store=Path(store), zoo=(zoo,))
@@ -140,14 +140,14 @@ def adapt(zoo: Path, tasks: Sequence[Task], *, rounds: int = 2, seed: int = 0) -
 
 
 def mean_return(policy: tp.AdaptedPolicy, env: gymnasium.Env[Any, Any], seed: int, episodes: int = 10) -> float:
-    """The mean return over fresh episodes."""
+    """Returns the mean return over fresh episodes."""
     return float(np.mean([each.total_reward for each in tp.collect(policy, env, episodes, seed=seed)]))
 
 
 def main() -> None:
     """Trains, serves, adapts, and prints returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=35, help="of meta-training (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=35, help="iterations of meta-training (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=6, help="new tasks to adapt to (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs") / NAME, help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,9 +1,9 @@
-"""Meta-trains pendulums whose gravity and mass nobody tells the policy, serves the result, and adapts it to new ones.
+"""Meta-trains a policy over pendulums with unobserved gravity and mass, serves it, and adapts it to new pendulums.
 
     python examples/pendulum_gravity.py
 
-Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows them as commands:
-the class alone is enough for them.
+Needs pip install 'thetaprime[server,training]'. docs/your-own-tasks.md explains every step, and shows the same steps as
+commands, which need only the class.
 """
 
 import argparse
@@ -40,8 +40,8 @@ class PendulumGravity:
         return [{"gravity": float(gravity), "mass": float(mass)} for gravity, mass in drawn]
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
-        """The pendulum of one task."""
-        # Without Gymnasium's checker, which costs as much as the pendulum: check_task_distribution has looked already.
+        """Returns the environment of one task."""
+        # Gymnasium's checker costs as much as the simulation, and check_task_distribution has checked the environment.
         env = gymnasium.make("Pendulum-v1", g=task["gravity"], disable_env_checker=True)
         pendulum: Any = env.unwrapped
         pendulum.m = task["mass"]
@@ -53,14 +53,14 @@ CONFIG = {
     "meta_batch_size": 10,
     "max_kl": 0.03,
     "fisher_fraction": 0.5,
-    "outer_discount": 0.9,  # half a second: what a push leads to shows by then, and more would be noise
+    "outer_discount": 0.9,  # a horizon of half a second, in which a push takes effect; a longer one adds noise
     "outer_gae_lambda": 0.95,
     "policy.hidden_sizes": [32, 32],
     "policy.activation": "tanh",
     "policy.observation_std": [0.7, 0.7, 3.0],  # inputs of about unit size
     "policy.init_output_scale": 0.1,
     "policy.init_log_std": -0.3,
-    "policy.context_size": 4,  # adaptation moves these four numbers and nothing else: see inner_lr
+    "policy.context_size": 4,  # adaptation changes only these four numbers: see inner_lr
     "adaptation.inner_lr": 0.0,
     "adaptation.context_lr": 10.0,
     "adaptation.discount": 0.9,
@@ -70,14 +70,14 @@ CONFIG = {
 
 
 def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 10, seed: int = 0) -> Path:
-    """Trains the meta-policy and what it is compared with, and writes the artifact.
+    """Trains the meta-policy, the pretrained policy and the oracle, and writes the artifact.
 
     Args:
-        folder: of everything.
-        iterations: of the meta-policy.
-        comparisons: iterations of the pretrained policy and the oracle.
-        tasks: held-out tasks that the card's curves are measured on.
-        seed: of the runs.
+        folder: folder of the runs and of the artifact.
+        iterations: iterations of the meta-policy.
+        comparisons: iterations of the pretrained policy and of the oracle.
+        tasks: number of held-out tasks for the model card's curves.
+        seed: seed of the runs.
 
     Returns:
         The folder of artifacts, for a server.
@@ -105,7 +105,7 @@ def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 
             tasks=tasks,
         )
     )
-    print(f"wrote {artifact}: README.md there is its card")
+    print(f"wrote {artifact}: its README.md is the model card")
     return zoo
 
 
@@ -114,12 +114,12 @@ def adapt(zoo: Path, tasks: Sequence[Task], *, rounds: int = 2, seed: int = 0) -
 
     Args:
         zoo: folder of artifacts.
-        tasks: new ones.
-        rounds: adaptation steps to take.
-        seed: of the episodes.
+        tasks: held-out tasks.
+        rounds: number of adaptation steps.
+        seed: seed of the episodes.
 
     Yields:
-        The mean return over fresh episodes with θ, and with θ′.
+        The mean return of θ and of θ′ over fresh episodes.
     """
     with tempfile.TemporaryDirectory() as store:
         config = ServerConfig(address="127.0.0.1:0", store=Path(store), zoo=(zoo,))
@@ -133,14 +133,14 @@ def adapt(zoo: Path, tasks: Sequence[Task], *, rounds: int = 2, seed: int = 0) -
 
 
 def mean_return(policy: tp.AdaptedPolicy, env: gymnasium.Env[Any, Any], seed: int, episodes: int = 10) -> float:
-    """The mean return over fresh episodes."""
+    """Returns the mean return over fresh episodes."""
     return float(np.mean([each.total_reward for each in tp.collect(policy, env, episodes, seed=seed)]))
 
 
 def main() -> None:
     """Trains, serves, adapts, and prints returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=40, help="of meta-training (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=40, help="iterations of meta-training (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=6, help="new tasks to adapt to (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs") / NAME, help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-/** What the program is told on its command line. */
+/** Parses the command line. */
 
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -8,33 +8,33 @@ import { requireAddress } from './client/connection.mjs';
 import { GOAL_RANGE } from './simulator/point-navigation.mjs';
 import { InvalidInputError } from './wire/errors.mjs';
 
-export const HELP = `Adapts a policy to a goal that only the reward knows, through a running ThetaPrime server.
+export const HELP = `Adapts a policy to an unobserved goal through a running ThetaPrime server.
 
   thetaprime serve --store ./state                 # in one terminal
   node main.mjs --goal 0.4,-0.3                    # in another
 
-What happens, round by round: episodes are collected here, in point-navigation.mjs, with the current policy and sampled
-actions; they are uploaded; the server takes one gradient step; and the adapted policy comes back as ONNX, is verified,
-and collects the next round. At the end policy.onnx is written, which needs no server.
+In each round the program collects episodes in its simulator with the current policy and sampled actions, and uploads
+them. The server takes one gradient step and returns the adapted policy as ONNX. The program verifies the policy, and
+collects the next round with it. At the end the program writes policy.onnx, which needs no server.
 
-  --address HOST:PORT      the server's                                     [localhost:50051]
-  --goal X,Y               where to walk to, each within ±${GOAL_RANGE}              [0.4,-0.3]
+  --address HOST:PORT      the server's address                             [localhost:50051]
+  --goal X,Y               the goal, each coordinate within ±${GOAL_RANGE}           [0.4,-0.3]
   --meta-policy NAME       or NAME@VERSION                                  [point-navigation]
-  --rounds N               gradient steps that the session is to have had   [3]
-  --trajectories N         episodes for each of them                        [20]
-  --seed N                 of the actions; the same seed, the same run      [1]
-  --output FILE            where the adapted policy goes                    [policy.onnx]
-  --resume SESSION         go on with a session, whatever interrupted it
-  --timeout SECONDS        until a call is given up, repetitions included   [60]
-  --json                   end with one JSON object on stdout; all else goes to stderr
+  --rounds N               total number of rounds of the session            [3]
+  --trajectories N         episodes per round                               [20]
+  --seed N                 seed of the actions; equal seeds, equal runs     [1]
+  --output FILE            file of the adapted policy                       [policy.onnx]
+  --resume SESSION         continue a session
+  --timeout SECONDS        timeout of a call, retries included              [60]
+  --json                   print one JSON object on stdout, and all else on stderr
 
-  --tls                    connect by TLS; each of these files implies it
-  --tls-authority FILE     PEM, who signs the server's certificate          [the public ones]
-  --tls-certificate FILE, --tls-key FILE    PEM, the client's own, for mutual TLS
-  --token-file FILE        a bearer token; or in the environment, as THETAPRIME_TOKEN
+  --tls                    connect by TLS; each of these files implies TLS
+  --tls-authority FILE     PEM file of the certificate authorities          [the public ones]
+  --tls-certificate FILE, --tls-key FILE    PEM files of the client, for mutual TLS
+  --token-file FILE        file of a bearer token; or the variable THETAPRIME_TOKEN
   --allow-plaintext        send the token to another machine without TLS
 
-  --help                   this text
+  --help                   print this text
 `;
 
 const OPTIONS = {
@@ -58,11 +58,11 @@ const OPTIONS = {
 };
 
 /**
- * Reads a command line.
+ * Parses a command line.
  *
- * @param {string[]} words without the program's name
- * @param {Record<string, string | undefined>} environment the process's
- * @throws {InvalidInputError} an option is unknown or does not fit
+ * @param {string[]} words arguments without the program's name
+ * @param {Record<string, string | undefined>} environment environment variables
+ * @throws {InvalidInputError} an option is unknown or invalid
  */
 export function readArguments(words, environment) {
   const values = parsed(words);
@@ -93,7 +93,7 @@ export function readArguments(words, environment) {
 }
 
 function parsed(words) {
-  // A goal may begin with a minus, which would be taken for an option.
+  // parseArgs would take a goal that begins with a minus for an option.
   const joined = words.flatMap((word, i) => {
     if (word === '--goal' && i + 1 < words.length) return [`--goal=${words[i + 1]}`];
     return words[i - 1] === '--goal' ? [] : [word];
@@ -101,7 +101,7 @@ function parsed(words) {
   try {
     return parseArgs({ args: joined, options: OPTIONS }).values;
   } catch (error) {
-    // Node's own message goes on with advice about positional arguments, of which there are none.
+    // Only Node's first sentence: the rest is about positional arguments, which this program does not have.
     throw new InvalidInputError('arguments', `${error.message.split('. ')[0]}; --help lists the options`);
   }
 }

@@ -1,15 +1,15 @@
-/** Collecting trajectories with a policy: whole episodes, with sampled actions, as the estimator assumes. */
+/** Collects whole episodes with sampled actions, as the policy gradient assumes. */
 
 /** @typedef {import('./wire/trajectories.mjs').Trajectory} Trajectory */
 
 /**
- * Runs episodes one after the other.
+ * Collects episodes one after the other.
  *
  * @param {import('./policy/policy.mjs').Policy} policy the behavior policy
  * @param {import('./simulator/point-navigation.mjs').PointNavigation} simulator
- * @param {number} episodes how many
- * @param {number} horizon where an episode is cut short
- * @param {import('./policy/random.mjs').Random} random where the noise of the actions comes from
+ * @param {number} episodes number of episodes
+ * @param {number} horizon maximum number of steps
+ * @param {import('./policy/random.mjs').Random} random generator of the actions' noise
  * @returns {Promise<Trajectory[]>}
  */
 export async function collect(policy, simulator, episodes, horizon, random) {
@@ -39,13 +39,13 @@ async function collectEpisode(policy, simulator, horizon, random) {
     actions: matrix(actions, steps),
     rewards: { values: Float32Array.from(rewards), shape: [steps] },
     terminated,
-    truncated: !terminated, // at the horizon it is we who cut
+    truncated: !terminated, // the horizon truncates
     finalObservation: { values: observation, shape: [observation.length] },
   };
 }
 
 /**
- * Mean undiscounted return.
+ * Returns the mean undiscounted return.
  *
  * @param {Trajectory[]} trajectories
  */
@@ -54,7 +54,7 @@ export function meanReturn(trajectories) {
   return returns.reduce((sum, each) => sum + each, 0) / returns.length;
 }
 
-/** [steps, width] of numbers that lie row after row. */
+/** Returns row-major numbers as an array of shape [steps, width]. */
 function matrix(numbers, steps) {
   return { values: Float32Array.from(numbers), shape: [steps, numbers.length / steps] };
 }

@@ -27,9 +27,9 @@ async function main() {
     }
     return 0;
   } catch (error) {
-    // These say what is wrong; anything else is a bug, and its traceback is wanted.
-    const told = [InvalidInputError, CallError, PolicyVerificationError].some((kind) => error instanceof kind);
-    if (!told) throw error;
+    // Other errors are bugs, and keep their traceback.
+    const expected = [InvalidInputError, CallError, PolicyVerificationError].some((kind) => error instanceof kind);
+    if (!expected) throw error;
     console.error(`error: ${error.message}`);
     return options === undefined ? 2 : 1;
   }
@@ -37,20 +37,20 @@ async function main() {
 
 async function adaptTo(goal, client, options) {
   const print = options.json ? console.error : console.log;
-  let { session, policy, reports } = options.resume ? await resumed(client, options.resume) : await opened(client, options);
+  let { session, policy, reports } = options.resume ? await resumeSession(client, options.resume) : await createSession(client, options);
   const { environment } = session.metaPolicy;
   const simulator = new PointNavigation(goal);
-  print(`session ${session.sessionId}: --resume ${session.sessionId} goes on with it`);
+  print(`session ${session.sessionId}: continue it with --resume ${session.sessionId}`);
   print('round  episodes  mean return      std  KL, nats');
   reports.forEach((report) => print(row(report)));
 
   while (session.round < options.rounds) {
     let { batch } = session;
-    const lacking = options.trajectories - batch.trajectories;
-    if (lacking > 0) {
-      // What was uploaded before is part of the key: a resumed round does not repeat its first episodes.
+    const missing = options.trajectories - batch.trajectories;
+    if (missing > 0) {
+      // The key includes the earlier uploads, so that a resumed round does not repeat its first episodes.
       const random = new Random(options.seed, 'collect', session.round, batch.trajectories);
-      const trajectories = await collect(policy, simulator, lacking, environment.horizon, random);
+      const trajectories = await collect(policy, simulator, missing, environment.horizon, random);
       ({ batch } = await client.uploadTrajectories(session, trajectories));
     }
     const answer = await client.adapt(session, batch.sha256);
@@ -64,7 +64,7 @@ async function adaptTo(goal, client, options) {
   const adaptedReturn = meanReturn(await collect(policy, simulator, options.trajectories, environment.horizon, random));
   const distance = await walk(policy, simulator, environment.horizon);
   print(`${cell(session.round, 5)}  ${cell(options.trajectories, 8)}  ${cell(adaptedReturn.toFixed(2), 11)}  (not uploaded)`);
-  print(`without noise it ends ${distance.toFixed(3)} from the goal`);
+  print(`an episode without noise ends ${distance.toFixed(3)} from the goal`);
   await policy.save(options.output);
   print(`wrote ${options.output} (${policy.metaPolicy}, policy ${policy.policyId.slice(0, 12)})`);
   await client.closeSession(session.sessionId);
@@ -84,27 +84,27 @@ async function adaptTo(goal, client, options) {
   }
 }
 
-/** A new session, at θ. */
-async function opened(client, { metaPolicy, metaPolicyVersion }) {
+/** Creates a session, which begins with θ. */
+async function createSession(client, { metaPolicy, metaPolicyVersion }) {
   const found = await client.getMetaPolicy(metaPolicy, metaPolicyVersion);
   requireFit(metaPolicy, found.metaPolicy.environment);
   const { session, policy } = await client.createSession({
-    requestId: randomUUID(), // the repetitions of this call name the same session
+    requestId: randomUUID(), // retries of this call return the same session
     metaPolicy,
     metaPolicyVersion: found.metaPolicy.version,
   });
   return { session, policy: await Policy.load(policy, session.metaPolicy.environment), reports: [] };
 }
 
-/** A session as its last process left it, with what that one uploaded in the current round. */
-async function resumed(client, sessionId) {
+/** Returns a session of an earlier process, with the uploads of its current round. */
+async function resumeSession(client, sessionId) {
   const { session, reports } = await client.getSession(sessionId);
   requireFit(session.metaPolicy.name, session.metaPolicy.environment);
   const { policy } = await client.getPolicy(sessionId, session.round);
   return { session, policy: await Policy.load(policy, session.metaPolicy.environment), reports };
 }
 
-/** One episode without noise; how far from the goal it ends. */
+/** Runs one episode without noise, and returns its final distance to the goal. */
 async function walk(policy, simulator, horizon) {
   let observation = simulator.reset();
   for (let step = 0, terminated = false; step < horizon && !terminated; step += 1) {

@@ -134,7 +134,7 @@ def _no_golden(message: policy_pb2.Policy) -> None:
         (_other_bytes, "sha256 of the policy is"),
         (_no_onnx, "onnxruntime cannot load the policy"),
         (_other_contract, "contract_version is 2; this client reads 1"),
-        (_other_id, "the reply says policy_id 000"),
+        (_other_id, "the reply has policy_id 000"),
         (_other_actions, "fails its golden vectors: for observation 3"),
         (_no_golden, "golden.observations: missing"),
     ],

@@ -1,4 +1,4 @@
-/** Every call of the contract. */
+/** The calls of the contract. */
 
 import { Readable } from 'node:stream';
 
@@ -19,31 +19,31 @@ export class Client {
   /**
    * @param {string} address `host:port`
    * @param {object} [options]
-   * @param {number} [options.timeout] seconds until a call is given up, with everything that is repeated of it
-   * @param {string | null} [options.token] says whose the calls are
-   * @param {import('./connection.mjs').TlsFiles | null} [options.tls] null is plain text
+   * @param {number} [options.timeout] timeout of a call in seconds, retries included
+   * @param {string | null} [options.token] token that identifies the tenant
+   * @param {import('./connection.mjs').TlsFiles | null} [options.tls] null connects in plain text
    * @param {boolean} [options.allowPlaintext] send the token to another machine without TLS
    */
   constructor(address, { timeout = 60, token = null, tls = null, allowPlaintext = false } = {}) {
     this.address = requireAddress(address);
     this.timeout = timeout;
     this.metadata = callMetadata(token, address, tls === null && !allowPlaintext);
-    const shown = channelCredentials(tls);
-    [this.adaptation, this.catalog] = services.map((Service) => new Service(address, shown, CHANNEL_OPTIONS));
+    const channel = channelCredentials(tls);
+    [this.adaptation, this.catalog] = services.map((Service) => new Service(address, channel, CHANNEL_OPTIONS));
   }
 
-  /** Every meta-policy that the server can adapt. */
+  /** Lists the server's meta-policies. */
   listMetaPolicies() {
     return this.#call(this.catalog, 'ListMetaPolicies', {});
   }
 
-  /** A meta-policy, with θ. Version 0 is the newest. */
+  /** Returns a meta-policy, with θ. Version 0 is the newest. */
   getMetaPolicy(name, version = 0) {
     return this.#call(this.catalog, 'GetMetaPolicy', { name, version });
   }
 
   /**
-   * Opens a session, once for each request id.
+   * Creates a session. Equal request ids return the same session.
    *
    * @param {{requestId: string, metaPolicy: string, metaPolicyVersion?: number, options?: object, ttl?: object}} request
    */
@@ -52,17 +52,17 @@ export class Client {
   }
 
   /**
-   * Sends trajectories of the session's current round. Once it returns they are stored and count, and sent again they
-   * count once.
+   * Uploads trajectories of the session's current round. On return they are durable and count. Repeating an upload
+   * changes nothing.
    *
-   * @param {object} session as the server last described it
+   * @param {object} session the server's last description
    * @param {import('../wire/trajectories.mjs').Trajectory[]} trajectories
    */
   async uploadTrajectories(session, trajectories) {
     const { messages, sha256 } = prepareUpload(session, trajectories);
-    const acknowledged = await this.#repeat((deadline, done) => {
+    const acknowledged = await this.#retry((deadline, done) => {
       const call = this.adaptation.uploadTrajectories(this.metadata, { deadline }, done);
-      // What ends the call comes to `done`; what ends the stream with it is not news.
+      // `done` receives the error of the call; the stream's error repeats it.
       call.on('error', () => {});
       Readable.from(messages(), { highWaterMark: 1 }).pipe(call);
     });
@@ -73,31 +73,31 @@ export class Client {
   }
 
   /**
-   * Takes one step on what was uploaded in the session's round.
+   * Takes one step on the uploads of the session's round.
    *
-   * @param {object} session as the server last described it
-   * @param {string} batchSha256 the batch's, from the last upload's acknowledgement or from `getSession`
+   * @param {object} session the server's last description
+   * @param {string} batchSha256 digest of the batch, from the last upload's acknowledgement or from `getSession`
    */
   adapt({ sessionId, round }, batchSha256) {
     return this.#call(this.adaptation, 'Adapt', { sessionId, expectedRound: round, batchSha256 });
   }
 
-  /** A session, and the report of each round taken. */
+  /** Returns a session, and the report of each round. */
   getSession(sessionId) {
     return this.#call(this.adaptation, 'GetSession', { sessionId });
   }
 
-  /** A page of sessions, newest first. */
+  /** Returns a page of sessions, newest first. */
   listSessions(pageSize = 0, pageToken = '') {
     return this.#call(this.adaptation, 'ListSessions', { pageSize, pageToken });
   }
 
-  /** θ_k of a session; of the current round where `round` is left out. */
+  /** Returns θ_k of a session; without `round`, the current policy. */
   getPolicy(sessionId, round) {
     return this.#call(this.adaptation, 'GetPolicy', round === undefined ? { sessionId } : { sessionId, round });
   }
 
-  /** Ends a session. Its policies stay readable until it expires. */
+  /** Closes a session. Its policies stay readable until it expires. */
   closeSession(sessionId) {
     return this.#call(this.adaptation, 'CloseSession', { sessionId });
   }
@@ -109,10 +109,10 @@ export class Client {
   }
 
   #call(stub, method, request) {
-    return this.#repeat((deadline, done) => stub[method](request, this.metadata, { deadline }, done));
+    return this.#retry((deadline, done) => stub[method](request, this.metadata, { deadline }, done));
   }
 
-  #repeat(send) {
+  #retry(send) {
     return withRetries(
       (deadline) =>
         new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-/** How to reach a server, and what to show it. */
+/** Options, credentials and metadata of a channel. */
 
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
@@ -9,9 +9,9 @@ import { InvalidInputError } from '../wire/errors.mjs';
 
 /** Options of a channel to a ThetaPrime server. */
 export const CHANNEL_OPTIONS = {
-  // Room for policies of any size; the default of 4 MiB is a small network's.
+  // Policies may exceed the default of 4 MiB.
   'grpc.max_receive_message_length': 64 << 20,
-  // `withRetries` repeats calls, and honors what the server says about it.
+  // `withRetries` retries instead, and reads the server's RetryInfo.
   'grpc.enable_retries': 0,
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 1000,
@@ -19,15 +19,15 @@ export const CHANNEL_OPTIONS = {
 
 /**
  * @typedef {object} TlsFiles
- * @property {string} [authority] PEM file of those who sign the server's certificate; the public ones by default
- * @property {string} [certificate] PEM file of the client's own certificate, for mutual TLS
- * @property {string} [key] PEM file of its private key
+ * @property {string} [authority] PEM file of the certificate authorities to trust; default: the public ones
+ * @property {string} [certificate] PEM file of the client's certificate, for mutual TLS
+ * @property {string} [key] PEM file of the certificate's private key
  */
 
 /**
- * The credentials of a channel.
+ * Returns the credentials of a channel.
  *
- * @param {TlsFiles | null} tls null is plain text
+ * @param {TlsFiles | null} tls null connects in plain text
  */
 export function channelCredentials(tls) {
   if (tls === null) return credentials.createInsecure();
@@ -49,11 +49,11 @@ export function channelCredentials(tls) {
 }
 
 /**
- * What goes with every call: the token, where there is one. It is not sent in plain text to another machine.
+ * Returns the metadata of every call: the token. Refuses to send it in plain text to another machine.
  *
  * @param {string | null} token
  * @param {string} address
- * @param {boolean} readable whether others on the way could read it
+ * @param {boolean} readable whether the connection is in plain text
  */
 export function callMetadata(token, address, readable) {
   const metadata = new Metadata();
@@ -69,7 +69,7 @@ export function callMetadata(token, address, readable) {
 }
 
 /**
- * Holds an address against `host:port`.
+ * Refuses an address that is not `host:port` with a port from 1 to 65535.
  *
  * @param {string} address
  */
@@ -81,7 +81,7 @@ export function requireAddress(address) {
   return address;
 }
 
-/** @param {string} address `host:port` */
+/** Returns whether an address is of this machine. @param {string} address `host:port` */
 export function isLoopback(address) {
   const host = address.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
   return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));

@@ -1,22 +1,22 @@
 /**
- * From the distribution that a policy gives to actions. Sampling is left out of the ONNX file: a generator inside
- * would repeat its noise in every new session.
+ * Samples actions from a policy's distribution. Sampling is outside the ONNX graph: a generator in the graph would
+ * repeat its noise in every new session.
  */
 
 const { fround } = Math;
 
 /**
- * Continuous actions. What is sampled, unclipped, is what a trajectory records; what `toEnvironment` makes of it is what
- * the environment takes.
+ * Continuous actions. A trajectory records the sampled, unclipped action; the environment takes the result of
+ * `toEnvironment`.
  */
 export class BoxActions {
-  /** @param {{low: number[], high: number[]}} box bounds in the environment's units, infinite where there are none */
+  /** @param {{low: number[], high: number[]}} box bounds in the environment's units; infinite without a bound */
   constructor({ low, high }) {
     this.size = low.length;
-    // In float32, as everywhere else, so that all clients act alike to the bit.
+    // In float32, so that all clients compute equal actions.
     this.dimensions = low.map((lowest, i) => {
       const [bottom, top] = [fround(lowest), fround(high[i])];
-      // A dimension without both bounds passes as it is: neither scaled nor clipped.
+      // A dimension without both bounds is neither scaled nor clipped.
       if (!Number.isFinite(bottom) || !Number.isFinite(top)) {
         return { half: 1, middle: 0, bottom: -Infinity, top: Infinity };
       }
@@ -27,7 +27,7 @@ export class BoxActions {
   /**
    * @param {{mean: Float32Array, log_std: Float32Array}} outputs [A] each
    * @param {import('./random.mjs').Random} random
-   * @returns {Float32Array} [A] the action to record, in the policy's units
+   * @returns {Float32Array} [A] the action in the policy's units, for the trajectory
    */
   sample({ mean, log_std: logStd }, random) {
     return Float32Array.from(mean, (value, i) => value + Math.exp(logStd[i]) * random.normal());
@@ -35,12 +35,12 @@ export class BoxActions {
 
   /**
    * @param {Float32Array} action [A] in the policy's units
-   * @returns {Float32Array} [A] in the environment's, within its bounds
+   * @returns {Float32Array} [A] in the environment's units, within its bounds
    */
   toEnvironment(action) {
     return Float32Array.from(action, (value, i) => {
       const { half, middle, bottom, top } = this.dimensions[i];
-      // Clipped last: rounding must not carry an action over the bound.
+      // Clipped last: rounding must not move an action past its bound.
       return Math.min(Math.max(fround(fround(value * half) + middle), bottom), top);
     });
   }
@@ -57,7 +57,7 @@ export class DiscreteActions {
   /**
    * @param {{logits: Float32Array}} outputs [A]
    * @param {import('./random.mjs').Random} random
-   * @returns {number} the index to record
+   * @returns {number} the index, for the trajectory
    */
   sample({ logits }, random) {
     // argmax(logits + Gumbel noise) is a sample of softmax(logits).

@@ -1,4 +1,4 @@
-/** A policy in its ONNX form, verified, on onnxruntime. */
+/** Verifies and runs an ONNX policy on onnxruntime. */
 
 import { randomUUID } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
@@ -12,21 +12,21 @@ import { InvalidInputError, PolicyVerificationError } from '../wire/errors.mjs';
 import { BoxActions, DiscreteActions } from './actions.mjs';
 
 const CONTRACT_VERSION = '1';
-/** How far from torch's a policy's actions may be, absolute and relative. */
+/** Tolerance of the golden vectors, absolute and relative. */
 const TOLERANCE = 1e-5;
 
 export class Policy {
   /**
-   * Loads the policy of a server's reply, and holds it against everything that the reply says about it.
+   * Loads the policy of a server's reply, and compares the file with every field of the reply.
    *
    * @param {object} message a `thetaprime.v1.Policy`
    * @param {object} environment the meta-policy's `EnvironmentContract`
-   * @throws {PolicyVerificationError} it is damaged, of another contract, or does not give its golden actions
+   * @throws {PolicyVerificationError} the file is damaged, has another contract, or fails its golden vectors
    */
   static async load(message, environment) {
     const digest = sha256Hex(message.onnx);
     if (digest !== message.onnxSha256) {
-      throw new PolicyVerificationError(`sha256 of the policy is ${digest}; expected ${message.onnxSha256}: it was damaged`);
+      throw new PolicyVerificationError(`sha256 of the policy is ${digest}; expected ${message.onnxSha256}: the file is damaged`);
     }
     const version = message.metadata['thetaprime.contract_version'];
     if (version !== CONTRACT_VERSION) {
@@ -34,7 +34,7 @@ export class Policy {
     }
     if (message.metadata['thetaprime.policy_id'] !== message.policyId) {
       throw new PolicyVerificationError(
-        `the reply says policy_id ${message.policyId}; its metadata says ${message.metadata['thetaprime.policy_id']}`,
+        `the reply has policy_id ${message.policyId}; its metadata has ${message.metadata['thetaprime.policy_id']}`,
       );
     }
     const policy = new Policy(message, environment, await openSession(message.onnx));
@@ -55,10 +55,10 @@ export class Policy {
   }
 
   /**
-   * The deterministic action for one observation.
+   * Returns the deterministic action for one observation.
    *
-   * @param {Float32Array} observation [O] raw, as the environment gives it
-   * @returns {Promise<Float32Array | number>} in the environment's units: [A], or one of the discrete actions
+   * @param {Float32Array} observation [O] raw, as the environment returns it
+   * @returns {Promise<Float32Array | number>} the action in the environment's units: [A], or a discrete action
    */
   async act(observation) {
     const { actions } = await this.#run(observation, 1, ['actions']);
@@ -70,8 +70,8 @@ export class Policy {
    *
    * @param {Float32Array} observation [O] raw
    * @param {import('./random.mjs').Random} random
-   * @returns {Promise<{forEnvironment: Float32Array | number, toRecord: Float32Array | number}>} the same action in the
-   *   units of the environment, and in the policy's, as a trajectory records it
+   * @returns {Promise<{forEnvironment: Float32Array | number, toRecord: Float32Array | number}>} the action in the
+   *   environment's units, and in the policy's units, for the trajectory
    */
   async sample(observation, random) {
     const outputs = await this.#run(observation, 1, this.continuous ? ['mean', 'log_std'] : ['logits']);
@@ -80,7 +80,7 @@ export class Policy {
   }
 
   /**
-   * Writes the ONNX file, whole or not at all.
+   * Writes the ONNX file atomically.
    *
    * @param {string} file
    */
@@ -132,7 +132,7 @@ export class Policy {
     }
   }
 
-  /** Acts on the golden observations, as a batch and one by one, and compares with what torch computed for them. */
+  /** Runs the golden observations, as a batch and one by one, and compares with the golden actions. */
   async #checkGolden(golden) {
     const observations = arrayFromMessage(golden?.observations, 'golden.observations').values;
     const expected = Array.from(arrayFromMessage(golden?.actions, 'golden.actions').values, Number);
@@ -158,7 +158,7 @@ export class Policy {
 
 async function openSession(onnx) {
   try {
-    // One small network: threads and graph optimization cost more than they bring.
+    // Threads and graph optimization cost more than they save for one small network.
     return await InferenceSession.create(onnx, {
       executionProviders: ['cpu'],
       intraOpNumThreads: 1,
@@ -175,10 +175,10 @@ async function openSession(onnx) {
 function requireEqual(kind, actual, expected, width) {
   for (let i = 0; i < expected.length; i += 1) {
     const given = Number(actual[i]);
-    // Written so that NaN on either side fails.
+    // Negated so that NaN fails.
     if (!(Math.abs(given - expected[i]) <= TOLERANCE + TOLERANCE * Math.abs(expected[i]))) {
       throw new PolicyVerificationError(
-        `the policy fails its golden vectors: for observation ${Math.floor(i / width)} it gives ${given} (${kind}); ` +
+        `the policy fails its golden vectors: for observation ${Math.floor(i / width)} it outputs ${given} (${kind}); ` +
           `expected ${expected[i]}`,
       );
     }

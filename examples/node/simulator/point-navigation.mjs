@@ -1,17 +1,17 @@
 /**
- * 2D navigation (Finn et al. 2017, section 5.3): walk to a goal that is nowhere to be seen but in the reward. The same
- * dynamics as `thetaprime/PointNavigation-v0`, to the bit.
+ * 2D navigation (Finn et al. 2017, section 5.3): moves to a goal that only the reward depends on. The dynamics equal
+ * those of `thetaprime/PointNavigation-v0`, to the bit.
  */
 
 import { InvalidInputError } from '../wire/errors.mjs';
 
 export const OBSERVATION_SIZE = 2;
 export const ACTION_SIZE = 2;
-/** Furthest that a point moves along each axis in one step. */
+/** Maximum displacement along each axis in one step. */
 const MAX_SPEED = 0.1;
-/** The goal is reached within so much of it on both axes. */
+/** The episode terminates within this distance of the goal on both axes. */
 const ARRIVED = 0.01;
-/** Goals lie within so much of the origin on both axes. */
+/** Maximum distance of a goal from the origin on both axes. */
 export const GOAL_RANGE = 0.5;
 
 export class PointNavigation {
@@ -22,9 +22,9 @@ export class PointNavigation {
   }
 
   /**
-   * Puts the point back to the origin.
+   * Moves the point to the origin.
    *
-   * @returns {Float32Array} [2] the observation: its position
+   * @returns {Float32Array} [2] the observation: the point's position
    */
   reset() {
     this.position = [0, 0];
@@ -32,7 +32,7 @@ export class PointNavigation {
   }
 
   /**
-   * Moves the point.
+   * Moves the point by one step.
    *
    * @param {Float32Array} action [2] velocity, clipped to ±0.1
    * @returns {{observation: Float32Array, reward: number, terminated: boolean}}
@@ -53,9 +53,9 @@ export class PointNavigation {
 }
 
 /**
- * Holds a meta-policy's environment against this simulator, before a session is opened for nothing.
+ * Refuses a meta-policy whose environment differs from this simulator, before a session is created.
  *
- * @param {string} name of the meta-policy
+ * @param {string} name name of the meta-policy
  * @param {object} environment its `EnvironmentContract`
  */
 export function requireFit(name, { observationShape, box, discrete }) {

@@ -1,11 +1,11 @@
-/** Typed arrays <-> `Array` messages: dtype, shape, and the elements row by row in little-endian bytes. */
+/** Converts typed arrays to and from `Array` messages: data type, shape, row-major little-endian bytes. */
 
 import { endianness } from 'node:os';
 
 import { InvalidInputError } from './errors.mjs';
 
 /**
- * Numbers and how they are laid out: element `[i, j]` of shape `[I, J]` is `values[i * J + j]`.
+ * Numbers in row-major order: element `[i, j]` of shape `[I, J]` is `values[i * J + j]`.
  *
  * @typedef {object} NdArray
  * @property {Float32Array | Float64Array | Int32Array | BigInt64Array} values
@@ -58,7 +58,7 @@ export function arrayFromMessage(message, field) {
       `${message.data.length} bytes; shape [${message.shape}] of ${message.dataType} takes ${expected}`,
     );
   }
-  // Copied: the message's bytes begin anywhere in their buffer, and a typed array at a multiple of its element only.
+  // Copied: the bytes may start at any offset of their buffer, a typed array only at a multiple of its element size.
   const bytes = littleEndian(Uint8Array.from(message.data), Kind.BYTES_PER_ELEMENT);
   return { values: new Kind(bytes.buffer, bytes.byteOffset, count(message.shape)), shape: message.shape };
 }
@@ -72,7 +72,7 @@ function bytesOf(values) {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength).slice();
 }
 
-/** Turns bytes of this machine into little-endian ones, or back; nothing to do on almost every machine. */
+/** Converts bytes of this machine to little-endian bytes, or back. */
 function littleEndian(bytes, width) {
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (endianness() === 'LE') return buffer;

@@ -1,21 +1,21 @@
-/** SHA-256 digests, the identity of everything that crosses the wire. */
+/** SHA-256 digests of payloads, batches and policies. */
 
 import { createHash } from 'node:crypto';
 
 /**
- * The SHA-256 of bytes as 64 lower-case hexadecimal digits, the only spelling that the server takes.
+ * Returns the SHA-256 of bytes as 64 lower-case hexadecimal digits; the server refuses upper case.
  *
- * @param {Uint8Array | string} data a string stands for its UTF-8 bytes
+ * @param {Uint8Array | string} data bytes, or a string for its UTF-8 bytes
  */
 export function sha256Hex(data) {
   return createHash('sha256').update(data).digest('hex');
 }
 
 /**
- * The digest of a round's batch, which `Adapt` names: over the uploads' hex digests, sorted and written one after
- * another as text. Empty for no uploads.
+ * Returns the digest of a round's batch, for `Adapt`: the SHA-256 of the uploads' hex digests, sorted and concatenated
+ * as text. Empty without uploads.
  *
- * @param {string[]} uploadDigests of each upload's payload; one that was sent under two upload ids stands there twice
+ * @param {string[]} uploadDigests digest of each upload's payload; a payload under two upload ids appears twice
  */
 export function batchDigest(uploadDigests) {
   return uploadDigests.length === 0 ? '' : sha256Hex([...uploadDigests].sort().join(''));

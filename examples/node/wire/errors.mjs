@@ -1,4 +1,4 @@
-/** What can go wrong, and what the server says about it beside a status code. */
+/** Errors, and the details that the server adds to a status code. */
 
 import { status } from '@grpc/grpc-js';
 
@@ -7,11 +7,11 @@ import { messageType } from './protos.mjs';
 const CODE_NAMES = Object.fromEntries(Object.entries(status).map(([name, number]) => [number, name]));
 const DETAILS_KEY = 'grpc-status-details-bin';
 
-/** An argument, a trajectory or an option does not fit; nothing was sent. */
+/** An argument, a trajectory or an option is invalid; nothing was sent. */
 export class InvalidInputError extends Error {
   /**
-   * @param {string} field path to it, such as `trajectories[3].rewards[17]`
-   * @param {string} problem what came and what was expected
+   * @param {string} field path of the field, such as `trajectories[3].rewards[17]`
+   * @param {string} problem the value, and the expected value
    */
   constructor(field, problem) {
     super(`${field}: ${problem}`);
@@ -20,7 +20,7 @@ export class InvalidInputError extends Error {
   }
 }
 
-/** An ONNX policy is not what it says it is. It must not act. */
+/** An ONNX policy fails its verification. It must not act. */
 export class PolicyVerificationError extends Error {
   name = 'PolicyVerificationError';
 }
@@ -28,8 +28,8 @@ export class PolicyVerificationError extends Error {
 /** A call failed. */
 export class CallError extends Error {
   /**
-   * @param {import('@grpc/grpc-js').ServiceError} error what grpc-js gave
-   * @param {string} address the server's, for the message
+   * @param {import('@grpc/grpc-js').ServiceError} error error of grpc-js
+   * @param {string} address the server's address, for the message
    */
   constructor(error, address) {
     const code = CODE_NAMES[error.code] ?? 'UNKNOWN';
@@ -37,21 +37,21 @@ export class CallError extends Error {
     const text = (error.details || error.message).replaceAll(/\s+/g, ' ').trim();
     super(explain(code, text, details, address), { cause: error });
     this.name = 'CallError';
-    /** The canonical code's name, such as `FAILED_PRECONDITION`. */
+    /** Name of the canonical code, such as `FAILED_PRECONDITION`. */
     this.code = code;
-    /** The server's word for why, in capitals, such as `OFF_POLICY`; empty where it gives none. */
+    /** The server's reason, in capitals, such as `OFF_POLICY`; may be empty. */
     this.reason = details.reason;
-    /** What the server adds to the reason, by name: of `ROUND_MISMATCH`, the session's `round`. */
+    /** Details of the reason, by name: for `ROUND_MISMATCH`, the session's `round`. */
     this.metadata = details.metadata;
-    /** Of `INVALID_ARGUMENT`: each field that is wrong, `{field, description}`. */
+    /** For `INVALID_ARGUMENT`: the invalid fields, `{field, description}`. */
     this.violations = details.violations;
-    /** Seconds after which the server asks to be called again; null where it does not. */
+    /** Seconds until the server asks for a retry; null if it does not. */
     this.retryAfter = details.retryAfter;
   }
 }
 
 /**
- * The details of a failed call: `google.rpc.Status`, whose details are packed by type, in a trailing header.
+ * Reads the details of a failed call: a `google.rpc.Status` with packed details, in a trailing header.
  *
  * @param {import('@grpc/grpc-js').Metadata} [metadata]
  */
@@ -59,7 +59,7 @@ export function readDetails(metadata) {
   const found = { reason: '', metadata: {}, violations: [], retryAfter: null };
   const [bytes] = metadata?.get(DETAILS_KEY) ?? [];
   if (!Buffer.isBuffer(bytes)) return found;
-  // protobufjs has Any built in, and its field in the contract's spelling.
+  // The built-in Any of protobufjs keeps the field's snake_case name.
   for (const { type_url: typeUrl, value } of messageType('google.rpc.Status').deserialize(bytes).details) {
     const name = typeUrl.slice(typeUrl.lastIndexOf('/') + 1);
     if (name === 'google.rpc.BadRequest') {
@@ -82,17 +82,17 @@ export function readDetails(metadata) {
 function explain(code, text, { reason, violations, retryAfter }, address) {
   switch (code) {
     case 'UNAVAILABLE':
-      // With a reason the server has answered, and says what it lacks.
-      if (reason || retryAfter !== null) return `the server at ${address} takes no calls at the moment: ${text}`;
+      // With a reason or a retry time, the server has answered.
+      if (reason || retryAfter !== null) return `the server at ${address} is unavailable: ${text}`;
       return `the server at ${address} cannot be reached (${text}); is \`thetaprime serve\` running there?`;
     case 'DEADLINE_EXCEEDED':
-      return `the server at ${address} did not answer in time (${text}); repeat the call, or give it a longer timeout`;
+      return `the server at ${address} did not answer in time (${text}): repeat the call, or set a longer timeout`;
     case 'INVALID_ARGUMENT':
       return violations.map(({ field, description }) => `${field}: ${description}`).join('; ') || text;
     case 'UNAUTHENTICATED':
       return `the server at ${address} refuses this client: ${text}`;
     case 'UNIMPLEMENTED':
-      return `what answers at ${address} does not serve thetaprime.v1 (${text}); check the address`;
+      return `the server at ${address} does not serve thetaprime.v1 (${text}): check the address`;
     case 'ABORTED':
     case 'FAILED_PRECONDITION':
       return reason ? `${text} (${reason})` : text;

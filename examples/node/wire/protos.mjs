@@ -1,11 +1,11 @@
-/** The contract's messages and services, read from the `.proto` files when the program starts: no generated code. */
+/** The contract's messages and services, loaded from the `.proto` files at startup, without generated code. */
 
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 import protoLoader from '@grpc/proto-loader';
 
-/** Where the contract lies in this repository. Elsewhere, copy its `thetaprime/` folder into `protos/` beside this one. */
+/** The contract's folders in this repository. Elsewhere, copy its `thetaprime/` folder into `protos/` beside this one. */
 const FOLDERS = ['../protos', '../../../proto'].map((folder) => fileURLToPath(new URL(folder, import.meta.url)));
 
 const FILES = [
@@ -23,18 +23,18 @@ for (const file of FILES) {
 
 const definitions = protoLoader.loadSync(FILES, {
   includeDirs: FOLDERS,
-  // Fields that were not sent have their default, as in every other language, instead of `undefined`.
+  // Missing fields have their default instead of `undefined`.
   defaults: true,
   oneofs: true,
   enums: String,
-  // Counts and rounds are far below 2^53; arrays of int64 travel as bytes and stay exact.
+  // Counts and rounds are far below 2^53. Arrays of int64 are bytes, and stay exact.
   longs: Number,
 });
 
 /**
- * A message type, with `serialize(object)` and `deserialize(bytes)`.
+ * Returns a message type, with `serialize(object)` and `deserialize(bytes)`.
  *
- * @param {string} name with its package, such as `thetaprime.v1.Trajectory`
+ * @param {string} name full name, such as `thetaprime.v1.Trajectory`
  */
 export function messageType(name) {
   const definition = definitions[name];
@@ -45,9 +45,9 @@ export function messageType(name) {
 }
 
 /**
- * A service's methods, as grpc-js makes a client of them.
+ * Returns the definition of a service, for `makeClientConstructor`.
  *
- * @param {string} name with its package
+ * @param {string} name full name
  */
 export function serviceDefinition(name) {
   return definitions[name];

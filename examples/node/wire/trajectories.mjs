@@ -1,4 +1,4 @@
-/** Trajectories, and the payload of an upload that they become. */
+/** Validates trajectories, and packs them into the payload of an upload. */
 
 import { arrayToMessage } from './arrays.mjs';
 import { InvalidInputError } from './errors.mjs';
@@ -10,20 +10,20 @@ import { messageType } from './protos.mjs';
  * One whole episode of H steps, collected with one policy.
  *
  * @typedef {object} Trajectory
- * @property {string} policyId of the behavior policy
- * @property {NdArray} observations [H, ...observationShape] float: what each action was chosen from, raw
+ * @property {string} policyId id of the behavior policy
+ * @property {NdArray} observations [H, ...observationShape] float: the raw observation before each action
  * @property {NdArray} actions continuous: [H, A] float, as sampled, before scaling and clipping; discrete: [H] integer,
  *   counted from 0
- * @property {NdArray} rewards [H] float: what followed each action
+ * @property {NdArray} rewards [H] float: the reward after each action
  * @property {boolean} terminated the episode ended in a terminal state
- * @property {boolean} truncated it was cut short from outside
+ * @property {boolean} truncated the episode was cut short
  * @property {NdArray} finalObservation [...observationShape] float: the observation after the last action
  */
 
 const trajectoryType = messageType('thetaprime.v1.Trajectory');
 
 /**
- * The payload of an upload: each trajectory's message behind its length.
+ * Returns the payload of an upload: each trajectory's message after its length.
  *
  * @param {Trajectory[]} trajectories
  * @returns {Buffer}
@@ -38,7 +38,7 @@ export function pack(trajectories) {
 }
 
 /**
- * Steps of all trajectories together.
+ * Returns the number of steps of all trajectories.
  *
  * @param {Trajectory[]} trajectories
  */
@@ -47,12 +47,12 @@ export function countSteps(trajectories) {
 }
 
 /**
- * Holds a trajectory against its environment, as the server will.
+ * Validates a trajectory against its environment, as the server does.
  *
  * @param {Trajectory} trajectory
  * @param {object} environment the meta-policy's `EnvironmentContract`
  * @param {string} field path of the trajectory, for the error
- * @throws {InvalidInputError} the first thing that does not fit
+ * @throws {InvalidInputError} a field is invalid; the error names the first
  */
 export function validate(trajectory, environment, field) {
   const { observations, actions, rewards, finalObservation } = trajectory;
@@ -78,14 +78,14 @@ function trajectoryToMessage(trajectory) {
     rewards: arrayToMessage(trajectory.rewards),
     finalObservation: arrayToMessage(trajectory.finalObservation),
   };
-  // As proto3 has it, what is false or empty is left out; protobufjs would write it.
+  // proto3 omits fields that are false or empty; protobufjs would write them.
   if (trajectory.policyId) message.policyId = trajectory.policyId;
   if (trajectory.terminated) message.terminated = true;
   if (trajectory.truncated) message.truncated = true;
   return message;
 }
 
-/** A length as protobuf writes it: seven bits a byte, the lowest first, the high bit on every byte but the last. */
+/** Encodes a length as a varint: seven bits a byte, the lowest first, the high bit on every byte but the last. */
 function varint(length) {
   const bytes = [];
   for (; length > 0x7f; length = Math.floor(length / 0x80)) bytes.push((length & 0x7f) | 0x80);
@@ -97,7 +97,7 @@ function requireFloats(array, shape, field) {
     throw new InvalidInputError(field, `${array.values.constructor.name}; expected Float32Array or Float64Array`);
   }
   requireShape(array, shape, field);
-  // The policy computes in float32: a number that overflows there is as bad as infinity.
+  // The policy computes in float32, in which a larger number overflows.
   const index = array.values.findIndex((value) => !Number.isFinite(Math.fround(value)));
   if (index >= 0) {
     throw new InvalidInputError(`${field}${path(index, shape)}`, `${array.values[index]} is not a finite float32`);
@@ -124,7 +124,7 @@ function requireShape(array, shape, field) {
   }
 }
 
-/** `[i][j]` of the element at a flat index. */
+/** Returns `[i][j]` for a flat index. */
 function path(index, shape) {
   const indices = [];
   for (const length of [...shape].reverse()) {
