@@ -1,6 +1,6 @@
-"""Derives the synchronous client from the asynchronous one: ``python client/derive_sync.py FOLDER``.
+"""Generates the synchronous client from the asynchronous one: ``python client/derive_sync.py FOLDER``.
 
-``make sync-client`` writes to where the client lies; ``make check`` writes elsewhere and compares.
+``make sync-client`` writes the client's folder; ``make check`` writes another folder and compares.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ import unasync
 
 SOURCE = Path(__file__).parent / "thetaprime" / "client" / "_async"
 WRITTEN_BY_HAND = {"__init__.py", "runtime.py"}
-NOTICE = "# Generated from _async/{name} by `make sync-client`. Edit that one.\n"
+NOTICE = "# Generated from _async/{name} by `make sync-client`: edit that file.\n"
 
 
 def main(target: Path) -> None:
@@ -24,7 +24,7 @@ def main(target: Path) -> None:
         path = target / name
         path.write_text(NOTICE.format(name=name) + path.read_text())
     files = [str(target / name) for name in names]
-    # Words went, so lines and imports may stand otherwise.
+    # Removed words change line breaks and the order of imports.
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "check", "--quiet", "--select", "I", "--fix", *files], check=True)
     subprocess.run([*ruff, "format", "--quiet", *files], check=True)

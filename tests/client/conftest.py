@@ -1,4 +1,4 @@
-"""Artifacts for the environments that these tests act in, and a server that serves them."""
+"""Artifacts for the tests' environments, and a server of these artifacts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The client for asyncio, and that it is the synchronous one: the same surface, the same θ′."""
+"""The asyncio client has the methods of the synchronous client, and adapts to the same θ′."""
 
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ import thetaprime.client as tp
 from thetaprime import wire
 from thetaprime.client import aio
 
-# What is said in other words by a function that blocks and by a coroutine.
+# Words that differ between the docstrings of blocking functions and coroutines.
 _SAME_WORDS = {"AsyncIterator": "Iterator", "__aenter__": "__enter__", "__aexit__": "__exit__", "_async": "_sync"}
 _SAME_WORDS["grpc.aio"] = "grpc"
 
@@ -38,7 +38,7 @@ def surface(kind: type) -> Iterator[tuple[str, str, str | None]]:
 
 
 @pytest.mark.parametrize("name", aio.__all__)
-def test_both_clients_have_one_surface(name: str) -> None:
+def test_both_clients_have_the_same_methods(name: str) -> None:
     """Names, parameters, types, defaults and docstrings."""
     synchronous, asynchronous = list(surface(getattr(tp, name))), list(surface(getattr(aio, name)))
     assert asynchronous == synchronous
@@ -47,7 +47,7 @@ def test_both_clients_have_one_surface(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", aio.__all__)
-def test_what_does_io_is_a_coroutine_and_what_does_not_is_none(name: str) -> None:
+def test_methods_that_do_io_are_coroutines_and_others_are_not(name: str) -> None:
     plain = {"__init__", "from_environment", "sessions"}
     for method, function in vars(getattr(aio, name)).items():
         if inspect.isfunction(function) and not method.startswith("_") and method not in plain:
@@ -56,7 +56,7 @@ def test_what_does_io_is_a_coroutine_and_what_does_not_is_none(name: str) -> Non
     assert inspect.isasyncgenfunction(aio.Client.sessions)
 
 
-def test_nothing_in_the_synchronous_modules_is_of_asyncio() -> None:
+def test_the_synchronous_modules_do_not_use_asyncio() -> None:
     import thetaprime.client._sync.client
     import thetaprime.client._sync.rounds
     import thetaprime.client._sync.session
@@ -74,7 +74,7 @@ def test_nothing_in_the_synchronous_modules_is_of_asyncio() -> None:
         assert "make sync-client" in code.split("\n", 1)[0]
 
 
-def test_both_clients_make_the_same_policy(address: str) -> None:
+def test_both_clients_adapt_to_the_same_policy(address: str) -> None:
     async def adapt() -> tuple[tp.AdaptedPolicy, list[tp.Progress], aio.Session]:
         seen: list[tp.Progress] = []
         async with aio.Client(address) as client:
@@ -83,12 +83,12 @@ def test_both_clients_make_the_same_policy(address: str) -> None:
             return adapted, seen, await client.resume(seen[0].session_id)
 
     adapted, seen, session = asyncio.run(adapt())
-    told: list[tp.Progress] = []
+    reported: list[tp.Progress] = []
     with tp.Client(address) as client, gymnasium.make("Pendulum-v1") as env:
-        expected = client.adapt("pendulum", env, 2, 3, seed=7, progress=told.append)
+        expected = client.adapt("pendulum", env, 2, 3, seed=7, progress=reported.append)
     assert adapted.policy_id == expected.policy_id
     assert [(p.round, p.collected, p.report is None) for p in seen] == [
-        (p.round, p.collected, p.report is None) for p in told
+        (p.round, p.collected, p.report is None) for p in reported
     ]
     assert (session.info.state, session.round, session.policy.policy_id) == ("closed", 2, expected.policy_id)
 
@@ -118,7 +118,7 @@ def test_step_by_step(address: str) -> None:
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_errors_are_of_the_same_tree(address: str) -> None:
+def test_both_clients_raise_the_same_errors(address: str) -> None:
     async def fail() -> None:
         async with aio.Client(address) as client:
             with pytest.raises(tp.NotFoundError):
@@ -132,7 +132,7 @@ def test_errors_are_of_the_same_tree(address: str) -> None:
         with pytest.raises(tp.InvalidInputError, match="closed"):
             await client.meta_policies()
         with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))  # and does not listen
+            taken.bind(("127.0.0.1", 0))  # without listening
             async with aio.Client(f"127.0.0.1:{taken.getsockname()[1]}") as nowhere:
                 with pytest.raises(tp.UnreachableError, match="thetaprime serve"):
                     await nowhere.meta_policies()
@@ -140,7 +140,7 @@ def test_errors_are_of_the_same_tree(address: str) -> None:
     asyncio.run(fail())
 
 
-def test_a_client_is_made_before_there_is_a_loop_and_closed_unused(address: str) -> None:
+def test_a_client_can_be_created_without_an_event_loop_and_closed_unused(address: str) -> None:
     client = aio.Client(address)
 
     async def use() -> str:
@@ -151,7 +151,7 @@ def test_a_client_is_made_before_there_is_a_loop_and_closed_unused(address: str)
     asyncio.run(aio.Client(address).close())
 
 
-def test_a_channel_from_outside_is_used_and_left_open(address: str) -> None:
+def test_a_given_channel_is_used_and_stays_open(address: str) -> None:
     async def use() -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             async with aio.Client(channel=channel) as client:
@@ -163,7 +163,7 @@ def test_a_channel_from_outside_is_used_and_left_open(address: str) -> None:
 
 
 class Slow(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Takes a while for each step, as robots do."""
+    """Sleeps in each step, as a robot would."""
 
     steps = 0
 
@@ -173,7 +173,7 @@ class Slow(gymnasium.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
-def test_the_event_loop_goes_on_while_an_environment_steps(address: str) -> None:
+def test_the_event_loop_continues_while_an_environment_steps(address: str) -> None:
     async def both() -> tuple[int, tp.AdaptedPolicy]:
         beats = 0
 
@@ -194,7 +194,7 @@ def test_the_event_loop_goes_on_while_an_environment_steps(address: str) -> None
     assert beats > 20  # 120 steps of 2 ms and more
 
 
-def test_coroutine_functions_collect_and_progress_is_told_on_the_loop(address: str) -> None:
+def test_coroutine_functions_collect_and_progress_runs_on_the_event_loop(address: str) -> None:
     async def work() -> None:
         seen: list[tuple[int, int]] = []
 
@@ -217,7 +217,7 @@ def test_coroutine_functions_collect_and_progress_is_told_on_the_loop(address: s
     asyncio.run(work())
 
 
-def test_work_that_is_cancelled_stops_its_environment_and_can_be_resumed(address: str) -> None:
+def test_a_cancelled_run_stops_its_environment_and_can_be_resumed(address: str) -> None:
     async def work() -> None:
         env = Slow(gymnasium.make("Pendulum-v1"))
         async with aio.Client(address) as client:
@@ -230,7 +230,7 @@ def test_work_that_is_cancelled_stops_its_environment_and_can_be_resumed(address
                 await task
             assert getattr(caught.value, "session_id", None) == session.id
             assert session.id in caught.value.__notes__[0]
-            await asyncio.sleep(0.05)  # the step that was being taken ends
+            await asyncio.sleep(0.05)  # the current step ends
             steps = env.steps
             await asyncio.sleep(0.05)
             assert env.steps == steps

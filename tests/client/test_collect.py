@@ -22,7 +22,7 @@ def box(low: list[float], high: list[float]) -> Box:
 
 
 class Counter(gymnasium.Env[Any, Any]):
-    """Observes (episode, step); ends after `lengths[episode]` steps; never after where it is 0."""
+    """Observes (episode, step). Ends after `lengths[episode]` steps; 0 means never."""
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space = box([-1, 0, -3], [1, 10, 5])
@@ -50,7 +50,7 @@ class Counter(gymnasium.Env[Any, Any]):
 
 
 class InPlace(Counter):
-    """Gives the same array every time, and writes into it."""
+    """Returns the same array every time, and overwrites it."""
 
     def observe(self) -> np.ndarray[Any, Any]:
         return self._state
@@ -148,7 +148,7 @@ def test_every_step_and_the_final_observation_of_a_vector_environment(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_short_episodes_are_not_favored(mode: AutoresetMode, theta: Theta) -> None:
-    """Half of the sub-environments end after 1 step, half after 10: so does half of what is collected."""
+    """Half of the sub-environments end after 1 step, half after 10, and so do the collected episodes."""
     makers = [functools.partial(Counter, (length,)) for length in (1, 10, 1, 10)]
     trajectories = tp.collect(theta("half-open"), SyncVectorEnv(makers, autoreset_mode=mode), 12)
     assert sorted(len(trajectory) for trajectory in trajectories) == [1] * 6 + [10] * 6
@@ -174,12 +174,12 @@ def test_a_vector_environment_that_does_not_end_is_truncated_at_the_horizon(mode
     check(trajectories, policy)
 
 
-def test_termination_at_the_horizon_is_not_called_truncation(theta: Theta) -> None:
+def test_termination_at_the_horizon_is_not_truncation(theta: Theta) -> None:
     (trajectory,) = tp.collect(theta("half-open"), Counter((10,)), 1)
     assert (trajectory.terminated, trajectory.truncated) == (True, False)
 
 
-def test_actions_are_recorded_unclipped_and_given_in_the_environments_units(theta: Theta) -> None:
+def test_trajectories_record_unclipped_actions_and_the_environment_gets_its_units(theta: Theta) -> None:
     env = Counter((10,))
     (trajectory,) = tp.collect(theta("half-open"), env, 1, seed=3)
     assert np.abs(trajectory.actions).max() > 1
@@ -188,7 +188,7 @@ def test_actions_are_recorded_unclipped_and_given_in_the_environments_units(thet
     np.testing.assert_allclose(np.stack(env.actions), scaled, atol=1e-5)
 
 
-def test_discrete_actions_are_recorded_from_0_and_given_from_start(theta: Theta) -> None:
+def test_trajectories_record_indices_from_0_and_the_environment_gets_start(theta: Theta) -> None:
     taken: list[int] = []
 
     class Grid(gymnasium.Env[Any, Any]):
@@ -208,7 +208,7 @@ def test_discrete_actions_are_recorded_from_0_and_given_from_start(theta: Theta)
     assert trajectory.observations.shape == (10, 2, 3)
 
 
-def test_the_seed_decides_everything(theta: Theta) -> None:
+def test_equal_seeds_give_equal_trajectories(theta: Theta) -> None:
     policy = theta("cart-pole")
     with gymnasium.make("CartPole-v1") as env:
         first, second, other = (tp.collect(policy, env, 3, seed=seed) for seed in (4, 4, 5))
@@ -216,8 +216,8 @@ def test_the_seed_decides_everything(theta: Theta) -> None:
     assert wire.pack(first) != wire.pack(other)
 
 
-def test_the_environment_and_the_policy_do_not_share_their_noise(theta: Theta) -> None:
-    """One seed for both generators would give the environment's noise and the actions' the same numbers."""
+def test_environment_and_policy_draw_different_noise(theta: Theta) -> None:
+    """Equal seeds of both generators would give equal numbers."""
     noise: list[float] = []
 
     class Noisy(Counter):
@@ -258,7 +258,7 @@ BOX2 = Box(-np.inf, np.inf, (2,), np.float32)
         (spaces(BOX2, box([-1, 0, -np.inf], [1, 10, 5])), "env.action_space.low[2]"),
     ],
 )
-def test_an_environment_that_does_not_fit_is_refused_by_field(env: Any, field: str, theta: Theta) -> None:
+def test_a_mismatched_environment_is_refused_by_field(env: Any, field: str, theta: Theta) -> None:
     with pytest.raises(tp.InvalidInputError) as caught:
         tp.collect(theta("half-open"), env, 1)
     assert caught.value.violations[0].field == field
@@ -273,19 +273,19 @@ def test_an_environment_that_does_not_fit_is_refused_by_field(env: Any, field: s
         (Box(-1, 1, (4,)), "env.action_space"),
     ],
 )
-def test_discrete_actions_that_do_not_fit_are_refused_by_field(space: Any, field: str, theta: Theta) -> None:
+def test_mismatched_discrete_actions_are_refused_by_field(space: Any, field: str, theta: Theta) -> None:
     with pytest.raises(tp.InvalidInputError) as caught:
         tp.collect(theta("grid"), spaces(Box(-1, 1, (2, 3)), space), 1)
     assert caught.value.violations[0].field == field
 
 
-def test_a_vector_environment_must_say_how_it_resets(theta: Theta) -> None:
+def test_a_vector_environment_without_autoreset_mode_is_refused(theta: Theta) -> None:
     env = SyncVectorEnv([Counter])
     del env.metadata["autoreset_mode"]
     with pytest.raises(tp.InvalidInputError, match="autoreset_mode"):
         tp.collect(theta("half-open"), env, 1)
 
 
-def test_at_least_one_trajectory(theta: Theta) -> None:
+def test_zero_trajectories_are_refused(theta: Theta) -> None:
     with pytest.raises(tp.InvalidInputError, match="trajectories: 0"):
         tp.collect(theta("half-open"), Counter(), 0)

@@ -1,4 +1,4 @@
-"""Settings from arguments, the environment and a file: which one counts, and what is refused."""
+"""Settings from arguments, environment variables and a file: precedence and refusals."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever the person who runs the tests has set."""
+    """Removes the settings of the person who runs the tests."""
     for name in (*SETTINGS, "config"):
         monkeypatch.delenv(f"THETAPRIME_{name.upper()}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "empty"))
@@ -40,7 +40,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def listening() -> Iterator[tuple[str, list[str]]]:
-    """A server that notes the tokens that come."""
+    """A server that records the tokens of its calls."""
     tokens: list[str] = []
     lock = threading.Lock()
 
@@ -62,7 +62,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
         server.stop(None).wait()
 
 
-def test_without_any_settings_the_defaults_count() -> None:
+def test_without_settings_the_defaults_apply() -> None:
     assert Configuration.read(None, {}) == Configuration()
     assert Configuration().arguments() == {
         "address": tp.DEFAULT_ADDRESS, "timeout": tp.DEFAULT_TIMEOUT, "credentials": None, "token": None,
@@ -70,7 +70,7 @@ def test_without_any_settings_the_defaults_count() -> None:
     }  # fmt: skip
 
 
-def test_arguments_overrule_the_environment_which_overrules_the_file(
+def test_arguments_override_the_environment_which_overrides_the_file(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write('address = "a:1"\ntimeout = 11\ntls = true\nallow_plaintext = true\n')
@@ -98,7 +98,7 @@ def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Configuration.read(None, {}).address == "home:1"
 
 
-def test_an_address_that_would_be_misread_is_refused_where_it_stands(
+def test_an_invalid_address_is_refused_by_its_source(
     write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write('address = "localhost:65536"')
@@ -109,14 +109,14 @@ def test_an_address_that_would_be_misread_is_refused_where_it_stands(
         Configuration.read(None, {})
 
 
-def test_paths_in_a_file_are_meant_from_there(write: Write, tmp_path: Path) -> None:
+def test_relative_paths_start_at_the_files_folder(write: Write, tmp_path: Path) -> None:
     read = Configuration.read(write('token_file = "t"\ntls_key = "/k"\ntls_authority = "~/ca.pem"'), {})
     assert (read.token_file, read.tls_key) == (tmp_path / "t", Path("/k"))
     assert read.tls_authority == Path("~/ca.pem").expanduser()
     assert Configuration.read(None, {"token_file": "t"}).token_file == Path("t")
 
 
-def test_the_token_of_the_nearest_place_is_sent(
+def test_the_token_of_the_highest_precedence_is_sent(
     listening: tuple[str, list[str]], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, tokens = listening
@@ -148,16 +148,14 @@ def test_the_token_of_the_nearest_place_is_sent(
         ("= 3", "config", "is not TOML"),
     ],
 )
-def test_a_file_that_does_not_do_is_refused_by_field(text: str, field: str, message: str, write: Write) -> None:
+def test_an_invalid_file_is_refused_by_field(text: str, field: str, message: str, write: Write) -> None:
     with pytest.raises(tp.InvalidInputError, match=message) as caught:
         tp.Client.from_environment(write(text))
     assert caught.value.violations[0].field.endswith(field)
     assert "client.toml" in str(caught.value)
 
 
-def test_what_is_wrong_in_the_environment_is_named_by_its_variable(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_invalid_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("THETAPRIME_TIMEOUT", "x")
     with pytest.raises(tp.InvalidInputError, match="THETAPRIME_TIMEOUT: 'x'"):
         tp.Client.from_environment()
@@ -176,18 +174,18 @@ def test_what_is_wrong_in_the_environment_is_named_by_its_variable(
         tp.Client.from_environment(token_file=missing)
 
 
-def test_an_argument_that_is_no_setting_is_refused() -> None:
+def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(tp.InvalidInputError, match="addr: no such setting"):
         tp.Client.from_environment(addr="x")
 
 
-def test_a_token_is_quoted_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_do_not_quote_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THETAPRIME_TOKEN", "the secret")
     with pytest.raises(tp.InvalidInputError, match="not a token") as caught:
         tp.Client.from_environment()
     assert "the secret" not in str(caught.value)
 
 
-def test_the_client_for_asyncio_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_asyncio_client_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THETAPRIME_ADDRESS", "b:2")
     assert aio.Client.from_environment().address == "b:2"

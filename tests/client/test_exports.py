@@ -1,4 +1,4 @@
-"""What `thetaprime.client` exports, and what importing it costs."""
+"""The exports of `thetaprime.client`, and the packages that importing it loads."""
 
 import ast
 import importlib
@@ -15,13 +15,13 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 HEAVY = ("torch", "onnx", "gymnasium", "mujoco", "thetaprime.models", "thetaprime.server", "thetaprime.training")
 
 
-def test_every_exported_name_exists_and_the_list_is_sorted_as_ruff_sorts_it() -> None:
+def test_exported_names_exist_and_are_sorted() -> None:
     for name in tp.__all__:
         assert getattr(tp, name) is not None
     assert len(set(tp.__all__)) == len(tp.__all__)
 
 
-def test_every_public_name_of_the_private_modules_error_tree_is_exported() -> None:
+def test_every_error_is_exported() -> None:
     errors = importlib.import_module("thetaprime.client._errors")
     public = {
         name
@@ -31,11 +31,11 @@ def test_every_public_name_of_the_private_modules_error_tree_is_exported() -> No
     assert public <= set(tp.__all__)
 
 
-def test_every_module_is_private_but_that_for_asyncio() -> None:
+def test_every_module_but_aio_is_private() -> None:
     assert [each.name for each in pkgutil.iter_modules(tp.__path__) if not each.name.startswith("_")] == ["aio"]
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
+def test_the_docstring_shows_the_tree_of_errors() -> None:
     errors = importlib.import_module("thetaprime.client._errors")
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, tp.ThetaPrimeError):
@@ -45,20 +45,20 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
                 assert f"{name} ({base})" in (errors.__doc__ or ""), f"{name} is drawn without {base}"
 
 
-def test_importing_the_client_imports_nothing_heavy() -> None:
+def test_importing_the_client_imports_no_heavy_package() -> None:
     code = f"import sys, thetaprime.client; print([m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-def test_the_client_has_eight_dependencies_and_torch_is_none_of_them() -> None:
+def test_the_client_has_eight_dependencies_without_torch() -> None:
     names = [re.split(r"[^A-Za-z0-9_-]", each)[0].lower() for each in PROJECT["dependencies"]]
     assert len(names) <= 8
     assert not {"torch", "onnx", "gymnasium", "minari"} & set(names)
 
 
-def test_the_client_imports_only_what_it_declares() -> None:
-    """Without the command: of third parties only the declared ones, and what those bring."""
+def test_the_client_imports_only_declared_dependencies() -> None:
+    """The client, without the command, imports only declared dependencies and their dependencies."""
     code = """
 import sys
 before = set(sys.modules)
@@ -71,5 +71,5 @@ print(sorted({each.lower() for name in brought for each in distributions.get(nam
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     declared = {re.split(r"[^A-Za-z0-9_-]", each)[0].lower() for each in PROJECT["dependencies"]}
     undeclared = set(ast.literal_eval(result.stdout)) - declared - {"typing_extensions"}
-    # Of google.* several distributions share the name, and grpcio-status brings one of them.
+    # Several distributions provide google.*; grpcio-status depends on one of them.
     assert not {each for each in undeclared if not each.startswith(("google", "grpc", "mypy", "types"))}

@@ -1,4 +1,4 @@
-"""Trajectories through real Minari datasets, and back."""
+"""Writing and reading real Minari datasets."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from thetaprime import wire
 Theta = Callable[[str], tp.AdaptedPolicy]
 
 
-# Minari reminds the makers of datasets of what they have not said.
+# Minari warns of missing metadata.
 unreminded = pytest.mark.filterwarnings("ignore:.* None.*:UserWarning:minari")
 
 
@@ -31,7 +31,7 @@ def collected(policy: tp.AdaptedPolicy, env_id: str, count: int = 3) -> list[wir
 
 
 @pytest.mark.parametrize(("name", "env_id"), [("pendulum", "Pendulum-v1"), ("cart-pole", "CartPole-v1")])
-def test_what_is_written_is_read_back_to_the_bit(name: str, env_id: str, theta: Theta) -> None:
+def test_written_trajectories_are_read_back_to_the_bit(name: str, env_id: str, theta: Theta) -> None:
     policy = theta(name)
     before = collected(policy, env_id)
     tp.to_minari(before, f"{name}/adapted-v0", policy.contract, author="somebody")
@@ -42,8 +42,8 @@ def test_what_is_written_is_read_back_to_the_bit(name: str, env_id: str, theta: 
 
 
 @pytest.mark.parametrize(("name", "env_id"), [("pendulum", "Pendulum-v1"), ("cart-pole", "CartPole-v1")])
-def test_others_read_what_the_environment_took(name: str, env_id: str, theta: Theta) -> None:
-    """Replayed in the environment from the same seed, the dataset's actions give the dataset's observations."""
+def test_the_datasets_actions_are_in_the_environments_units(name: str, env_id: str, theta: Theta) -> None:
+    """The dataset's actions, replayed from the same seed, reproduce the dataset's observations."""
     policy = theta(name)
     dataset = tp.to_minari(collected(policy, env_id, 1), f"{name}/adapted-v0", policy.contract)
     (episode,) = dataset.iterate_episodes()
@@ -59,7 +59,7 @@ def test_others_read_what_the_environment_took(name: str, env_id: str, theta: Th
     assert not episode.terminations[:-1].any()
 
 
-def test_a_session_takes_trajectories_from_a_dataset(client: tp.Client) -> None:
+def test_a_session_accepts_trajectories_from_a_dataset(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     tp.to_minari(collected(session.policy, "Pendulum-v1", 4), "pendulum/mine-v0", session.policy.contract)
     session.upload(tp.from_minari(minari.load_dataset("pendulum/mine-v0"), session.policy.contract))
@@ -67,7 +67,7 @@ def test_a_session_takes_trajectories_from_a_dataset(client: tp.Client) -> None:
 
 
 def foreign(contract: wire.EnvironmentContract, actions: np.ndarray[Any, Any]) -> Any:
-    """A dataset that somebody else made: float64, and nothing of ours in it."""
+    """A dataset of another program: float64, without additional fields."""
     steps = len(actions)
     rng = np.random.default_rng(0)
     buffer = minari.data_collector.EpisodeBuffer(
@@ -88,7 +88,7 @@ def foreign(contract: wire.EnvironmentContract, actions: np.ndarray[Any, Any]) -
 
 
 @unreminded
-def test_a_foreign_dataset_gives_actions_in_the_policys_units(theta: Theta) -> None:
+def test_a_foreign_dataset_is_read_in_the_policys_units(theta: Theta) -> None:
     contract = theta("half-open").contract
     chosen = np.random.default_rng(1).uniform(-0.9, 0.9, (6, 3))
     low, high = np.array(contract.action_low), np.array(contract.action_high)
@@ -110,7 +110,7 @@ def test_a_foreign_dataset_gives_actions_in_the_policys_units(theta: Theta) -> N
         ("grid", np.array([5, 9, 6]), r"episodes\[0\]\.actions\[1\]: action 4; expected 0\.\.3"),
     ],
 )
-def test_a_foreign_dataset_that_does_not_do_is_refused_by_field(
+def test_an_invalid_foreign_dataset_is_refused_by_field(
     name: str, actions: np.ndarray[Any, Any], message: str, theta: Theta
 ) -> None:
     contract = theta(name).contract
@@ -118,7 +118,7 @@ def test_a_foreign_dataset_that_does_not_do_is_refused_by_field(
         tp.from_minari(foreign(contract, actions), contract, policy_id="p")
 
 
-def test_what_cannot_be_written_is_refused(theta: Theta) -> None:
+def test_invalid_trajectories_are_not_written(theta: Theta) -> None:
     policy = theta("pendulum")
     trajectories = collected(policy, "Pendulum-v1", 1)
     with pytest.raises(tp.InvalidInputError, match="trajectories: empty"):
@@ -132,7 +132,7 @@ def test_what_cannot_be_written_is_refused(theta: Theta) -> None:
         tp.to_minari(trajectories, "try/it-v0", policy.contract)
 
 
-def test_without_minari_the_extra_is_named() -> None:
+def test_without_minari_the_error_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["minari"] = None

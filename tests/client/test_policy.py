@@ -1,4 +1,4 @@
-"""`AdaptedPolicy` acts as torch does."""
+"""`AdaptedPolicy` computes the actions of torch."""
 
 import math
 import threading
@@ -52,7 +52,7 @@ def test_any_real_dtype_acts_as_its_float32(numbers: list[float], dtype: type, t
     np.testing.assert_array_equal(policy.act(observation), policy.act(observation.astype(np.float32)))
 
 
-def test_a_list_is_an_observation_too(theta: Theta) -> None:
+def test_a_list_is_accepted_as_an_observation(theta: Theta) -> None:
     policy = theta("point-navigation")
     np.testing.assert_array_equal(policy.act([0.1, 0.2]), policy.act(np.array([0.1, 0.2], np.float32)))
 
@@ -73,7 +73,7 @@ def test_batches_of_any_size_in_any_order_equal_torch(
         np.testing.assert_allclose(acted, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batches_of_one_size_are_sampled_with_the_noise_they_are_given(artifact: Artifact, theta: Theta) -> None:
+def test_batches_are_sampled_with_the_given_generator(artifact: Artifact, theta: Theta) -> None:
     meta_policy, policy = artifact("pendulum"), theta("pendulum")
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_batches_of_one_size_are_sampled_with_the_noise_they_are_given(artifact:
 
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 2), (100, 2)])
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_an_action_is_the_callers_to_keep(shape: tuple[int, ...], deterministic: bool, theta: Theta) -> None:
+def test_later_calls_do_not_change_an_earlier_action(shape: tuple[int, ...], deterministic: bool, theta: Theta) -> None:
     policy = theta("point-navigation")
     acted = []
     for number in (1.0, 2.0, 3.0):
@@ -97,7 +97,7 @@ def test_an_action_is_the_callers_to_keep(shape: tuple[int, ...], deterministic:
         np.testing.assert_array_equal(action, kept)
 
 
-def test_a_discrete_action_is_one_that_environments_take(theta: Theta) -> None:
+def test_a_discrete_action_is_a_hashable_integer_in_range(theta: Theta) -> None:
     action = theta("grid").act(np.zeros((2, 3), np.float32))
     assert isinstance(action, np.int64)
     assert 5 <= action < 9
@@ -138,11 +138,11 @@ def test_gaussian_samples_have_the_policys_distribution(artifact: Artifact, thet
         assert abs(np.corrcoef(samples[:, 0], samples[:, 1])[0, 1]) < error
 
 
-def test_environment_actions_are_the_policys_scaled_and_clipped(theta: Theta) -> None:
+def test_environment_actions_are_scaled_and_clipped(theta: Theta) -> None:
     policy = theta("half-open")
     low, high = np.array([-1.0, 0.0, -3.0]), np.array([1.0, 10.0, 5.0])
     environment, action = policy.sample(np.zeros((500, 2), np.float32))
-    assert np.abs(action).max() > 1  # what a trajectory records is not clipped
+    assert np.abs(action).max() > 1  # trajectories record unclipped actions
     np.testing.assert_allclose(environment, low + (np.clip(action, -1, 1) + 1) / 2 * (high - low), atol=1e-5)
     assert (environment >= low).all()
     assert (environment <= high).all()
@@ -165,7 +165,7 @@ def test_categorical_samples_have_the_policys_distribution(artifact: Artifact, t
         np.testing.assert_allclose(frequencies, distribution.probs[0], atol=5 / math.sqrt(count))
 
 
-def test_the_seed_decides_the_noise(theta: Theta) -> None:
+def test_equal_seeds_give_equal_noise(theta: Theta) -> None:
     policy = theta("pendulum")
     observation = np.zeros(3, np.float32)
 
@@ -193,7 +193,7 @@ def test_the_seed_decides_the_noise(theta: Theta) -> None:
     ],
 )
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_an_observation_that_does_not_fit_is_refused(
+def test_an_invalid_observation_is_refused(
     observation: np.ndarray[Any, Any], field: str, problem: str, deterministic: bool, theta: Theta
 ) -> None:
     policy = theta("point-navigation")
@@ -204,11 +204,11 @@ def test_an_observation_that_does_not_fit_is_refused(
         assert isinstance(caught.value, ValueError)
         assert caught.value.violations[0].field == field
         assert problem in str(caught.value)
-        for batch in fitting:  # the second of a size takes another way
+        for batch in fitting:  # the second batch of a size runs the bound graph
             policy.act(batch)
 
 
-def test_large_finite_observations_are_not_taken_for_infinite(theta: Theta) -> None:
+def test_large_finite_observations_are_accepted(theta: Theta) -> None:
     action = theta("point-navigation").act(np.array([3e38, -3e38], np.float32))
     assert action.shape == (2,)
 
@@ -225,7 +225,7 @@ def test_save_and_load(theta: Theta, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["policy.onnx"]
 
 
-def test_a_save_that_fails_leaves_the_old_file(theta: Theta, tmp_path: Path) -> None:
+def test_a_failed_save_keeps_the_old_file(theta: Theta, tmp_path: Path) -> None:
     folder = tmp_path / "policy.onnx"
     folder.mkdir()
     with pytest.raises(OSError, match=r"policy\.onnx"):
@@ -233,7 +233,7 @@ def test_a_save_that_fails_leaves_the_old_file(theta: Theta, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_the_contract_reads_back(theta: Theta) -> None:
+def test_the_contract_is_read_from_the_file(theta: Theta) -> None:
     assert theta("pendulum").contract == wire.EnvironmentContract(
         environment_id="Pendulum-v1",
         observation_shape=(3,),
@@ -248,7 +248,7 @@ def test_the_contract_reads_back(theta: Theta) -> None:
     assert (grid.action_kind, grid.action_size, grid.action_start) == (wire.ActionKind.DISCRETE, 4, 5)
 
 
-def test_predict_is_act_by_the_signature_of_other_libraries(theta: Theta) -> None:
+def test_predict_has_the_signature_of_stable_baselines(theta: Theta) -> None:
     policy = theta("pendulum")
     one, batch = np.zeros(3, np.float32), np.ones((4, 3), np.float32)
     for obs in (one, batch):
@@ -264,7 +264,7 @@ def test_predict_is_act_by_the_signature_of_other_libraries(theta: Theta) -> Non
         policy.predict(np.zeros(5))
 
 
-def test_predict_evaluates_as_stable_baselines_evaluates(theta: Theta) -> None:
+def test_predict_works_in_the_evaluation_loop_of_stable_baselines(theta: Theta) -> None:
     """The loop of `stable_baselines3.common.evaluation.evaluate_policy`, on a vector environment."""
     policy = theta("cart-pole")
     env = gymnasium.make_vec("CartPole-v1", 3, "sync")

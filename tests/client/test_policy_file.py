@@ -1,4 +1,4 @@
-"""`export`: a policy in another engine's form, verified on its way and never mistaken for the default one."""
+"""`export` returns verified policies in the profiles of other engines."""
 
 import asyncio
 import dataclasses
@@ -61,7 +61,7 @@ def test_a_session_exports_each_of_its_policies(client: tp.Client, profile: str,
     file.save(tmp_path / "policy.onnx")
     assert tp.PolicyFile.load(tmp_path / "policy.onnx", file.sha256).metadata == file.metadata
     session.close()
-    assert session.export(profile, robot=robot).onnx == file.onnx  # to be had until it expires
+    assert session.export(profile, robot=robot).onnx == file.onnx  # readable until it expires
     if profile == "default":
         assert file.onnx == adapted.onnx
     else:
@@ -80,7 +80,7 @@ def test_the_asynchronous_client_exports_the_same(client: tp.Client) -> None:
     assert first.onnx == second.onnx == client.export("point-navigation", "godot-rl").onnx
 
 
-def test_a_file_tells_its_tensors(client: tp.Client) -> None:
+def test_a_file_lists_its_tensors(client: tp.Client) -> None:
     tensors = client.export("cart-pole", "unity-mlagents").tensors
     assert tensors[0] == tp.TensorInfo(
         "obs_0", "in", ("batch", 4), "float32", "the environment's", "the observation, raw"
@@ -91,7 +91,7 @@ def test_a_file_tells_its_tensors(client: tp.Client) -> None:
     assert [each.name for each in client.export("cart-pole", "default").tensors] == ["obs", "actions", "logits"]
 
 
-def test_what_the_server_cannot_express_is_an_invalid_input(client: tp.Client) -> None:
+def test_an_unknown_or_impossible_profile_is_an_invalid_input(client: tp.Client) -> None:
     with pytest.raises(tp.InvalidInputError, match=r"'unreal'; expected one of default, epsilon") as caught:
         client.export("pendulum", "unreal")
     assert [each.field for each in caught.value.violations] == ["profile"]
@@ -148,7 +148,7 @@ def turn_a_bias(model: onnx.ModelProto) -> None:
     (lambda model: set_metadata(model, "thetaprime.policy_id", None), "not a ThetaPrime policy"),
     (lambda model: set_metadata(model, "thetaprime.tensors", "[]"), "tensors does not match the graph"),
 ])  # fmt: skip
-def test_a_file_that_is_not_what_it_says_is_refused(
+def test_a_file_with_wrong_metadata_or_outputs_is_refused(
     artifact: Artifact, profile: str, edit: Callable[[onnx.ModelProto], None], problem: str
 ) -> None:
     with pytest.raises(tp.PolicyVerificationError, match=problem):
@@ -183,8 +183,8 @@ def test_a_reply_that_contradicts_its_file_is_refused(artifact: Artifact) -> Non
         tp.PolicyFile.from_message(older, "epsilon")
 
 
-def test_the_noise_of_the_epsilon_form_is_that_of_the_policy(client: tp.Client) -> None:
-    """What `AdaptedPolicy.sample` draws with a generator's noise, the file draws with the same numbers."""
+def test_the_epsilon_profile_samples_as_the_policy_does(client: tp.Client) -> None:
+    """The file and `AdaptedPolicy.sample` compute equal actions from equal noise."""
     policy, file = client.theta("point-navigation"), client.export("point-navigation", "epsilon")
     session = onnxruntime.InferenceSession(file.onnx, providers=["CPUExecutionProvider"])
     observations = np.random.default_rng(1).normal(size=(20, 2)).astype(np.float32)

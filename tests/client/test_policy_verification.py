@@ -1,4 +1,4 @@
-"""`AdaptedPolicy` refuses files and replies that are not what they say."""
+"""`AdaptedPolicy` refuses damaged files and contradictory replies."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_a_wrong_digest_is_refused(theta: Theta, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"not onnx", b"\x00" * 1000])
-def test_bytes_that_are_no_onnx_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_onnx_are_refused(data: bytes) -> None:
     with pytest.raises(tp.PolicyVerificationError):
         tp.AdaptedPolicy(data)
 
@@ -97,7 +97,7 @@ def test_weights_that_are_not_finite_fail_the_golden_vectors(artifact: Artifact)
         ("distribution", "categorical", "distribution is 'categorical'"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused(key: str, value: str | None, problem: str, artifact: Artifact) -> None:
+def test_invalid_metadata_is_refused(key: str, value: str | None, problem: str, artifact: Artifact) -> None:
     data = edited(artifact("pendulum"), lambda model: set_metadata(model, f"thetaprime.{key}", value))
     with pytest.raises(tp.PolicyVerificationError, match=problem):
         tp.AdaptedPolicy(data)
@@ -118,8 +118,8 @@ def test_a_graph_of_another_width_is_refused(artifact: Artifact) -> None:
         tp.AdaptedPolicy(edited(artifact("pendulum"), widen))
 
 
-def test_bounds_that_json_cannot_write_are_none(artifact: Artifact) -> None:
-    """null and the words for infinity both mean that there is no bound: the action passes as it is."""
+def test_null_and_infinity_mean_no_bound(artifact: Artifact) -> None:
+    """null and infinity both mean no bound: the action is not scaled."""
     meta_policy = artifact("half-open")
     environment = json.loads(meta_policy.export(meta_policy.parameters).metadata["thetaprime.environment"])
     environment["action"].update(low=[None, 0.0, "-Infinity"], high=["Infinity", 10.0, 5.0])
@@ -153,7 +153,7 @@ def test_a_reply_loads(artifact: Artifact) -> None:
         ("golden", policy_pb2.GoldenVectors()),
     ],
 )
-def test_a_reply_that_does_not_fit_its_file_is_refused(field: str, value: object, artifact: Artifact) -> None:
+def test_a_reply_that_differs_from_its_file_is_refused(field: str, value: object, artifact: Artifact) -> None:
     meta_policy = artifact("pendulum")
     message = message_of(meta_policy.export(meta_policy.parameters))
     message.ClearField(field)
@@ -162,7 +162,7 @@ def test_a_reply_that_does_not_fit_its_file_is_refused(field: str, value: object
         tp.AdaptedPolicy.from_message(message)
 
 
-def test_golden_vectors_of_a_reply_are_run(artifact: Artifact) -> None:
+def test_the_golden_vectors_of_a_reply_are_checked(artifact: Artifact) -> None:
     meta_policy = artifact("pendulum")
     message = message_of(meta_policy.export(meta_policy.parameters))
     actions = wire.array_from_message(message.golden.actions, "actions") + np.float32(1e-3)

@@ -1,4 +1,4 @@
-"""What is too much for one upload is sent in several."""
+"""Splitting a round into uploads."""
 
 import itertools
 
@@ -29,7 +29,7 @@ SHORT, LONG, WIDE, HUGE = trajectory(1, 1), trajectory(30_000, 1), trajectory(1_
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from([SHORT, LONG, WIDE, HUGE]), max_size=30), st.integers(0, 1200))
-def test_parts_are_all_of_it_in_order_and_none_is_too_much(few: list[wire.Trajectory], shorts: int) -> None:
+def test_parts_keep_the_order_and_stay_within_the_limits(few: list[wire.Trajectory], shorts: int) -> None:
     trajectories = [*few, *[SHORT] * shorts]
     parts = list(split_upload(trajectories))
     assert [id(each) for each in itertools.chain(*parts)] == [id(each) for each in trajectories]
@@ -37,11 +37,11 @@ def test_parts_are_all_of_it_in_order_and_none_is_too_much(few: list[wire.Trajec
         assert part
         steps = sum(len(each) for each in part)
         assert len(part) == 1 or (len(part) <= 500 and steps <= 100_000 and len(wire.pack(part)) < 10 * 2**20)
-    # None is divided needlessly.
+    # No part is split without need.
     assert len(parts) <= 1 + len(few) + shorts // 250
 
 
-def test_a_round_of_more_than_one_upload(client: tp.Client) -> None:
+def test_a_large_round_is_split_into_uploads(client: tp.Client) -> None:
     env = gymnasium.make("Pendulum-v1", max_episode_steps=4)
     session = client.create_session("pendulum")
     session.run(env, 1, 501, progress=False)

@@ -1,4 +1,4 @@
-"""`Client.adapt` and `Session.run`: what collects, what goes wrong, and how it goes on."""
+"""`Client.adapt` and `Session.run`: collectors, failures and resuming."""
 
 import itertools
 import os
@@ -38,7 +38,7 @@ def half_of_it(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
 
 
 class Failing(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Raises in the middle of one of its episodes."""
+    """Raises an exception within an episode."""
 
     def __init__(self, episode: int, error: BaseException) -> None:
         super().__init__(pendulum())
@@ -71,11 +71,11 @@ def test_a_callable_collects(source: Callable[..., Any], client: tp.Client) -> N
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_collectors_feed_one_session_at_the_same_time(count: int, client: tp.Client) -> None:
+def test_several_collectors_run_concurrently(count: int, client: tp.Client) -> None:
     together = threading.Barrier(count)
 
     def waiting(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:
-        together.wait(60)  # one after the other, they would wait for ever
+        together.wait(60)  # collectors that run one after the other would wait forever
         return collector(policy, count)
 
     seen: list[tp.Progress] = []
@@ -88,7 +88,7 @@ def test_several_collectors_feed_one_session_at_the_same_time(count: int, client
     assert [p.collected for p in seen if p.round == 1] == [1, 2, 3, 4, 5, 6, 7, 7]
 
 
-def test_environments_in_a_list_collect_each_its_part(client: tp.Client) -> None:
+def test_a_list_of_environments_shares_the_episodes(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     envs = [pendulum(), gymnasium.make_vec("Pendulum-v1", 2, "sync"), pendulum()]
     session.run(envs, 1, 5, seed=3, progress=False)
@@ -97,14 +97,14 @@ def test_environments_in_a_list_collect_each_its_part(client: tp.Client) -> None
     assert session.report is not None
     assert again.report is not None
     assert (session.report.trajectories, again.report.trajectories) == (5, 5)
-    # Each has a seed of its own: five different episodes, not one of them five times.
+    # Each environment has its own seed: the five episodes differ.
     assert session.report.std_return > 0
-    # More collectors than trajectories: some have nothing to do.
+    # More collectors than trajectories: some collect none.
     session.run([pendulum() for _ in range(4)], 2, 2, progress=False)
     assert session.report.trajectories == 2
 
 
-def test_a_list_names_the_environment_that_does_not_fit_and_no_session_is_left(client: tp.Client) -> None:
+def test_a_mismatched_environment_of_a_list_is_named_and_no_session_stays_open(client: tp.Client) -> None:
     before = [each.session_id for each in client.sessions()]
     with pytest.raises(tp.InvalidInputError, match=r"env\[1\]\.observation_space"):
         client.adapt("pendulum", [pendulum(), gymnasium.make("CartPole-v1")])
@@ -124,7 +124,7 @@ def test_a_list_names_the_environment_that_does_not_fit_and_no_session_is_left(c
         (lambda policy, count: ["x"], "returned str; expected a Trajectory"),
     ],
 )
-def test_a_collector_that_gives_something_else_is_refused(
+def test_a_collector_without_trajectories_is_refused(
     source: Callable[..., Any], message: str, client: tp.Client
 ) -> None:
     with pytest.raises(tp.InvalidInputError, match=message) as caught:
@@ -133,7 +133,7 @@ def test_a_collector_that_gives_something_else_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["env", "callable", "generator"])
-def test_what_was_collected_before_a_failure_is_kept_and_the_rest_follows(kind: str, client: tp.Client) -> None:
+def test_episodes_before_a_failure_count_and_a_resumed_run_collects_the_rest(kind: str, client: tp.Client) -> None:
     cause = OSError("the cable is out")
     env = Failing(3, cause)
 
@@ -145,7 +145,7 @@ def test_what_was_collected_before_a_failure_is_kept_and_the_rest_follows(kind: 
         return tp.collect(policy, env, count)
 
     source = {"env": env, "callable": wrapped, "generator": failing}[kind]
-    kept = 0 if kind == "callable" else 2  # what a callable has not returned is not ours
+    kept = 0 if kind == "callable" else 2  # a callable that raises returns no episodes
     with pytest.raises(tp.CollectionError, match="after 2 of 4 trajectories: OSError: the cable is out") as caught:
         client.adapt("pendulum", source, 2, 4, seed=0, progress=False)
     assert caught.value.__cause__ is cause
@@ -165,15 +165,15 @@ def test_what_was_collected_before_a_failure_is_kept_and_the_rest_follows(kind: 
     assert client.resume(session_id).policy.policy_id == adapted.policy_id
 
 
-def test_collect_alone_hands_over_what_it_had(client: tp.Client) -> None:
+def test_a_failed_collect_returns_the_complete_episodes_with_its_error(client: tp.Client) -> None:
     with pytest.raises(tp.CollectionError) as caught:
         tp.collect(client.theta("pendulum"), Failing(2, ValueError("x")), 4)
     assert len(caught.value.trajectories) == 1
 
 
-def test_of_several_collectors_that_one_fails_ends_the_others_and_loses_nothing(client: tp.Client) -> None:
+def test_a_failed_collector_ends_the_others_and_their_episodes_are_uploaded(client: tp.Client) -> None:
     class Endless(Failing):
-        """Collects until it is told to end."""
+        """Collects until another collector fails."""
 
         def reset(self, **options: Any) -> Any:
             time.sleep(0.001)
@@ -188,7 +188,7 @@ def test_of_several_collectors_that_one_fails_ends_the_others_and_loses_nothing(
 
 
 @pytest.mark.slow
-def test_the_deadline_ends_collection_and_names_the_session(client: tp.Client) -> None:
+def test_the_deadline_ends_a_run_and_the_error_names_the_session(client: tp.Client) -> None:
     with pytest.raises(tp.DeadlineError, match=r"did not end within its timeout of 3 s") as caught:
         client.adapt("pendulum", pendulum(), 1, 1_000_000, progress=False, timeout=3)
     assert caught.value.session_id is not None
@@ -202,14 +202,14 @@ def test_the_deadline_ends_collection_and_names_the_session(client: tp.Client) -
     assert session.run(pendulum(), 1, 2, progress=False, timeout=300).parent_id
 
 
-def test_a_deadline_that_has_passed_begins_nothing(client: tp.Client) -> None:
+def test_a_passed_deadline_creates_no_session(client: tp.Client) -> None:
     known = [each.session_id for each in client.sessions()]
     with pytest.raises(tp.DeadlineError, match=r"the adaptation of pendulum did not end"):
         client.adapt("pendulum", pendulum(), timeout=1e-9)
     assert [each.session_id for each in client.sessions()] == known
 
 
-def test_a_session_that_had_its_rounds_is_left_as_it_is(client: tp.Client) -> None:
+def test_a_session_with_all_its_rounds_is_unchanged(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     adapted = session.run(pendulum(), 2, 2, progress=False)
     assert session.run(Failing(1, ValueError()), 2, 2, progress=False) is adapted
@@ -217,13 +217,13 @@ def test_a_session_that_had_its_rounds_is_left_as_it_is(client: tp.Client) -> No
         with pytest.raises(tp.InvalidInputError, match=next(iter(wrong))):
             session.run(pendulum(), **wrong)  # type: ignore[arg-type]
     session.upload(collector(session.policy, 3))
-    session.run(Failing(1, ValueError()), 3, 2, progress=False)  # more than is asked for was uploaded by hand
+    session.run(Failing(1, ValueError()), 3, 2, progress=False)  # more trajectories than requested were uploaded before
     assert session.report is not None
     assert session.report.trajectories == 3
 
 
-def test_a_bar_is_drawn_where_it_is_asked_for(client: tp.Client, capsys: pytest.CaptureFixture[str]) -> None:
-    client.adapt("pendulum", pendulum(), 1, 2)  # stderr is no terminal here
+def test_bars_are_shown_on_request(client: tp.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.adapt("pendulum", pendulum(), 1, 2)  # stderr is not a terminal here
     client.adapt("pendulum", pendulum(), 1, 2, progress=False)
     assert capsys.readouterr() == ("", "")
     client.adapt("pendulum", pendulum(), 2, 2, progress=True)
@@ -235,7 +235,7 @@ def test_a_bar_is_drawn_where_it_is_asked_for(client: tp.Client, capsys: pytest.
         client.adapt("pendulum", pendulum(), progress="bar")  # type: ignore[arg-type]
 
 
-def test_a_progress_callback_that_raises_is_no_fault_of_the_environment(client: tp.Client) -> None:
+def test_an_exception_of_the_progress_callback_propagates(client: tp.Client) -> None:
     def stop(progress: tp.Progress) -> None:
         raise StopIteration
 
@@ -296,7 +296,7 @@ with tp.Client(sys.argv[1]) as client:
 """
 
 
-def test_ctrl_c_keeps_the_episodes_that_were_whole(address: str) -> None:
+def test_ctrl_c_uploads_the_complete_episodes(address: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _COLLECTING, address],
         stdout=subprocess.PIPE,
@@ -307,8 +307,8 @@ def test_ctrl_c_keeps_the_episodes_that_were_whole(address: str) -> None:
     assert process.stdout is not None
     session_id = ""
     for line in process.stdout:
-        session_id, told = line.split()
-        if int(told) >= 3:
+        session_id, collected = line.split()
+        if int(collected) >= 3:
             break
     process.send_signal(signal.SIGINT)
     more, errors = process.communicate(timeout=60)
@@ -318,7 +318,7 @@ def test_ctrl_c_keeps_the_episodes_that_were_whole(address: str) -> None:
         assert client.resume(session_id).batch.trajectories == int(kept)
 
 
-def test_seeds_differ_between_rounds_collectors_and_what_is_resumed(client: tp.Client) -> None:
+def test_seeds_differ_between_rounds_collectors_and_resumed_runs(client: tp.Client) -> None:
     drawn: list[int] = []
 
     class Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):

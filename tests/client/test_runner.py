@@ -1,4 +1,4 @@
-"""`PolicyRunner`: a control loop acts while policies come and go."""
+"""`PolicyRunner` replaces the policy of a running control loop."""
 
 import gc
 import threading
@@ -21,7 +21,7 @@ OBSERVATION = np.array([0.3, -0.2, 0.5], np.float32)
 
 @pytest.fixture
 def files(artifact: Artifact) -> list[bytes]:
-    """Ten policies for the pendulum, each with another action."""
+    """Ten policies for the pendulum with different actions."""
     meta_policy = artifact("pendulum")
     made = []
     for shift in range(10):
@@ -35,7 +35,7 @@ def action_of(onnx: bytes) -> float:
 
 
 @pytest.mark.parametrize("kind", ["policy", "bytes", "path", "str"])
-def test_a_new_policy_acts_from_the_next_call_on(kind: str, files: list[bytes], tmp_path: Path) -> None:
+def test_a_new_policy_acts_from_the_next_call(kind: str, files: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "policy.onnx"
     path.write_bytes(files[1])
     sources: dict[str, Any] = {
@@ -49,10 +49,10 @@ def test_a_new_policy_acts_from_the_next_call_on(kind: str, files: list[bytes], 
         assert loaded.sha256 == digest
         assert runner.act(OBSERVATION) == action_of(files[1]) != before
         assert runner.predict(OBSERVATION, state="s") == (runner.act(OBSERVATION), "s")
-    assert runner.act(OBSERVATION) == action_of(files[1])  # closed, it goes on acting
+    assert runner.act(OBSERVATION) == action_of(files[1])  # a closed runner still acts
 
 
-def test_every_action_of_a_loop_is_of_one_policy_and_in_order(files: list[bytes]) -> None:
+def test_a_control_loop_sees_the_policies_in_order(files: list[bytes]) -> None:
     expected = [action_of(onnx) for onnx in files]
     assert len(set(expected)) == len(files)
     done = threading.Event()
@@ -71,12 +71,12 @@ def test_every_action_of_a_loop_is_of_one_policy_and_in_order(files: list[bytes]
                 pass
         done.set()
         control.join()
-    order = [expected.index(action) for action in seen]  # a ValueError would be an action of no policy
+    order = [expected.index(action) for action in seen]  # raises ValueError for an action of no policy
     assert order == sorted(order)
     assert set(order) == set(range(len(files)))
 
 
-def test_the_old_policy_is_released_after_its_last_call_and_not_by_the_loop(files: list[bytes]) -> None:
+def test_the_runners_thread_releases_the_old_policy(files: list[bytes]) -> None:
     old = tp.AdaptedPolicy(files[0])
     released_by: list[str] = []
     weakref.finalize(old, lambda: released_by.append(threading.current_thread().name))
@@ -85,7 +85,7 @@ def test_the_old_policy_is_released_after_its_last_call_and_not_by_the_loop(file
         del old
         runner.replace(files[1]).result(60)
         gc.collect()
-        assert alive() is not None  # the loop has made no step since
+        assert alive() is not None  # the loop has not acted since
         runner.act(OBSERVATION)
     assert alive() is None
     assert released_by == ["thetaprime-policy-runner"]
@@ -101,7 +101,7 @@ def damaged(onnx: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_a_policy_that_is_refused_changes_nothing(files: list[bytes], theta: Theta, tmp_path: Path) -> None:
+def test_a_refused_policy_changes_nothing(files: list[bytes], theta: Theta, tmp_path: Path) -> None:
     good = tp.AdaptedPolicy(files[1])
     with tp.PolicyRunner(tp.AdaptedPolicy(files[0])) as runner:
         before, current = runner.act(OBSERVATION), runner.policy
@@ -125,11 +125,11 @@ def test_a_policy_that_is_refused_changes_nothing(files: list[bytes], theta: The
 def test_of_several_replacements_the_last_one_acts(files: list[bytes]) -> None:
     with tp.PolicyRunner(tp.AdaptedPolicy(files[0])) as runner:
         loads = [runner.replace(onnx) for onnx in files[1:]]
-    assert all(load.done() for load in loads)  # closing waits for what is under way
+    assert all(load.done() for load in loads)  # closing waits for pending replacements
     assert runner.act(OBSERVATION) == action_of(files[-1])
 
 
-def test_a_replacement_can_be_cancelled_and_a_closed_runner_takes_none(files: list[bytes]) -> None:
+def test_a_replacement_can_be_cancelled_and_a_closed_runner_refuses_replacements(files: list[bytes]) -> None:
     with tp.PolicyRunner(tp.AdaptedPolicy(files[0])) as runner:
         later = [runner.replace(onnx) for onnx in files]
         cancelled = later[-1].cancel()

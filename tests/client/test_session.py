@@ -1,4 +1,4 @@
-"""The client against a real server: adaptation end to end, sessions, resuming, refusals."""
+"""The client with a real server: adaptation end to end, sessions, resuming, refusals."""
 
 import dataclasses
 import subprocess
@@ -52,14 +52,14 @@ def test_adapt_with_an_environment(client: tp.Client) -> None:
     assert session.info.state == "closed"
     assert session.policy.policy_id == adapted.policy_id
     first, last = (each.report for each in seen if each.report is not None)
-    # Shares of rounds before the last one are not told again.
+    # A resumed session has the contributions of its last round alone.
     assert session.reports == (dataclasses.replace(first, uploads=()), last)
     assert last.shares.shape == last.returns.shape == (3,)
     assert last.shares.sum() == pytest.approx(1.0)
     assert last.returns.mean() == pytest.approx(last.mean_return)
 
 
-def test_adapt_takes_as_many_trajectories_as_the_meta_policy_was_trained_with(client: tp.Client) -> None:
+def test_adapt_collects_the_meta_policys_trajectories_per_round(client: tp.Client) -> None:
     seen: list[tp.Progress] = []
     env = gymnasium.make_vec("CartPole-v1", 3, "sync")
     adapted = client.adapt("cart-pole", env, rounds=1, progress=seen.append)
@@ -93,7 +93,7 @@ def test_a_session_step_by_step(client: tp.Client) -> None:
     assert session.info.state == "closed"
 
 
-def test_the_step_size_scale_is_used(client: tp.Client) -> None:
+def test_the_step_size_scale_changes_the_step(client: tp.Client) -> None:
     adapted = []
     for scale in (None, 1.0, 0.1):
         session = client.create_session("pendulum", step_size_scale=scale)
@@ -102,7 +102,7 @@ def test_the_step_size_scale_is_used(client: tp.Client) -> None:
     assert adapted[0] == adapted[1] != adapted[2]
 
 
-def test_the_same_upload_twice_counts_once(client: tp.Client) -> None:
+def test_a_repeated_upload_counts_once(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     collected = trajectories_of(session.policy)
     assert session.upload(collected) == session.upload(collected)
@@ -111,7 +111,7 @@ def test_the_same_upload_twice_counts_once(client: tp.Client) -> None:
     assert session.report.trajectories == 4
 
 
-def test_the_same_request_id_names_the_same_session(client: tp.Client) -> None:
+def test_equal_request_ids_return_the_same_session(client: tp.Client) -> None:
     first = client.create_session("pendulum", request_id="r-1")
     assert client.create_session("pendulum", request_id="r-1").id == first.id
     first.upload(trajectories_of(first.policy))
@@ -120,7 +120,7 @@ def test_the_same_request_id_names_the_same_session(client: tp.Client) -> None:
     assert (later.id, later.round, later.policy.policy_id) == (first.id, 1, first.policy.policy_id)
 
 
-def test_several_threads_feed_one_round(client: tp.Client) -> None:
+def test_several_threads_upload_to_one_round(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     policy = session.policy
     batches = [trajectories_of(policy, 2, seed) for seed in range(4)]
@@ -134,7 +134,7 @@ def test_several_threads_feed_one_round(client: tp.Client) -> None:
     assert session.report.trajectories == 8
 
 
-def test_a_client_that_uploaded_nothing_adapts_with_what_the_server_holds(client: tp.Client) -> None:
+def test_adapt_without_own_uploads_uses_the_servers_batch(client: tp.Client) -> None:
     collector = client.create_session("pendulum")
     collector.upload(trajectories_of(collector.policy))
     learner = client.resume(collector.id)
@@ -147,10 +147,10 @@ def test_a_client_that_uploaded_nothing_adapts_with_what_the_server_holds(client
     assert collector.reports == learner.reports
 
 
-def test_a_step_whose_answer_was_lost_is_taken_once(client: tp.Client) -> None:
+def test_a_step_with_a_lost_response_is_taken_once(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     receipt = session.upload(trajectories_of(session.policy))
-    # What `adapt` sends; the answer goes nowhere.
+    # The request of `adapt`, whose response is lost.
     request = adaptation_pb.AdaptRequest(session_id=session.id, expected_round=0, batch_sha256=receipt.batch.sha256)
     lost = client._transport.call(client._transport.adaptation.Adapt, request)
     assert session.round == 0
@@ -158,7 +158,7 @@ def test_a_step_whose_answer_was_lost_is_taken_once(client: tp.Client) -> None:
     assert client.resume(session.id).round == 1
 
 
-def test_of_two_that_adapt_the_later_is_told_the_round(client: tp.Client) -> None:
+def test_a_late_adapt_gets_the_current_round(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     session.upload(trajectories_of(session.policy))
     twin = client.resume(session.id)
@@ -168,7 +168,7 @@ def test_of_two_that_adapt_the_later_is_told_the_round(client: tp.Client) -> Non
     assert caught.value.current_round == 1
 
 
-def test_the_work_goes_on_after_the_client_died(address: str) -> None:
+def test_a_session_continues_after_its_client_was_killed(address: str) -> None:
     code = f"""
 import os, gymnasium, thetaprime.client as tp
 client = tp.Client({address!r})
@@ -212,14 +212,14 @@ def test_sessions_are_listed_newest_first_over_all_pages(zoo: Path, tmp_path: Pa
     assert listed == created[::-1]
 
 
-def test_a_trajectory_that_does_not_fit_is_refused_by_field_before_it_is_sent(client: tp.Client) -> None:
+def test_an_invalid_trajectory_is_refused_by_field_before_the_upload(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     collected = trajectories_of(session.policy)
     rewards = collected[2].rewards.copy()
     rewards[7] = np.nan
     collected[2] = dataclasses.replace(collected[2], rewards=rewards)
     with tp.Client("127.0.0.1:1") as nowhere:
-        session._transport = nowhere._transport  # what is sent now reaches nobody
+        session._transport = nowhere._transport  # no server listens there
         with pytest.raises(tp.InvalidInputError, match=r"trajectories\[2\]\.rewards\[7\]") as caught:
             session.upload(collected)
         assert caught.value.violations[0].field == "trajectories[2].rewards[7]"
@@ -246,7 +246,7 @@ def test_trajectories_of_another_policy_are_refused_with_the_reason(client: tp.C
     assert caught.value.reason
 
 
-def test_adapting_with_nothing_uploaded_is_refused_and_the_session_stays(client: tp.Client) -> None:
+def test_adapt_without_uploads_is_refused_and_the_session_is_unchanged(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     with pytest.raises(tp.ThetaPrimeError):
         session.adapt()
@@ -256,7 +256,7 @@ def test_adapting_with_nothing_uploaded_is_refused_and_the_session_stays(client:
     assert session.round == 1
 
 
-def test_what_is_not_there_is_not_found(client: tp.Client) -> None:
+def test_unknown_names_and_ids_are_not_found(client: tp.Client) -> None:
     for call in (
         lambda: client.meta_policy("no-such"),
         lambda: client.create_session("no-such"),
@@ -280,16 +280,16 @@ def test_options_out_of_range_are_refused_by_field(options: dict[str, float], fi
 
 
 @pytest.mark.parametrize(("name", "version"), [("pendulum@", 0), ("pendulum@x", 0), ("pendulum@1", 2), ("@1", 0)])
-def test_a_name_that_does_not_read_is_refused(name: str, version: int, client: tp.Client) -> None:
+def test_a_malformed_name_is_refused(name: str, version: int, client: tp.Client) -> None:
     with pytest.raises(tp.ThetaPrimeError):
         client.meta_policy(name, version)
 
 
-def test_an_environment_that_does_not_fit_is_refused_by_field(client: tp.Client) -> None:
+def test_a_mismatched_environment_is_refused_by_field(client: tp.Client) -> None:
     with gymnasium.make("CartPole-v1") as env, pytest.raises(tp.InvalidInputError, match="observation_space"):
         client.adapt("pendulum", env)
 
 
-def test_no_rounds_are_refused(client: tp.Client) -> None:
+def test_zero_rounds_are_refused(client: tp.Client) -> None:
     with pytest.raises(tp.InvalidInputError, match="rounds: 0"):
         client.adapt("pendulum", None, rounds=0)

@@ -1,4 +1,4 @@
-"""Errors, deadlines and retries, against real gRPC servers on loopback that misbehave on purpose."""
+"""Errors, deadlines and retries, with gRPC servers on loopback that misbehave on purpose."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
 def _answering(handler: Handler) -> "grpc.GenericRpcHandler[Any, Any]":
-    """Answers GetSession and UploadTrajectories as told."""
+    """Handles GetSession and UploadTrajectories with one handler."""
     methods = {
         "GetSession": grpc.unary_unary_rpc_method_handler(
             handler, pb.GetSessionRequest.FromString, pb.GetSessionResponse.SerializeToString
@@ -90,7 +90,7 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     ],
 )
 @pytest.mark.usefixtures("quick_retries")
-def test_every_code_has_its_error(code: grpc.StatusCode, kind: type, standard: type) -> None:
+def test_every_status_code_has_its_error(code: grpc.StatusCode, kind: type, standard: type) -> None:
     error = error_of(refuse(code, "what the server says"))
     assert type(error) is kind
     assert isinstance(error, standard)
@@ -120,7 +120,7 @@ def test_a_stale_round_has_the_current_one() -> None:
     assert "refresh()" in str(error)
 
 
-def test_a_limit_says_when_to_come_again() -> None:
+def test_a_limit_error_has_the_retry_time() -> None:
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
     error = error_of(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", retry), timeout=1.0)
     assert isinstance(error, tp.LimitError)
@@ -139,7 +139,7 @@ def busy_at_first(times: int, answer: Any, seen: list[Any], *details: Any) -> Ha
     return handler
 
 
-def test_a_client_that_is_told_when_comes_again_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_retries_at_the_servers_retry_time(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("thetaprime.client._sync.runtime.time.sleep", waits.append)
     seen: list[Any] = []
@@ -157,7 +157,7 @@ def test_a_client_that_is_told_when_comes_again_then(monkeypatch: pytest.MonkeyP
     assert all(2.0 <= wait <= 2.5 for wait in waits)
 
 
-def test_a_client_does_not_wait_beyond_its_deadline_nor_where_waiting_does_not_help(
+def test_a_client_does_not_retry_beyond_its_deadline_or_without_a_retry_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def sleep(seconds: float) -> None:
@@ -177,7 +177,7 @@ def test_a_client_does_not_wait_beyond_its_deadline_nor_where_waiting_does_not_h
 
 
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "ü"])
-def test_what_cannot_be_a_token_is_refused_and_not_quoted(token: str) -> None:
+def test_a_malformed_token_is_refused_and_not_quoted(token: str) -> None:
     with pytest.raises(tp.InvalidInputError, match="token: not a token") as caught:
         tp.Client(token=token)
     assert not token or token not in str(caught.value)
@@ -186,7 +186,7 @@ def test_what_cannot_be_a_token_is_refused_and_not_quoted(token: str) -> None:
 @pytest.mark.parametrize(
     "address", ["10.0.0.1:50051", "example.org:50051", "127.0.0.1.example.org:1", "[2001:db8::1]:1"]
 )
-def test_a_token_does_not_leave_the_machine_in_the_clear(address: str) -> None:
+def test_a_token_is_not_sent_to_another_machine_in_plain_text(address: str) -> None:
     with pytest.raises(tp.InvalidInputError, match="in plain text") as caught:
         tp.Client(address, token="the-secret")
     assert "the-secret" not in str(caught.value)
@@ -199,7 +199,7 @@ def test_a_token_does_not_leave_the_machine_in_the_clear(address: str) -> None:
         client.close()
 
 
-def test_details_that_do_not_read_hide_nothing() -> None:
+def test_malformed_details_do_not_hide_the_error() -> None:
     def garbled(request: Any, context: grpc.ServicerContext) -> Any:
         context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the reason")
@@ -210,9 +210,9 @@ def test_details_that_do_not_read_hide_nothing() -> None:
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # without listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with tp.Client(address) as client, pytest.raises(tp.UnreachableError, match="thetaprime serve") as caught:
             client.meta_policies()
@@ -232,7 +232,7 @@ def test_a_server_that_does_not_answer_in_time() -> None:
         released.set()
 
 
-def test_a_call_may_have_less_time_than_the_client_gives() -> None:
+def test_a_call_may_have_a_shorter_timeout_than_the_client() -> None:
     released = threading.Event()
 
     def hang(request: Any, context: grpc.ServicerContext) -> Any:
@@ -248,7 +248,7 @@ def test_a_call_may_have_less_time_than_the_client_gives() -> None:
         released.set()
 
 
-def test_something_else_that_listens() -> None:
+def test_another_service_at_the_address() -> None:
     refused = pytest.raises(tp.ServerError, match=r"does not serve thetaprime\.v1")
     with (
         scripted(refuse(grpc.StatusCode.INTERNAL)) as address,
@@ -271,7 +271,7 @@ def failing_at_first(times: int, answer: Any, seen: list[Any]) -> Handler:
     return handler
 
 
-def test_a_call_is_repeated_while_the_server_is_unavailable() -> None:
+def test_a_call_is_retried_while_the_server_is_unavailable() -> None:
     seen: list[Any] = []
     answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
     with scripted(failing_at_first(3, answer, seen)) as address, tp.Client(address) as client:
@@ -281,8 +281,8 @@ def test_a_call_is_repeated_while_the_server_is_unavailable() -> None:
     assert len(seen) == 4
 
 
-def test_a_large_upload_is_repeated_whole() -> None:
-    """gRPC repeats a stream only while it still holds all of it: by default 256 KiB."""
+def test_a_large_upload_is_retried_from_its_start() -> None:
+    """gRPC retries a stream only while its buffer holds the whole stream: by default 256 KiB."""
     seen: list[Any] = []
     parts = [pb.UploadTrajectoriesRequest(header=pb.UploadHeader(upload_id="u"))]
     parts += [pb.UploadTrajectoriesRequest(chunk=pb.UploadChunk(data=bytes(1 << 20))) for _ in range(8)]
@@ -295,7 +295,7 @@ def test_a_large_upload_is_repeated_whole() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_comes_back_is_found_again() -> None:
+def test_a_restarted_server_is_found_again() -> None:
     answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
     request = pb.GetSessionRequest(session_id="s")
     with scripted(lambda *_: answer) as address, tp.Client(address) as client:
@@ -318,7 +318,7 @@ def test_nothing_connects_before_the_first_call() -> None:
             listening.accept()
 
 
-def test_a_channel_from_outside_is_used_and_left_open(address: str) -> None:
+def test_a_given_channel_is_used_and_stays_open(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         with tp.Client(channel=channel) as client:
             first = client.meta_policies()
@@ -326,7 +326,7 @@ def test_a_channel_from_outside_is_used_and_left_open(address: str) -> None:
             assert client.meta_policies() == first
 
 
-def test_a_closed_client_says_so(address: str) -> None:
+def test_a_closed_client_refuses_calls(address: str) -> None:
     client = tp.Client(address)
     client.close()
     with pytest.raises(tp.InvalidInputError, match="closed"):
@@ -334,7 +334,7 @@ def test_a_closed_client_says_so(address: str) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
-def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+def test_a_timeout_that_is_not_positive_is_refused(timeout: float) -> None:
     with pytest.raises(tp.InvalidInputError, match="timeout"):
         tp.Client(timeout=timeout)
 
@@ -376,6 +376,6 @@ def test_the_targets_of_grpc_reach_the_server(target: str, address: str) -> None
     "target",
     ["unix:/run/thetaprime.sock", "unix-abstract:thetaprime", "dns:///example.org", "ipv6:[::1]:65535", "a:0", ":1"],
 )
-def test_a_target_without_host_or_port_of_its_own_is_accepted(target: str) -> None:
+def test_targets_of_grpc_are_accepted(target: str) -> None:
     with tp.Client(target) as client:
         assert client.address == target

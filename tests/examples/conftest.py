@@ -1,4 +1,4 @@
-"""Node.js with the packages of the example, and a server for its program."""
+"""Node.js with the example's packages, and a server."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ def node() -> Node:
 
 @pytest.fixture(scope="module")
 def talk(node: Node) -> Iterator[Talk]:
-    """A Node process that answers for the parts of the example."""
+    """A Node process that calls the modules of the example."""
     with node.talking(Path(__file__).with_name("harness.mjs")) as open_talk:
         yield open_talk
 

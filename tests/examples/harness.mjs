@@ -1,4 +1,4 @@
-/** The Node example's parts, for tests in Python: a request in each line of stdin, its answer in a line of stdout. */
+/** Calls the Node example's modules for tests in Python: one request per line of stdin, one response per line of stdout. */
 
 import { createInterface } from 'node:readline';
 
@@ -15,7 +15,7 @@ const bytes = (hex) => Buffer.from(hex, 'hex');
 const array = ({ data, ...message }) => arrayFromMessage({ ...message, data: bytes(data) }, 'array');
 
 const answers = {
-  /** Trajectories, their arrays as bytes, as the payload of an upload. */
+  /** Packs trajectories into the payload of an upload. */
   pack({ trajectories }) {
     const payload = pack(
       trajectories.map((each) => ({
@@ -29,7 +29,7 @@ const answers = {
     return { payload: payload.toString('hex'), sha256: sha256Hex(payload) };
   },
 
-  /** One episode of point navigation, with given actions. */
+  /** Runs one episode of point navigation with given actions. */
   simulate({ goal, actions }) {
     const simulator = new PointNavigation(goal);
     const first = [...simulator.reset()];
@@ -37,7 +37,7 @@ const answers = {
     return { first, steps: steps.map(({ observation, ...rest }) => ({ ...rest, observation: [...observation] })) };
   },
 
-  /** A policy's actions for one observation after another, and many samples for the first. */
+  /** Returns a policy's actions for each observation, and many samples for the first one. */
   async act({ policy, environment, observations, samples }) {
     const message = messageType('thetaprime.v1.Policy').deserialize(bytes(policy));
     const contract = messageType('thetaprime.v1.EnvironmentContract').deserialize(bytes(environment));
@@ -52,7 +52,7 @@ const answers = {
     return { actions, sampled };
   },
 
-  /** Uploads so many long trajectories of nothing but zeros to a new session. */
+  /** Uploads a number of long trajectories of zeros to a new session. */
   async upload({ address, trajectories }) {
     const client = new Client(address);
     try {
@@ -75,7 +75,7 @@ const answers = {
     }
   },
 
-  /** What every call that reads says, about the server and about a session, and what closing it answers. */
+  /** Returns the responses of every reading call, and of closing the session. */
   async read({ address, sessionId }) {
     const client = new Client(address);
     try {

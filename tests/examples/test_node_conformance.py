@@ -1,4 +1,4 @@
-"""The Node example and our own code compute the same."""
+"""The Node example and ThetaPrime compute equal results."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def _as_bytes(array: Array) -> dict[str, Any]:
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(trajectories=st.lists(_trajectories(), max_size=3))
-def test_the_same_trajectories_make_the_same_payload(trajectories: list[wire.Trajectory], talk: "Talk") -> None:
+def test_equal_trajectories_give_equal_payloads(trajectories: list[wire.Trajectory], talk: "Talk") -> None:
     asked = [
         {
             "policyId": each.policy_id,
@@ -73,7 +73,7 @@ def test_the_same_trajectories_make_the_same_payload(trajectories: list[wire.Tra
 
 
 @pytest.mark.parametrize("goal", [(0.4, -0.3), (0.0, 0.05), (-0.5, 0.5)])
-def test_the_simulator_is_ours_to_the_bit(goal: tuple[float, float], talk: "Talk") -> None:
+def test_the_simulator_equals_the_environment_to_the_bit(goal: tuple[float, float], talk: "Talk") -> None:
     toward = np.asarray(goal) / 8
     actions = np.random.default_rng(0).normal(toward, 0.05, size=(100, 2)).astype(np.float32)
     answer = talk.ask("simulate", goal=goal, actions=actions.tolist())

@@ -1,4 +1,4 @@
-"""The Node example acts as torch does, explores as our client does, and refuses what is no policy."""
+"""The Node example runs policies: actions, samples and verification."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ Served = dict[str, tuple[models.MetaPolicy, policy_pb2.Policy]]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """Untrained policies, and as a server sends them."""
+    """Untrained policies, each with its message from a server."""
     root, found = tmp_path_factory.mktemp("zoo"), {}
     for name, environment in ENVIRONMENTS.items():
         spec = models.PolicySpec(hidden_sizes=(8, 8))
@@ -70,7 +70,7 @@ def _ask(talk: "Talk", name: str, message: policy_pb2.Policy, samples: int = 0) 
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_it_acts_as_torch_does(name: str, talk: "Talk", served: Served) -> None:
+def test_its_actions_equal_torchs(name: str, talk: "Talk", served: Served) -> None:
     made, message = served[name]
     expected = made.policy.act(made.parameters, torch.from_numpy(_observations(name))).numpy()
     np.testing.assert_allclose(_ask(talk, name, message)["actions"], expected, rtol=1e-5, atol=1e-5)
@@ -139,7 +139,7 @@ def _no_golden(message: policy_pb2.Policy) -> None:
         (_no_golden, "golden.observations: missing"),
     ],
 )
-def test_what_is_not_what_it_says_does_not_act(
+def test_a_policy_that_fails_its_verification_is_refused(
     change: Callable[[policy_pb2.Policy], None], said: str, name: str, talk: "Talk", served: Served
 ) -> None:
     message = policy_pb2.Policy()

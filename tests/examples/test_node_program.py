@@ -1,4 +1,4 @@
-"""The Node example's program, against a real server: it learns, goes on, and says what is wrong."""
+"""The Node example's program with a real server: adaptation, resuming, errors."""
 
 import dataclasses
 import datetime
@@ -45,7 +45,7 @@ def _run(node: "Node", *arguments: object, **environment: str) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("goal", [GOAL, (-0.45, 0.1)])
-def test_it_learns_what_our_client_learns(
+def test_it_adapts_as_the_python_client_does(
     goal: tuple[float, float], node: "Node", address: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "policy.onnx"
@@ -61,17 +61,17 @@ def test_it_learns_what_our_client_learns(
         policy: np.mean([each.total_reward for each in tp.collect(policy, _environment(goal), 20, seed=3)])
         for policy in (ours, theirs)
     }
-    # Of some -50 before, about -1 is left after three rounds.
+    # Three rounds raise the return from about -50 to about -1.
     before = answer["returns"][0]
     assert returns[ours] > 0.1 * before
     assert abs(returns[theirs] - returns[ours]) < 0.02 * abs(before), returns
-    # What the program measured by itself is what its policy is worth here.
+    # The program's measured return equals the return of its policy here.
     assert abs(answer["returns"][-1] - returns[theirs]) < 0.02 * abs(before)
     assert len(answer["returns"]) == 4 and answer["returns"][1] > 0.5 * before
     assert answer["distance"] < 0.05
 
 
-def test_the_same_seed_makes_the_same_run(node: "Node", address: str, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_runs(node: "Node", address: str, tmp_path: Path) -> None:
     def run(seed: int) -> str:
         common = ("--address", address, "--rounds", 2, "--trajectories", 5, "--output", tmp_path / "policy.onnx")
         return str(_run(node, *common, "--seed", seed)["policy_id"])
@@ -79,7 +79,7 @@ def test_the_same_seed_makes_the_same_run(node: "Node", address: str, tmp_path: 
     assert run(1) == run(1) != run(2)
 
 
-def test_it_goes_on_where_our_client_stopped(node: "Node", address: str, tmp_path: Path) -> None:
+def test_it_continues_a_session_of_the_python_client(node: "Node", address: str, tmp_path: Path) -> None:
     with tp.Client(address) as client:
         session = client.create_session("point-navigation")
         session.upload(tp.collect(session.policy, _environment(GOAL), 20, seed=1))
@@ -94,7 +94,7 @@ def test_it_goes_on_where_our_client_stopped(node: "Node", address: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_calls_that_are_lost_cut_delayed_and_doubled_count_once(node: "Node", address: str, tmp_path: Path) -> None:
+def test_lost_cut_delayed_and_repeated_calls_count_once(node: "Node", address: str, tmp_path: Path) -> None:
     common = ("--rounds", 5, "--trajectories", 5, "--output", tmp_path / "policy.onnx")
     expected = _run(node, "--address", address, *common)
     suffered: set[str] = set()
@@ -118,13 +118,13 @@ def test_an_upload_that_is_refused_at_its_first_message_ends_at_once(talk: "Talk
     assert answer["error"].startswith("CallError: header.payload_bytes: 1")
 
 
-def test_actions_that_no_policy_chose_are_refused_with_the_reason(talk: "Talk", address: str) -> None:
+def test_off_policy_actions_are_refused_with_the_reason(talk: "Talk", address: str) -> None:
     answer = talk.ask("upload", address=address, trajectories=1000)
     assert (answer["code"], answer["reason"]) == ("FAILED_PRECONDITION", "UNSCALED_ACTIONS")
     assert "trajectories[0]: standardized actions spread by" in answer["error"]
 
 
-def test_it_stands_alone_with_the_contract_copied_beside_it(node: "Node", tmp_path: Path) -> None:
+def test_a_copy_of_the_example_works_with_a_copy_of_the_contract(node: "Node", tmp_path: Path) -> None:
     alone = tmp_path / "deep" / "alone"
     shutil.copytree(NODE_EXAMPLE, alone, ignore=shutil.ignore_patterns("node_modules"))
     (alone / "node_modules").symlink_to(NODE_EXAMPLE / "node_modules")
@@ -139,7 +139,7 @@ def test_it_stands_alone_with_the_contract_copied_beside_it(node: "Node", tmp_pa
     assert "is `thetaprime serve` running there?" in run.stderr
 
 
-def test_every_call_that_reads_says_what_our_client_hears(talk: "Talk", address: str) -> None:
+def test_reading_calls_return_what_the_python_client_returns(talk: "Talk", address: str) -> None:
     with tp.Client(address) as client:
         session = client.create_session("point-navigation")
         session.upload(tp.collect(session.policy, _environment(GOAL), 4, seed=1))
@@ -181,7 +181,7 @@ def _free_port() -> int:
         (["--round", "3"], 2, "error: arguments: Unknown option '--round'; --help lists the options"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_an_error_is_one_line(
     arguments: list[str], status: int, said: str, node: "Node", address: str, tmp_path: Path
 ) -> None:
     given = arguments if "--address" in arguments else ["--address", address, *arguments]
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_said_in_a_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_is_not_there_is_named(node: "Node") -> None:
+def test_an_unreachable_server_is_named(node: "Node") -> None:
     address = f"127.0.0.1:{_free_port()}"
     run = node.run("main.mjs", "--address", address)
     assert run.returncode == 1
@@ -209,7 +209,7 @@ def test_help_names_every_option(node: "Node") -> None:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for this machine that vouches for itself, and its key."""
+    """A self-signed certificate for this machine, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -255,6 +255,6 @@ def test_mutual_tls_and_a_token(node: "Node", tmp_path: Path) -> None:
         refused = node.run("main.mjs", *map(str, [*common, *secured]), THETAPRIME_TOKEN="wrong")
         assert refused.returncode == 1
         assert f"the server at {address} refuses this client: the call's authorization" in refused.stderr
-        nobody = node.run("main.mjs", *map(str, [*common, "--tls-authority", certificate]), THETAPRIME_TOKEN="secret")
-        assert nobody.returncode == 1
-        assert f"the server at {address} cannot be reached" in nobody.stderr
+        other = node.run("main.mjs", *map(str, [*common, "--tls-authority", certificate]), THETAPRIME_TOKEN="secret")
+        assert other.returncode == 1
+        assert f"the server at {address} cannot be reached" in other.stderr

@@ -1,4 +1,4 @@
-"""The page for authors of clients, and its test vectors, are what the code does."""
+"""The page for authors of clients, and its test vectors, match the code."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from thetaprime.wire.payload import _MAX_AXES
 
 from .vectors import PAGE, example, worked_example, written
 
-# What refuses with a reason; a file that has none of these has no reasons.
+# The constructors of refusals with a reason.
 _REFUSALS: Final = re.compile(
     r"(Precondition|Quota|ReusedId|CorruptData|Unauthenticated|StoreFailed)Error\(|BehaviorDoubt\(|_error_info\("
 )
@@ -28,11 +28,11 @@ def page() -> str:
 
 
 @pytest.mark.parametrize("path", written(), ids=lambda path: path.name)
-def test_what_is_written_is_what_the_code_makes(path: Path) -> None:
+def test_the_generated_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == written()[path], f"{path.name} is out of date: run make vectors"
 
 
-def test_the_worked_example_is_an_upload_that_reads_back() -> None:
+def test_the_worked_example_decodes_to_its_trajectory() -> None:
     shown = "".join(line.partition("  #")[0] for line in worked_example().partition("\n\n")[0].splitlines())
     (read,) = wire.unpack(bytes.fromhex(shown))
     wire.validate(read, wire.EnvironmentContract("example", (2,), wire.ActionKind.BOX, 1, (-1.0,), (1.0,), horizon=2))

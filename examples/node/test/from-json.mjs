@@ -1,4 +1,4 @@
-/** Arrays and trajectories as docs/test-vectors.json writes them. */
+/** Reads the arrays and trajectories of docs/test-vectors.json. */
 
 const KINDS = {
   DATA_TYPE_FLOAT32: Float32Array,

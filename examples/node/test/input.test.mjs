@@ -1,4 +1,4 @@
-/** Input that does not fit is refused by name, before anything is sent. */
+/** Invalid input is refused by field, before any call. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -29,7 +29,7 @@ function upload(change) {
   return prepareUpload({ sessionId: 's', round: 0, metaPolicy: { environment } }, [trajectory]);
 }
 
-test('a trajectory that fits', () => {
+test('a valid trajectory', () => {
   assert.equal([...upload(() => {}).messages()].length, 3);
 });
 
@@ -93,7 +93,7 @@ test('options', () => {
   assert.throws(() => readArguments(['--goals', '0,0'], {}), /--goals/);
 });
 
-test('addresses, and where a token may go in plain text', () => {
+test('addresses, and tokens in plain text', () => {
   for (const address of ['localhost:1', '127.0.0.1:50051', '[::1]:50051']) {
     assert.equal(requireAddress(address), address);
     assert.ok(isLoopback(address));
@@ -109,7 +109,7 @@ test('addresses, and where a token may go in plain text', () => {
   }
 });
 
-test('the same key gives the same noise, of mean 0 and spread 1, and another key another', () => {
+test('equal keys give equal noise of mean 0 and standard deviation 1, and other keys give other noise', () => {
   const draw = (...key) => {
     const random = new Random(...key);
     return Array.from({ length: 20000 }, () => random.normal());
@@ -117,7 +117,7 @@ test('the same key gives the same noise, of mean 0 and spread 1, and another key
   const noise = draw(1, 'a');
   assert.deepEqual(draw(1, 'a'), noise);
   const correlation = (other) => noise.reduce((sum, value, i) => sum + value * other[i], 0) / noise.length;
-  // Four standard errors and more.
+  // More than four standard errors.
   assert.ok(Math.abs(noise.reduce((sum, value) => sum + value, 0) / noise.length) < 0.03);
   assert.ok(Math.abs(correlation(noise) - 1) < 0.05);
   assert.ok(Math.abs(correlation(draw(2, 'a'))) < 0.03);

@@ -1,11 +1,11 @@
-/** When a call is sent again, by a clock that these tests hold. */
+/** Retries, with a clock that the tests control. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { withRetries } from '../client/retry.mjs';
 
-/** Fails with each of the errors, then answers; what it was given, and how long was waited before. */
+/** Raises each error, then succeeds; returns the deadlines and the pauses. */
 async function attempts(errors, { seconds = 60, random = 0, takes = 0 } = {}) {
   let clock = 0;
   const [waits, deadlines] = [[], []];
@@ -32,25 +32,25 @@ async function attempts(errors, { seconds = 60, random = 0, takes = 0 } = {}) {
 const refusal = (code, retryAfter = null) => Object.assign(new Error(code), { code, retryAfter });
 const times = (count, make) => Array.from({ length: count }, make);
 
-test('an unreachable server is called again ever more rarely, and five times at most', async () => {
+test('an unreachable server is retried with backoff, at most five times', async () => {
   const { outcome, waits } = await attempts(times(9, () => refusal('UNAVAILABLE')));
   assert.equal(outcome.code, 'UNAVAILABLE');
   assert.deepEqual(waits, [0.1, 0.2, 0.4, 0.8]);
 });
 
-test('a server that says when is asked again until the deadline, and never before', async () => {
+test('a retry time is honored, until the deadline', async () => {
   const { outcome, waits } = await attempts(times(99, () => refusal('RESOURCE_EXHAUSTED', 10)));
   assert.equal(outcome.code, 'RESOURCE_EXHAUSTED');
   assert.deepEqual(waits, times(5, () => 10));
 });
 
-test('clients spread out', async () => {
+test('jitter spreads clients', async () => {
   const { outcome, waits } = await attempts([refusal('UNAVAILABLE', 2)], { random: 0.5 });
   assert.equal(outcome, 'answered');
   assert.deepEqual(waits, [2 * 1.125]);
 });
 
-test('a lost answer leaves time to ask again', async () => {
+test('a lost response leaves time for a retry', async () => {
   const lost = times(2, () => refusal('DEADLINE_EXCEEDED'));
   const { outcome, deadlines } = await attempts(lost, { seconds: 30, takes: 9 });
   assert.equal(outcome, 'answered');
@@ -59,7 +59,7 @@ test('a lost answer leaves time to ask again', async () => {
 });
 
 for (const error of [refusal('INVALID_ARGUMENT'), refusal('ABORTED'), refusal('RESOURCE_EXHAUSTED'), new TypeError('bug')]) {
-  test(`${error.message} is not repeated`, async () => {
+  test(`${error.message} is not retried`, async () => {
     const { outcome, waits } = await attempts([error]);
     assert.equal(outcome, error);
     assert.deepEqual(waits, []);

@@ -1,4 +1,4 @@
-/** What this client computes, against what ThetaPrime's own code computed: docs/test-vectors.json. */
+/** Compares this client's results with docs/test-vectors.json. */
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-# Generated from _async/client.py by `make sync-client`. Edit that one.
+# Generated from _async/client.py by `make sync-client`: edit that file.
 """The client of a ThetaPrime server."""
 
 import contextlib

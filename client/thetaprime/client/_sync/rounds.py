@@ -1,4 +1,4 @@
-# Generated from _async/rounds.py by `make sync-client`. Edit that one.
+# Generated from _async/rounds.py by `make sync-client`: edit that file.
 """Runs the rounds of a session: collect, upload, adapt."""
 
 import functools

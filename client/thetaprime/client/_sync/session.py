@@ -1,4 +1,4 @@
-# Generated from _async/session.py by `make sync-client`. Edit that one.
+# Generated from _async/session.py by `make sync-client`: edit that file.
 """Sessions: the adaptation of a meta-policy to one task."""
 
 import threading

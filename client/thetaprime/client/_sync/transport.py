@@ -1,4 +1,4 @@
-# Generated from _async/transport.py by `make sync-client`. Edit that one.
+# Generated from _async/transport.py by `make sync-client`: edit that file.
 """Sends requests: opens the channel, sets the deadline, and retries."""
 
 import random
