@@ -1,8 +1,8 @@
-"""2D navigation (Finn et al. 2017, section 5.3): walk to a goal that is nowhere to be seen but in the reward.
+"""2D navigation (Finn et al. 2017, section 5.3): walk to a goal that only the reward shows.
 
 A point starts at the origin and moves by at most 0.1 along each axis at each step. The reward is minus its
 distance to the goal after the move. The episode terminates within 0.01 of the goal on both axes, and is truncated
-after 100 steps. Differing from the paper's text, and like its authors' code, the distance is not squared.
+after 100 steps. The paper's text squares the distance; its authors' code does not, and neither does this environment.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def _action_space() -> "Box[np.float32]":
 
 
 def advance(position: Floats, action: npt.ArrayLike, goal: Floats) -> tuple[Floats, Any, Any]:
-    """One step of the dynamics, for one point or for many.
+    """Moves one point or many by one step of the dynamics.
 
     Args:
         position: [..., 2].
@@ -42,7 +42,7 @@ def advance(position: Floats, action: npt.ArrayLike, goal: Floats) -> tuple[Floa
         goal: [..., 2].
 
     Returns:
-        The new position [..., 2], the reward [...] and whether the goal is reached [...].
+        The new position [..., 2], the reward [...], and whether the goal is reached [...].
     """
     moved = position + np.clip(np.asarray(action, np.float64), -MAX_SPEED, MAX_SPEED)
     offset = moved - goal
@@ -50,14 +50,14 @@ def advance(position: Floats, action: npt.ArrayLike, goal: Floats) -> tuple[Floa
 
 
 class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
-    """One point. Observation: its position. Action: its velocity, in ±0.1.
+    """One point. The observation is its position, the action its velocity in ±0.1.
 
     Args:
         goal: (x, y), within ±0.5 in the paper.
-        render_mode: ``rgb_array`` for pictures of path and goal.
+        render_mode: ``rgb_array`` for pictures of the path and the goal; None.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # Gymnasium's own declaration
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as Gymnasium declares it
 
     def __init__(self, goal: Sequence[float] = (0.5, 0.5), render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -72,7 +72,7 @@ class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Puts the point back to the origin."""
+        """Returns the point to the origin."""
         super().reset(seed=seed)
         self._position = np.zeros(2)
         self._path = [self._position]
@@ -88,7 +88,7 @@ class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         return self._position.astype(np.float32), float(reward), bool(arrived), False, self._info()
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The path so far, the point and the goal, from above: [400, 400, 3]; None without a render mode."""
+        """A picture [400, 400, 3] of the path, the point and the goal, from above; None without a render mode."""
         if self.render_mode is None:
             return None
         from thetaprime.training.tasks.environments.point_picture import draw_point
@@ -96,18 +96,18 @@ class PointNavigation(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         return draw_point(np.asarray(self._path), self._goal)
 
     def _info(self) -> dict[str, Any]:
-        # For those who watch. The policy sees the position as well, and never the goal.
+        # For spectators: the policy observes the position and never the goal.
         x, y = self._position.tolist()
         return {"x_position": x, "y_position": y, "goal_position": tuple(self._goal.tolist())}
 
 
 class PointNavigationVector(VectorEnv[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[Any]]):
-    """Many points, each with its own goal, moved by one numpy operation. Resets each in the step after its end.
+    """Many points, each with a goal, moved by one numpy operation, with next-step autoreset.
 
     Args:
-        goal: (x, y) for all, or [num_envs, 2].
+        goal: (x, y) for all points, or [num_envs, 2].
         num_envs: B, the number of points.
-        max_episode_steps: where episodes are truncated.
+        max_episode_steps: episodes are truncated after so many steps.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -132,7 +132,7 @@ class PointNavigationVector(VectorEnv[npt.NDArray[np.float32], npt.NDArray[np.fl
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Puts every point back to the origin."""
+        """Returns every point to the origin."""
         self._position = np.zeros((self.num_envs, 2))
         self._elapsed = np.zeros(self.num_envs, np.int64)
         self._ended = np.zeros(self.num_envs, np.bool_)
@@ -141,7 +141,7 @@ class PointNavigationVector(VectorEnv[npt.NDArray[np.float32], npt.NDArray[np.fl
     def step(
         self, actions: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
-        """Moves every point; one whose episode has ended goes back to the origin instead."""
+        """Moves every point; returns it to the origin instead if its episode has ended."""
         moved, rewards, arrived = advance(self._position, actions, self._goal)
         again = self._ended
         self._position = np.where(again[:, None], 0.0, moved)

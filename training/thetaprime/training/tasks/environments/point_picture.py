@@ -1,4 +1,4 @@
-"""A picture of 2D navigation, for `PointNavigation.render`."""
+"""Pictures of 2D navigation, for `PointNavigation.render`."""
 
 from typing import Final
 
@@ -7,21 +7,21 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 _SIDE: Final = 400  # pixels
-_REACH: Final = 0.8  # half the side of the square that is shown at least, in the environment's units
-_OVERSAMPLING: Final = 2  # drawn larger and made smaller, since Pillow's lines have steps
+_REACH: Final = 0.8  # half the side of the smallest square shown, in the environment's units
+_OVERSAMPLING: Final = 2  # Pillow's lines are jagged: draw larger, then reduce
 _GRID, _PATH, _POINT, _GOAL = (232, 232, 232), (0, 114, 178), (20, 20, 20), (213, 94, 0)
 _SPACING: Final = 0.2  # of the grid's lines
 
 
 def draw_point(path: npt.NDArray[np.float64], goal: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """The path so far, the point at its end and the goal, from above.
+    """Draws the path, the point at its end, and the goal, from above.
 
     Args:
         path: [H + 1, 2].
         goal: [2].
 
     Returns:
-        [400, 400, 3]. The square is centered on the origin and holds ±0.8, or the goal, or the point.
+        [400, 400, 3]. The square is centered on the origin and reaches ±0.8, or to the goal or the point if farther.
     """
     reach = max(_REACH, 1.15 * float(np.abs(goal).max()), 1.05 * float(np.abs(path[-1]).max()))
     side = _SIDE * _OVERSAMPLING

@@ -1,4 +1,4 @@
-"""Half-cheetah and ant, asked for a velocity or a direction (Finn et al. 2017, section 5.3).
+"""Half-cheetah and ant with a goal velocity or a goal direction (Finn et al. 2017, section 5.3).
 
 | module | contents |
 |---|---|

@@ -1,4 +1,4 @@
-"""The two bodies: Gymnasium's models of them, what is observed, what it costs, when an episode ends."""
+"""The two robots: physics (Gymnasium's models), observation, goals, rewards, and the end of an episode."""
 
 import dataclasses
 import functools
@@ -11,27 +11,27 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-# What a contact sensor reports, in this order: force, torque about the point, the point.
+# The fields of a contact sensor, in order: force, torque about the contact point, contact point.
 _CONTACT_FIELDS: Final = (
     mujoco.mjtConDataField.mjCONDATA_FORCE,
     mujoco.mjtConDataField.mjCONDATA_TORQUE,
     mujoco.mjtConDataField.mjCONDATA_POS,
 )
-_NET_FORCE: Final = 3  # a sensor's "reduce" mode: all of a body's contacts as one wrench, in the world's axes
+_NET_FORCE: Final = 3  # a sensor's "reduce" mode: the sum of a body's contacts as one wrench, in world axes
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A kind of goal.
+    """A kind of goal, with its part of the reward.
 
     Attributes:
         name: as in the environments' names.
-        reward: forward velocity [...] in m/s, goal [...] -> reward of one step [...].
-        accepts: whether a number can be a goal.
-        expected: which ones can, in words.
-        default: a goal for who gives none.
+        reward: (forward velocity [...] in m/s, goal [...]) -> reward of one step [...].
+        accepts: whether numbers are valid goals.
+        expected: a description of valid goals, for error messages.
+        default: the goal of an environment made without one.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Goal:
     default: float
 
     def check(self, goal: npt.ArrayLike, count: int) -> Floats:
-        """[count] goals, from one for all or one for each.
+        """[count] goals, from one goal for all or one for each.
 
         Raises:
-            ValueError: they cannot be goals.
+            ValueError: a goal is invalid, or their number differs from `count`.
         """
         try:
             goals = np.asarray(goal, np.float64)
@@ -73,13 +73,13 @@ DIRECTION: Final = Goal(
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one environment step came to, for B robots.
+    """The outcome of one environment step, for B robots.
 
     Attributes:
         observation: [B, O].
         reward: [B].
         fallen: [B] bool.
-        velocity: [B] forward, in m/s.
+        velocity: [B] forward velocity in m/s.
     """
 
     observation: Floats
@@ -93,16 +93,16 @@ class Body:
     """A robot.
 
     Attributes:
-        name: of the model's file among Gymnasium's.
-        unobserved: how many coordinates at the head of qpos tell where it is; they are not observed.
+        name: of Gymnasium's model file.
+        unobserved: number of coordinates at the head of qpos that give the place; they are not observed.
         control_cost: weight of ‖clip(a, ±1)‖².
-        contact_cost: weight of ‖clip(f, ±1)‖², f being the contact forces and torques on every part.
+        contact_cost: weight of ‖clip(f, ±1)‖², with f the contact forces and torques on all parts.
         bonus: added to every step's reward.
-        velocity_bonus: added where a velocity is asked for.
-        healthy_height: of the torso, in m; outside it the robot has fallen. None: it cannot fall.
+        velocity_bonus: added to every step's reward with a goal velocity.
+        healthy_height: range of the torso's height in m, outside which the robot has fallen; None: it cannot fall.
         frame_skip: physics steps in one environment step.
-        camera_distance: from where it is watched, in m.
-        reset_noise: half-width of the uniform noise on the initial qpos, standard deviation of that on qvel.
+        camera_distance: of the camera that follows the robot, in m.
+        reset_noise: half-width of the uniform noise on the initial qpos, standard deviation of the noise on qvel.
     """
 
     name: str
@@ -118,51 +118,49 @@ class Body:
 
     @property
     def model_path(self) -> Path:
-        """Gymnasium's file."""
+        """The path of Gymnasium's model file."""
         return Path(gymnasium.envs.mujoco.__file__).parent / "assets" / f"{self.name}.xml"
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
-        """The physics, with sensors for the contact forces where they cost something. Shared: never to be written."""
+        """The physics, with contact sensors if contacts have a cost. It is shared: do not modify it."""
         spec = mujoco.MjSpec.from_file(str(self.model_path))
         if self.contact_cost:
             _add_contact_sensors(spec)
-        # The total mass is set afterwards, as MuJoCo advises: its own attribute for it is on the way out.
+        # The total mass is set after compilation, as MuJoCo advises: the compiler's attribute is deprecated.
         mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
         model = spec.compile()
         if mass > 0:
             mujoco.mj_setTotalmass(model, mass)
             mujoco.mj_setConst(model, mujoco.MjData(model))
-        # A robot is one constraint island: looking for more takes time, and changes no bit.
+        # A robot is one constraint island: the search for islands takes time and changes no bit.
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND.value
         return model
 
     @property
     def seconds(self) -> float:
-        """Duration of one environment step."""
+        """The duration of one environment step, in seconds."""
         return float(self.model.opt.timestep) * self.frame_skip
 
     @property
     def observation_size(self) -> int:
-        """O: qpos without the unobserved coordinates, then qvel."""
+        """O, the size of qpos without the unobserved coordinates plus the size of qvel."""
         return int(self.model.nq) - self.unobserved + int(self.model.nv)
 
     def initial(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Where an episode starts: qpos [nq] and qvel [nv]."""
+        """Samples the start of an episode: qpos [nq] and qvel [nv]."""
         noise = self.reset_noise
         position = self.model.qpos0 + rng.uniform(-noise, noise, self.model.nq)
         return position, noise * rng.standard_normal(self.model.nv)
 
     def controls(self, actions: npt.ArrayLike) -> Floats:
-        """The actions as the actuators take them: within ±1.
-
-        MuJoCo would take NaN for nothing, and go on.
+        """The actions clipped to ±1, for the actuators.
 
         Args:
             actions: [..., A].
 
         Raises:
-            ValueError: an action is not a number.
+            ValueError: an action is NaN, which MuJoCo would ignore without an error.
         """
         taken = np.clip(np.asarray(actions, np.float64), -1.0, 1.0)
         if np.isnan(taken).any():
@@ -170,21 +168,21 @@ class Body:
         return taken
 
     def observe(self, position: Floats, velocity: Floats) -> Floats:
-        """[..., nq] and [..., nv] -> [..., O]."""
+        """The observation [..., O], from qpos [..., nq] and qvel [..., nv]."""
         return np.concatenate([position[..., self.unobserved :], velocity], axis=-1)
 
     def outcome(
         self, goal: Goal, goals: Floats, actions: npt.NDArray[Any], before: Floats, after: "State", sensors: Floats
     ) -> Outcome:
-        """What a step came to, for B robots.
+        """The outcome of a step, for B robots.
 
         Args:
-            goal: what is asked for.
-            goals: [B] how much of it.
+            goal: the kind of goal.
+            goals: [B].
             actions: [B, A].
             before: [B] x before the step, in m.
-            after: the state after it.
-            sensors: [B, number of sensor values] during its last physics step.
+            after: the state after the step.
+            sensors: [B, number of sensor values] during the step's last physics step.
         """
         velocity = (after.position[:, 0] - before) / self.seconds
         reward = goal.reward(velocity, goals) + self.bonus
@@ -203,7 +201,7 @@ class Body:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Of B robots.
+    """The physical state of B robots.
 
     Attributes:
         position: [B, nq], qpos.
@@ -215,9 +213,9 @@ class State:
 
 
 def _add_contact_sensors(spec: mujoco.MjSpec) -> None:
-    """A sensor for the contacts of each body, and one for the center of mass that torques are taken about.
+    """Adds a contact sensor to each body, and a sensor of the center of mass, about which torques are taken.
 
-    `mujoco.rollout` hands out states and sensors, and `cfrc_ext`, which Gymnasium's Ant reads, is neither.
+    `mujoco.rollout` returns states and sensors. Gymnasium's Ant reads `cfrc_ext`, which is neither.
     """
     for index, body in enumerate(spec.bodies[1:]):
         body.name = body.name or f"part_{index}"
@@ -237,7 +235,7 @@ def _add_contact_sensors(spec: mujoco.MjSpec) -> None:
 
 
 def contact_wrenches(sensors: Floats) -> Floats:
-    """The contact torque and force on each body but the world: MuJoCo's ``cfrc_ext``, up to its sign.
+    """The contact torque and force on each body except the world: MuJoCo's ``cfrc_ext``, up to its sign.
 
     Args:
         sensors: [B, 9 · bodies + 3].

@@ -1,4 +1,4 @@
-"""One robot, as an `Env` that can be watched."""
+"""One robot as an `Env` that can be rendered."""
 
 from typing import Any, ClassVar, Final
 
@@ -26,15 +26,18 @@ _ELEVATION: Final = np.radians(18.0)  # of the camera, above the horizon
 class Locomotion(MujocoEnv, EzPickle):
     """Base of the four environments.
 
-    Differing from the paper: the physics is that of Gymnasium's models (frame skip 5, a step of 0.05 s); observed are
-    joint positions without the place, and velocities, and neither the torso's place nor the contact forces that
-    rllab's robots saw; the velocity rewarded is that of the root's x over the step, not of the center of mass.
-    The control cost is on the clipped action.
+    They differ from the paper's, so compare scores, not returns:
 
-    Each step starts the constraint solver cold: what comes next depends on state and action alone.
+    - The physics are Gymnasium's models (frame skip 5, a step of 0.05 s).
+    - The observation is the joint positions without the place, and the velocities. rllab's robots also observed the
+      torso's place and the contact forces.
+    - The rewarded velocity is that of the root's x over the step, not of the center of mass.
+    - The control cost is on the clipped action.
+
+    Each step starts the constraint solver cold: the next state depends on the state and the action alone.
 
     Args:
-        goal: what this robot is asked for.
+        goal: the velocity in m/s, or the direction.
         render_mode: as in Gymnasium's environments.
         **kwargs: width, height and camera, as in `MujocoEnv`.
     """
@@ -49,7 +52,9 @@ class Locomotion(MujocoEnv, EzPickle):
     def __init__(self, goal: float | None = None, render_mode: str | None = None, **kwargs: Any) -> None:
         EzPickle.__init__(self, goal, render_mode, **kwargs)
         if kwargs.get("camera_id") is None:
-            kwargs.setdefault("camera_name", "track")  # Gymnasium's own stands still, and the robot leaves the picture
+            kwargs.setdefault(
+                "camera_name", "track"
+            )  # Gymnasium's default stands still, and the robot leaves the picture
         self._goal = self.kind.check(self.kind.default if goal is None else goal, 1)
         MujocoEnv.__init__(
             self,
@@ -61,13 +66,13 @@ class Locomotion(MujocoEnv, EzPickle):
         )
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        # The body's model, with its sensors; a copy, since a viewer may write to it.
+        # The body's model with its sensors; a copy, because a viewer may write to it.
         model = self.body.model.__copy__()
         model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
         _look_from_the_side(model, self.body.camera_distance)
         return model, mujoco.MjData(model)
 
-    def step(  # type: ignore[override]  # plain floats, as Gymnasium's checker asks for
+    def step(  # type: ignore[override]  # plain floats, as Gymnasium's checker requires
         self, action: npt.NDArray[np.float32]
     ) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Moves the robot for 0.05 s."""
@@ -87,18 +92,18 @@ class Locomotion(MujocoEnv, EzPickle):
         return outcome.observation[0], float(outcome.reward[0]), bool(outcome.fallen[0]), False, info
 
     def _get_reset_info(self) -> dict[str, float]:
-        # What is asked for, to those who watch; the policy sees observations alone.
+        # For spectators: the policy observes no goal.
         return {f"goal_{self.kind.name}": float(self._goal[0])}
 
     def reset_model(self) -> Floats:
-        """Puts the robot back to its start."""
+        """Returns the robot to its start."""
         position, velocity = self.body.initial(self.np_random)
         self.set_state(position, velocity)  # type: ignore[no-untyped-call]
         return self.body.observe(position, velocity)
 
 
 def _look_from_the_side(model: mujoco.MjModel, distance: float) -> None:
-    """Puts the camera that follows the robot where it sees the robot and the ground that it covers."""
+    """Places the following camera at the side, where it shows the robot and the ground."""
     index = model.camera("track").id
     away = np.array([0.0, -np.cos(_ELEVATION), np.sin(_ELEVATION)])
     right = np.array([1.0, 0.0, 0.0])

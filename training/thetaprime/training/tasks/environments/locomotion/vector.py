@@ -1,4 +1,4 @@
-"""Many robots as one `VectorEnv`, stepped natively."""
+"""Many robots as one `VectorEnv`, stepped on native threads."""
 
 import functools
 from typing import Any
@@ -19,20 +19,20 @@ from thetaprime.training.tasks.environments.locomotion.bodies import Body, Float
 
 @functools.lru_cache(maxsize=4)
 def _pool(threads: int) -> rollout.Rollout:
-    # A pool outlives the environments that use it: they come and go with every batch of trajectories.
+    # Environments are made for every batch of trajectories: the pool of threads is kept.
     return rollout.Rollout(nthread=threads)
 
 
 class Simulator:
-    """Steps the states of up to B robots through `mujoco.rollout`.
+    """Steps the states of up to B robots by `mujoco.rollout`.
 
-    Each environment step starts the constraint solver cold, so that what comes next depends on state and action
-    alone, whatever else the thread simulated before.
+    Each environment step starts the constraint solver cold, so that the next state depends on the state and the action
+    alone, not on other robots that the thread simulated.
 
     Args:
         body: the robot.
-        count: B, the most robots to step at once.
-        threads: that share them; the result does not depend on it.
+        count: B, the largest number of robots to step at once.
+        threads: that share the robots; the result does not depend on them.
     """
 
     def __init__(self, body: Body, count: int, threads: int) -> None:
@@ -50,14 +50,14 @@ class Simulator:
         self._velocity = slice(1 + model.nq, 1 + model.nq + model.nv)
 
     def step(self, state: State, actions: npt.ArrayLike) -> tuple[State, Floats]:
-        """One environment step, `frame_skip` physics steps, under constant controls.
+        """Takes one environment step, `frame_skip` physics steps, under constant controls.
 
         Args:
-            state: of n <= B robots.
+            state: of n ≤ B robots.
             actions: [n, A]; the actuators clip them to ±1.
 
         Returns:
-            The next state, and the sensors [n, ...] during the last physics step. Views, valid until the next call.
+            The next state, and the sensors [n, ...] during the last physics step; both are valid until the next call.
         """
         n = len(state.position)
         initial, states, sensors = self._initial[:n], self._states[:n], self._sensors[:n]
@@ -79,17 +79,17 @@ class Simulator:
 
 
 class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[Any]]):
-    """Many robots, each with its own goal. Resets each in the step after its episode's end.
+    """Many robots, each with a goal, with next-step autoreset.
 
-    Equal to so many single environments, step by step and to the bit: robot i is seeded with seed + i.
+    Its steps equal those of single environments to the bit: robot i is seeded with seed + i.
 
     Args:
         body: the robot.
-        kind: what is asked for.
-        goal: one for all, or [num_envs].
+        kind: the kind of goal.
+        goal: one goal for all robots, or [num_envs].
         num_envs: B.
-        max_episode_steps: where episodes are truncated.
-        threads: that share the robots; None for every core.
+        max_episode_steps: episodes are truncated after so many steps.
+        threads: that share the robots; None for the available cores.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -122,7 +122,7 @@ class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[An
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Puts every robot back to its start."""
+        """Returns every robot to its start."""
         if seed is not None or not self._generators:
             seeds = seed if isinstance(seed, list) else [seed if seed is None else seed + i for i in self._all]
             self._generators = [seeding.np_random(each)[0] for each in seeds]
@@ -131,23 +131,23 @@ class LocomotionVector(VectorEnv[Floats, npt.NDArray[np.float32], npt.NDArray[An
         return self._body.observe(self._position, self._velocity), {}
 
     def park(self, environments: npt.NDArray[np.bool_]) -> None:
-        """Leaves robots out of the simulation until the next reset: they stay where they are, and cost nothing.
+        """Stops simulating robots until the next reset.
 
         Args:
-            environments: [B], true for those that nobody asks about any more.
+            environments: [B], true for the robots to stop.
         """
         self._parked |= environments
 
     def step(
         self, actions: npt.NDArray[np.float32]
     ) -> tuple[Floats, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
-        """Moves every robot; one whose episode has ended goes back to its start instead."""
+        """Moves every robot; returns it to its start instead if its episode has ended."""
         again = np.flatnonzero(self._ended & ~self._parked)
         moving = np.flatnonzero(~self._ended & ~self._parked)
         rewards, velocities = np.zeros(self.num_envs), np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         if len(moving):
-            # Whole batches are the rule: a slice spares the copies that an index makes.
+            # Usually all robots move: a slice avoids the copies that an index makes.
             rows = moving if len(moving) < self.num_envs else slice(None)
             taken, before = np.asarray(actions)[rows], self._position[rows, 0].copy()
             controls = self._body.controls(taken)
