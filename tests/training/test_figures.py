@@ -59,7 +59,7 @@ def test_the_evaluation_shows_means_intervals_and_every_task() -> None:
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
     np.testing.assert_allclose(lines["meta-policy"], [-6.0, -4.0, -2.0])
     np.testing.assert_allclose(lines["pretrained"], [-6.0, -5.0, -5.0])
-    np.testing.assert_allclose(lines["oracle, told the task"], -1.0)
+    np.testing.assert_allclose(lines["oracle, observes the task"], -1.0)
     for method, returns in evaluation.returns.items():
         (points,) = drawn(axes, f"tasks-{method}")
         np.testing.assert_allclose(points[:, 1].reshape(returns.shape), returns)

@@ -1,1 +1,1 @@
-"""Evaluations of meta-policies: returns, scores, comparisons, figures."""
+"""Evaluation of meta-policies: returns, scores, comparisons, figures."""

@@ -1,4 +1,4 @@
-"""The parameters that a meta-policy is compared with, in files beside θ."""
+"""The comparisons of a meta-policy: their parameters, in files beside θ."""
 
 import dataclasses
 from typing import Final
@@ -21,13 +21,13 @@ ORACLE_NAME: Final = "oracle.safetensors"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparisons:
-    """Where each comparison starts from.
+    """The initial parameters of each comparison.
 
     Attributes:
-        pretrained: one policy trained on all tasks, to be fine-tuned.
-        random: fresh parameters.
-        oracle: of the oracle, which is told the task.
-        oracle_policy: its network, whose observation is longer by the task's parameters.
+        pretrained: of one policy trained on all tasks, which is fine-tuned.
+        random: of an untrained policy, which is fine-tuned.
+        oracle: of the oracle, which observes the task.
+        oracle_policy: the oracle's network; its observation ends with the task's parameters.
     """
 
     pretrained: Parameters
@@ -36,7 +36,7 @@ class Comparisons:
     oracle_policy: Policy
 
     def files(self) -> dict[str, bytes]:
-        """The files that go beside θ."""
+        """The contents of the files beside θ, by name."""
         return {
             PRETRAINED_NAME: parameters_to_bytes(self.pretrained),
             RANDOM_NAME: parameters_to_bytes(self.random),
@@ -49,10 +49,10 @@ def load_comparisons(meta_policy: MetaPolicy, oracle_environment: EnvironmentCon
 
     Args:
         meta_policy: the artifact.
-        oracle_environment: what the oracle's environment sends and takes.
+        oracle_environment: the contract of the oracle's environment.
 
     Raises:
-        ArtifactError: a file is not there, or does not fit.
+        ArtifactError: a file is missing, or its parameters do not fit the network.
     """
     network = oracle_policy(oracle_environment, meta_policy.manifest.policy)
     found = {}

@@ -1,9 +1,9 @@
-"""How well a meta-policy adapts: the four-way curve over gradient steps, on tasks it has not seen.
+"""Evaluates a meta-policy: returns over gradient steps on held-out tasks, of it and of three comparisons.
 
-The three comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned,
-a randomly initialized one, and an oracle that is told the task and does not adapt. The first two learn in the way,
-out of `fine_tuning_candidates`, that serves each best on tasks apart. Where adapting lessens the noise of θ′, theirs is
-lessened in one half of the candidates, and the oracle acts with as much noise as it learned, or that much less, by what
+The comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned, a randomly
+initialized policy and fine-tuned, and an oracle that observes the task and does not adapt. Each fine-tuned comparison
+uses the best of `fine_tuning_candidates`, chosen on separate tasks. If the meta-policy's adaptation reduces the action
+noise, half of the candidates reduce it, too, and the oracle acts with its learned noise or the reduced noise, whichever
 returns more.
 """
 
@@ -33,12 +33,12 @@ from thetaprime.training.tasks.protocol import Task, TaskDistribution
 GRADIENT_STEPS: Final = 4
 METHODS: Final = ("maml", "pretrained", "random")
 BUDGETS: Final = (1, 2, 5, 10, 20, 40)
-"""Numbers of trajectories that a single step is tried with."""
+"""Numbers of trajectories to evaluate a single gradient step with."""
 FINE_TUNING_RATES: Final = (0.03, 0.1, 0.3, 1.0)
-"""Step sizes that the comparisons may choose from; the paper's is 0.1, in navigation 0.5."""
+"""Step sizes to choose from for the comparisons. The paper uses 0.1, and 0.5 in navigation."""
 _FINE_TUNING_STEPS: Final = 3
 _FINE_TUNING_TASKS: Final = 6
-# Streams of the evaluation's seed: what is drawn for one never shifts what is drawn for another.
+# Streams of the evaluation's seed: the samples of one purpose do not shift those of another.
 _TASKS, _EPISODES, _ORACLE, _FINE_TUNING, _BUDGETS = range(5)
 
 
@@ -54,16 +54,16 @@ def evaluate(
 ) -> Evaluation:
     """Measures a meta-policy and its comparisons on held-out tasks.
 
-    Every task starts from the same parameters; nothing that one task learns reaches another. Each return is the
-    mean over the trajectories that the policy's own stochastic actions gave, which the next step then learns from.
+    Every task starts from the same parameters, and no task affects another. Each return is the mean over trajectories
+    with stochastic actions; the next gradient step uses the same trajectories.
 
     Args:
-        meta_policy: with its comparisons beside it.
-        tasks: test tasks of each seed.
-        seeds: each draws its own tasks and episodes.
+        meta_policy: an artifact that contains its comparisons.
+        tasks: number of test tasks for each seed.
+        seeds: each seed samples other tasks and episodes.
         gradient_steps: K.
-        trajectories: N for each step; None for the meta-policy's own number.
-        budgets: numbers of trajectories that a single step of the meta-policy is tried with besides.
+        trajectories: N for each gradient step; None for the meta-policy's number.
+        budgets: numbers of trajectories to evaluate a single gradient step of the meta-policy with.
         on_step: called after each of the `evaluation_steps` parts of the work.
 
     Raises:
@@ -144,7 +144,7 @@ def _returns_by_budget(
     each_task: MapTasks,
     on_step: Callable[[], None],
 ) -> Returns:
-    """[B, T]: R_1 after a step on so many trajectories, the smaller numbers being the first of the larger."""
+    """[B, T]: R_1 after a step on each number of trajectories, always the first ones of one sample."""
     policy, theta, manifest = meta_policy.policy, meta_policy.parameters, meta_policy.manifest
     rng = _stream(seed, _BUDGETS)
     support = collect(distribution, tasks, policy, [theta] * len(tasks), max(budgets), rng=rng)
@@ -159,10 +159,10 @@ def _returns_by_budget(
 
 
 def fine_tuning_candidates(adaptation: AdaptationSpec) -> list[AdaptationSpec]:
-    """How a comparison may learn: as the meta-policy does, or as the paper's comparisons do, by several step sizes.
+    """The fine-tuning settings to choose from: the meta-policy's, and the paper's with several step sizes.
 
-    The latter move all parameters, halve the step after the first, and discount as the meta-policy does or by 0.99.
-    Each with the noise of the meta-policy's θ′ and with that of θ.
+    The paper's settings move all parameters, halve the step size after the first step, and discount as the meta-policy
+    does or by 0.99. Each setting comes with the noise of the meta-policy's θ′ and with that of θ.
     """
     plain = {"inner_lr_schedule": (1.0, 0.5), "target_return": None, "normalize_gradient": False}
     ways = [
@@ -185,7 +185,7 @@ def _fine_tuning(
     seed: int,
     on_step: Callable[[], None],
 ) -> AdaptationSpec:
-    """The candidate that returns most after a few steps, on tasks apart."""
+    """The fine-tuning candidate with the highest return after a few steps, on separate tasks."""
     tasks = distribution.sample_tasks(_FINE_TUNING_TASKS, _stream(seed, _FINE_TUNING))
     reached = {}
     for spec in fine_tuning_candidates(adaptation):
@@ -205,7 +205,7 @@ def _fine_tuning(
 def evaluation_steps(
     adaptation: AdaptationSpec, gradient_steps: int = GRADIENT_STEPS, seeds: int = 1, budgets: Sequence[int] = BUDGETS
 ) -> int:
-    """How often `evaluate` calls `on_step`."""
+    """The number of calls to `on_step` by `evaluate`."""
     return (len(METHODS) - 1) * len(fine_tuning_candidates(adaptation)) + seeds * (
         len(METHODS) * (gradient_steps + 1) + 1 + len(budgets)
     )
@@ -225,7 +225,7 @@ def adaptation_curve(
     on_step: Callable[[], None] = lambda: None,
     each_task: MapTasks = in_turn,
 ) -> Returns:
-    """[K + 1, T]: the mean undiscounted return on each task after 0..K gradient steps."""
+    """[K + 1, T]: the mean undiscounted return on each task after 0 to K gradient steps."""
     current = [parameters] * len(tasks)
     curve = np.empty((gradient_steps + 1, len(tasks)))
     for step in range(gradient_steps + 1):
@@ -265,7 +265,7 @@ def _oracle_returns(
     seed: int,
     std_factor: float,
 ) -> Returns:
-    """[T] with the noise that the oracle learned, or with `std_factor` of it: whichever returns more."""
+    """[T]: the oracle's returns with its learned noise, or with `std_factor` of it if that returns more."""
     reached = []
     for factor in sorted({1.0, std_factor}):
         batches = collect(

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the scores that follow from it."""
+"""The result of an evaluation, and its scores."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ class Evaluation:
 
     Attributes:
         meta_policy: ``name@version``.
-        seeds: S of them, of the tasks and episodes.
-        trajectories: collected for each gradient step and each return.
-        tasks: the test tasks, T of them: equally many of each seed, one seed's after another's.
-        fine_tuning: how each comparison that adapts does, by method.
-        returns: by method, [K + 1, T] mean undiscounted return after 0..K gradient steps.
-        oracle: [T] the oracle's.
-        budgets: numbers of trajectories, B of them.
-        by_budget: [B, T] the meta-policy's after one gradient step on so many trajectories.
+        seeds: S seeds of the tasks and episodes.
+        trajectories: number for each gradient step and each return.
+        tasks: T test tasks, equally many of each seed, ordered by seed.
+        fine_tuning: the adaptation settings of each fine-tuned comparison, by method.
+        returns: by method, [K + 1, T] mean undiscounted return after 0 to K gradient steps.
+        oracle: [T] mean undiscounted return of the oracle.
+        budgets: B numbers of trajectories.
+        by_budget: [B, T] mean return of the meta-policy after one gradient step on so many trajectories.
     """
 
     meta_policy: str
@@ -43,15 +43,15 @@ class Evaluation:
         """S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0), of means over tasks.
 
         Args:
-            indices: the tasks to take the means over.
+            indices: of the tasks in the means.
 
         Returns:
-            [K + 1]; 0 is the pretrained policy before adaptation, 1 the oracle.
+            [K + 1]; 0 for the pretrained policy before adaptation, 1 for the oracle.
         """
         return self._normalized(self.returns["maml"], indices)
 
     def scores_by_budget(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
-        """[B]: S_1 by the number of trajectories that the step was taken on."""
+        """[B]: S_1 by the number of trajectories of the gradient step."""
         return self._normalized(self.by_budget, indices)
 
     def _normalized(self, returns: Returns, indices: npt.NDArray[np.int64] | slice) -> Returns:
@@ -60,11 +60,11 @@ class Evaluation:
         return scores
 
     def scores_by_seed(self) -> Returns:
-        """[S, K + 1]: S_k of each seed's tasks."""
+        """[S, K + 1]: S_k over each seed's tasks."""
         return np.stack([self.scores(part) for part in np.array_split(np.arange(len(self.tasks)), len(self.seeds))])
 
     def negative_adaptation(self) -> Returns:
-        """[K]: for each k ≥ 1, the share of tasks whose return fell, R_k < R_0."""
+        """[K]: for each k ≥ 1, the fraction of tasks with a lower return than before adaptation, R_k < R_0."""
         maml = self.returns["maml"]
         share: Returns = (maml[1:] < maml[0]).mean(1)
         return share
@@ -72,12 +72,12 @@ class Evaluation:
     def interval(
         self, statistic: Callable[[npt.NDArray[np.int64]], Returns], *, level: float = 0.95, resamples: int = 2000
     ) -> tuple[Returns, Returns]:
-        """Percentile bootstrap over tasks (Efron 1979).
+        """Confidence interval by percentile bootstrap over tasks (Efron 1979).
 
         Args:
             statistic: indices of tasks [T] -> [...].
             level: of confidence.
-            resamples: of the tasks, with replacement.
+            resamples: number of resamples of the tasks, with replacement.
 
         Returns:
             Lower and upper bounds [...].
@@ -89,11 +89,11 @@ class Evaluation:
         return low, high
 
     def return_interval(self, method: str) -> tuple[Returns, Returns]:
-        """95 % interval of a method's mean return, [K + 1] each."""
+        """Lower and upper bounds [K + 1] of the 95 % interval of a method's mean return."""
         return self.interval(functools.partial(_mean_over, self.returns[method]))
 
     def to_json(self) -> dict[str, object]:
-        """The evaluation as one JSON object; lists run over gradient steps."""
+        """The evaluation as a JSON object; lists are indexed by gradient step."""
         bounds = {method: self.return_interval(method) for method in self.returns}
         score_bounds = self.interval(self.scores)
         return {

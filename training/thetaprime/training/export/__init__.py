@@ -1,1 +1,1 @@
-"""Exporting a finished run as an artifact with its model card."""
+"""Export of finished runs as an artifact with its model card."""

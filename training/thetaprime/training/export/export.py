@@ -1,4 +1,4 @@
-"""From finished runs to an artifact: θ, its comparisons, its measured curves and its card."""
+"""Exports finished runs as an artifact: θ, its comparisons, its evaluation and its model card."""
 
 import dataclasses
 import datetime
@@ -33,7 +33,7 @@ _PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx
 
 @dataclasses.dataclass(frozen=True)
 class ExportRequest:
-    """What to export.
+    """The runs to export, and how.
 
     Attributes:
         maml: folder of the meta-policy's run.
@@ -43,13 +43,13 @@ class ExportRequest:
         name: of the meta-policy.
         version: counted from 1.
         description: one line.
-        tasks: held-out tasks to evaluate on.
+        tasks: number of held-out tasks to evaluate on.
         seeds: of the evaluation.
-        more_trajectories: other numbers of trajectories to evaluate with, beside the meta-policy's own.
-        adapted_std_factor: of the artifact's `AdaptationSpec`, in place of the run's. Outer loops that bound a KL learn
-            faster where θ′ is as noisy as θ; served without its noise, the same θ′ returns more.
-        exploration_std_factor: what the noise of the run's θ is multiplied by. With more of it a gradient tells more
-            surely which way to go; `adapted_std_factor` is then a factor on that.
+        more_trajectories: numbers of trajectories to evaluate with in addition to the meta-policy's.
+        adapted_std_factor: replaces the run's in the artifact's `AdaptationSpec`. Algorithms that bound a KL learn
+            faster if θ′ is as noisy as θ; the same θ′ returns more with less noise.
+        exploration_std_factor: multiplies the noise of the run's θ. More noise gives a more reliable gradient;
+            `adapted_std_factor` multiplies the result.
     """
 
     maml: Path
@@ -67,7 +67,7 @@ class ExportRequest:
 
 
 def export_steps(request: ExportRequest) -> int:
-    """How often `export_meta_policy` calls `on_step`."""
+    """The number of calls to `on_step` by `export_meta_policy`."""
     adaptation = _adaptation(request, load_checkpoint(request.maml))
     whole, more = (evaluation_steps(adaptation, seeds=len(request.seeds), budgets=each) for each in (BUDGETS, ()))
     return whole + more * len(request.more_trajectories)
@@ -76,15 +76,15 @@ def export_steps(request: ExportRequest) -> int:
 def export_meta_policy(
     request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
 ) -> tuple[MetaPolicy, Evaluation]:
-    """Writes the artifact, evaluates it, and writes it again with card and figure.
+    """Writes the artifact, evaluates it, and adds its model card and figures.
 
     Args:
         request: what to export.
-        on_step: called after each of the evaluation's parts.
+        on_step: called after each part of the evaluation.
 
     Raises:
         CheckpointError: a run's folder holds no checkpoint.
-        ArtifactError: a run is of another method, task distribution or network than its place asks for.
+        ArtifactError: a run's method, task distribution or network is not the expected one.
     """
     runs = {method: load_checkpoint(folder) for method, folder in _folders(request).items()}
     _check(request, runs)
@@ -93,7 +93,7 @@ def export_meta_policy(
     policy = run_policy(run.config, distribution)
     theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
     adaptation = _adaptation(request, run)
-    with task_threads(1):  # each of torch's operations on its own, as in training
+    with task_threads(1):  # each operation of torch on one thread, as in training
         reference, golden = describe_tasks(distribution, policy, theta, step_sizes, adaptation, run.config.seed)
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
@@ -139,7 +139,7 @@ def export_meta_policy(
 
 
 def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
-    """How the artifact adapts."""
+    """The artifact's adaptation settings."""
     served = run.config.adaptation.model_dump(exclude_unset=True)
     if request.adapted_std_factor is not None:
         served["adapted_std_factor"] = request.adapted_std_factor
@@ -147,7 +147,7 @@ def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
 
 
 def more_evaluation_name(trajectories: int) -> str:
-    """File of an evaluation with another number of trajectories than the meta-policy's own."""
+    """The file name of an evaluation with another number of trajectories than the meta-policy's."""
     return f"evaluation-{trajectories}-trajectories.json"
 
 

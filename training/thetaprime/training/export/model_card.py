@@ -1,4 +1,4 @@
-"""The model card of a meta-policy: what it is, how well it adapts, how it came about."""
+"""The model card of a meta-policy: its interface, its evaluation, its training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from thetaprime.training.evaluation.scores import Evaluation
 
 
 def returns_table(evaluation: Evaluation) -> str:
-    """Mean return ± standard deviation over tasks, and S_k, by gradient step, as a Markdown table."""
+    """A Markdown table of the mean return ± standard deviation over tasks, and S_k, by gradient step."""
     steps = range(len(evaluation.returns["maml"]))
     rows = ["| gradient steps | " + " | ".join(str(step) for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
     names = {"maml": "meta-policy", "pretrained": "pretrained", "random": "random initialization"}
@@ -29,7 +29,7 @@ def returns_table(evaluation: Evaluation) -> str:
 
 
 def budgets_table(evaluation: Evaluation) -> str:
-    """S_1 by the number of trajectories that the step was taken on, as a Markdown table."""
+    """A Markdown table of S_1 by the number of trajectories of the gradient step."""
     low, high = evaluation.interval(evaluation.scores_by_budget)
     scores = zip(evaluation.scores_by_budget(), low, high, strict=True)
     return "\n".join(
@@ -42,14 +42,13 @@ def budgets_table(evaluation: Evaluation) -> str:
 
 
 def _warm_start(manifest: Manifest) -> str:
-    """Where θ came from another run, which: what it took is part of what θ cost."""
+    """The paragraph on the oracle's run that θ was initialized from; its cost is a part of θ's."""
     warm = manifest.provenance.warm_start
     if warm is None:
         return ""
     return f"""
-The meta-policy began from an oracle's run, the task that it was told turned into a context: {warm.iterations}
-iterations and {warm.environment_steps:,} environment steps of it, counted in its own. Told of nothing, it then learned
-to find the context from rewards.
+The meta-policy was initialized from an oracle's run, with the task as its context: {warm.iterations} iterations and
+{warm.environment_steps:,} environment steps, which count as its own. It then learned to find the context from rewards.
 """
 
 
@@ -63,8 +62,8 @@ def _ways(evaluation: Evaluation, own: AdaptationSpec) -> str:
         same = spec.model_copy(update={"adapted_std_factor": own.adapted_std_factor}) == own
         way = "as the meta-policy does" if same else f"with α {spec.inner_lr:g} and discount {spec.discount:g}"
         if spec.adapted_std_factor != own.adapted_std_factor:
-            way += ", its noise as it was"
-        ways.append(f"the {method} one {way}")
+            way += ", with its noise unchanged"
+        ways.append(f"the {method} policy {way}")
     return ", ".join(ways)
 
 
@@ -77,13 +76,13 @@ def model_card(
     figure: str,
     learning: str,
 ) -> str:
-    """The card in Markdown.
+    """The model card in Markdown.
 
     Args:
         manifest: of the artifact.
-        evaluation: its measured curves.
-        more: curves with other numbers of trajectories for each gradient step.
-        runs: what was trained, by method.
+        evaluation: of the artifact.
+        more: evaluations with other numbers of trajectories for each gradient step.
+        runs: the training runs, by method.
         figure: file name of the curves over gradient steps.
         learning: file name of the curves over environment steps.
     """
@@ -105,7 +104,7 @@ def model_card(
         for method, run in runs.items()
     )
     tasks = len(evaluation.tasks) // len(evaluation.seeds)
-    noise = "θ′ acts with that of θ"
+    noise = "the same in θ′ as in θ"
     if adaptation.adapted_std_factor != 1.0:
         noise = f"the first step multiplies its standard deviation by {adaptation.adapted_std_factor:g}"
     others = "".join(
@@ -125,7 +124,7 @@ def model_card(
 | network | MLP {network}, {manifest.policy.activation} |
 | what adapts | {moving} |
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
-| step size | {sizes}; factor by round: {schedule}, the last one from there on |
+| step size | {sizes}; factor by round: {schedule}, and the last one in later rounds |
 | action noise | {noise} |
 | inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
 
@@ -133,9 +132,9 @@ def model_card(
 
 Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
 {evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
-policy before adaptation and 1 at the oracle, which is told the task. The pretrained policy and the random one learn in
-the way, out of several, that serves each best on tasks apart: {_ways(evaluation, adaptation)}. The oracle acts with the
-noise that it learned or, where that returns more, with as much less of it as θ′.
+policy before adaptation and 1 at the oracle, which observes the task. The pretrained and the random policy are
+fine-tuned with the best of several settings, chosen on separate tasks: {_ways(evaluation, adaptation)}. The oracle acts
+with its learned noise, or with the noise reduced as in θ′ if that returns more.
 
 {returns_table(evaluation)}
 
@@ -145,7 +144,7 @@ One gradient step on fewer or more trajectories:
 
 {budgets_table(evaluation)}
 {others}
-Measure it again with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
+Repeat the measurement with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
 
 ## How it was trained
 
@@ -160,6 +159,6 @@ On {manifest.provenance.machine} cores with torch {manifest.provenance.versions[
 
 ## What it is for
 
-A starting point for tasks like the ones it was trained on. On a task outside that distribution adaptation is not
-known to help. The policy is only as safe as the environment that bounds its actions.
+A starting point for tasks from its training distribution. Whether adaptation helps on other tasks is unknown. The
+policy is only as safe as the environment that bounds its actions.
 """

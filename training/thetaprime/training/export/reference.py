@@ -1,4 +1,4 @@
-"""What the meta-training tasks looked like under θ: what a new task can be judged against."""
+"""Reference statistics of the meta-training tasks under θ, for judging a new task."""
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ def describe_tasks(
     adaptation: AdaptationSpec,
     seed: int,
 ) -> tuple[Parameters, torch.Tensor]:
-    """Rolls θ out on fresh meta-training tasks, before and after one inner step.
+    """Measures θ on fresh meta-training tasks, before and after one inner step.
 
     Returns:
-        Tensors by name (moments [O] of the observations; 21 evenly spaced quantiles of the tasks' mean returns before
-        and after the step), and observations [K, *observation_shape] for the golden vectors.
+        Tensors by name: mean and standard deviation [O] of the observations, and 21 evenly spaced quantiles of the
+        tasks' mean returns before and after the step. And observations [K, *observation_shape] for golden vectors.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     tasks = distribution.sample_tasks(_TASKS, rng)

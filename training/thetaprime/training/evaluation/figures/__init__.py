@@ -1,15 +1,15 @@
-"""What there is to look at, drawn without a display.
+"""Figures and videos, drawn without a display.
 
-| module | what |
+| module | contents |
 |---|---|
-| `style` | colors, sizes and files that all figures share |
-| `evaluation` | the four-way curve of an evaluation; the learning curves of a meta-policy's runs |
-| `adaptation` | one adaptation: return by round, and what the policy did before and after it |
-| `returns`, `paths`, `gait` | the panels of it |
-| `episodes` | what an environment says of an episode while it is played: the figures' data |
-| `contacts` | which ends of a robot's limbs touch the ground |
+| `style` | colors, sizes and file formats of all figures |
+| `evaluation` | returns over gradient steps; learning curves of a meta-policy's runs |
+| `adaptation` | one adaptation: return by round, and behavior before and after |
+| `returns`, `paths`, `gait` | its panels |
+| `episodes` | the data of an episode: rewards, positions, velocities, contacts |
+| `contacts` | ground contacts of a robot's limbs |
 | `clip` | a video of an episode before and after |
-| `opengl` | what MuJoCo draws with where there is no display |
+| `opengl` | the OpenGL backend of MuJoCo without a display |
 """
 
 from thetaprime.training.evaluation.figures.evaluation import curves_png, learning_png

@@ -1,4 +1,4 @@
-"""One adaptation in one figure: return by round, and what the policy did before and after."""
+"""The figure of one adaptation: return by round, and the policy's behavior before and after."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ _PATHS_HEIGHT = 3.7
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Behavior:
-    """What one policy did.
+    """The behavior of one policy.
 
     Attributes:
         round: k of θ_k.
-        explored: fresh episodes with its stochastic actions.
-        deterministic: one with its deterministic actions.
+        explored: episodes with stochastic actions.
+        deterministic: an episode with deterministic actions.
     """
 
     round: int
@@ -37,13 +37,13 @@ class Behavior:
 def adaptation_figure(
     title: str, policies: Sequence[PolicyReturns], steps: Sequence[Step], behaviors: Sequence[Behavior] = ()
 ) -> Figure:
-    """The figure. Panels are labeled ``returns``, ``kl``, ``gradient``, and ``velocity``, ``contacts`` or ``paths``.
+    """Draws one adaptation. Panels are labeled returns, kl, gradient, and velocity, contacts or paths.
 
     Args:
-        title: of the whole.
+        title: of the figure.
         policies: θ and every θ′, at least one.
-        steps: between them, at least one.
-        behaviors: of policies to compare, side by side; none where the environment cannot be drawn.
+        steps: the steps between the policies, at least one.
+        behaviors: of the policies to compare, side by side; empty if the environment reports nothing to draw.
     """
     with styled():
         heights = [_RETURNS_HEIGHT]
@@ -66,7 +66,7 @@ def _draw_numbers(part: SubFigure, policies: Sequence[PolicyReturns], steps: Seq
     draw_returns(returns, policies)
     returns.set_title("return by round", loc="left")
     kl = part.add_subplot(grid[0, 1], label="kl")
-    kl.set_title("how far each step went", loc="left")
+    kl.set_title("size of each step", loc="left")
     draw_steps(kl, part.add_subplot(grid[1, 1], label="gradient"), steps)
 
 

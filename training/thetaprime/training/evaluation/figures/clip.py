@@ -1,4 +1,4 @@
-"""A video of several policies in the same environment, side by side."""
+"""Videos of several policies in the same environment, side by side."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from thetaprime.training.evaluation.figures.episodes import play, step_seconds
 from thetaprime.training.evaluation.figures.style import number
 
 FORMATS: Final = ("mp4", "gif")
-"""What `write_clip` writes, by the file's ending."""
+"""File formats of `write_clip`, by the path's ending."""
 _DEFAULT_FPS: Final = 30.0
 _BAR: Final = 52  # pixels above each picture, for two lines of text
 _GAP: Final = 8
@@ -29,13 +29,13 @@ _INK, _FAINT = (20, 20, 20), (105, 105, 105)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
-    """One episode, frame by frame: the start, and after each step.
+    """One episode as frames: the start, and after each step.
 
     Attributes:
-        caption: what is written above.
+        caption: text above the pictures.
         shape: (height, width, 3).
-        frames: H + 1 frames, compressed.
-        lines: H + 1 lines of text, below the caption.
+        frames: H + 1 compressed frames.
+        lines: H + 1 lines of text below the caption.
     """
 
     caption: str
@@ -53,14 +53,14 @@ class Film:
         horizon: int,
         on_frame: Callable[[], None] = lambda: None,
     ) -> Self:
-        """Plays one episode.
+        """Plays and records one episode.
 
         Args:
-            caption: what is written above.
+            caption: text above the pictures.
             act: observation -> action.
-            env: with the render mode ``rgb_array``; it is reset, and not closed.
+            env: has the render mode ``rgb_array``; is reset and not closed.
             seed: of the reset.
-            horizon: steps after which the episode is cut; 0 is never.
+            horizon: the largest number of steps; 0 for no limit.
             on_frame: called after each frame.
         """
         frames: list[bytes] = []
@@ -72,12 +72,12 @@ class Film:
             pixels = np.ascontiguousarray(env.render(), np.uint8)
             shape = pixels.shape
             lines.append(_line(len(frames), undiscounted_return, info, env) + (" · ended" if terminated else ""))
-            frames.append(zlib.compress(pixels.tobytes(), 1))  # a tenth of the memory
+            frames.append(zlib.compress(pixels.tobytes(), 1))  # takes a tenth of the memory
             on_frame()
         return cls(caption, shape, frames, lines)
 
     def picture(self, index: int) -> Image.Image:
-        """A frame with its text above; after the episode's end, the last one."""
+        """A frame with its text; after the episode's end, the last frame."""
         index = min(index, len(self.frames) - 1)
         height, width, _ = self.shape
         picture = Image.new("RGB", (width, height + _BAR), "white")
@@ -90,13 +90,13 @@ class Film:
 
 
 def clip_size(films: Sequence[Film]) -> tuple[int, int]:
-    """Width and height of films side by side, with their text: even, as video wants them."""
+    """Width and height of films side by side with their text: even numbers, as video needs."""
     heights, widths = zip(*(film.shape[:2] for film in films), strict=True)
     return _even(sum(widths) + _GAP * (len(films) - 1)), _even(max(heights) + _BAR)
 
 
 def side_by_side(films: Sequence[Film]) -> Iterator[Image.Image]:
-    """The clip's frames, as many as the longest film has."""
+    """The frames of a clip, as many as the longest film has."""
     for index in range(max(len(film.frames) for film in films)):
         yield _frame(films, index)
 
@@ -111,17 +111,17 @@ def _frame(films: Sequence[Film], index: int) -> Image.Image:
 
 
 def write_clip(path: Path, films: Sequence[Film], fps: float, on_frame: Callable[[], None] = lambda: None) -> None:
-    """Writes films side by side, as what the path's ending says.
+    """Writes films side by side, in the format of the path's ending.
 
     Args:
         path: ends with one of `FORMATS`.
         films: at least one.
-        fps: frames a second.
+        fps: frames per second.
         on_frame: called after each frame.
 
     Raises:
-        ValueError: another ending.
-        OSError: it cannot be written.
+        ValueError: the ending is not one of `FORMATS`.
+        OSError: the file cannot be written.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
@@ -131,7 +131,7 @@ def write_clip(path: Path, films: Sequence[Film], fps: float, on_frame: Callable
 
 def _write_mp4(path: Path, films: Sequence[Film], fps: float, on_frame: Callable[[], None]) -> None:
     with path.open("wb") as file, av.open(file, "w", format="mp4") as container:
-        # What every browser and slide plays: H.264, with color at half the resolution.
+        # H.264 with color at half the resolution plays in every browser and presentation.
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20"})
         stream.width, stream.height = clip_size(films)
         stream.pix_fmt = "yuv420p"
@@ -155,7 +155,7 @@ def _write_gif(path: Path, films: Sequence[Film], fps: float, on_frame: Callable
 
 
 def _palette(films: Sequence[Film]) -> Image.Image:
-    """256 colors for all frames, of some of them: another palette for each frame would flicker."""
+    """256 colors for all frames, from a sample of them: a palette for each frame would flicker."""
     width, height = clip_size(films)
     count = max(len(film.frames) for film in films)
     some = sorted({round(index * (count - 1) / (_PALETTE_FRAMES - 1)) for index in range(_PALETTE_FRAMES)})
@@ -166,7 +166,7 @@ def _palette(films: Sequence[Film]) -> Image.Image:
 
 
 def frames_per_second(env: gymnasium.Env[Any, Any]) -> float:
-    """As many as make the clip as fast as the environment is."""
+    """The frames per second that play an environment in real time."""
     return float(env.metadata.get("render_fps") or _DEFAULT_FPS)
 
 
@@ -187,5 +187,5 @@ def _even(number: int) -> int:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib brings it, and it has the letters that we need.
+    # Matplotlib ships this font, and it has Greek letters.
     return ImageFont.truetype(matplotlib.font_manager.findfont("DejaVu Sans"), size)

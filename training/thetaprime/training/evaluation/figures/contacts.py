@@ -1,4 +1,4 @@
-"""Which ends of a MuJoCo robot's limbs touch the ground."""
+"""Ground contacts of a MuJoCo robot's limbs."""
 
 import sys
 from typing import Any, Self
@@ -7,11 +7,11 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-_WORLD = 0  # MuJoCo's body 0: the ground, and whatever else stands fast
+_WORLD = 0  # MuJoCo's body 0: the ground and all else that does not move
 
 
 class Contacts:
-    """Reads the contacts of limbs' ends, which are the bodies that carry no other, with what stands fast.
+    """Reads the contacts between the world and the ends of limbs, which are the bodies without children.
 
     Args:
         model: the ``mujoco.MjModel``.
@@ -23,7 +23,7 @@ class Contacts:
         carriers = set(model.body_parentid.tolist())
         ends = [body for body in range(1, model.nbody) if body not in carriers]
         self.names = tuple(_name(model, body) for body in ends)
-        # By geom, of which end it is a part; -1 is none, and -2 what stands fast.
+        # For each geom, the index of its limb; -1 for none, -2 for the world.
         self._part_of = np.full(model.ngeom, -1)
         for place, body in enumerate(ends):
             self._part_of[model.geom_bodyid == body] = place
@@ -31,8 +31,8 @@ class Contacts:
 
     @classmethod
     def of(cls, env: gymnasium.Env[Any, Any]) -> Self | None:
-        """Those of an environment's robot; None where it is none of MuJoCo's, or has no limbs."""
-        mujoco = sys.modules.get("mujoco")  # whoever has a robot of MuJoCo's has imported it
+        """The contacts of an environment's robot; None if it is not a MuJoCo robot with limbs."""
+        mujoco = sys.modules.get("mujoco")  # an environment with a MuJoCo robot has imported it
         model, data = (getattr(env.unwrapped, name, None) for name in ("model", "data"))
         if mujoco is None or not isinstance(model, mujoco.MjModel) or not isinstance(data, mujoco.MjData):
             return None
@@ -40,7 +40,7 @@ class Contacts:
         return found if found.names else None
 
     def touching(self) -> npt.NDArray[np.bool_]:
-        """[number of limbs], as of the last step of the physics."""
+        """[number of limbs]: whether each limb touched the world in the last physics step."""
         pairs = self._part_of[self._data.contact.geom.reshape(-1, 2)]
         on_ground = pairs[(pairs == -2).any(1)]
         touching = np.zeros(len(self.names), np.bool_)
@@ -49,7 +49,7 @@ class Contacts:
 
 
 def _name(model: Any, body: int) -> str:
-    """Its first geom's name, or the body's own: Gymnasium's ant names only the former."""
+    """The name of the body's first geom, or of the body: Gymnasium's ant names only geoms."""
     first = int(model.body_geomadr[body])
     name = (model.geom(first).name if first >= 0 else "") or model.body(body).name or f"body {body}"
     return str(name).removesuffix("_geom").replace("_", " ")

@@ -1,16 +1,16 @@
-"""What an environment says of an episode while anybody plays it: the figures' data.
+"""Records episodes for figures, from the ``info`` of an environment.
 
-An environment says it by Gymnasium's habits. In ``info``, at each reset and step:
+An environment reports, at each reset and step, by Gymnasium's conventions:
 
-| key | what |
+| key | meaning |
 |---|---|
-| ``x_position``, ``y_position`` | where it is: its path is drawn |
-| ``x_velocity`` | how fast it moves forward, in m/s: drawn over time |
-| ``goal_position`` | (x, y) that it is to reach |
-| ``goal_velocity`` | forward velocity that it is asked for, in m/s |
-| ``goal_direction`` | 1 or -1: the direction of x that it is asked to move in |
+| ``x_position``, ``y_position`` | the place; its path is drawn |
+| ``x_velocity`` | forward velocity in m/s; drawn over time |
+| ``goal_position`` | (x, y) of the goal |
+| ``goal_velocity`` | forward velocity of the goal, in m/s |
+| ``goal_direction`` | 1 or -1: the goal is this direction along x |
 
-Of a MuJoCo robot, also which ends of its limbs touch the ground is read from the simulator.
+The ground contacts of a MuJoCo robot's limbs are read from the simulator.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class Episode:
 
     Attributes:
         rewards: [H].
-        seconds: duration of one step; None where the environment has no time.
-        position: [H + 1, 2] x and y; None where the environment does not say.
-        velocity: [H] forward, in m/s; None where the environment does not say.
-        contacts: by limb, [H] whether its end touches the ground; empty where that is not known.
-        goal: what was asked for, by the keys of the table above.
+        seconds: duration of one step; None if the environment has no time.
+        position: [H + 1, 2] x and y; None if the environment does not report them.
+        velocity: [H] forward velocity in m/s; None if the environment does not report it.
+        contacts: by limb, [H] whether it touches the ground; empty if unknown.
+        goal: by the keys of the table above.
     """
 
     rewards: Floats
@@ -54,14 +54,14 @@ class Episode:
 
     @property
     def drawable(self) -> bool:
-        """Whether there is more to draw than the return."""
+        """Whether there is a path or a velocity to draw."""
         return self.position is not None or self.velocity is not None
 
 
 class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Keeps what the environment says of every episode, whoever plays it.
+    """Records every episode of an environment.
 
-    An episode ends with the next reset, or when it is taken: who plays may have cut it short.
+    An episode ends with the next reset or with `take`, because the player may cut it short.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -74,7 +74,7 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._touching: list[npt.NDArray[np.bool_]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins a new episode."""
+        """Starts a new episode."""
         self._end_episode()
         observation, info = super().reset(seed=seed, options=options)
         self._infos = [info]
@@ -90,7 +90,7 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
     def take(self) -> list[Episode]:
-        """The episodes since it was last asked, each of at least one step."""
+        """Returns the episodes since the last call, each of at least one step."""
         self._end_episode()
         taken, self._episodes = self._episodes, []
         return taken
@@ -122,13 +122,13 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 def play(
     act: Callable[[Any], Any], env: gymnasium.Env[Any, Any], seed: int, horizon: int
 ) -> Iterator[tuple[float, bool, dict[str, Any]]]:
-    """Plays one episode, and yields at its start and after each step.
+    """Plays one episode; yields at its start and after each step.
 
     Args:
         act: observation -> action.
-        env: it is reset, and not closed.
+        env: is reset and not closed.
         seed: of the reset.
-        horizon: steps after which the episode is cut; 0 is never.
+        horizon: the largest number of steps; 0 for no limit.
 
     Yields:
         The reward (0 at the start), whether the episode terminated, and the environment's ``info``.
@@ -145,13 +145,13 @@ def play(
 
 
 def _column(infos: list[Mapping[str, Any]], keys: tuple[str, ...]) -> Floats | None:
-    """[len(infos), len(keys)]; None where one of them does not say."""
+    """[len(infos), len(keys)]; None if a key is missing."""
     if not all(key in info for info in infos for key in keys):
         return None
     return np.array([[float(info[key]) for key in keys] for info in infos])
 
 
 def step_seconds(env: gymnasium.Env[Any, Any]) -> float | None:
-    """Duration of a simulated robot's step; None of other environments, whose steps have none."""
+    """The duration of a simulated robot's step; None for other environments."""
     seconds = getattr(env.unwrapped, "dt", None)
     return float(seconds) if isinstance(seconds, (int, float)) and seconds > 0 else None

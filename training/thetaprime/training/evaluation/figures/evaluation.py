@@ -18,12 +18,12 @@ _STYLE: Final = {
     "random": (GRAY, "^", "random initialization"),
 }
 _SIZE: Final = (5.0, 3.6)
-_SPREAD: Final = 0.16  # how far the tasks' points of one method spread to both sides, in gradient steps
+_SPREAD: Final = 0.16  # half-width of one method's points, in gradient steps
 _GAP: Final = 0.24  # between the methods' points at one gradient step
 
 
 def curves_figure(evaluation: Evaluation) -> Figure:
-    """The four-way curve: mean return over gradient steps with 95 % bootstrap intervals over tasks, and every task."""
+    """Mean return over gradient steps, with 95 % bootstrap intervals over tasks, and a mark for every task."""
     with styled():
         figure = new_figure(*_SIZE)
         axes = figure.add_subplot(label="curves")
@@ -35,7 +35,7 @@ def curves_figure(evaluation: Evaluation) -> Figure:
             axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0, zorder=2)
             axes.plot(steps, curve.mean(1), color=color, marker=marker, label=label, zorder=3)
         axes.axhline(
-            float(evaluation.oracle.mean()), color=GREEN, linestyle="--", label="oracle, told the task", zorder=2
+            float(evaluation.oracle.mean()), color=GREEN, linestyle="--", label="oracle, observes the task", zorder=2
         )
         axes.set_xticks(range(len(evaluation.returns["maml"])))
         axes.set_xlabel(f"gradient steps ({evaluation.trajectories} trajectories each)")
@@ -51,7 +51,7 @@ def curves_figure(evaluation: Evaluation) -> Figure:
 
 
 def _draw_tasks(axes: Axes, evaluation: Evaluation, method: str, offset: float) -> None:
-    """Each task's own return at each gradient step; a task keeps its place beside the others'."""
+    """Draws each task's return at each gradient step, always at the same offset."""
     color, marker, _ = _STYLE[method]
     curve = evaluation.returns[method]
     count = curve.shape[1]
@@ -69,11 +69,11 @@ def curves_png(evaluation: Evaluation) -> bytes:
 
 
 def learning_png(title: str, histories: Mapping[str, History | None]) -> bytes:
-    """Return over environment steps of every run, as PNG bytes.
+    """The return of every run over environment steps, as PNG bytes.
 
     Args:
         title: of the figure.
-        histories: by method; None where a run's logs are lost.
+        histories: by method; None for a run without logs.
     """
     with styled():
         figure = new_figure(*_SIZE)

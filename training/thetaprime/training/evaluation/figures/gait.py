@@ -1,4 +1,4 @@
-"""How a robot moves: its velocity over time, and when the ends of its limbs touch the ground."""
+"""The panels of a robot's gait: velocity over time, and ground contacts of its limbs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -10,22 +10,22 @@ from matplotlib.axes import Axes
 from thetaprime.training.evaluation.figures.episodes import Episode
 from thetaprime.training.evaluation.figures.style import BLUE, GRAY, VERMILION
 
-_DIRECTIONS: Final = {1.0: "goal: above 0, as fast as can be", -1.0: "goal: below 0, as fast as can be"}
+_DIRECTIONS: Final = {1.0: "goal: above 0, as fast as possible", -1.0: "goal: below 0, as fast as possible"}
 _BAND: Final = (0.1, 0.9)
 _SMALL: Final = 6.5
 
 
 def draw_velocity(axes: Axes, explored: Sequence[Episode], deterministic: Episode) -> None:
-    """Forward velocity over time, against what is asked for.
+    """Draws the forward velocity over time, and the goal.
 
     Args:
         axes: an empty panel.
-        explored: episodes with exploration: their median, and the band that holds eight in ten of them.
-        deterministic: one without.
+        explored: episodes with exploration: the band of 80 % of them is drawn.
+        deterministic: an episode without exploration.
     """
     columns = [each.velocity for each in explored if each.velocity is not None]
     if columns:
-        # Where episodes end early, those that still last.
+        # At each time, over the episodes that have not ended.
         longest = max(map(len, columns))
         lasting = np.full((len(columns), longest), np.nan)
         for row, column in zip(lasting, columns, strict=True):
@@ -35,7 +35,7 @@ def draw_velocity(axes: Axes, explored: Sequence[Episode], deterministic: Episod
             _times(explored[0], longest), low, high, color=GRAY, alpha=0.35, linewidth=0,
             label="with exploration, 80 % of episodes", gid="band",
         )  # fmt: skip
-    assert deterministic.velocity is not None  # noqa: S101 - the caller draws what is there
+    assert deterministic.velocity is not None  # noqa: S101  # the caller has checked
     axes.plot(
         _times(deterministic, len(deterministic.velocity)), deterministic.velocity, color=BLUE, linewidth=1.1,
         label="deterministic", gid="velocity",
@@ -53,7 +53,7 @@ def _draw_goal(axes: Axes, goal: Mapping[str, Any]) -> None:
 
 
 def draw_contacts(axes: Axes, episode: Episode) -> None:
-    """A bar for as long as the end of a limb touches the ground: a row for each limb."""
+    """Draws a bar for each ground contact, in a row for each limb."""
     touching = list(episode.contacts.values())
     edges = np.concatenate([[0.0], _times(episode, len(episode.rewards))])
     for row, column in enumerate(touching):
@@ -65,11 +65,11 @@ def draw_contacts(axes: Axes, episode: Episode) -> None:
 
 
 def stretches(column: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where [H] is true: pairs of the first step and the one after the last."""
+    """The stretches of true values in [H]: pairs of the first index and the index after the last."""
     changes = np.flatnonzero(np.diff(np.concatenate([[False], column, [False]]).astype(np.int8)))
     return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
 
 
 def _times(episode: Episode, count: int) -> npt.NDArray[np.floating[Any]]:
-    """When each step ended: in seconds, or in steps where the environment has no time."""
+    """The end time of each step, in seconds; in steps if the environment has no time."""
     return (np.arange(count) + 1.0) * (episode.seconds or 1.0)

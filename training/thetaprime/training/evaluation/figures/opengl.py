@@ -1,24 +1,24 @@
-"""What MuJoCo draws with where there is no display."""
+"""The OpenGL backend that MuJoCo renders with when there is no display."""
 
 import os
 import subprocess
 import sys
 from typing import Any, Final
 
-_BACKENDS: Final = ("egl", "osmesa")  # the first may be the graphics card, the second never is
+_BACKENDS: Final = ("egl", "osmesa")  # EGL may use the graphics card; OSMesa never does
 _TRY: Final = "from mujoco.{0} import GLContext; context = GLContext(8, 8); context.make_current(); context.free()"
 _INSTALL: Final = "install EGL or OSMesa (Debian, Ubuntu: apt-get install libegl1, or libosmesa6)"
-_PATIENCE: Final = 60.0  # seconds for a try
+_PATIENCE: Final = 60.0  # seconds for a trial
 
 
 def choose_opengl() -> None:
-    """Sets ``MUJOCO_GL`` to what works here, where it is not set and there is no display.
+    """Sets ``MUJOCO_GL`` to a backend that works, if it is not set and there is no display.
 
-    To be called before anything is rendered.
+    Call it before anything is rendered.
 
     Raises:
-        RuntimeError: neither EGL nor OSMesa works, or not the one that ``MUJOCO_GL`` names; the message says what to
-            install.
+        RuntimeError: neither EGL nor OSMesa works, or the backend that ``MUJOCO_GL`` names does not; the message names
+            the package to install.
     """
     chosen, shown = os.environ.get("MUJOCO_GL"), os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if chosen in _BACKENDS and (problem := _problem_with(chosen)) is not None:
@@ -27,7 +27,7 @@ def choose_opengl() -> None:
         return
     problems = []
     for backend in _BACKENDS:
-        # In a process of its own: PyOpenGL keeps to the first that was tried, whether it works or not.
+        # In a separate process: PyOpenGL keeps the first backend that was tried, working or not.
         problem = _problem_with(backend)
         if problem is None:
             os.environ["MUJOCO_GL"] = backend
@@ -39,7 +39,7 @@ def choose_opengl() -> None:
 
 
 def follow_robot(env: Any) -> None:
-    """Lets the camera go with a robot of MuJoCo's, where its model has a camera for that and none was chosen."""
+    """Makes the camera follow a MuJoCo robot, if its model has such a camera and none was chosen."""
     renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is not None and renderer.camera_id == -1:
         cameras = [renderer.model.camera(index).name for index in range(renderer.model.ncam)]
@@ -47,7 +47,7 @@ def follow_robot(env: Any) -> None:
 
 
 def _problem_with(backend: str) -> str | None:
-    """What went wrong, in one line; None where it works."""
+    """The error of a backend in one line; None if it works."""
     environment = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
     try:
         result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Paths in the plane."""
+"""The panels of paths in the plane."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from thetaprime.training.evaluation.figures.style import BLUE, GRAY, VERMILION, WIDTH, new_figure, styled
 
 Path = npt.NDArray[Any]
-_STRAYED: Final = 0.02  # the share of positions that may lie outside, so that one that strayed does not shrink the rest
+_STRAYED: Final = 0.02  # fraction of positions that may lie outside the panel, so that outliers do not shrink the rest
 _MARGIN: Final = 0.08
 _HEIGHT: Final = 4.2  # inches, of two squares and their titles
 
 
 def paths_figure(panels: Sequence[tuple[str, Sequence[Path]]], goal: Sequence[float]) -> Figure:
-    """Paths of several policies side by side.
+    """Draws the paths of several policies side by side.
 
     Args:
         panels: of each policy, a title and paths [H + 1, 2].
@@ -41,13 +41,13 @@ def paths_figure(panels: Sequence[tuple[str, Sequence[Path]]], goal: Sequence[fl
 def draw_paths(
     axes: Axes, paths: Sequence[Path], goal: Sequence[float] | None, *, deterministic: Path | None = None
 ) -> None:
-    """Paths from above, with start and goal.
+    """Draws paths from above, with the start and the goal.
 
     Args:
         axes: an empty panel.
         paths: each [H + 1, 2], with exploration.
-        goal: (x, y); None where there is none.
-        deterministic: [H + 1, 2] without exploration, drawn above the others.
+        goal: (x, y), or None.
+        deterministic: [H + 1, 2] without exploration, drawn on top.
     """
     for index, path in enumerate(paths):
         axes.plot(
@@ -59,7 +59,7 @@ def draw_paths(
             deterministic[:, 0], deterministic[:, 1], color=BLUE, linewidth=1.8, label="deterministic",
             gid="deterministic-path",
         )  # fmt: skip
-    start = (paths[0] if len(paths) else deterministic)[0]  # type: ignore[index]  # one of both is given
+    start = (paths[0] if len(paths) else deterministic)[0]  # type: ignore[index]  # one of the two is given
     axes.plot(*start, "o", color="black", markersize=4, linestyle="none", label="start")
     if goal is not None:
         axes.plot(
@@ -73,7 +73,7 @@ def draw_paths(
 
 
 def show_square(axes: Axes, paths: Sequence[Path], goal: Sequence[float] | None) -> None:
-    """Limits that show nearly all of the paths, the starts and the goal, in a square."""
+    """Sets square limits that show nearly all of the paths, the starts and the goal."""
     steps = np.concatenate(paths)
     low, high = np.quantile(steps, [_STRAYED / 2, 1.0 - _STRAYED / 2], axis=0)
     marks = np.array([*(path[0] for path in paths), *([] if goal is None else [goal])])

@@ -1,4 +1,4 @@
-"""The panels of an adaptation's numbers: return by round, and how far each step went."""
+"""The panels of an adaptation's numbers: return by round, and the size of each step."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from matplotlib.ticker import MaxNLocator
 
 from thetaprime.training.evaluation.figures.style import BLUE, GRAY, policy_name
 
-_SPREAD: Final = 0.16  # how far a policy's dots spread to both sides
-_ASIDE: Final = 0.24  # mean and deviation stand beside the dots, not among them
-_MOST_NAMES: Final = 12  # more policies than this, and the axis has numbers
+_SPREAD: Final = 0.16  # half-width of a policy's dots
+_ASIDE: Final = 0.24  # offset of the mean and deviation from the dots
+_MOST_NAMES: Final = 12  # with more policies, the axis shows numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PolicyReturns:
-    """How one policy of an adaptation did.
+    """The returns of one policy of an adaptation.
 
     Attributes:
         round: k of θ_k.
-        mean: undiscounted return, over its trajectories.
-        std: standard deviation over them.
-        returns: [N] of each trajectory; empty where only mean and deviation are known.
+        mean: undiscounted return over its trajectories.
+        std: standard deviation over its trajectories.
+        returns: [N] of each trajectory; empty if only the mean and the deviation are known.
     """
 
     round: int
@@ -35,7 +35,7 @@ class PolicyReturns:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """How far one step went.
+    """The size of one step.
 
     Attributes:
         round: k; the step led from θ_k to θ_{k+1}.
@@ -49,9 +49,9 @@ class Step:
 
 
 def draw_returns(axes: Axes, policies: Sequence[PolicyReturns]) -> None:
-    """Return of θ and of every θ′: each trajectory a dot, mean ± standard deviation beside them."""
+    """Draws the returns of θ and of every θ′: a dot for each trajectory, and mean ± standard deviation."""
     x = np.array([each.round for each in policies], np.float64)
-    rng = np.random.default_rng(0)  # only where the dots stand: the same figure each time
+    rng = np.random.default_rng(0)  # places the dots; a fixed seed gives the same figure each time
     for policy in policies:
         if len(policy.returns):
             places = policy.round + rng.uniform(-_SPREAD, _SPREAD, len(policy.returns))
@@ -73,12 +73,12 @@ def draw_returns(axes: Axes, policies: Sequence[PolicyReturns]) -> None:
 
 
 def draw_steps(kl: Axes, gradient: Axes, steps: Sequence[Step]) -> None:
-    """How far each step went: the KL divergence that it caused, and the gradient that it followed."""
+    """Draws the size of each step: its KL divergence and the norm of its gradient."""
     x = [each.round + 1 for each in steps]
     kl.plot(x, [each.kl_divergence for each in steps], color=BLUE, marker="o", linewidth=1.2)
     kl.set_ylabel("KL (nats)")
     if all(each.kl_divergence > 0.0 for each in steps):
-        kl.set_yscale("log")  # the first step may go a thousand times as far as the others
+        kl.set_yscale("log")  # the first step may be a thousand times as large as the others
     gradient.plot(x, [each.gradient_norm for each in steps], color=BLUE, marker="o", linewidth=1.2)
     gradient.set_ylabel("‖∇L‖₂")
     gradient.set_xlabel("step")

@@ -1,4 +1,4 @@
-"""What all figures share: colors that can be told apart by everybody, sizes for print, files."""
+"""The style of all figures: colors for every kind of color vision, sizes for print, file formats."""
 
 import contextlib
 import io
@@ -11,16 +11,16 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe & Ito (2008): told apart with every kind of color vision, and by their lightness in gray.
+# Okabe & Ito (2008): distinct with every kind of color vision, and in gray by their lightness.
 BLUE: Final = "#0072B2"
 VERMILION: Final = "#D55E00"
 GREEN: Final = "#009E73"
 GRAY: Final = "#767676"
 
 WIDTH: Final = 7.0
-"""Inches: both columns of a paper's page."""
+"""Inches: the width of a paper's two columns."""
 FORMATS: Final = ("png", "pdf", "svg")
-"""What `save` writes, by the file's ending."""
+"""File formats of `save`, by the path's ending."""
 _RESOLUTION: Final = 200
 _SETTINGS: Final[dict[Any, Any]] = {
     "font.size": 8.0,
@@ -30,8 +30,8 @@ _SETTINGS: Final[dict[Any, Any]] = {
     "axes.axisbelow": True,
     "legend.fontsize": 7.5,
     "lines.markersize": 4.0,
-    "pdf.fonttype": 42,  # letters, not outlines: publishers ask for it
-    "svg.hashsalt": "thetaprime",  # ids by content, so that the same figure is the same file
+    "pdf.fonttype": 42,  # text as letters, not outlines, as publishers require
+    "svg.hashsalt": "thetaprime",  # ids by content: the same figure gives the same file
 }
 
 _SUBSCRIPTS: Final = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -39,13 +39,13 @@ _SUBSCRIPTS: Final = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Figures made and saved in the body look alike."""
+    """Applies the style to figures drawn and saved in the block."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that arranges its panels itself.
+    """An empty figure with automatic layout.
 
     Args:
         width: in inches.
@@ -62,11 +62,11 @@ def policy_name(rounds: int) -> str:
 
 
 def number(value: float, form: str) -> str:
-    """A number as in print: with a minus sign, and no minus before zero.
+    """A number as in print: with a true minus sign, and none before zero.
 
     Args:
         value: the number.
-        form: as `format` takes it, without the option ``z``.
+        form: a format specification without the option ``z``.
     """
     return format(value, f"z{form}").replace("-", "−")
 
@@ -74,17 +74,17 @@ def number(value: float, form: str) -> str:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes."""
     buffer = io.BytesIO()
-    # Without the software's name, the same figure has the same bytes whatever version drew it.
+    # Without the software's version, the same figure gives the same bytes.
     figure.savefig(buffer, format="png", dpi=_RESOLUTION, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure, as what the path's ending says: one of `FORMATS`.
+    """Writes the figure, in the format of the path's ending.
 
     Raises:
-        ValueError: another ending.
-        OSError: it cannot be written.
+        ValueError: the ending is not one of `FORMATS`.
+        OSError: the file cannot be written.
     """
     target = Path(path)
     kind = target.suffix.removeprefix(".").lower()
@@ -94,5 +94,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         target.write_bytes(png_bytes(figure))
         return
     with styled():
-        # Without the date: drawn again, the file is the same.
+        # Without the date, the same figure gives the same file.
         figure.savefig(target, format=kind, metadata={"CreationDate": None} if kind == "pdf" else {"Date": None})

@@ -52,9 +52,7 @@ class Locomotion(MujocoEnv, EzPickle):
     def __init__(self, goal: float | None = None, render_mode: str | None = None, **kwargs: Any) -> None:
         EzPickle.__init__(self, goal, render_mode, **kwargs)
         if kwargs.get("camera_id") is None:
-            kwargs.setdefault(
-                "camera_name", "track"
-            )  # Gymnasium's default stands still, and the robot leaves the picture
+            kwargs.setdefault("camera_name", "track")  # Gymnasium's default camera stands still
         self._goal = self.kind.check(self.kind.default if goal is None else goal, 1)
         MujocoEnv.__init__(
             self,
