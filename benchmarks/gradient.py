@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.distributions import Independent, Normal
 
-from thetaprime.models import MetaPolicy, Parameters, TrajectoryBatch, hold_freed_memory, inner_advantages
+from thetaprime.models import MetaPolicy, Parameters, TrajectoryBatch, inner_advantages
+from thetaprime.server.runtime.tuning import keep_freed_memory
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -16,7 +17,7 @@ def bare_gradient(meta_policy: MetaPolicy, batch: TrajectoryBatch) -> Callable[[
     It uses none of ThetaPrime's kernels. The process keeps freed memory, as the server does: otherwise the gradient
     takes up to twice as long, depending on the allocator's state.
     """
-    hold_freed_memory()
+    keep_freed_memory()
     policy = meta_policy.policy
     advantage = inner_advantages(policy, batch, meta_policy.manifest.adaptation)
     activation = _ACTIVATIONS[policy.spec.activation]

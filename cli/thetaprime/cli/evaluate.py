@@ -89,12 +89,11 @@ def command(
     META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with a
     pretrained policy that is fine-tuned, a random initialization, and an oracle that observes the task.
     """
-    from thetaprime.models import hold_freed_memory, load_meta_policy, resolve_meta_policy
+    from thetaprime.models import load_meta_policy, resolve_meta_policy
     from thetaprime.training.evaluation.evaluation import evaluate, evaluation_steps
     from thetaprime.training.evaluation.figures.evaluation import curves_figure
     from thetaprime.training.evaluation.figures.style import save
 
-    hold_freed_memory()
     with suggesting(meta_policy, lambda: meta_policy_names(zoo)):
         artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
     folder = output or Path("runs") / "evaluation" / artifact.manifest.name

@@ -148,10 +148,8 @@ def _write_artifact(
     # Imported here: the forms need neither torch nor a simulator.
     from thetaprime.cli._progress import work_progress
     from thetaprime.cli.evaluate import evaluation_table
-    from thetaprime.models import hold_freed_memory
     from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_steps
 
-    hold_freed_memory()
     request = ExportRequest(maml=Path(source), output=folder, **fields)
     label = f"{request.name}@{request.version}"
     with work_progress(console, f"measuring {label}", export_steps(request)) as advance:

@@ -99,10 +99,8 @@ def command(
     directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"
     console = console_for(as_json)
     console.print(f"run folder {directory}; watch it with: tensorboard --logdir {directory}", soft_wrap=True)
-    from thetaprime.models import hold_freed_memory
     from thetaprime.training.run import train
 
-    hold_freed_memory()
     with (
         suggesting(config.tasks, lambda: TASKS),
         _iterations_shown(console, config.iterations) as show,

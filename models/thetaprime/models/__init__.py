@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         Manifest,
         Provenance,
     )
-    from thetaprime.models.memory import hold_freed_memory
     from thetaprime.models.onnx import (
         DEFAULT_PROFILE,
         PROFILES,
@@ -114,7 +113,6 @@ __all__ = [
     "estimate_advantages",
     "find_meta_policies",
     "forward_pass",
-    "hold_freed_memory",
     "inner_advantages",
     "load_meta_policy",
     "moving_parameters",
@@ -169,7 +167,6 @@ _MODULES: Final = {
     "estimate_advantages": "trajectories",
     "find_meta_policies": "artifact_folders",
     "forward_pass": "policy",
-    "hold_freed_memory": "memory",
     "inner_advantages": "inner_loop",
     "load_meta_policy": "artifact",
     "moving_parameters": "inner_loop",

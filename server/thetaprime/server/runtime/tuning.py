@@ -1,12 +1,18 @@
 """Settings of the Python process for speed, each with its measured effect."""
 
 import contextlib
+import ctypes
 import gc
 import sys
 from collections.abc import Iterator
 from typing import Final
 
 _SWITCH_SECONDS: Final = 0.001
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+# The largest threshold that glibc accepts.
+_ARRAY_BYTES: Final = 32 << 20
+_KEPT_BYTES: Final = 256 << 20
 
 
 @contextlib.contextmanager
@@ -31,8 +37,18 @@ def tune_process() -> None:
     - Threads: a call switches threads about ten times. Beside busy threads each switch waits for Python's switch
       interval, 5 ms by default; 1 ms here.
     """
-    # Imports torch.
-    from thetaprime.models import hold_freed_memory
-
-    hold_freed_memory()
+    keep_freed_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc keep up to 256 MiB of freed memory for the next arrays.
+
+    Returns:
+        Whether the C library is glibc and accepted the settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # macOS, musl, Windows
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _ARRAY_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
