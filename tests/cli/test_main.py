@@ -89,7 +89,7 @@ def test_every_subcommand_is_there_and_has_help(module: str, thetaprime: Run) ->
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_every_example_of_the_help_is_a_command_line_that_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))  # files of nobody
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))  # the files do not exist
     monkeypatch.setattr(_files.NewFile, "convert", lambda self, value, param, ctx: Path(value))
     command = cli.get_command(click.Context(cli), name)
     assert isinstance(command, Command) and command.examples
@@ -126,6 +126,7 @@ def test_every_setting_stands_in_a_section_of_the_help(name: str, sections: Mapp
         (("serve", "--max-sessions", "many"), "'many' is not a valid integer"),
         (("serve", "--max-sessions", "0"), "max_sessions: Input should be greater than 0 (got 0)"),
         (("serve", "--bogus"), "No such option"),
+        (("serve", "--address", "127.0.0.1:99999"), "address: has port '99999'; expected a number from 0 to 65535"),
         (("models", "--zoo", "/no/such"), "does not exist"),
         (("adapt", "point-navigation"), "Missing option '--env'"),
         (("adapt", "x", "--env", "y", "--rounds", "0"), "0 is not in the range x>=1"),
@@ -145,6 +146,7 @@ def test_a_mistake_is_one_line_on_stderr(args: tuple[str, ...], problem: str, th
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert result.stderr.startswith("thetaprime")
     assert problem in result.stderr
+    assert "PydanticUndefined" not in result.stderr  # a default that follows from the refused value
 
 
 def test_a_traceback_is_printed_only_on_request(tmp_path: Path, thetaprime: Run) -> None:

@@ -134,4 +134,5 @@ def _field_errors(error: BaseException) -> list[tuple[str, str]] | None:
             f"{report['msg'].removeprefix('Value error, ')} (got {report['input']!r})",
         )
         for report in reports
+        if report["type"] != "default_factory_not_called"  # follows from another field's error
     ]

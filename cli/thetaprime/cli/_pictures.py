@@ -1,4 +1,4 @@
-"""The pictures of `adapt`: a figure and a clip of what the policy did before and after."""
+"""Draws the figure and the clip of `adapt`: the policy's behavior before and after."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,24 +19,24 @@ from thetaprime.training.evaluation.figures.opengl import choose_opengl, follow_
 from thetaprime.training.evaluation.figures.returns import PolicyReturns, Step
 from thetaprime.training.evaluation.figures.style import save
 
-_EVALUATION: Final = 0xE7A1  # beside the seed, so that these episodes are none that adaptation learned from
+_EVALUATION: Final = 0xE7A1  # spawn key: these episodes differ from those of adaptation
 _RGB: Final = "rgb_array"
 
 Env = gymnasium.Env[Any, Any]
 Make = Callable[[dict[str, Any]], Env]
-"""An environment from its arguments."""
+"""Makes an environment from its arguments."""
 
 
 class Pictures:
-    """What is recorded of an adaptation, and drawn once it is done.
+    """Records an adaptation, and draws it at the end.
 
     Args:
         env: the environment.
-        camera: the environment once more, rendered; None without a clip.
-        plot: the figure to write; None is none.
-        video: the clip to write; None is none.
-        seed: of the episodes that are played for them; None leaves it to chance.
-        console: where progress is shown.
+        camera: a second, rendered environment; None without a clip.
+        plot: file of the figure; None for no figure.
+        video: file of the clip; None for no clip.
+        seed: seed of the episodes that are played for the pictures; None draws one.
+        console: shows progress.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Pictures:
         seed: int | None,
         console: Console,
     ) -> Iterator[Self]:
-        """Finds out whether what is wanted can be drawn, before anything is adapted.
+        """Yields the recorder, once the pictures are known to be possible. Nothing is adapted before.
 
         Raises:
             click.BadParameter: the environment does not render.
-            RuntimeError: MuJoCo has nothing to draw with.
+            RuntimeError: MuJoCo finds no OpenGL to draw with.
         """
         if video is None:
             yield cls(env, None, plot, None, seed, console)
@@ -75,7 +75,7 @@ class Pictures:
                 yield cls(env, camera, plot, video, seed, console)
 
     def recording(self, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        """`show`, and beside it the returns of each round are kept: what `Session.run` takes as ``progress``."""
+        """Returns the ``progress`` of `Session.run`: it calls `show` and records the returns of each round."""
 
         def keep(progress: Progress) -> None:
             show(progress)
@@ -85,14 +85,14 @@ class Pictures:
         return keep
 
     def draw(self, session: Session, task: str) -> dict[str, Any]:
-        """Plays what lacks, and writes the files.
+        """Plays the missing episodes, and writes the files.
 
         Args:
             session: with at least one round taken.
-            task: what was adapted to, for the title.
+            task: the task in words, for the title.
 
         Returns:
-            What `adapt --json` says of it.
+            Entries of the object that `adapt --json` prints.
         """
         drawn: dict[str, Any] = {}
         if self._plot is not None:
@@ -127,7 +127,7 @@ class Pictures:
         }
 
     def _behavior(self, session: Session, round_index: int, episodes: int, advance: Callable[[], None]) -> Behavior:
-        """Fresh episodes with θ_k; every policy begins where the others do."""
+        """Plays fresh episodes with θ_k. Every policy begins in the same states."""
         policy = session.policy_at(round_index)
         self.env.take()
         collect(policy, self.env, episodes, seed=self._seed, progress=lambda _: advance())
@@ -152,7 +152,7 @@ class Pictures:
 
 
 def _camera(env: Env, make: Make, arguments: dict[str, Any]) -> Env:
-    """The environment once more, that has rendered a frame."""
+    """Makes the environment again, for rendering, and renders a frame as a check."""
     modes = list(env.metadata.get("render_modes") or ())
     if _RGB not in modes:
         raise click.BadParameter(f"the environment renders {modes}; expected {_RGB!r} among them", param_hint="--video")

@@ -1,4 +1,4 @@
-"""Evaluating a policy's file with onnxruntime alone: what anyone can do with the file, without ThetaPrime."""
+"""Evaluates a policy's file with onnxruntime alone, as any program without ThetaPrime can."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ import onnxruntime
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rollouts:
-    """Fresh episodes with one policy.
+    """Fresh episodes with a policy.
 
     Attributes:
         returns: undiscounted return of each episode.
@@ -22,7 +22,7 @@ class Rollouts:
 
     @property
     def mean(self) -> float:
-        """Mean return."""
+        """Mean return over the episodes."""
         return float(self.returns.mean())
 
     @property
@@ -36,9 +36,9 @@ def roll_out(onnx: bytes, env: Any, episodes: int, seed: int) -> Rollouts:
 
     Args:
         onnx: the policy's file.
-        env: a Gymnasium `Env` with bounded Box actions; it is reset, and not closed.
-        episodes: how many.
-        seed: of the environment and the actions.
+        env: a Gymnasium `Env` with bounded Box actions. The caller closes it.
+        episodes: number of episodes.
+        seed: seed of the environment and of the actions.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
