@@ -1,4 +1,4 @@
-"""Running the command, and artifacts and servers for it."""
+"""Fixtures: the command in this process, artifacts, and a server."""
 
 import functools
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def thetaprime() -> Command:
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained point-navigation, with what it is compared with, and a cart-pole."""
+    """An untrained point-navigation with its comparisons, and an untrained cart-pole."""
     root = tmp_path_factory.mktemp("zoo")
     tasks = PointNavigationTasks()
     spec = models.PolicySpec(hidden_sizes=(8,), init_log_std=-1.0)

@@ -72,7 +72,7 @@ def test_an_empty_folder_has_no_models(tmp_path: Path, thetaprime: Command) -> N
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_server_that_is_not_there_is_one_line(thetaprime: Command) -> None:
+def test_an_unreachable_server_is_one_line(thetaprime: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -105,7 +105,7 @@ def test_adapt_passes_arguments_to_the_environment(address: str, tmp_path: Path,
     assert far["rounds"][0]["mean_return"] < near["rounds"][0]["mean_return"] - 500
 
 
-def test_adapt_to_an_environment_that_does_not_fit_is_one_line(address: str, thetaprime: Command) -> None:
+def test_adapt_refuses_another_environment_in_one_line(address: str, thetaprime: Command) -> None:
     result = thetaprime("adapt", "cart-pole", "--address", address, "--env", "Pendulum-v1")
     assert result.exit_code == 1
     assert [line for line in result.stderr.splitlines() if line.strip()] == [
@@ -114,7 +114,7 @@ def test_adapt_to_an_environment_that_does_not_fit_is_one_line(address: str, the
     ]
 
 
-def test_adapt_goes_on_with_a_session(address: str, tmp_path: Path, thetaprime: Command) -> None:
+def test_adapt_resumes_a_session(address: str, tmp_path: Path, thetaprime: Command) -> None:
     args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
     with tp.Client(address) as client:
         session = client.create_session("cart-pole")
@@ -237,7 +237,7 @@ def test_adapt_suggests_a_meta_policy_of_the_server(address: str, thetaprime: Co
     assert error["message"].endswith("did you mean 'cart-pole'?")
 
 
-def test_adapt_a_meta_policy_that_is_not_there_is_one_line(address: str, thetaprime: Command) -> None:
+def test_adapt_to_an_unknown_meta_policy_is_one_line(address: str, thetaprime: Command) -> None:
     result = thetaprime("adapt", "no-such", "--address", address, "--env", "CartPole-v1")
     assert result.exit_code == 1
     assert "no-such" in result.stderr

@@ -1,4 +1,4 @@
-"""How a command reaches a server that asks who it is."""
+"""Commands against a server that requires a token."""
 
 import json
 import tomllib
@@ -17,7 +17,7 @@ TOKENS_FILE = "tokens.toml"
 
 @pytest.fixture
 def token(thetaprime: Command, tmp_path: Path) -> str:
-    """A token as `thetaprime token` makes it, with its lines in the tokens file."""
+    """A token of `thetaprime token`, with its lines in the tokens file."""
     result = thetaprime("token", "--tenant", "alice", "--days", "2")
     assert result.exit_code == 0, result.output
     _, shown, _, lines = result.stdout.split("\n\n", 3)
@@ -50,7 +50,7 @@ def test_a_token_from_a_file_or_the_environment(
     assert "in plain text" in thetaprime("models", "--address", "192.0.2.1:1").stderr
 
 
-def test_a_tls_file_that_does_not_do_is_one_line(thetaprime: Command, tmp_path: Path) -> None:
+def test_an_invalid_tls_file_is_one_line(thetaprime: Command, tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("not PEM")
     result = thetaprime("models", "--tls-authority", tmp_path / "x.pem")
     assert result.exit_code == 1
@@ -58,7 +58,7 @@ def test_a_tls_file_that_does_not_do_is_one_line(thetaprime: Command, tmp_path: 
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_new_token_is_the_one_that_its_lines_stand_for(thetaprime: Command) -> None:
+def test_the_lines_of_a_new_token_hold_its_digest(thetaprime: Command) -> None:
     result = thetaprime("token", "--tenant", "alice", "--json")
     made = json.loads(result.stdout.splitlines()[-1])
     (entry,) = TokenTable.model_validate(tomllib.loads(made["lines"])).tokens
@@ -67,7 +67,7 @@ def test_a_new_token_is_the_one_that_its_lines_stand_for(thetaprime: Command) ->
 
 
 @pytest.mark.parametrize("tenant", ["", "a b", "../a", 'a"', "-", "a" * 65])
-def test_a_tenant_s_name_that_does_not_do_is_refused(thetaprime: Command, tenant: str) -> None:
+def test_an_invalid_name_of_a_tenant_is_refused(thetaprime: Command, tenant: str) -> None:
     result = thetaprime("token", f"--tenant={tenant}")
     assert result.exit_code == 2
     assert "expected 1 to 64 letters" in result.stderr

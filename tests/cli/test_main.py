@@ -72,7 +72,9 @@ def test_help_imports_no_heavy_package(args: tuple[str, ...], heavy: tuple[str, 
         (("export", ".", "--profile=epsilon"), "training"),
     ],
 )
-def test_a_missing_extra_is_one_line_that_says_what_mends_it(args: tuple[str, ...], extra: str, tmp_path: Path) -> None:
+def test_a_missing_extra_is_one_line_with_the_install_command(
+    args: tuple[str, ...], extra: str, tmp_path: Path
+) -> None:
     result = without_extras(*args, folder=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
@@ -81,7 +83,7 @@ def test_a_missing_extra_is_one_line_that_says_what_mends_it(args: tuple[str, ..
 
 
 @pytest.mark.parametrize("module", sorted({subcommand.module for subcommand in SUBCOMMANDS.values()}))
-def test_every_subcommand_is_there_and_has_help(module: str, thetaprime: Run) -> None:
+def test_every_command_has_help(module: str, thetaprime: Run) -> None:
     result = thetaprime(module.rpartition(".")[2], "--help")
     assert result.exit_code == 0, result.stderr
     assert "Usage: thetaprime" in result.stdout

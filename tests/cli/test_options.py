@@ -13,29 +13,29 @@ from thetaprime.cli._options import options_from
 
 class Inner(pydantic.BaseModel, use_attribute_docstrings=True):
     rate: pydantic.PositiveFloat = 0.1
-    """How fast."""
+    """The rate."""
     sizes: tuple[pydantic.PositiveInt, ...] = (100, 100)
-    """How large."""
+    """The sizes."""
 
 
 class Config(pydantic.BaseModel, use_attribute_docstrings=True):
     """A configuration."""
 
     name: str
-    """What it is called,
+    """The name,
     in one word."""
     max_count: pydantic.PositiveInt = 10
-    """How many."""
+    """The largest count."""
     seed: int | None = None
-    """Where to start."""
+    """The start."""
     folders: tuple[Path, ...] = pydantic.Field(default_factory=lambda: (Path("here"),))
-    """Where to look."""
+    """Folders to search."""
     fast: bool = False
-    """Hurry."""
+    """Whether to hurry."""
     method: Literal["one", "two"] = "one"
-    """Which way."""
+    """The method."""
     inner: Inner = Inner()
-    """Within."""
+    """The inner model."""
 
 
 def parse(*args: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def parse(*args: str) -> dict[str, Any]:
     return found
 
 
-def test_only_what_was_typed_is_given() -> None:
+def test_only_typed_options_are_passed_on() -> None:
     assert parse() == {"extra": 3}
 
 
@@ -75,25 +75,25 @@ def test_every_kind_of_field(args: tuple[str, ...], field: str, value: object) -
     assert parse(*args) == {"extra": 3, field: value}
 
 
-def test_the_help_is_the_models() -> None:
+def test_the_help_comes_from_the_model() -> None:
     @click.command()
     @options_from(Config, exclude=frozenset({"inner.rate"}))
     def command(given: dict[str, Any]) -> None:
-        """What it does."""
+        """A command."""
 
     text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
-    assert "What it does." in text
-    assert "--name TEXT What it is called, in one word." in text
-    assert "--max-count INTEGER How many. [default: 10]" in text
-    assert "--folders PATH Where to look. May be given several times. [default: here]" in text
-    assert "--inner-sizes INTEGER How large. May be given several times. [default: 100, 100]" in text
-    assert "--method [one|two] Which way. [default: one]" in text
+    assert "A command." in text
+    assert "--name TEXT The name, in one word." in text
+    assert "--max-count INTEGER The largest count. [default: 10]" in text
+    assert "--folders PATH Folders to search. May be given several times. [default: here]" in text
+    assert "--inner-sizes INTEGER The sizes. May be given several times. [default: 100, 100]" in text
+    assert "--method [one|two] The method. [default: one]" in text
     assert "--inner-rate" not in text
     options = [word for word in text.split() if word.startswith("--")]
     assert options[:3] == ["--name", "--max-count", "--seed"]  # in the model's order
 
 
-def test_what_click_can_read_the_wrong_way_it_refuses() -> None:
+def test_values_of_the_wrong_type_are_refused() -> None:
     @click.command()
     @options_from(Config)
     def command(given: dict[str, Any]) -> None: ...

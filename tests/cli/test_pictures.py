@@ -1,4 +1,4 @@
-"""``thetaprime adapt --plot`` and ``--video``, ``evaluate --plot``: what stands in the pictures is what happened."""
+"""``thetaprime adapt --plot`` and ``--video``, ``evaluate --plot``: the pictures show the measured values."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ POINT = ("--env", "thetaprime/PointNavigation-v0", "--env-args", "goal=[0.3, -0.
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were written."""
+    """Figures that the test wrote."""
     kept: list[Figure] = []
 
     def keep(figure: Figure, path: Path) -> None:
@@ -87,7 +87,7 @@ def test_paths_before_and_after_begin_together(
     before, after = panel(figures[0], "paths")
     paths = [[line.get_xydata() for line in axes.lines if line.get_gid() == "path"] for axes in (before, after)]
     assert [len(each) for each in paths] == [4, 4]
-    # What is drawn of θ′ is what the file that was written does.
+    # The written file follows the path that is drawn of θ′.
     policy = tp.AdaptedPolicy.load(tmp_path / "p.onnx", sha256=report["sha256"])
     with gymnasium.make(POINT[1], goal=[0.3, -0.2], disable_env_checker=True) as env:
         position, _ = env.reset()
@@ -104,7 +104,7 @@ def test_paths_before_and_after_begin_together(
     assert plot.read_text().startswith("<?xml")
 
 
-def test_a_session_is_drawn_after_the_fact(
+def test_a_session_of_an_earlier_process_is_drawn(
     address: str, tmp_path: Path, thetaprime: Command, figures: list[Figure]
 ) -> None:
     args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx", "--seed", "1")
@@ -114,14 +114,14 @@ def test_a_session_is_drawn_after_the_fact(
         with gymnasium.make("CartPole-v1") as env:
             session.run(env, 1, progress=False)
         earlier = session.reports[0].mean_return
-    # The rest of it here: of the round before only mean and deviation are known.
+    # The second round runs here. Only mean and deviation are known of the first.
     going_on = ("--resume", session.id, "--rounds", "2", "--plot", tmp_path / "both.png", "--force", "--json")
     report = last_json(thetaprime(*args, *going_on))
     np.testing.assert_allclose(
         mean_line(figures[0]), [earlier, report["rounds"][1]["mean_return"], report["evaluation"]["mean_return"]]
     )
     assert list(dots(figures[0])) == ["trajectories-1", "trajectories-2"]
-    # All of it elsewhere, and the session closed.
+    # Another process took every round and closed the session.
     done = ("--resume", first["session"], "--rounds", "1", "--plot", tmp_path / "done.png", "--force", "--json")
     again = last_json(thetaprime(*args, *done))
     assert again["rounds"] == first["rounds"] and again["policy_id"] == first["policy_id"]
@@ -146,7 +146,7 @@ def test_a_video_shows_before_and_after(address: str, tmp_path: Path, thetaprime
 
 
 class Unseen(gymnasium.Env[Any, Any]):
-    """Does not render."""
+    """An environment that does not render."""
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ class Unseen(gymnasium.Env[Any, Any]):
         (("--video", "x.gif", "--env", "Silent-v0"), "the environment renders []; expected 'rgb_array' among them"),
     ],
 )
-def test_what_cannot_be_pictured_is_said_before_anything_is_adapted(
+def test_impossible_pictures_are_refused_before_adaptation(
     arguments: tuple[str, ...], problem: str, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "Silent-v0" not in gymnasium.registry:
         gymnasium.register("Silent-v0", entry_point=lambda **_: Unseen())
-    # Nobody listens there: had it come so far, that would be the error.
+    # No server listens there: a later check would fail with that error.
     result = thetaprime("adapt", "point-navigation", "--address", "127.0.0.1:9", *POINT[:2], *arguments)
     assert result.exit_code != 0
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
@@ -174,7 +174,7 @@ def test_what_cannot_be_pictured_is_said_before_anything_is_adapted(
 
 
 @pytest.mark.parametrize("package", ["av", "matplotlib"])
-def test_a_missing_package_is_named_with_what_mends_it(
+def test_a_missing_package_is_named_with_what_to_install(
     package: str, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
@@ -187,11 +187,11 @@ def test_a_missing_package_is_named_with_what_mends_it(
     assert line == "thetaprime adapt needs the training extra: pip install 'thetaprime[training]'"
 
 
-def test_the_formats_are_those_that_can_be_written() -> None:
+def test_the_accepted_formats_can_be_written() -> None:
     assert (_files.FIGURE_FORMATS, _files.CLIP_FORMATS) == (style.FORMATS, clip.FORMATS)
 
 
-def test_an_evaluation_is_drawn_where_it_is_asked_for(tmp_path: Path, zoo: Path, thetaprime: Command) -> None:
+def test_an_evaluation_is_drawn_into_the_file_of_plot(tmp_path: Path, zoo: Path, thetaprime: Command) -> None:
     args = ("evaluate", "point-navigation", "--zoo", zoo, "--tasks", 2, "--gradient-steps", 1, "--trajectories", 2)
     result = last_json(thetaprime(*args, "--output", tmp_path / "found", "--plot", tmp_path / "curves.pdf", "--json"))
     assert result["figure"] == str(tmp_path / "curves.pdf")

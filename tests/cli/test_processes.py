@@ -21,7 +21,7 @@ SERVE = [sys.executable, "-m", "thetaprime.cli", "serve"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_serve_says_when_it_is_ready_and_stops_when_told(
+def test_serve_announces_its_address_and_stops_on_a_signal(
     stop: signal.Signals, workers: int, zoo: Path, tmp_path: Path
 ) -> None:
     args = [*SERVE, "--address", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--zoo", str(zoo)]
@@ -39,7 +39,7 @@ def test_serve_says_when_it_is_ready_and_stops_when_told(
     assert "Traceback" not in log
 
 
-def test_the_configuration_is_printed_and_nothing_is_started(tmp_path: Path, thetaprime: Command) -> None:
+def test_show_config_prints_the_settings_and_starts_no_server(tmp_path: Path, thetaprime: Command) -> None:
     file = tmp_path / "server.toml"
     file.write_text("workers = 3\nadaptation_threads = 5\nqueue = 7\n")
     result = thetaprime("serve", "--config", file, "--queue", 9, "--store", tmp_path / "store", "--show-config")
@@ -96,7 +96,7 @@ def test_the_demo(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
 
 
 @pytest.mark.slow
-def test_the_seed_draws_the_goal_and_decides_the_result(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+def test_the_seed_determines_the_goal_and_the_result(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
     def run(*goal: object) -> dict[str, object]:
         args = ("demo", "--zoo", zoo, "--seed", 5, "--rounds", "1", "--trajectories", "2", "--episodes", "2", *goal)
         report = json.loads(thetaprime(*args, "--output", tmp_path, "--json").stdout.splitlines()[-1])
@@ -113,7 +113,7 @@ def test_the_seed_draws_the_goal_and_decides_the_result(zoo: Path, tmp_path: Pat
     assert run("--goal", *goal) == drawn
 
 
-def test_a_server_that_does_not_start_is_one_line(tmp_path: Path, thetaprime: Command) -> None:
+def test_a_failed_start_of_the_server_is_one_line(tmp_path: Path, thetaprime: Command) -> None:
     (tmp_path / "zoo" / "point-navigation" / "1").mkdir(parents=True)
     (tmp_path / "zoo" / "point-navigation" / "1" / "manifest.json").write_text("{}")
     result = thetaprime("demo", "--zoo", tmp_path / "zoo", "--output", tmp_path / "out")

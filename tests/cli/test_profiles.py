@@ -50,7 +50,7 @@ def test_export_takes_a_file_an_artifact_and_a_name(
     assert shipped["policy_id"] != facts["policy_id"]
 
 
-def test_adapt_writes_what_it_adapts_in_a_form(address: str, robot: Path, tmp_path: Path, thetaprime: Command) -> None:
+def test_adapt_writes_the_policy_in_a_form(address: str, robot: Path, tmp_path: Path, thetaprime: Command) -> None:
     adapt = ["adapt", "point-navigation", *ENV, "--address", address, "--seed", 1, "--json"]
     facts = last_json(thetaprime(*adapt, "--profile", "robot", "--robot", robot, "--output", tmp_path / "robot.onnx"))
     file = tp.PolicyFile.load(tmp_path / "robot.onnx", facts["sha256"])
@@ -61,7 +61,7 @@ def test_adapt_writes_what_it_adapts_in_a_form(address: str, robot: Path, tmp_pa
     assert resumed["policy_id"] == tp.PolicyFile.load(tmp_path / "epsilon.onnx").policy_id == file.policy_id
 
 
-def test_inspect_tells_the_form_and_its_tensors(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+def test_inspect_prints_the_form_and_its_tensors(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
     output = tmp_path / "unity.onnx"
     thetaprime("export", zoo / "cart-pole" / "1", "--profile", "unity-mlagents", "--output", output)
     facts = last_json(thetaprime("inspect", output, "--json"))
@@ -93,7 +93,7 @@ def test_inspect_tells_the_form_and_its_tensors(zoo: Path, tmp_path: Path, theta
         (["adapt", "point-navigation", "--env", "{env}", "--robot", "{robot}"], "--robot describes the robot"),
     ],
 )
-def test_what_does_not_fit_is_one_line(
+def test_a_mistake_is_one_line(
     arguments: list[str], problem: str, zoo: Path, robot: Path, tmp_path: Path, thetaprime: Command
 ) -> None:
     words = {
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_one_line(
         (None, "No such file"),
     ],
 )
-def test_a_robots_file_that_does_not_read_says_where(
+def test_an_invalid_file_of_a_robot_is_refused_by_field(
     text: str | None, problem: str, zoo: Path, tmp_path: Path, thetaprime: Command
 ) -> None:
     path = tmp_path / "bad.toml"
@@ -134,9 +134,7 @@ def test_a_robots_file_that_does_not_read_says_where(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_adapt_finds_out_before_it_collects_that_a_form_cannot_be_made(
-    address: str, tmp_path: Path, thetaprime: Command
-) -> None:
+def test_adapt_refuses_an_impossible_form_before_it_collects(address: str, tmp_path: Path, thetaprime: Command) -> None:
     with tp.Client(address) as client:
         before = len(list(client.sessions()))
         result = thetaprime("adapt", "point-navigation", *ENV, "--address", address, "--profile", "robot")

@@ -98,7 +98,7 @@ def test_a_run_without_a_terminal_writes_its_first_and_last_iteration(tmp_path: 
     assert lines == ["iteration 1 of 3", "iteration 3 of 3"]
 
 
-def test_an_amended_run_says_so(tmp_path: Path, thetaprime: Command) -> None:
+def test_an_amended_run_records_the_old_setting(tmp_path: Path, thetaprime: Command) -> None:
     run = ["train", "point-navigation", *TINY, "--output", tmp_path / "run", "--iterations"]
     assert thetaprime(*run, 1).exit_code == 0
     refused = thetaprime(*run, 2, "--resume", "--max-kl", 0.5)
@@ -128,7 +128,7 @@ def test_an_amended_run_says_so(tmp_path: Path, thetaprime: Command) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(
+def test_a_mistake_is_one_line(
     arguments: list[str], problem: str, tmp_path: Path, zoo: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
