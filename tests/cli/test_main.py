@@ -118,7 +118,7 @@ def test_every_setting_stands_in_a_section_of_the_help(name: str, sections: Mapp
     ("args", "problem"),
     [
         (("bogus",), "No such command 'bogus'"),
-        (("adpat", "x"), "No such command 'adpat'; did you mean 'adapt'?"),
+        (("adpat", "x"), "No such command 'adpat'; did you mean 'adapt'?"),  # codespell:ignore adpat
         (("models", "--jsn"), "--json"),
         (("adapt", "x", "--env", "CartPole-v1", "--output", "/proc/self/p.onnx"), "/proc/self cannot be written"),
         (("adapt", "x", "--env", "CartPole-v1", "--output", "/proc"), "/proc is a folder; expected a file"),
