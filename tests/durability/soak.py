@@ -1,10 +1,10 @@
-"""Kills a server again and again under its clients, then lets it work undisturbed and watches what it takes.
+"""Kills a server again and again under its clients, then measures the growth of its memory and open files.
 
     KILLS=1000 MINUTES=60 CLIENTS=4 make soak
 
-Half of the kills are at a failpoint, half at any moment. Every client must end with the θ′ that an undisturbed server
-gives it, and everything acknowledged must be there afterwards. For what remains of the minutes, and a quarter of them
-at least, the server's memory and open files are sampled. The last line is one JSON object.
+Half of the kills are at a failpoint, half at a random moment. Every client must end with the θ′ that an undisturbed
+server returns, and the server must keep everything that it acknowledged. For the rest of the minutes, and at least a
+quarter of them, the soak samples the server's memory and open files. The last line is one JSON object.
 """
 
 import json
@@ -34,7 +34,7 @@ _KIB_PAGES: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def main() -> None:
-    """Runs the soak; exits with 1 if anything was lost or differs."""
+    """Runs the soak; exits with 1 if data was lost or a policy differs."""
     kills, minutes = int(os.environ.get("KILLS", "1000")), float(os.environ.get("MINUTES", "60"))
     seed, clients = int(os.environ.get("SEED", "0")), int(os.environ.get("CLIENTS", "4"))
     console = Console(stderr=True)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _disturb(server: ServerProcess, customers: Customers, kills: int, rng: random.Random, bar: Progress) -> int:
-    """Starts and kills the server so many times, and leaves it running."""
+    """Kills and restarts the server so many times; returns the number of kills."""
     points = sorted(failpoints.POINTS)
     row = bar.add_task("killing", total=kills)
     killed = 0
@@ -91,7 +91,7 @@ def _disturb(server: ServerProcess, customers: Customers, kills: int, rng: rando
             point = rng.choice(points)
             once = point.startswith(("start.", "sweep."))
             armed = f"{point}=kill@{1 if once else rng.randint(1, 5)}"
-        # Not every point is reached in the time, and then the kill comes from outside.
+        # A failpoint that is not reached in this time is followed by a kill from outside.
         if server.start_armed(armed) and armed:
             server.wait_killed(5.0)
         killed += 1
@@ -102,7 +102,7 @@ def _disturb(server: ServerProcess, customers: Customers, kills: int, rng: rando
 
 
 def _watch(server: ServerProcess, seconds: float, bar: Progress) -> tuple[float, float]:
-    """Growth of resident memory (KiB an hour) and of open files (an hour), after a warm-up."""
+    """Measures the growth of resident memory (KiB an hour) and of open files (an hour), after a warm-up."""
     row = bar.add_task("watching", total=seconds)
     started, samples = time.monotonic(), []
     while (passed := time.monotonic() - started) < seconds:
@@ -117,13 +117,13 @@ def _watch(server: ServerProcess, seconds: float, bar: Progress) -> tuple[float,
 
 
 def _usage(pid: int) -> tuple[int, int]:
-    """Resident KiB and open files of a process."""
+    """Returns resident memory in KiB, and the number of open files, of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * _KIB_PAGES, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def _differing(folder: Path, zoo: Path, outcomes: Mapping[int, Outcome], clients: int, bar: Progress) -> int:
-    """How many of the clients would have ended otherwise with a server that nobody disturbs."""
+    """Returns how many clients end with other policies on an undisturbed server."""
     folder.mkdir()
     with ServerProcess(folder, zoo) as server, ThreadPoolExecutor(clients) as threads:
         server.start()

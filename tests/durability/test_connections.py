@@ -1,4 +1,4 @@
-"""However many connect, and whatever becomes of them: who is there is served, and what they held comes back."""
+"""Idle connections, exhausted descriptors and clients that read nothing leave the server serving."""
 
 import os
 import resource
@@ -21,9 +21,9 @@ from tests.support.server.service import Service, connect
 pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit and /proc")
 
 CONNECTIONS: Final = int(os.environ.get("CONNECTIONS", "200"))
-"""How many there are at once; 10,000 need as many descriptors of this process and of the server (ulimit -n)."""
+"""Open at once; 10,000 need as many descriptors (ulimit -n) in this process and in the server."""
 SPARE: Final = 12
-LOCAL: Final = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
+OWN_CONNECTION: Final = [("grpc.use_local_subchannel_pool", 1)]
 READS_NOTHING: Final = """
 import sys, grpc
 channel = grpc.insecure_channel(sys.argv[1])
@@ -37,7 +37,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server in its own process; every payload and policy is a file of its own."""
+    """A server process that stores each payload and each policy in a separate file."""
     write_point_artifact(tmp_path / "zoo")
     with ServerProcess(tmp_path, tmp_path / "zoo", "--row-bytes", "0", "--recent-bytes", "1") as running:
         running.start()
@@ -46,33 +46,33 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     assert "internal error" not in running.log.read_text()
 
 
-def a_round(service: Service) -> None:
+def take_round(service: Service) -> None:
     created = service.create()
     session_id = created.session.session_id
     assert service.adapt(session_id, 0, service.upload(session_id, collect(created.policy)).batch.sha256).policy.onnx
 
 
 @pytest.mark.timeout(600)
-def test_connections_that_do_nothing_leave_the_server_serving(server: ServerProcess) -> None:
+def test_idle_connections_leave_the_server_serving(server: ServerProcess) -> None:
     with connect(server.address) as service:
-        a_round(service)
+        take_round(service)
         before, memory = descriptors(server.pid), resident_kib(server.pid)
         with held_open(server.address, CONNECTIONS):
             wait_for_descriptors(server.pid, at_least=before + CONNECTIONS)
-            a_round(service)
-            with grpc.insecure_channel(server.address, LOCAL) as channel:
-                a_round(Service(server.address, channel=channel))
-            # Measured: 15 KiB for each of 10,000. What the rounds took is in it too.
+            take_round(service)
+            with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
+                take_round(Service(server.address, channel=channel))
+            # Measured: 15 KiB for each of 10,000 connections. The difference includes the memory of the rounds.
             assert resident_kib(server.pid) - memory < 32 * 1024 + 64 * CONNECTIONS
         wait_for_descriptors(server.pid, at_most=before + SPARE)
-        a_round(service)
+        take_round(service)
 
 
-def test_where_descriptors_run_out_calls_are_refused_by_name_and_go_on_when_there_are_some_again(
+def test_without_descriptors_uploads_are_refused_until_some_are_free(
     server: ServerProcess,
 ) -> None:
     with connect(server.address) as service:
-        a_round(service)
+        take_round(service)
         created = service.create()
         session_id, trajectories = created.session.session_id, collect(created.policy, seed=1)
         before = descriptors(server.pid)
@@ -80,33 +80,33 @@ def test_where_descriptors_run_out_calls_are_refused_by_name_and_go_on_when_ther
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (before + SPARE, limits[1]))
         with held_open(server.address, 3 * SPARE):
             wait_for_descriptors(server.pid, at_least=before + SPARE)
-            # Who is connected is answered; what needs a file is told to come again, and why.
+            # A connected client gets answers; a call that needs a file is refused with a reason and a time to retry.
             assert service.get(session_id).session.round == 0
             with service.refuses(session_id) as refusal:
                 service.upload(session_id, trajectories, upload_id="u")
             assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
             assert refusal.retry_delay > 0
-        # Without a change of its limit: the connections that went away are enough.
+        # The limit stays: the closed connections have freed enough descriptors.
         assert service.upload(session_id, trajectories, upload_id="u").batch.uploads == 1
-        with grpc.insecure_channel(server.address, LOCAL) as channel:
-            a_round(Service(server.address, channel=channel))
+        with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
+            take_round(Service(server.address, channel=channel))
 
 
-def test_a_client_that_reads_no_replies_costs_nobody_else_anything(server: ServerProcess) -> None:
+def test_a_client_that_reads_no_replies_leaves_others_served(server: ServerProcess) -> None:
     with connect(server.address) as service:
-        a_round(service)
+        take_round(service)
         before, memory = descriptors(server.pid), resident_kib(server.pid)
         command = [sys.executable, "-c", READS_NOTHING, server.address]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
             try:
                 assert client.stdout is not None
                 assert client.stdout.readline() == "asked\n"
-                # It is there, its calls are under way, and it reads nothing any more.
+                # Its calls are in progress, and the stopped client reads no more replies.
                 client.send_signal(signal.SIGSTOP)
                 for _ in range(3):
-                    a_round(service)
+                    take_round(service)
                 assert resident_kib(server.pid) - memory < 64 * 1024
             finally:
                 client.kill()
         wait_for_descriptors(server.pid, at_most=before + SPARE)
-        a_round(service)
+        take_round(service)

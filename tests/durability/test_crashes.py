@@ -1,4 +1,4 @@
-"""Killed at any point of any call, the server keeps what it acknowledged, and every client ends where it would have."""
+"""A server killed at any point of any call keeps what it acknowledged, and its clients end with the same policies."""
 
 import ast
 import random
@@ -22,13 +22,13 @@ REACHED_WITHIN = 60.0
 
 
 def _replay(zoo: Path, store: Path, seeds: list[int]) -> list[Outcome]:
-    """The same customers with a server that nobody disturbs."""
+    """Runs the same customers with a server that is not killed."""
     config = ServerConfig(address="127.0.0.1:0", store=store, zoo=(zoo,))
     with running_server(config) as address, tp.Client(address) as client:
         return [adapt_once(client, seed) for seed in seeds]
 
 
-def test_the_list_of_failpoints_is_what_the_code_reaches() -> None:
+def test_the_list_of_failpoints_is_complete() -> None:
     reached = set()
     for file in Path(next(iter(thetaprime.server.__path__))).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -39,22 +39,22 @@ def test_the_list_of_failpoints_is_what_the_code_reaches() -> None:
 
 
 @pytest.mark.parametrize("text", ["nowhere=kill", "blob.synced=explode", "blob.synced=kill@0", "blob.synced"])
-def test_a_failpoint_that_does_not_read_is_refused(text: str) -> None:
+def test_an_invalid_failpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=failpoints.VARIABLE):
         failpoints.arm(text)
-    assert failpoints.reach("blob.synced") is None  # type: ignore[func-returns-value]  # still not armed
+    assert failpoints.reach("blob.synced") is None  # type: ignore[func-returns-value]  # not armed
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [0])
-def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) -> None:
+def test_a_server_killed_at_every_failpoint_loses_nothing(seed: int, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     write_point_artifact(zoo)
     rng = random.Random(seed)
     points = sorted(failpoints.POINTS - {"start.schema"})
     rng.shuffle(points)
-    # Uploads lie in rows and policies in files: both ways die.
+    # Uploads are stored in rows and policies in files, so the test kills writes of both.
     with (
         ServerProcess(tmp_path, zoo, "--row-bytes", "2048") as server,
         Customers(server.address, 3, expiring=True) as customers,
@@ -67,7 +67,7 @@ def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) ->
             server.kill()
             if point in expiring:
                 _expire(server.store, expiring[point])
-            # A start and the sweep after it come once in the life of a process.
+            # A process starts once, and sweeps once after its start.
             visit = 1 if point.startswith(("start.", "sweep.")) else rng.randint(1, 3)
             if server.start_armed(f"{point}=kill@{visit}"):
                 assert server.wait_killed(REACHED_WITHIN), f"{point} was not reached {visit} times"
@@ -80,7 +80,7 @@ def test_killed_at_every_failpoint_nothing_is_lost(seed: int, tmp_path: Path) ->
     assert not [line for outcome in outcomes for line in outcome.lost]
     assert len(outcomes) >= 3
     assert outcomes == _replay(zoo, tmp_path / "undisturbed", [outcome.seed for outcome in outcomes])
-    _check_whole(server.store)
+    _check_store(server.store)
 
 
 def _leave_sessions(address: str) -> list[str]:
@@ -90,7 +90,7 @@ def _leave_sessions(address: str) -> list[str]:
         for adapts in (True, False):
             session = patiently(lambda: client.create_session(NAME))
             created.append(session.id)
-            # No other upload has these bytes: a blob that another session needs is not swept.
+            # Bytes of no other upload: the sweep keeps a blob that another session names.
             session.upload(play(session.policy, np.random.default_rng(time.time_ns())))
             if adapts:
                 session.adapt()
@@ -98,7 +98,7 @@ def _leave_sessions(address: str) -> list[str]:
 
 
 def _expire(folder: Path, session_ids: list[str]) -> None:
-    """Lets the sessions have expired, so that the sweep at the next start finds them."""
+    """Sets the expiry of sessions to the past, so that the sweep at the next start deletes them."""
     store = Store(folder)
     with store.writing() as connection:
         found = tables.sessions.c.session_id.in_(session_ids)
@@ -107,8 +107,8 @@ def _expire(folder: Path, session_ids: list[str]) -> None:
     assert changed.rowcount == len(session_ids)
 
 
-def _check_whole(folder: Path) -> None:
-    """Every row's blob is there and is what it says; nothing that expired is left after a sweep."""
+def _check_store(folder: Path) -> None:
+    """Asserts that each blob that a row names is stored, and that rounds and policies agree."""
     store = Store(folder)
     store.sweep()
     with store.reading() as connection:
@@ -116,7 +116,7 @@ def _check_whole(folder: Path) -> None:
             for digest in connection.scalars(sa.select(column)):
                 store.read(digest)
         rounds = connection.execute(sa.select(tables.sessions.c.session_id, tables.sessions.c.round)).all()
-        taken = connection.execute(sa.select(tables.policies.c.session_id, tables.policies.c.round)).all()
+        policies = connection.execute(sa.select(tables.policies.c.session_id, tables.policies.c.round)).all()
     store.close()
     # A session's round and θ of that round were written together or not at all.
-    assert sorted(taken) == sorted((session, k) for session, reached in rounds for k in range(1, reached + 1))
+    assert sorted(policies) == sorted((session, k) for session, reached in rounds for k in range(1, reached + 1))

@@ -1,4 +1,4 @@
-"""A disk that gives out refuses by name, loses nothing, and is used again once it is whole."""
+"""On a full, read-only or broken disk, writes are refused with a reason; they succeed once the disk has recovered."""
 
 import resource
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def _disarmed() -> Iterator[None]:
 
 @pytest.mark.parametrize(("action", "reason"), [("full", "STORE_FULL"), ("readonly", "STORE_READ_ONLY")])
 @pytest.mark.parametrize("point", ["blob.opened", "blob.half", "blob.synced", "create.row", "upload.row", "adapt.rows"])
-def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
+def test_a_call_that_cannot_write_is_refused_and_counts_once_when_retried(
     start: Start, point: str, action: str, reason: str
 ) -> None:
     with start(row_bytes=0) as service:
@@ -51,9 +51,9 @@ def test_each_call_is_refused_by_name_and_counts_once_it_comes_again(
             assert call() == call()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
-def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path) -> None:
+def test_a_process_whose_files_cannot_grow_recovers(tmp_path: Path) -> None:
     """No file of the process may grow: neither a blob nor the database's log."""
     write_point_artifact(tmp_path / "zoo")
     with ServerProcess(tmp_path, tmp_path / "zoo") as server, tp.Client(server.address, timeout=10) as client:
@@ -66,7 +66,7 @@ def test_a_disk_that_is_really_full_and_then_is_not(tmp_path: Path) -> None:
             session.upload(trajectories)
         with pytest.raises(tp.UnreachableError, match="the store failed"):
             client.create_session(NAME)
-        # What does not write goes on.
+        # A call that only reads succeeds.
         assert client.resume(session.id).info.batch.uploads == 0
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
         assert patiently(lambda: session.upload(trajectories)).batch.uploads == 1

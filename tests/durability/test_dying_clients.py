@@ -1,4 +1,4 @@
-"""A client that dies at any moment of a round leaves the server as it was, but for what it was told."""
+"""A client that dies at any moment of a round leaves nothing behind but its acknowledged calls."""
 
 import os
 import threading
@@ -19,11 +19,11 @@ from thetaprime.v1 import adaptation_service_pb2 as service_pb
 CUTS: Final = 60
 SPARE: Final = 4
 PATIENCE: Final = 60.0
-OWN: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 
-def a_round(service: Service, request_id: str) -> service_pb.AdaptResponse:
-    """Every call that changes anything, under ids of its own."""
+def take_round(service: Service, request_id: str) -> service_pb.AdaptResponse:
+    """Makes every call that changes the store."""
     created = service.create(request_id=request_id)
     session_id = created.session.session_id
     batch = service.upload(session_id, collect(created.policy), upload_id="u").batch
@@ -34,27 +34,30 @@ def a_round(service: Service, request_id: str) -> service_pb.AdaptResponse:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_cut_after_any_byte_a_round_is_taken_up_where_it_was_left(start: Start) -> None:
+def test_a_round_cut_after_any_byte_can_be_repeated(start: Start) -> None:
     metrics = free_address()
     with start() as service:
         size = len(wire.pack(collect(service.create().policy)))
-    # Room for one upload alone: memory that a cut one kept would be missed by the next.
+    # Memory for one upload: if a cut upload kept its memory, the next one would be refused.
     with start(max_upload_bytes=size, max_inflight_bytes=size, metrics_address=metrics) as service:
-        with cut_after(service.address) as cutter, grpc.insecure_channel(cutter.address, OWN) as channel:
-            expected = a_round(Service(cutter.address, channel=channel), "whole").policy.onnx
+        with cut_after(service.address) as cutter, grpc.insecure_channel(cutter.address, OPTIONS) as channel:
+            expected = take_round(Service(cutter.address, channel=channel), "whole").policy.onnx
         before, threads = descriptors(os.getpid()), threading.active_count()
         refused = 0
         for number in range(CUTS):
             limit = 1 + cutter.sent * number // CUTS
-            with cut_after(service.address, limit) as wire_, grpc.insecure_channel(wire_.address, OWN) as channel:
+            with (
+                cut_after(service.address, limit) as wire_,
+                grpc.insecure_channel(wire_.address, OPTIONS) as channel,
+            ):
                 try:
-                    a_round(Service(wire_.address, channel=channel), f"cut-{number}")
+                    take_round(Service(wire_.address, channel=channel), f"cut-{number}")
                 except grpc.RpcError as error:
                     assert isinstance(error, grpc.Call)
                     assert error.code() is grpc.StatusCode.UNAVAILABLE, error
                     refused += 1
-            # The same calls again, over a whole wire: each counts once.
-            assert a_round(service, f"cut-{number}").policy.onnx == expected
+            # The same calls again, undisturbed: each counts once.
+            assert take_round(service, f"cut-{number}").policy.onnx == expected
         assert refused >= CUTS - 1
         listed = service.stub.ListSessions(service_pb.ListSessionsRequest(page_size=1000))
         assert len(listed.sessions) == CUTS + 1
@@ -68,7 +71,7 @@ def test_cut_after_any_byte_a_round_is_taken_up_where_it_was_left(start: Start) 
 
 
 @pytest.mark.parametrize("messages", range(4))
-def test_an_upload_whose_client_goes_after_so_many_messages_gives_everything_back(start: Start, messages: int) -> None:
+def test_a_canceled_upload_leaves_nothing(start: Start, messages: int) -> None:
     with start() as service:
         created = service.create()
         session_id = created.session.session_id
