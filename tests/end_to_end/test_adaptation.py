@@ -1,4 +1,4 @@
-"""The shipped meta-policy, through a real server process, on goals that it has not seen."""
+"""A server process adapts the shipped meta-policies to tasks of the test set."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def _batch(trajectories: list[tp.Trajectory]) -> TrajectoryBatch:
 
 
 @pytest.mark.slow
-def test_it_learns_goals_it_has_never_seen(address: str) -> None:
+def test_it_adapts_to_new_goals(address: str) -> None:
     with tp.Client(address) as client:
         for goal in GOALS:
             before = _mean_return(client.theta("point-navigation"), goal)
@@ -52,7 +52,7 @@ def test_it_learns_goals_it_has_never_seen(address: str) -> None:
             assert after > 0.4 * before, f"goal {goal}: {before} before, {after} after"
 
 
-def test_the_server_takes_the_step_that_training_takes_bit_for_bit(address: str) -> None:
+def test_the_server_and_training_take_the_same_step_to_the_bit(address: str) -> None:
     meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -82,7 +82,7 @@ def test_the_server_takes_the_step_that_training_takes_bit_for_bit(address: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_after", ["create", "upload", "adapt"])
-def test_a_killed_server_loses_nothing_and_the_client_carries_on(server: ServerProcess, killed_after: str) -> None:
+def test_a_killed_server_loses_nothing_and_the_client_continues(server: ServerProcess, killed_after: str) -> None:
     with tp.Client(server.start()) as client:
         undisturbed = client.create_session("point-navigation")
         session = client.create_session("point-navigation")
@@ -107,7 +107,7 @@ def test_a_killed_server_loses_nothing_and_the_client_carries_on(server: ServerP
 
 
 def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(address: str) -> None:
-    """Over whole episodes: the file's actions are those of the parameters that the server keeps."""
+    """Over whole episodes, the file's actions equal those of the adapted parameters in torch."""
     meta_policy = load_meta_policy(resolve_meta_policy("point-navigation"))
     with tp.Client(address) as client:
         session = client.create_session("point-navigation")
@@ -135,7 +135,7 @@ def test_the_onnx_file_runs_in_bare_onnxruntime_as_torch_does(address: str) -> N
 
 
 @pytest.mark.slow
-def test_the_example_program_runs_against_a_server_started_by_hand(address: str, tmp_path: Path) -> None:
+def test_the_example_program_adapts_with_a_running_server(address: str, tmp_path: Path) -> None:
     program = Path(__file__).parents[2] / "examples" / "adapt_to_a_goal.py"
     command = [sys.executable, str(program), "--address", address, "--output", str(tmp_path / "policy.onnx")]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -146,7 +146,7 @@ def test_the_example_program_runs_against_a_server_started_by_hand(address: str,
 
 
 def _before_and_after(address: str, name: str, env: gymnasium.Env[Any, Any]) -> tuple[float, float]:
-    """Mean return in a user's own environment, before and after one round through the client."""
+    """Returns the mean return in an environment before and after one round through the client."""
     with tp.Client(address) as client:
         session = client.create_session(name)
         trajectories = tp.collect(session.policy, env, 20, seed=1)

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tests.support.artifacts import write_untrained
 from thetaprime import models, wire
 from thetaprime.client._policy.inference import Exploration
 from thetaprime.server.catalog import catalog
@@ -36,19 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     """Untrained policies, each with its message from a server."""
     root, found = tmp_path_factory.mktemp("zoo"), {}
     for name, environment in ENVIRONMENTS.items():
-        spec = models.PolicySpec(hidden_sizes=(8, 8))
-        made = models.write_meta_policy(
-            root / name / "1",
-            name=name,
-            version=1,
-            description="untrained",
-            environment=environment,
-            policy_spec=spec,
-            adaptation=models.AdaptationSpec(),
-            parameters=models.Policy(environment, spec).init(0),
-            provenance=models.Provenance.untrained(name),
-            golden_observations=np.random.default_rng(1).normal(size=(4, *environment.observation_shape)),
-        )
+        made = write_untrained(root, name, environment)
         found[name] = made, catalog.policy_message(made.export(made.parameters))
     return found
 
@@ -135,7 +124,7 @@ def _no_golden(message: policy_pb2.Policy) -> None:
         (_no_onnx, "onnxruntime cannot load the policy"),
         (_other_contract, "contract_version is 2; this client reads 1"),
         (_other_id, "the reply has policy_id 000"),
-        (_other_actions, "fails its golden vectors: for observation 3"),
+        (_other_actions, "fails its golden vectors: for observation 2"),
         (_no_golden, "golden.observations: missing"),
     ],
 )

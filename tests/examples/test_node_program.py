@@ -1,8 +1,6 @@
 """The Node example's program with a real server: adaptation, resuming, errors."""
 
 import dataclasses
-import datetime
-import ipaddress
 import json
 import shutil
 import socket
@@ -12,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import thetaprime.client as tp
 import thetaprime.training
 from tests.support.faults.proxy import FAULTS, faulty_proxy
 from tests.support.node import NODE_EXAMPLE
-from thetaprime import wire
+from tests.support.server.certificates import Authority
+from tests.support.server.tokens import write_tokens
 from thetaprime.server import ServerConfig, running_server
 
 if TYPE_CHECKING:
@@ -208,46 +203,20 @@ def test_help_names_every_option(node: "Node") -> None:
         assert f"--{option}" in run.stdout
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for this machine, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, key_file = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate, key_file
-
-
 def test_mutual_tls_and_a_token(node: "Node", tmp_path: Path) -> None:
-    certificate, key = _certificate(tmp_path)
-    tokens = tmp_path / "tokens.toml"
-    tokens.write_text(f'[[tokens]]\ntenant = "alice"\nsha256 = "{wire.sha256_hex(b"secret")}"\n')
+    authority = Authority(tmp_path, "authority")
+    ours, client = authority.issue("server"), authority.issue("client")
     config = ServerConfig(
         address="localhost:0",
         store=tmp_path / "store",
-        tls_certificate=certificate,
-        tls_key=key,
-        tls_client_authority=certificate,
-        tokens=tokens,
+        tls_certificate=ours.certificate,
+        tls_key=ours.key,
+        tls_client_authority=authority.certificate,
+        tokens=write_tokens(tmp_path / "tokens.toml", {"secret": "alice"}),
     )
     with running_server(config) as address:
-        secured = ["--tls-authority", certificate, "--tls-certificate", certificate, "--tls-key", key]
+        trusting = ["--tls-authority", authority.certificate]
+        secured = [*trusting, "--tls-certificate", client.certificate, "--tls-key", client.key]
         common = ["--address", address, "--rounds", 1, "--trajectories", 3, "--output", tmp_path / "policy.onnx"]
         answer = _run(node, *common, *secured, THETAPRIME_TOKEN="secret")
         assert answer["returns"][0] < 0
@@ -255,6 +224,6 @@ def test_mutual_tls_and_a_token(node: "Node", tmp_path: Path) -> None:
         refused = node.run("main.mjs", *map(str, [*common, *secured]), THETAPRIME_TOKEN="wrong")
         assert refused.returncode == 1
         assert f"the server at {address} refuses this client: the call's authorization" in refused.stderr
-        other = node.run("main.mjs", *map(str, [*common, "--tls-authority", certificate]), THETAPRIME_TOKEN="secret")
-        assert other.returncode == 1
-        assert f"the server at {address} cannot be reached" in other.stderr
+        unknown = node.run("main.mjs", *map(str, [*common, *trusting]), THETAPRIME_TOKEN="secret")
+        assert unknown.returncode == 1
+        assert f"the server at {address} cannot be reached" in unknown.stderr

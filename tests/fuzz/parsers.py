@@ -1,4 +1,4 @@
-"""Everything that reads bytes of a client, behind one function from bytes to nothing or a declared refusal."""
+"""Every parser of a client's bytes, as a function of bytes that returns or raises a declared error."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ _LOOP: Final = asyncio.new_event_loop()
 
 
 def payload(data: bytes) -> None:
-    """The payload of an upload: its trajectories against the contract, and against the policy."""
+    """Parses the payload of an upload, and checks its trajectories against contract and policy."""
     trajectories = []
     for index, trajectory in enumerate(wire.unpack(data)):
         wire.validate(trajectory, _CONTRACT, f"trajectories[{index}]")
@@ -51,7 +51,7 @@ def payload(data: bytes) -> None:
 
 
 def upload(data: bytes) -> None:
-    """The messages of an upload, each behind its length, as its stream brings them."""
+    """Parses the messages of an upload, each after its length."""
 
     async def receive() -> None:
         async with contextlib.aclosing(_messages(data)) as messages:
@@ -69,19 +69,19 @@ async def _messages(data: bytes) -> AsyncGenerator[service_pb.UploadTrajectories
         try:
             message = proto.parse_length_prefixed(service_pb.UploadTrajectoriesRequest, buffer)
         except (DecodeError, EOFError, ValueError, IndexError, OverflowError):
-            return  # gRPC ends a stream at what is no message
+            return  # gRPC ends a stream at an invalid message
         if message is None:
             return
         yield message
 
 
 def array(data: bytes) -> None:
-    """One array."""
+    """Parses one array."""
     wire.array_from_message(trajectory_pb2.Array.FromString(data), "array")
 
 
 def creation(data: bytes) -> None:
-    """The arguments of a session."""
+    """Parses the arguments of a session."""
     request = service_pb.CreateSessionRequest.FromString(data)
     check_id(request.request_id, "request_id")
     arguments = sessions.CreateArguments(
@@ -94,30 +94,30 @@ def creation(data: bytes) -> None:
 
 
 def page_token(data: bytes) -> None:
-    """Where a page begins."""
+    """Parses the token of a page."""
     sessions.read_token(data.decode(errors="replace"))
 
 
 class _RefusedError(Exception):
-    """A call that ended with a declared status."""
+    """A call was refused with a declared status."""
 
 
 @functools.cache
 def service() -> Service:
-    """The one that all calls go to."""
+    """Returns the service that receives all calls."""
     return Service()
 
 
 def call(data: bytes) -> None:
-    """The messages of any call, each behind its length in two bytes, to the method that the first byte picks."""
+    """Calls the method that the first byte picks, with messages that each follow their length in two bytes."""
     methods = service().methods
     _taken(methods[data[0] % len(methods) if data else 0], _split(data[1:]), AUTHORIZED)
 
 
 def metadata(data: bytes) -> None:
-    """What comes with a call: lines of a key, a colon and a value."""
+    """Makes a call with metadata: lines of a key, a colon and a value."""
     lines = (line.partition(b":") for line in data.split(b"\n"))
-    # gRPC lower-cases keys, and reads values as UTF-8 or else as Latin-1.
+    # gRPC lower-cases keys, and decodes values as UTF-8 or else as Latin-1.
     sent = [(key.decode("latin-1").lower(), _text(value)) for key, _, value in lines]
     _taken("ListMetaPolicies", [b""], sent)
 
@@ -145,10 +145,10 @@ PARSERS: Final[tuple[Callable[[bytes], None], ...]] = (payload, upload, array, c
 
 
 def parse(data: bytes) -> bool:
-    """Hands all but the first byte to the parser that it picks; whether they were taken.
+    """Parses all but the first byte with the parser that the first byte picks; returns whether they were accepted.
 
     Raises:
-        Exception: anything that a parser is not meant to refuse with.
+        Exception: an undeclared error of a parser.
     """
     if not data:
         return False

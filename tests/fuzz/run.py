@@ -19,7 +19,7 @@ _PACKAGE = "thetaprime.server"
 _QUERYING = ("adaptation", "sessions", "auth.quotas")
 with atheris.instrument_imports(include=["thetaprime"], exclude=[f"{_PACKAGE}.{name}" for name in _QUERYING]):
     from tests.fuzz.parsers import parse, service
-    from tests.fuzz.seeds import upload_that_counts
+    from tests.fuzz.seeds import whole_upload
     from thetaprime.server.logging import configure_logging
     from thetaprime.server.sessions import sessions
 
@@ -37,7 +37,7 @@ def main() -> None:
     found.mkdir(parents=True, exist_ok=True)
     # The service logs a warning for each refused call.
     configure_logging(logging.ERROR)
-    (found / "seed-upload").write_bytes(upload_that_counts(service()))
+    (found / "seed-upload").write_bytes(whole_upload(service()))
     options = [f"-runs={runs}", f"-rss_limit_mb={_MEMORY_MIB}", f"-artifact_prefix={found}/", "-max_len=4096"]
     atheris.Setup([sys.argv[0], *options, str(found), str(CORPUS)], parse)
     atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""The service that the fuzzer's calls go to: one tenant, one session, and nothing that stays changed."""
+"""The service that receives the fuzzer's calls: one tenant, one session."""
 
 import tempfile
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ AUTHORIZED: Final = (("authorization", f"Bearer {TOKEN}"),)
 
 
 class Service:
-    """Calls by name. What a call changed is undone after it, so that each finds the same state."""
+    """Calls methods by name, and restores the store after each call."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="thetaprime-fuzz-")
@@ -46,15 +46,15 @@ class Service:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """By name, in one order."""
+        """Names of the methods, sorted."""
         return self._service.methods
 
     def call(self, method: str, messages: Iterable[bytes], metadata: Metadata = AUTHORIZED) -> grpc.StatusCode:
-        """How a call ends.
+        """Makes a call, and returns its status.
 
         Raises:
-            AssertionError: as an internal error.
-            Exception: or not at all.
+            AssertionError: the status is INTERNAL.
+            Exception: the service raised an undeclared error.
         """
         try:
             self._service.call(method, messages, metadata)

@@ -1,4 +1,4 @@
-"""The corpus, and mutations of it, through every parser of a client's bytes."""
+"""Every parser of a client's bytes reads the corpus, and mutations of the corpus."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .parsers import PARSERS, parse, service
-from .seeds import upload_that_counts
+from .seeds import whole_upload
 
 CORPUS = sorted(Path(__file__).with_name("corpus").iterdir())
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.name)
-def test_the_corpus_is_taken_or_refused_as_its_name_says(file: Path) -> None:
+def test_each_file_of_the_corpus_is_accepted_or_refused_as_named(file: Path) -> None:
     assert parse(file.read_bytes()) is file.name.startswith("taken-")
 
 
@@ -22,15 +22,15 @@ def test_the_corpus_reaches_every_parser() -> None:
     assert first == set(range(len(PARSERS)))
 
 
-def test_an_upload_that_counts_is_taken_each_time() -> None:
-    data = upload_that_counts(service())
+def test_a_whole_upload_is_accepted_each_time() -> None:
+    data = whole_upload(service())
     assert parse(data)
     assert parse(data)
 
 
 @settings(max_examples=400)
 @given(st.sampled_from(CORPUS), st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=4)), max_size=4))
-def test_whatever_is_done_to_it_it_is_taken_or_refused(file: Path, edits: list[tuple[int, bytes]]) -> None:
+def test_a_mutation_of_the_corpus_is_accepted_or_refused(file: Path, edits: list[tuple[int, bytes]]) -> None:
     data = bytearray(file.read_bytes())
     for position, put in edits:
         at = 1 + position % len(data)

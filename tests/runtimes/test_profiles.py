@@ -1,4 +1,4 @@
-"""Every profile acts as torch does, in every runtime, over whole episodes."""
+"""The ONNX file of every profile acts as torch does, in every runtime, over whole episodes."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,7 +11,7 @@ from tests.support.models.runtimes import Job, Outputs, Runtime
 from thetaprime.models import PROFILES, derive_form
 
 BATCHES: Final = (1, 3)
-# By profile: which policies it cannot express.
+# By profile: the policies that the profile cannot express.
 REFUSES: Final[dict[str, Callable[[Case], bool]]] = {
     "godot-rl": lambda case: not case.bounded,
     "robot": lambda case: not case.policy.continuous,
@@ -32,7 +32,7 @@ def noise(case: Case) -> Array:
 
 
 def masks(case: Case) -> Array:
-    """[H, EPISODES, A]: each action is allowed three times out of four, and one always is."""
+    """[H, EPISODES, A]: allows each action three times out of four, and at least one at each step."""
     rng = np.random.default_rng(6)
     allowed = rng.random((HORIZON, EPISODES, case.action_size)) < 0.75
     np.put_along_axis(allowed, rng.integers(case.action_size, size=(HORIZON, EPISODES, 1)), True, axis=-1)
@@ -52,7 +52,7 @@ def inputs_of(profile: str, case: Case) -> Outputs:
 
 
 def torch_outputs(profile: str, case: Case, inputs: Outputs) -> Outputs:
-    """What torch says of each output of a form that has an entry for each observation."""
+    """Returns torch's value of each output that has an entry for each observation."""
     observations = next(iter(inputs.values()))
     head, continuous = case.head(observations), case.policy.continuous
     if profile == "default":
@@ -80,7 +80,7 @@ def torch_outputs(profile: str, case: Case, inputs: Outputs) -> Outputs:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Job, Outputs]]:
-    """Every profile of every policy that it expresses, at every batch size, and what torch says."""
+    """Jobs for every profile, policy and batch size, each with torch's outputs."""
     folder, found = tmp_path_factory.mktemp("forms"), []
     for profile, case in EXPRESSED:
         form = derive_form(case.onnx, profile, case.robot if profile == "robot" else None)
@@ -109,7 +109,7 @@ def test_every_profile_equals_torch_over_whole_episodes(runtime: Runtime, jobs: 
 
 
 def test_the_episodes_tell_the_policies_apart() -> None:
-    """Clipped here, unclipped there, every discrete action taken: what is compared is worth comparing."""
+    """The episodes include clipped and unclipped actions, and every discrete action."""
     observations = play(CASES["bounded"])
     mean = CASES["bounded"].head(observations)
     assert 0.05 < (np.abs(mean) > 1).mean() < 0.95
