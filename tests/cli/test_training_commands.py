@@ -23,7 +23,7 @@ TINY = [
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_fine_tuning")
+@pytest.mark.usefixtures("quick_evaluation")
 def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Command) -> None:
     for method in ("maml", "pretrained", "oracle"):
         run = ["train", "point-navigation", "--method", method, "--output", tmp_path / method, *TINY, "--json"]

@@ -65,7 +65,7 @@ def reader(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS)
-@pytest.mark.usefixtures("quick_fine_tuning")
+@pytest.mark.usefixtures("quick_evaluation")
 def test_a_page_does_what_it_says(page: str, reader: Callable[[str], Reader]) -> None:
     reading = reader(page)
     blocks, elsewhere = read_blocks(page), scene(page).elsewhere

@@ -185,6 +185,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
 def test_a_browser_shows_it(scheme: str, width: int, browser: Any, site: Path) -> None:

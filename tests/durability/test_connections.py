@@ -18,7 +18,10 @@ from tests.support.point_navigation import collect
 from tests.support.server.process import ServerProcess
 from tests.support.server.service import Service, connect
 
-pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit and /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit and /proc"),
+]
 
 CONNECTIONS: Final = int(os.environ.get("CONNECTIONS", "200"))
 """Open at once; 10,000 need as many descriptors (ulimit -n) in this process and in the server."""

@@ -8,10 +8,8 @@ import pytest
 from thetaprime.models import Policy, load_meta_policy
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation import evaluation
 from thetaprime.training.evaluation.evaluation import adaptation_curve, evaluate
 from thetaprime.training.evaluation.scores import Returns
-from thetaprime.training.export import reference
 from thetaprime.training.export.export import ExportRequest, export_meta_policy, more_evaluation_name
 from thetaprime.training.run import run_tasks, train
 
@@ -55,7 +53,6 @@ def _curve(config: TrainConfig, state: RunState) -> Returns:
     return mean
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def untrained_return(tmp_path_factory: pytest.TempPathFactory) -> float:
     """The mean return after one gradient step from a θ that has hardly moved from its initialization."""
@@ -63,6 +60,7 @@ def untrained_return(tmp_path_factory: pytest.TempPathFactory) -> float:
     return float(_curve(config, train(config, tmp_path_factory.mktemp("untrained")))[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("curvature", "iterations"), [("log_prob", 8), ("ratio", 8), ("dice", 12)])
 def test_meta_training_improves_the_return_after_one_gradient_step(
     tmp_path: Path, untrained_return: float, curvature: str, iterations: int
@@ -74,11 +72,8 @@ def test_meta_training_improves_the_return_after_one_gradient_step(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_fine_tuning")
-def test_from_runs_to_a_measured_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The choice among all step sizes is tested by itself; here it would be most of the time.
-    monkeypatch.setattr(evaluation, "FINE_TUNING_RATES", (0.1,))
-    monkeypatch.setattr(reference, "_TASKS", 8)
+@pytest.mark.usefixtures("quick_evaluation")
+def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     for method, iterations in (("maml", 6), ("pretrained", 6), ("oracle", 60)):
         train(_config(method=method, iterations=iterations), tmp_path / method)
     request = ExportRequest(

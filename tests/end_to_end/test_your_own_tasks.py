@@ -12,8 +12,6 @@ import torch
 from tests.support.training.contract import assert_meets_contract
 from thetaprime.models import Policy
 from thetaprime.training import load_config
-from thetaprime.training.evaluation import evaluation
-from thetaprime.training.export import reference
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import Task, TaskDistribution
 from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE
@@ -33,11 +31,8 @@ def _one_thread() -> Iterator[None]:
 def _example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports an example by its name, as its user does."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    # Worker processes and the evaluation's choices are tested elsewhere; here they would be most of the time.
+    # Worker processes are tested elsewhere; here their start would be most of the time.
     monkeypatch.setenv(WORKERS_VARIABLE, "1")
-    monkeypatch.setattr(evaluation, "FINE_TUNING_RATES", (0.1,))
-    monkeypatch.setattr(evaluation, "_FINE_TUNING_TASKS", 1)
-    monkeypatch.setattr(reference, "_TASKS", 4)
     return importlib.import_module(name)
 
 
@@ -56,7 +51,7 @@ def test_the_examples_meet_the_contract(module: str, name: str, monkeypatch: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_fine_tuning")
+@pytest.mark.usefixtures("quick_evaluation")
 def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("pendulum_gravity", monkeypatch)
     config = example.CONFIG | {"meta_batch_size": 8, "adaptation.trajectories_per_round": 8, "max_kl": 0.05}
@@ -70,7 +65,7 @@ def test_pendulums_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_fine_tuning")
+@pytest.mark.usefixtures("quick_evaluation")
 def test_carts_are_learned_and_adapted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("cartpole_poles", monkeypatch)
     config = example.CONFIG | {"max_kl": 0.05}

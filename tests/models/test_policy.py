@@ -153,6 +153,7 @@ def test_onnx_equals_torch(
         np.testing.assert_allclose(outputs["log_std"], parameters["log_std"].numpy())
 
 
+@pytest.mark.slow
 def test_onnx_equals_torch_onnx_export(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The field's own exporter as the oracle."""
     policy = _policy((17,), BoxAction(low=(-1.0,) * 6, high=(1.0,) * 6), hidden_sizes=(100, 100))

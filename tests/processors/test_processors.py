@@ -45,6 +45,7 @@ def test_this_processor_computes_the_committed_bytes() -> None:
     check(promised())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_an_emulated_processor_computes_the_committed_bytes(processor: str) -> None:
     environment = {**os.environ, **PROCESSORS[processor]}

@@ -126,6 +126,7 @@ IN_ONE_FIELD: Final[dict[str, Callable[["Service", str], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_ONE_FIELD)
 def test_a_hundred_megabytes_in_one_field_are_refused(service: "Service", name: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.support.server.service import Configure, Start
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes the connections of one port"),
 ]
@@ -108,7 +109,6 @@ def test_a_call_sent_to_two_workers_at_once_has_one_outcome(
         assert undisturbed.adapt(again.session.session_id, 0, digest).policy == replies[0].policy
 
 
-@pytest.mark.slow
 def test_clients_of_a_killed_worker_lose_nothing(configure: "Configure", start: "Start", collect: Collect) -> None:
     with (
         supervised(configure(workers=WORKERS)) as server,
@@ -137,7 +137,6 @@ def test_clients_of_a_killed_worker_lose_nothing(configure: "Configure", start: 
         assert ended == [customer(undisturbed.address, number, collect) for number in range(CUSTOMERS)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_all_workers_and_one_line_was_printed(configure: "Configure", number: signal.Signals) -> None:
     with supervised(configure(workers=3)) as server:
@@ -166,7 +165,6 @@ def test_workers_of_a_killed_supervisor_end_and_release_the_port(configure: "Con
         assert free.getsockname()[1] == int(port)
 
 
-@pytest.mark.slow
 def test_a_worker_that_keeps_failing_ends_the_server(configure: "Configure", write_point_artifact: Write) -> None:
     config = configure(workers=WORKERS)
     zoo = config.store.with_name(config.store.name + "-zoo")

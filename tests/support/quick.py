@@ -23,8 +23,9 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick_fine_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets an evaluation choose between three ways to fine-tune a comparison, after one step."""
+def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets an evaluation try fewer ways to fine-tune a comparison, and an export describe fewer tasks."""
     evaluation = "thetaprime.training.evaluation.evaluation"
     monkeypatch.setattr(f"{evaluation}.FINE_TUNING_RATES", (0.1,))
     monkeypatch.setattr(f"{evaluation}._FINE_TUNING_STEPS", 1)
+    monkeypatch.setattr("thetaprime.training.export.reference._TASKS", 8)

@@ -169,6 +169,7 @@ def test_one_that_strayed_does_not_shrink_the_rest() -> None:
     assert axes.get_xlim()[1] < 2.0
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:
     for kind, beginning in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
         files = [tmp_path / f"{index}.{kind}" for index in range(2)]

@@ -90,6 +90,7 @@ def _memory(process: int | None = None) -> list[Path]:
     return list(Path("/dev/shm").glob(f"thetaprime-{process or os.getpid():x}-*"))  # noqa: S108
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("action_space", "dtype"), [(BOX, np.float32), (BOX, np.float64), (DISCRETE, np.int64), (DISCRETE, np.int32)]

@@ -136,7 +136,7 @@ def test_a_round_through_the_gateway_returns_the_servers_policy(page: PageServer
         ("sessions/none/rounds", None, 404, "no such session"),
         ("sessions/none/../x", None, 404, "no such path"),
         ("nothing", None, 404, "no such path"),
-        ("sessions/{}/rounds", None, 502, "nothing was uploaded"),
+        ("sessions/{}/rounds", None, 502, "has no uploads"),
         ("sessions/{}/uploads", None, 400, "malformed body"),
         ("sessions/{}/uploads", [], 400, "malformed body"),
         ("sessions/{}/uploads", {"policy_id": "p", "trajectories": []}, 400, "expected 1 to"),

@@ -14,6 +14,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 0)])
 def test_a_signal_stops_the_server_and_deletes_its_folder(number: signal.Signals, status: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thetaprime.cli", "demo", "--web", "--no-browser"]
