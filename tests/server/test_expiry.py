@@ -144,22 +144,22 @@ def test_uploads_are_deleted_at_expiry_and_policies_at_their_delete_time(tmp_pat
         with store.reading() as connection:
             return {*connection.scalars(sa.select(tables.blobs.c.sha256)), *store.blobs.digests()}
 
-    gone: list[SweptSession] = []
-    assert store.sweep(gone.append) == 0
+    swept: list[SweptSession] = []
+    assert store.sweep(swept.append) == 0
     now = 2_000
-    assert store.sweep(gone.append) == 1
+    assert store.sweep(swept.append) == 1
     assert kept() == {onnx}
     with store.reading() as connection:
         found = find_session(connection, "alice", "s", now)
         assert (found.kept_bytes, found.kept_steps) == (len(b"onnx"), 0)
         assert connection.execute(tables.uploads.select()).all() == []
-    assert store.sweep(gone.append) == 0
+    assert store.sweep(swept.append) == 0
     now = 3_000
     with store.reading() as connection, pytest.raises(NotFoundError):
         find_session(connection, "alice", "s", now)
-    assert store.sweep(gone.append) == 1
+    assert store.sweep(swept.append) == 1
     assert not kept()
-    assert [dataclasses.astuple(each) for each in gone] == [
+    assert [dataclasses.astuple(each) for each in swept] == [
         ("expired", "alice", "s", 1, "p"),
         ("deleted", "alice", "s", 1, "p"),
     ]

@@ -62,12 +62,12 @@ def status_of(call: Callable[[], object]) -> bytes:
 
 
 def assert_not_found_for_bob(two: Two, call: rpc.Call) -> None:
-    theirs, nobodys = two.session_id, uuid.uuid4().hex
+    theirs, missing = two.session_id, uuid.uuid4().hex
     before = two.alice.get(theirs)
     found = status_of(lambda: call(two.bob, theirs))
     assert b"NOT_FOUND" in found
-    assert found.replace(theirs.encode(), b"ID") == status_of(lambda: call(two.bob, nobodys)).replace(
-        nobodys.encode(), b"ID"
+    assert found.replace(theirs.encode(), b"ID") == status_of(lambda: call(two.bob, missing)).replace(
+        missing.encode(), b"ID"
     )
     assert two.alice.get(theirs) == before
 

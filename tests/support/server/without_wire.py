@@ -75,7 +75,7 @@ class ServiceWithoutWire:
             precompute=functools.partial(precompute_step, self.store, metrics),
             processors=inline,
             queue=config.queue,
-            rate_limit=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second),
+            rate_limit=RateLimit(authenticator.adaptation_rate),
         )
         self._calls = CallInterceptor(authenticator, CallObserver(metrics, CallTracer(config.tracing)))
         self._handlers = _Handlers()

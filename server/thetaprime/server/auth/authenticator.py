@@ -105,6 +105,10 @@ class Authenticator:
             raise UnauthenticatedError("TOKEN_REFUSED", "the call's authorization is not valid, or no longer valid")
         return tenant
 
+    def adaptation_rate(self, tenant: str) -> float | None:
+        """Returns the adaptation steps per second that a tenant may take; None for no limit."""
+        return self.quotas_of(tenant).max_adaptations_per_second
+
     def quotas_of(self, tenant: str) -> Quotas:
         """Returns a tenant's quotas."""
         own = self._table.tenants.get(tenant)

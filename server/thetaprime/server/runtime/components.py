@@ -108,7 +108,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             precompute=functools.partial(precompute_step, store, metrics),
             processors=processors,
             queue=config.queue,
-            rate_limit=RateLimit(lambda tenant: authenticator.quotas_of(tenant).max_adaptations_per_second),
+            rate_limit=RateLimit(authenticator.adaptation_rate),
             waiting=metrics.track_waiting_step,
         )
         closing.enter_context(contextlib.closing(engine))
