@@ -247,6 +247,31 @@ def test_a_canceled_caller_holds_no_slot() -> None:
     asyncio.run(run())
 
 
+def test_a_canceled_call_holds_its_slot_until_its_thread_has_finished() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            threads = FairThreads(FairSlots(1), executor)
+            running = asyncio.create_task(threads.run("a", work))
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            running.cancel()
+            await asyncio.sleep(0)
+            assert not running.done()
+            assert not threads.slots.may_begin("b")
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert threads.slots.may_begin("b")
+
+    asyncio.run(run())
+
+
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "back", "cancel"]))))
 def test_slots_are_neither_lost_nor_created(count: int, events: list[tuple[str, str]]) -> None:
     async def run() -> None:
