@@ -91,10 +91,10 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
 )
 @pytest.mark.usefixtures("quick_retries")
 def test_every_status_code_has_its_error(code: grpc.StatusCode, kind: type, standard: type) -> None:
-    error = error_of(refuse(code, "what the server says"))
+    error = error_of(refuse(code, "the server's message"))
     assert type(error) is kind
     assert isinstance(error, standard)
-    assert "what the server says" in str(error)
+    assert "the server's message" in str(error)
 
 
 def test_violations_name_their_fields() -> None:

@@ -1,4 +1,4 @@
-"""``thetaprime demo --web`` as a process: what it needs, and what its end leaves behind."""
+"""``thetaprime demo --web`` as a process: its extra, its signals and its cleanup."""
 
 import os
 import signal

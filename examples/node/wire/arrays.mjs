@@ -33,7 +33,7 @@ export function arrayToMessage({ values, shape }) {
     throw new TypeError(`${values.length} elements; shape [${shape}] takes ${count(shape)}`);
   }
   const message = { dataType, shape };
-  // proto3 leaves out what is empty. protobufjs writes whatever is set, and the bytes would be another upload's.
+  // proto3 omits empty fields. protobufjs would write them, and the bytes would have another digest.
   if (values.length > 0) message.data = littleEndian(bytesOf(values), values.BYTES_PER_ELEMENT);
   return message;
 }
