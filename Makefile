@@ -204,7 +204,7 @@ zoo-ant-velocity: $(VENV)/.ready-to-run
 # Measures finished runs on three seeds that had no part in any choice, and writes the artifact.
 export-%: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime export runs/$*/maml --pretrained runs/$*/pretrained --oracle runs/$*/oracle \
-		--name $* --output runs/zoo --seed 11 --seed 12 --seed 13 $(measure-$*) --description "$(describe-$*)"
+		--name $* --output runs/zoo --force --seed 11 --seed 12 --seed 13 $(measure-$*) --description "$(describe-$*)"
 
 results: $(VENV)/.ready-to-run ## Write docs/results.md from what was measured in the zoo.
 	$(BIN)/python benchmarks/results.py

@@ -191,9 +191,17 @@ def test_the_accepted_formats_can_be_written() -> None:
     assert (_files.FIGURE_FORMATS, _files.CLIP_FORMATS) == (style.FORMATS, clip.FORMATS)
 
 
-def test_an_evaluation_is_drawn_into_the_file_of_plot(tmp_path: Path, zoo: Path, thetaprime: Command) -> None:
+def test_an_evaluation_is_drawn_into_the_file_of_plot(
+    tmp_path: Path, zoo: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
     args = ("evaluate", "point-navigation", "--zoo", zoo, "--tasks", 2, "--gradient-steps", 1, "--trajectories", 2)
-    result = last_json(thetaprime(*args, "--output", tmp_path / "found", "--plot", tmp_path / "curves.pdf", "--json"))
+    seeds = ("--seed", 1, "--seed", 2)
+    shown = thetaprime(*args, *seeds, "--output", tmp_path / "found", "--plot", tmp_path / "curves.pdf", "--json")
+    result = last_json(shown)
+    assert "R_k < R_0" in shown.stderr and "over seeds" in shown.stderr
+    assert "…" not in shown.stderr  # the tables fit into 80 columns
     assert result["figure"] == str(tmp_path / "curves.pdf")
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
     assert [each.name for each in (tmp_path / "found").iterdir()] == ["evaluation.json"]

@@ -1,6 +1,7 @@
 """``thetaprime evaluate``."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,45 +116,48 @@ def command(
     result = evaluation.to_json()
     numbers.write_text(json.dumps(result, indent=2) + "\n")
     save(curves_figure(evaluation), figure)
-    console.print(evaluation_table(evaluation))
-    console.print(budgets_table(evaluation))
+    for table in (*evaluation_tables(evaluation), budgets_table(evaluation)):
+        console.print(table)
     console.print(f"wrote {numbers} and {figure}", soft_wrap=True)
     if as_json:
         print_json({**result, "figure": str(figure)})
 
 
-def evaluation_table(evaluation: "Evaluation") -> "Table":
-    """Tabulates returns, scores and negative adaptation by gradient step."""
+def evaluation_tables(evaluation: "Evaluation") -> "list[Table]":
+    """Tabulates the returns and the scores by gradient step. Each table fits into 80 columns."""
     from rich.table import Table
 
-    steps = range(len(evaluation.returns["maml"]))
     title = f"{evaluation.meta_policy}: {len(evaluation.tasks)} held-out tasks, {evaluation.trajectories} trajectories"
-    table = Table(
-        "gradient steps", *map(str, steps), title=title, caption="mean return ± sd over tasks; 95 % intervals"
-    )
-    for method, curve in evaluation.returns.items():
-        table.add_row(method, *(f"{row.mean():.2f} ± {row.std():.2f}" for row in curve))
-    table.add_row("oracle", f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}")
+    oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
+    returns = Table("step", *evaluation.returns, title=title, caption=f"mean return ± sd over tasks; oracle {oracle}")
+    for step, row in enumerate(zip(*evaluation.returns.values(), strict=True)):
+        returns.add_row(str(step), *(f"{each.mean():.2f} ± {each.std():.2f}" for each in row))
     low, high = evaluation.interval(evaluation.scores)
-    table.add_row("S_k", *(f"{score:.3f}" for score in evaluation.scores()))
-    table.add_row("  interval", *(f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)))
+    columns = {
+        "step": list(map(str, range(len(low)))),
+        "S_k": [f"{score:.3f}" for score in evaluation.scores()],
+        "95 % interval": _ranges(low, high),
+    }
     if len(evaluation.seeds) > 1:
         by_seed = evaluation.scores_by_seed()
-        table.add_row(
-            "  over seeds", *(f"{a:.3f}..{b:.3f}" for a, b in zip(by_seed.min(0), by_seed.max(0), strict=True))
-        )
-    table.add_row("R_k < R_0", "–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation()))
-    return table
+        columns["over seeds"] = _ranges(by_seed.min(0), by_seed.max(0))
+    columns["R_k < R_0"] = ["–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation())]
+    scores = Table(*columns, title="scores, and tasks that adaptation made worse")
+    for row in zip(*columns.values(), strict=True):
+        scores.add_row(*row)
+    return [returns, scores]
 
 
 def budgets_table(evaluation: "Evaluation") -> "Table":
     """Tabulates S_1, the score after one gradient step, by the number of trajectories of that step."""
     from rich.table import Table
 
-    table = Table(
-        "trajectories", *map(str, evaluation.budgets), title="one gradient step on fewer or more trajectories"
-    )
+    table = Table("trajectories", "S_1", "95 % interval", title="one gradient step on fewer or more trajectories")
     low, high = evaluation.interval(evaluation.scores_by_budget)
-    table.add_row("S_1", *(f"{score:.3f}" for score in evaluation.scores_by_budget()))
-    table.add_row("  interval", *(f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)))
+    for row in zip(evaluation.budgets, evaluation.scores_by_budget(), _ranges(low, high), strict=True):
+        table.add_row(str(row[0]), f"{row[1]:.3f}", row[2])
     return table
+
+
+def _ranges(low: Iterable[float], high: Iterable[float]) -> list[str]:
+    return [f"{a:.3f}..{b:.3f}" for a, b in zip(low, high, strict=True)]
