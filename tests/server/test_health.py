@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import errno
+import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import h2.events
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.faults.http2_peer import Http2Peer, message
 from thetaprime.server import running_server
-from thetaprime.server.errors import UnavailableError
 from thetaprime.server.store import BlobStore, Store
-from thetaprime.server.telemetry import health
+from thetaprime.server.telemetry import store_probe
+from thetaprime.server.telemetry.health import Health
+from thetaprime.server.telemetry.instrumented_store import InstrumentedStore
+from thetaprime.server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from tests.support.server.service import Configure, Start
@@ -75,36 +81,71 @@ def test_a_disk_that_refuses_writes_is_not_serving(start: "Start", monkeypatch: 
 
 def test_a_disk_that_hangs_is_not_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(health, "_HUNG_SECONDS", 0.02)
     with start(probe_seconds=0.02) as service:
         with monkeypatch.context() as patched:
-            patched.setattr(health, "probe_store", lambda _: go_on.wait(60))
+            patched.setattr(store_probe, "probe_store", lambda _: go_on.wait(60))
             wait_for(service.channel, NOT_SERVING)
-        monkeypatch.setattr(health, "_HUNG_SECONDS", 60)
         go_on.set()
         wait_for(service.channel, SERVING)
         assert service.create().policy.policy_id
 
 
-def test_a_busy_store_is_serving(start: "Start", monkeypatch: pytest.MonkeyPatch) -> None:
-    probed = threading.Semaphore(0)
+def test_a_locked_database_is_not_serving_after_two_seconds(configure: "Configure", connect: Any) -> None:
+    config = configure(probe_seconds=1.0)
+    with running_server(config) as address, connect(address) as service:
+        wait_for(service.channel, SERVING)
+        with contextlib.closing(sqlite3.connect(config.store / "thetaprime.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked = time.monotonic()
+            wait_for(service.channel, NOT_SERVING)
+            assert time.monotonic() - locked < 2.5  # half a second for a busy machine
+            other.execute("ROLLBACK")
+            wait_for(service.channel, SERVING)
 
-    def busy(_: Store) -> None:
-        probed.release()
-        raise UnavailableError("the store is busy", retry_after=1.0)
 
-    with start(probe_seconds=0.01) as service:
-        monkeypatch.setattr(health, "probe_store", busy)
-        for _ in range(3):  # the third probe starts after the first one was evaluated
-            assert probed.acquire(timeout=60)
-        assert status(service.channel) == SERVING
+def test_a_store_that_was_replaced_refuses_calls_and_is_not_serving(configure: "Configure", connect: Any) -> None:
+    config = configure(probe_seconds=0.02)
+    with running_server(config) as address, connect(address) as service:
+        session_id = service.create().session.session_id
+        with moved(config.store):
+            Store(config.store).close()
+            wait_for(service.channel, NOT_SERVING)
+            for call in (service.create, lambda: service.get(session_id)):
+                with service.refuses() as refusal:
+                    call()
+                assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
+            shutil.rmtree(config.store)
+        wait_for(service.channel, SERVING)
+        assert service.get(session_id).session.session_id == session_id
+
+
+def test_a_store_that_is_busy_with_other_writes_is_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_probe, "_HUNG_SECONDS", 0.02)
+    go_on = threading.Event()
+    monkeypatch.setattr(store_probe, "probe_store", lambda _: go_on.wait(60))
+    reports: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def run(store: InstrumentedStore) -> None:
+        watching = asyncio.create_task(store_probe.watch_store(store, 0.001, reports.put_nowait))
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            store.writes += 1
+        assert reports.empty()
+        assert not await reports.get()
+        go_on.set()
+        while not await reports.get():
+            pass
+        watching.cancel()
+
+    with contextlib.closing(InstrumentedStore(tmp_path, Metrics())) as store:
+        asyncio.run(run(store))
 
 
 def test_the_probe_writes_to_the_store_and_leaves_no_blob(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path)) as store:
         log = tmp_path / "thetaprime.sqlite3-wal"
         before = log.stat().st_size, log.stat().st_mtime_ns
-        health.probe_store(store)
+        store_probe.probe_store(store)
         assert (log.stat().st_size, log.stat().st_mtime_ns) != before
         assert not list(store.blobs.digests())
 
@@ -130,18 +171,40 @@ def test_not_serving_comes_before_calls_are_refused(
     assert noticed == [7.0]
 
 
-def test_a_draining_server_stays_not_serving_when_its_store_recovers(start: "Start") -> None:
+def test_a_draining_server_stays_not_serving_when_its_store_recovers() -> None:
     async def run() -> None:
-        drained = health.Health(SERVICES[1:], _Metrics())  # type: ignore[arg-type]
-        await drained.set_serving()
-        await drained.drain()
-        await drained.set_serving()
-        assert set(drained.servicer._server_status.values()) == {NOT_SERVING}
+        drained = Health(SERVICES[1:], Metrics())
+        drained.drain()
+        drained.set_serving(True)
+        for name in SERVICES:
+            reply = await drained.Check(health_pb2.HealthCheckRequest(service=name), None)  # type: ignore[arg-type]
+            assert reply.status == NOT_SERVING
 
     asyncio.run(run())
 
 
-class _Metrics:
-    class serving:  # noqa: N801
-        @staticmethod
-        def set(value: float) -> None: ...
+def test_an_unknown_service_is_unknown(start: "Start") -> None:
+    request = health_pb2.HealthCheckRequest(service="elsewhere")
+    with start() as service:
+        stub = health_pb2_grpc.HealthStub(service.channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Check(request, timeout=60)
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        assert next(stub.Watch(request, timeout=60)).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_watchers_hear_of_every_change_beside_one_that_left_and_one_that_reads_nothing(
+    configure: "Configure", connect: Any
+) -> None:
+    config = configure(probe_seconds=0.02)
+    request = health_pb2.HealthCheckRequest()
+    with running_server(config) as address, connect(address) as service, Http2Peer(address, window=0) as deaf:
+        deaf.call("/grpc.health.v1.Health/Watch", message(b""))
+        deaf.receive(h2.events.ResponseReceived)
+        stub = health_pb2_grpc.HealthStub(service.channel)
+        leaving, staying = stub.Watch(request, timeout=60), stub.Watch(request, timeout=60)
+        assert next(leaving).status == next(staying).status == SERVING
+        leaving.cancel()
+        with moved(config.store):
+            assert next(staying).status == NOT_SERVING
+        assert next(staying).status == SERVING

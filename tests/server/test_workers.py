@@ -216,6 +216,34 @@ def test_a_reserved_port_is_free_only_for_sockets_that_share_it(address: str) ->
         free.bind(("127.0.0.1", int(port)))
 
 
+def test_a_port_is_reserved_beside_closed_connections_and_refused_beside_a_listener() -> None:
+    with socket.socket() as earlier:
+        earlier.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        earlier.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        earlier.bind(("127.0.0.1", 0))
+        earlier.listen()
+        address = f"127.0.0.1:{earlier.getsockname()[1]}"
+        with socket.create_connection(earlier.getsockname()) as client:
+            # The side that closes first keeps the connection in TIME_WAIT.
+            earlier.accept()[0].close()
+            assert client.recv(1) == b""
+        with pytest.raises(StartupError, match="cannot listen"), reserve_port(address):
+            pass
+    for _ in range(2):
+        with reserve_port(address):
+            with pytest.raises(StartupError, match="cannot listen"), reserve_port(address):
+                pass
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                other.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+                other.listen()
+            shared = socket.socket()
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with shared:
+                shared.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+                shared.listen()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "unix:/tmp/socket", "127.0.0.1:x", "127.0.0.1:70000", ":1"])
 def test_an_address_that_cannot_be_shared_is_refused(address: str) -> None:
     with pytest.raises(StartupError, match=f"address {address}"), reserve_port(address):

@@ -6,7 +6,6 @@ Only a process that serves calls imports torch.
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -15,6 +14,7 @@ import structlog
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.logging import adopt_library_logs, configure_logging
+from thetaprime.server.runtime.stopping import EXIT_SECONDS, SUPERVISOR_EXIT_SECONDS, stop_on_signals
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
@@ -30,23 +30,16 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """
     configure_logging()
     adopt_library_logs()
-    stop_event = stop_on_signals()
     if config.workers > 1:
         from thetaprime.server.runtime.workers import supervise
 
-        await supervise(config, stop_event, on_ready)
+        with stop_on_signals(config.drain_seconds + SUPERVISOR_EXIT_SECONDS) as stop_event:
+            await supervise(config, stop_event, on_ready)
     else:
         from thetaprime.server.runtime.process import serve_until
 
-        await serve_until(stop_event, config, on_ready)
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Returns an event that SIGTERM or SIGINT sets."""
-    stop_event, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_event.set)
-    return stop_event
+        with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
+            await serve_until(stop_event, config, on_ready)
 
 
 @contextlib.contextmanager

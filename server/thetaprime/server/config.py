@@ -71,8 +71,8 @@ class ServerConfig(BaseSettings):
     """Seconds between scans of the zoo folders for new and removed meta-policies."""
     metrics_address: str = ""
     """Host and port for Prometheus metrics, as host:port. Without it, no metrics are served."""
-    probe_seconds: pydantic.PositiveFloat = 5.0
-    """Seconds between test writes to the store. While they fail, health checks answer NOT_SERVING."""
+    probe_seconds: pydantic.PositiveFloat = 1.0
+    """Seconds between test writes to the store. While they fail or hang, health checks answer NOT_SERVING."""
     tracing: bool = False
     """Record OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT."""
     workers: pydantic.PositiveInt = 1
@@ -134,6 +134,11 @@ class ServerConfig(BaseSettings):
         file = {**env_settings(), **init_settings()}.get("config")
         sources = (init_settings, env_settings)
         return sources if file is None else (*sources, ConfigFileSource(settings_cls, Path(file)))
+
+    @property
+    def drain_seconds(self) -> float:
+        """Seconds from SIGTERM until running calls are cut."""
+        return self.drain_notice + self.grace
 
     @pydantic.field_validator("address", "metrics_address")
     @classmethod

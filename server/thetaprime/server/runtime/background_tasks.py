@@ -10,6 +10,7 @@ import structlog
 from thetaprime.server.auth import audit
 from thetaprime.server.runtime.components import Components
 from thetaprime.server.store import SweptSession
+from thetaprime.server.telemetry.store_probe import watch_store
 
 _SWEEP_SECONDS: Final = 600.0
 _CACHE_EXPIRY_SECONDS: Final = 60.0
@@ -28,7 +29,7 @@ def start_background_tasks(components: Components, *, sweeping: bool) -> list[as
     periodic = [
         _repeat("catalog scan failed", components.watch.scan, threads, config.catalog_seconds),
         _repeat("expiry failed", store.recent.expire, threads, _CACHE_EXPIRY_SECONDS),
-        components.health.watch_store(store, config.probe_seconds),
+        watch_store(store, config.probe_seconds, components.health.set_serving),
     ]
     if sweeping:
         periodic.append(_sweep(components))

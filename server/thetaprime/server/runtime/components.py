@@ -23,7 +23,6 @@ from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
 from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.rate_limit import RateLimit
-from thetaprime.server.store import Store
 from thetaprime.server.telemetry.calls import CallObserver
 from thetaprime.server.telemetry.health import Health
 from thetaprime.server.telemetry.instrumented_store import InstrumentedStore
@@ -64,7 +63,7 @@ class Components:
 
     config: ServerConfig
     metrics: Metrics
-    store: Store
+    store: InstrumentedStore
     catalog: Catalog
     watch: CatalogWatch
     threads: ThreadPoolExecutor

@@ -25,7 +25,7 @@ from thetaprime.wire import CHUNK_BYTES
 # Room for one chunk and its envelope.
 _MESSAGE_BYTES: Final = 2 * CHUNK_BYTES
 # Once no call is running, replies may still be in transit, and health checks may be watching.
-_LAST_REPLIES_SECONDS: Final = 1.0
+_LAST_REPLIES_SECONDS: Final = 0.5
 
 _log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
                     _log.info("metrics", address=metrics_address)
             server = _build_grpc_server(components, shared=worker is not None)
             address = _bind(server, config.address, credentials)
-            await components.health.set_serving()
+            components.health.set_serving(True)
             failpoints.reach("start.serving")
             await server.start()
             # One process sweeps for all workers.
@@ -78,7 +78,7 @@ def _build_grpc_server(components: Components, *, shared: bool) -> grpc.aio.Serv
     )
     adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(components.adaptation, server)
     meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(components.meta_policies, server)
-    health_pb2_grpc.add_HealthServicer_to_server(components.health.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(components.health, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
@@ -96,7 +96,7 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
 
 
 async def _drain(components: Components, server: grpc.aio.Server, tasks: list[asyncio.Task[None]]) -> None:
-    await components.health.drain()
+    components.health.drain()
     await _wait_for_load_balancers(components.config.drain_notice)
     components.calls.drain()
     for task in tasks:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server import failpoints
 from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
-from thetaprime.server.errors import ServiceError, StartupError
+from thetaprime.server.errors import ServiceError, StartupError, StoreFailedError
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore, verified
 from thetaprime.server.store.cache import RecentCache
@@ -69,6 +69,8 @@ class Store:
         # Without this lock, SQLite's writers poll for the database with pauses of up to 0.1 s.
         self._writer = threading.Lock()
         self._row_bytes = row_bytes
+        self._folder = folder
+        self._in_place: list[tuple[int, int]] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.blobs = BlobStore(folder / "blobs")
@@ -84,10 +86,11 @@ class Store:
         sa.event.listen(self._engine, "begin", _begin)
         try:
             self._ensure_schema(folder)
+            self._in_place = self._files_at_path()
         except StartupError:
             self.close()
             raise
-        except (sa.exc.DatabaseError, ServiceError) as error:
+        except (sa.exc.DatabaseError, ServiceError, OSError) as error:
             self.close()
             raise StartupError(f"store {folder}: {getattr(error, 'orig', error)}") from error
 
@@ -95,9 +98,30 @@ class Store:
         """Closes the database's connections."""
         self._engine.dispose()
 
+    def check_in_place(self) -> None:
+        """Checks that the store's folder still holds the files that this server opened.
+
+        Raises:
+            StoreFailedError: the folder was moved, deleted or replaced. A write would be lost at the next start.
+        """
+        with disk_failures():
+            moved = self._in_place is not None and self._files_at_path() != self._in_place
+        if moved:
+            raise StoreFailedError("STORE_FAILED", f"{self._folder} no longer holds the files that the server opened")
+
+    def _files_at_path(self) -> list[tuple[int, int]]:
+        """Returns the device and the inode of the database and of the folder of blobs."""
+        found = [(self._folder / name).stat() for name in ("thetaprime.sqlite3", "blobs")]
+        return [(each.st_dev, each.st_ino) for each in found]
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A read-only transaction, which sees one snapshot."""
+        """A read-only transaction, which sees one snapshot.
+
+        Raises:
+            StoreFailedError: the disk is broken, or the store's folder was moved.
+        """
+        self.check_in_place()
         with database_failures(), self._engine.connect() as connection:
             yield connection
 
@@ -107,8 +131,10 @@ class Store:
 
         Raises:
             UnavailableError: another process kept the database locked for 10 seconds.
-            StoreFailedError: the disk is full, read-only or broken; nothing was changed.
+            StoreFailedError: the disk is full, read-only or broken, or the store's folder was moved; nothing was
+                changed.
         """
+        self.check_in_place()
         with (
             database_failures(),
             # A transaction also deletes and writes blob files.

@@ -1,95 +1,74 @@
 """The `grpc.health.v1` service: SERVING while the server accepts calls and the store accepts writes."""
 
 import asyncio
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
-import structlog
-from grpc_health.v1 import health, health_pb2
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from thetaprime.server.errors import UnavailableError
-from thetaprime.server.store import Store, tables
 from thetaprime.server.telemetry.metrics import Metrics
 
-_PROBE_BYTES: Final = 4096
-# Longer than the database's timeout for its write lock.
-_HUNG_SECONDS: Final = 20.0
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
-
-_log = structlog.get_logger()
-
-
-def probe_store(store: Store) -> None:
-    """Writes a blob and a row to the store, as a call would, and deletes the blob.
-
-    Raises:
-        Exception: the error of the disk or the database.
-    """
-    digest = store.blobs.put(os.urandom(_PROBE_BYTES))
-    store.blobs.delete(digest)
-    with store.writing() as connection:
-        connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
+_SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health:
-    """The health status of each service of a server.
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the package has no types
+    """The health status of a server and of each of its services.
+
+    No change waits for a watcher: the servicer of grpcio-health-checking writes to a watcher while it holds the lock of
+    the status, so one watcher that does not read freezes the status for everybody.
 
     Args:
         services: names of the services; ``""``, the server as a whole, is added.
         metrics: its `serving` gauge follows the status.
-
-    Attributes:
-        servicer: answers health checks.
     """
 
     def __init__(self, services: Sequence[str], metrics: Metrics) -> None:
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._services = ("", *services)
+        self._services = frozenset(("", *services))
         self._metrics = metrics
+        self._status = _SERVING
         self._draining = False
+        # Replaced at each change: a watcher waits for the event that it read together with the status.
+        self._changed = asyncio.Event()
 
-    async def set_serving(self) -> None:
-        """Sets the status to SERVING."""
-        await self._set(_SERVING)
+    def set_serving(self, serving: bool) -> None:
+        """Sets the status, unless the server drains."""
+        if not self._draining:
+            self._set(_SERVING if serving else _NOT_SERVING)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Sets the status to NOT_SERVING permanently."""
         self._draining = True
-        self._metrics.serving.set(0)
-        await self.servicer.enter_graceful_shutdown()
+        self._set(_NOT_SERVING)
 
-    async def watch_store(self, store: Store, seconds: float) -> None:
-        """Probes the store every `seconds`; the status is NOT_SERVING from the first failure until the next success."""
-        healthy, loop = True, asyncio.get_running_loop()
-        # A separate thread: all others may be blocked in the store.
-        with ThreadPoolExecutor(1, thread_name_prefix="probe") as thread:
-            while True:
-                await asyncio.sleep(seconds)
-                trial = loop.run_in_executor(thread, probe_store, store)
-                ended, _ = await asyncio.wait([trial], timeout=_HUNG_SECONDS)
-                problem = _describe_failure(trial) if ended else f"a write has not finished after {_HUNG_SECONDS:g} s"
-                if healthy and problem:
-                    _log.error("store failed", problem=problem)
-                elif not healthy and not problem:
-                    _log.info("store recovered")
-                healthy = not problem
-                await self._set(_SERVING if healthy else _NOT_SERVING)
-                await asyncio.wait([trial])
-
-    async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-        if self._draining:
-            return
+    def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         self._metrics.serving.set(status == _SERVING)
-        for service in self._services:
-            await self.servicer.set(service, status)
+        self._status = status
+        self._changed.set()
+        self._changed = asyncio.Event()
 
+    async def Check(  # noqa: N802 - the name of the RPC
+        self, request: "health_pb2.HealthCheckRequest", context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> "health_pb2.HealthCheckResponse":
+        """Returns the status of a service; NOT_FOUND for an unknown one."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=self._status)
 
-def _describe_failure(trial: "asyncio.Future[None]") -> str:
-    error = trial.exception()
-    # A store that is busy with long writes has not failed.
-    if error is None or isinstance(error, UnavailableError):
-        return ""
-    return f"{type(error).__name__}: {error}"
+    async def Watch(  # noqa: N802 - the name of the RPC
+        self, request: "health_pb2.HealthCheckRequest", context: object
+    ) -> "AsyncIterator[health_pb2.HealthCheckResponse]":
+        """Yields the status of a service, and the newest status after each change.
+
+        A watcher that reads slowly misses the statuses in between.
+        """
+        sent = None
+        while True:
+            changed = self._changed
+            status = self._status if request.service in self._services else _SERVICE_UNKNOWN
+            if status != sent:
+                yield health_pb2.HealthCheckResponse(status=status)
+                sent = status
+            await changed.wait()

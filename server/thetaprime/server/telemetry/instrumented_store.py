@@ -23,12 +23,16 @@ class InstrumentedStore(Store):
         metrics: receives the durations.
         row_bytes: as for `Store`.
         recent_bytes: as for `Store`.
+
+    Attributes:
+        writes: number of writing transactions that have committed, roughly: threads count at once.
     """
 
     def __init__(
         self, folder: Path, metrics: Metrics, row_bytes: int = ROW_BYTES, recent_bytes: int = RECENT_BYTES
     ) -> None:
         self._metrics = metrics
+        self.writes = 0
         super().__init__(folder, row_bytes=row_bytes, recent_bytes=recent_bytes)
         self.blobs = _InstrumentedBlobs(folder / "blobs", metrics)
 
@@ -43,6 +47,7 @@ class InstrumentedStore(Store):
         """As `Store.writing`."""
         with _observe(self._metrics, "write"), super().writing() as connection:
             yield connection
+        self.writes += 1
 
 
 class _InstrumentedBlobs(BlobStore):

@@ -1,6 +1,7 @@
 """Reserves one port for several processes; the kernel distributes the connections among those that listen on it."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -51,6 +52,15 @@ def _bind(unbound: socket.socket, family: socket.AddressFamily, ip: str, port: i
         # As gRPC does: the unspecified address also accepts IPv4.
         unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ip != "::"))
     # SO_REUSEPORT is set after binding: the bind fails if any other program has the port, also one that shares it.
-    unbound.bind((ip, port))
+    try:
+        unbound.bind((ip, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Closed connections of an earlier server occupy the port for a minute. With SO_REUSEADDR they do not count, and
+        # a socket that listens does. Without it again, this socket excludes all others that do not share the port.
+        unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        unbound.bind((ip, port))
+        unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return int(unbound.getsockname()[1])

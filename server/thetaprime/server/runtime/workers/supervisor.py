@@ -15,6 +15,7 @@ from thetaprime.server import failpoints
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 from thetaprime.server.runtime.process import log_listening
+from thetaprime.server.runtime.stopping import KILL_SECONDS
 from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerProcess, WorkerSpec
@@ -112,15 +113,21 @@ class _WorkerPool:
         await _gather(self._keep_worker_running(number) for number in range(self._config.workers))
 
     async def stop(self) -> None:
-        """Drains all workers, and waits until they have ended."""
-        for process in self._running.values():
-            process.stop()
-        for number, process in list(self._running.items()):
+        """Drains all workers, kills those that do not end in time, and waits until they have ended."""
+        await _gather(self._stop_worker(number, process) for number, process in self._running.copy().items())
+
+    async def _stop_worker(self, number: int, process: WorkerProcess) -> None:
+        process.stop()
+        try:
+            async with asyncio.timeout(self._config.drain_seconds + KILL_SECONDS):
+                status = await process.wait()
+        except TimeoutError:
+            process.kill()
             status = await process.wait()
-            self._remove(number, process)
-            # SIGTERM ends a worker that is still starting, and has nothing to drain.
-            if status not in (0, -signal.SIGTERM):
-                _log.error("worker did not drain", worker=number, status=status)
+        self._remove(number, process)
+        # SIGTERM ends a worker that is still starting, and has nothing to drain.
+        if status not in (0, -signal.SIGTERM):
+            _log.error("worker did not drain", worker=number, status=status)
 
     async def _keep_worker_running(self, number: int) -> None:
         restarts = Restarts()

@@ -9,10 +9,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from thetaprime.server.app import stop_on_signals
 from thetaprime.server.errors import StartupError
 from thetaprime.server.logging import adopt_library_logs, configure_logging
 from thetaprime.server.runtime.process import serve_until
+from thetaprime.server.runtime.stopping import EXIT_SECONDS, stop_on_signals
 from thetaprime.server.runtime.workers.worker_process import ReadyMessage, WorkerSpec
 
 
@@ -38,9 +38,9 @@ def main() -> int:
 
 
 async def _serve(spec: WorkerSpec, send: Callable[[ReadyMessage], None]) -> None:
-    stop_event = stop_on_signals()
-    asyncio.get_running_loop().add_reader(0, _stop_at_end_of_input, stop_event)
-    await serve_until(stop_event, spec.config, lambda _: send(ReadyMessage()), worker=spec.worker)
+    with stop_on_signals(spec.config.drain_seconds + EXIT_SECONDS) as stop_event:
+        asyncio.get_running_loop().add_reader(0, _stop_at_end_of_input, stop_event)
+        await serve_until(stop_event, spec.config, lambda _: send(ReadyMessage()), worker=spec.worker)
 
 
 def _stop_at_end_of_input(stop_event: asyncio.Event) -> None:

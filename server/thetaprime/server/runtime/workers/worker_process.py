@@ -102,3 +102,8 @@ class WorkerProcess:
         """Sends SIGTERM, so that the worker drains; does nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
+
+    def kill(self) -> None:
+        """Sends SIGKILL; does nothing if the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
