@@ -37,7 +37,7 @@ def _commands() -> Iterator[str]:
         yield f"## thetaprime {name}\n"
         yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
         yield f"{inspect.cleandoc(command.help or '')}\n"
-        yield "\n".join(["```text", *(f"$ {example}" for example in command.examples), "```\n"])
+        yield "\n".join(["```console", *(f"$ {example}" for example in command.examples), "```\n"])
         for title, parameters in command.sections(context).items():
             yield f"**{title}**\n"
             yield "| option | meaning |\n|---|---|"

@@ -217,11 +217,12 @@ def test_adapt_overwrites_a_file_only_with_force(
 
 
 def test_adapt_without_a_terminal_writes_lines(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    output = tmp_path / "[bold]p.onnx"  # not markup
     args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2")
-    result = thetaprime(*args, "--output", tmp_path / "p.onnx")
+    result = thetaprime(*args, "--output", output)
     assert result.exit_code == 0, result.output
     session, first, *rounds, wrote = result.stdout.splitlines()
-    assert session.startswith("session ") and wrote.startswith("wrote ")
+    assert session.startswith("session ") and wrote.startswith(f"wrote {output} (cart-pole@1, ")
     assert first.startswith("round 1  ") and first.endswith("/3 episodes")
     assert [re.sub(r"return .*  ", "return R  ", line) for line in rounds] == [
         "round 1  return R  3/3 episodes",

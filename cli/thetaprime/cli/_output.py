@@ -27,7 +27,7 @@ def console_for(as_json: bool) -> "Console":
     """Returns the console of people: stdout, or stderr where stdout belongs to a program."""
     from rich.console import Console
 
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, markup=False)  # names of files may hold brackets
     if not console.is_terminal:
         console.width = _FILE_WIDTH  # nothing is cut or folded in a file or a pipe
     return console

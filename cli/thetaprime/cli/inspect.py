@@ -30,8 +30,8 @@ def command(path: Path, as_json: bool) -> None:
     rows = dict(_rows("", facts))
     width = min(32, max(map(len, rows)))
     for name, value in rows.items():  # unfolded: names and digests are copied
-        console.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
-    console.print(f"{path}: verified", markup=False, soft_wrap=True)
+        console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+    console.print(f"{path}: verified", soft_wrap=True)
     if as_json:
         print_json({"path": str(path), "verified": True, **facts})
 

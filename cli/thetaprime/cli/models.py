@@ -39,7 +39,7 @@ def command(local: bool, zoo: Path | None, as_json: bool, **connection: Any) -> 
             source, found = client.address, client.meta_policies()
     console = console_for(as_json)
     if not found:
-        console.print(f"no meta-policies in {source}", markup=False, soft_wrap=True)
+        console.print(f"no meta-policies in {source}", soft_wrap=True)
     for index, each in enumerate(found):
         _print(console, each, first=index == 0)
     if as_json:
