@@ -11,7 +11,7 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support.artifacts import POINT_NAVIGATION, write_untrained  # noqa: E402
 from thetaprime.models import AdaptationSpec, PolicySpec  # noqa: E402
 
-pytest_plugins = ["pytester", "tests.support.quick", "tests.support.skips"]
+pytest_plugins = ["pytester", "tests.support.browser", "tests.support.quick", "tests.support.skips"]
 
 # The time of an example depends on the machine's load.
 hypothesis.settings.register_profile("thetaprime", deadline=None)

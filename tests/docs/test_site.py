@@ -4,10 +4,8 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +15,6 @@ import pytest
 
 from tests.docs.blocks import ROOT, pages
 
-CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Elements whose address a browser loads by itself.
 _LOADED: Final = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "srcset", "audio": "src"}
 
@@ -171,18 +168,6 @@ def test_it_can_be_searched(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert any("REINFORCE" in each["text"] for each in index["docs"])
     assert (site / "search" / "search_index.js").is_file()  # search without a server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Starts headless Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +27,10 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def visited(url: str) -> Iterator[Any]:
+def visited(url: str, browser: Any) -> Iterator[Any]:
     """A tab on the page. The page requests only its own server, and the console stays empty."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
+    with browser.new_context(viewport={"width": 1180, "height": 900}, reduced_motion="reduce") as context:
+        tab = context.new_page()
         requested: list[str] = []
         messages: list[str] = []
         tab.on("request", lambda request: requested.append(request.url))
@@ -50,7 +44,6 @@ def visited(url: str) -> Iterator[Any]:
         }
         # Chromium reports the requests that a test aborts.
         assert not [each for each in messages if "ERR_FAILED" not in each]
-        browser.close()
 
 
 def click_goal(tab: Any, x: float, y: float) -> None:
