@@ -1,4 +1,4 @@
-"""Clips, read back frame by frame; and what MuJoCo draws them with."""
+"""Clips, read back frame by frame; and the OpenGL backend that MuJoCo renders with."""
 
 import itertools
 import os
@@ -63,7 +63,7 @@ def test_the_shorter_film_stays_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif"])
-def test_what_is_written_reads_back(kind: str, tmp_path: Path) -> None:
+def test_a_written_clip_reads_back(kind: str, tmp_path: Path) -> None:
     films = [film("θ", 0.01), film("θ′", 0.1)]
     counted = []
     path = tmp_path / f"clip.{kind}"
@@ -71,7 +71,7 @@ def test_what_is_written_reads_back(kind: str, tmp_path: Path) -> None:
     found, meant = read(path), [np.asarray(frame) for frame in side_by_side(films)]
     assert len(found) == len(meant) == len(counted) == 26
     assert found[0].shape == meant[0].shape
-    # Both formats lose a little: of the colors, never of what is seen.
+    # Both formats lose some color, never the picture's content.
     assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(found, meant, strict=True)) < 4.0
     assert np.abs(found[0].astype(int) - found[-1]).max() > 100
     if kind == "mp4":
@@ -84,28 +84,28 @@ def test_what_is_written_reads_back(kind: str, tmp_path: Path) -> None:
             assert gif.info["duration"] == 100
 
 
-def test_another_ending_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_file_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clip.webm: ends with '.webm'; expected one of mp4, gif"):
         write_clip(tmp_path / "clip.webm", [film("θ", 0.1)], 10.0)
 
 
-def test_a_clip_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+def test_a_clip_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
     for kind in ("mp4", "gif"):
         with pytest.raises(OSError, match="nowhere"):
             write_clip(tmp_path / "nowhere" / f"clip.{kind}", [film("θ", 0.1)], 10.0)
 
 
 @pytest.mark.parametrize("variable", ["MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"])
-def test_what_the_user_chose_stays(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_opengl_backend_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(variable, "mine")
-    monkeypatch.setattr(opengl, "_BACKENDS", ())  # any try would end in an error
+    monkeypatch.setattr(opengl, "_BACKENDS", ())  # any trial would fail
     opengl.choose_opengl()
     assert os.environ.get("MUJOCO_GL") == ("mine" if variable == "MUJOCO_GL" else None)
 
 
-def test_where_nothing_draws_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_backend_the_error_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -115,7 +115,7 @@ def test_where_nothing_draws_the_error_says_what_to_install(monkeypatch: pytest.
     assert "MUJOCO_GL" not in os.environ
 
 
-def test_a_choice_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "no_such_backend")
     monkeypatch.setattr(opengl, "_BACKENDS", ("no_such_backend",))
     with pytest.raises(RuntimeError, match="MUJOCO_GL: 'no_such_backend' does not work here; leave it unset, or"):
@@ -141,7 +141,7 @@ for name in ("thetaprime/HalfCheetahVelocity-v0", "HalfCheetah-v5"):
     film = Film.shoot("θ", lambda _: rng.uniform(0, 1, 6), env, 0, 0)
     assert len(film.frames) == 101 and film.shape == (120, 160, 3)
     assert len(set(film.frames)) == 101, "every frame is another"
-    # The camera goes along: the robot, which is brown on black and green, is in the first picture and in the last.
+    # The camera follows: the robot, which is brown on black and green, is in the first picture and in the last.
     for index in (0, 100):
         pixels = np.asarray(film.picture(index)).astype(int)[52:]
         brown = (pixels[..., 0] > pixels[..., 1] + 20) & (pixels[..., 1] > pixels[..., 2])
@@ -152,7 +152,7 @@ for name in ("thetaprime/HalfCheetahVelocity-v0", "HalfCheetah-v5"):
 
 @pytest.mark.slow
 def test_a_robot_is_filmed_without_a_display(tmp_path: Path) -> None:
-    # In a process of its own: what draws is chosen once.
+    # In a separate process: the backend is chosen once.
     shown = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
     environment = {name: value for name, value in os.environ.items() if name not in shown}
     result = subprocess.run(
@@ -169,7 +169,7 @@ def test_a_robot_is_filmed_without_a_display(tmp_path: Path) -> None:
     assert result.stdout.strip() in ("egl", "osmesa")
 
 
-def test_a_camera_of_the_users_stays() -> None:
+def test_the_users_camera_is_kept() -> None:
     env = gymnasium.make("HalfCheetah-v5", render_mode="rgb_array", camera_id=0)
     env.unwrapped.mujoco_renderer.camera_id = 7  # type: ignore[attr-defined]
     opengl.follow_robot(env)

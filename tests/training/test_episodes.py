@@ -1,4 +1,4 @@
-"""What is recorded of episodes, against the environments themselves."""
+"""Recorded episodes, compared with their environments."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def recorder(name: str, **arguments: Any) -> EpisodeRecorder:
     return EpisodeRecorder(gymnasium.make(name, **arguments))
 
 
-def test_a_path_is_where_the_point_was() -> None:
+def test_a_path_holds_the_points_positions() -> None:
     env = recorder("thetaprime/PointNavigation-v0", goal=(0.4, -0.3))
     observations = [env.reset(seed=0)[0]]
     rewards = []
@@ -34,7 +34,7 @@ def test_a_path_is_where_the_point_was() -> None:
     env.close()
 
 
-def test_episodes_are_told_apart_also_where_they_were_cut_short() -> None:
+def test_episodes_are_separated_even_if_cut_short() -> None:
     env = recorder("thetaprime/PointNavigation-v0")
     for steps in (3, 0, 2):
         env.reset(seed=0)
@@ -57,7 +57,7 @@ def test_playing_ends_with_the_episode_or_at_the_horizon() -> None:
     env.close()
 
 
-def test_what_says_nothing_has_its_return_alone() -> None:
+def test_an_environment_without_infos_gives_only_its_return() -> None:
     env = recorder("CartPole-v1")
     list(play(lambda _: np.int64(1), env, 0, 0))
     (episode,) = env.take()
@@ -76,7 +76,7 @@ def test_what_says_nothing_has_its_return_alone() -> None:
         ),
     ],
 )
-def test_a_robot_tells_velocity_and_what_touches_the_ground(
+def test_a_robots_velocity_and_ground_contacts_are_recorded(
     name: str, limbs: list[str], goal: dict[str, float]
 ) -> None:
     env = recorder(name)
@@ -99,8 +99,8 @@ def test_a_robot_tells_velocity_and_what_touches_the_ground(
     touching = np.stack(list(episode.contacts.values()), axis=1)
     height = np.array(lowest)
     assert touching.any(0).all() and not touching.all(0).any()
-    # What touches is no higher than the margin in which MuJoCo speaks of contact, and what does not is above it. The
-    # contacts are those that the last physics step began with: what moved across within it may read either way.
+    # A limb in contact is no higher than MuJoCo's contact margin; one without contact is above it. Contacts are those
+    # at the start of the last physics step: a limb that crosses the margin within the step may have either value.
     assert (height[touching] < 0.05).all()
     assert (height[~touching] > -0.02).all()
     assert height[touching].mean() < height[~touching].mean() - 0.02
@@ -113,7 +113,7 @@ def _end_of(model: mujoco.MjModel, limb: str) -> int:
 
 
 def _lowest_point(robot: Any, geom: int) -> float:
-    """Of a capsule, in m above the ground."""
+    """The height of a capsule above the ground, in m."""
     axis = robot.data.geom_xmat[geom].reshape(3, 3)[:, 2]
     radius, half = robot.model.geom_size[geom, :2]
     return float(robot.data.geom_xpos[geom, 2] - abs(axis[2]) * half - radius)

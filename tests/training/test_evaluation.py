@@ -20,7 +20,7 @@ def test_scores_and_negative_adaptation_follow_their_definitions() -> None:
     np.testing.assert_allclose(evaluation.negative_adaptation(), [0.5, 0.0])
 
 
-def test_several_seeds_are_pooled_and_told_apart() -> None:
+def test_several_seeds_are_pooled_and_separated() -> None:
     one = evaluation_by_hand()
     both = dataclasses.replace(
         one,
@@ -34,7 +34,7 @@ def test_several_seeds_are_pooled_and_told_apart() -> None:
     np.testing.assert_allclose(both.scores(), [0.0, 0.5, 1.0])
 
 
-def test_the_json_object_has_what_is_promised() -> None:
+def test_the_json_object_has_all_documented_fields() -> None:
     result = json.loads(json.dumps(evaluation_by_hand().to_json()))
     assert result["meta_policy"] == "hand@1" and result["tasks"] == 2 and result["seeds"] == [0]
     assert result["returns"]["maml"] == [-6.0, -4.0, -2.0] and result["returns"]["oracle"] == -1.0
@@ -43,7 +43,7 @@ def test_the_json_object_has_what_is_promised() -> None:
     assert all(a <= mean <= b for a, mean, b in zip(low, result["returns"]["maml"], high, strict=True))
 
 
-def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+def test_intervals_cover_the_mean_at_their_level() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -60,7 +60,7 @@ def test_figures_are_drawn() -> None:
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
 def test_nothing_leaks_from_one_task_into_another(order: list[int]) -> None:
-    """A task's curve does not depend on which tasks stand beside it, but for the noise that is drawn for its place."""
+    """A task's curve does not depend on the other tasks, except for the noise of its position."""
     distribution = PointNavigationTasks()
     policy = Policy(distribution.environment, PolicySpec(hidden_sizes=(8,), init_log_std=-12.0))
     parameters = policy.init(0)
@@ -77,6 +77,6 @@ def test_nothing_leaks_from_one_task_into_another(order: list[int]) -> None:
         trajectories=2,
         seed=0,
     )
-    # Next to no noise and next to no step: each task must keep returning what θ returns on it.
+    # With almost no noise and no step, each task must keep the return of θ.
     np.testing.assert_allclose(curve, np.broadcast_to(curve[0], curve.shape), atol=1e-2)
     assert all((before[name] == parameters[name]).all() for name in parameters)

@@ -1,4 +1,4 @@
-"""What the figures show: the numbers that they were given."""
+"""Figures show the numbers that they are drawn from."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def test_the_evaluation_shows_means_intervals_and_every_task() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("gradient steps (20 trajectories each)", "undiscounted return")
 
 
-def test_the_rounds_show_every_trajectory_and_what_is_known_of_all() -> None:
+def test_the_rounds_show_every_trajectory_mean_and_deviation() -> None:
     figure = adaptation_figure("title", POLICIES, STEPS)
     (axes,) = panel(figure, "returns")
     (container,) = axes.containers
@@ -83,15 +83,15 @@ def test_the_rounds_show_every_trajectory_and_what_is_known_of_all() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == ["θ", "θ′₁", "θ′₂"]
     (dots,) = drawn(axes, "trajectories-0")
     np.testing.assert_allclose(dots[:, 1], [-9.0, -7.0])
-    assert not drawn(axes, "trajectories-1")  # another process collected them: only mean and deviation are known
+    assert not drawn(axes, "trajectories-1")  # another process collected them, so only mean and deviation are known
     (kl,), (gradient,) = panel(figure, "kl"), panel(figure, "gradient")
     np.testing.assert_allclose(points(kl.lines[0]), [[1, 100.0], [2, 0.5]])
     np.testing.assert_allclose(points(gradient.lines[0]), [[1, 2.0], [2, 0.25]])
-    assert len(figure.axes) == 3  # what cannot be drawn leaves no empty panel
+    assert len(figure.axes) == 3  # no empty panel for missing data
     assert figure.get_suptitle() == "title"
 
 
-def test_a_step_that_went_nowhere_is_drawn() -> None:
+def test_a_step_of_size_zero_is_drawn() -> None:
     figure = adaptation_figure("title", POLICIES[:2], [Step(0, 0.0, 0.0)])
     assert panel(figure, "kl")[0].get_yscale() == "linear"
     figure.draw_without_rendering()
@@ -135,7 +135,7 @@ def test_the_gait_is_velocity_over_time_and_contacts(goal: dict[str, float], lin
     touching = np.array([True, True, False, True])
     feet = {"front": touching, "back": ~touching}
     played = episode(4, velocity=velocity, contacts=feet, goal=goal)
-    # Of the episodes with exploration one fell early: the band goes on with the other.
+    # Of the episodes with exploration one ended early: the band continues with the other.
     explored = [episode(4, velocity=velocity + 1.0), episode(2, velocity=velocity[:2])]
     figure = adaptation_figure("title", POLICIES, STEPS, [Behavior(0, explored, played), Behavior(1, [], played)])
     before, _ = panel(figure, "velocity")
@@ -153,7 +153,7 @@ def test_the_gait_is_velocity_over_time_and_contacts(goal: dict[str, float], lin
 
 
 @given(arrays(np.bool_, st.integers(0, 40)))
-def test_stretches_are_where_it_is_true(column: Any) -> None:
+def test_stretches_cover_the_true_values(column: Any) -> None:
     again = np.zeros(len(column), np.bool_)
     for start, end in stretches(column):
         assert start < end and not again[start:end].any()
@@ -162,7 +162,7 @@ def test_stretches_are_where_it_is_true(column: Any) -> None:
     assert len(stretches(column)) == int(np.diff(column.astype(int), prepend=0).clip(0).sum())
 
 
-def test_one_that_strayed_does_not_shrink_the_rest() -> None:
+def test_an_outlier_does_not_shrink_the_other_paths() -> None:
     near, far = np.zeros((300, 2)), np.array([[0.0, 0.0], [50.0, 0.0]])
     near[:, 0] = np.linspace(0, 1, 300)
     axes = paths_figure([("one", [near]), ("other", [far])], (0.5, 0.5)).axes[0]
@@ -184,12 +184,12 @@ def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:
         save(adaptation_figure("title", POLICIES, STEPS), tmp_path / "f.jpg")
 
 
-def test_names_and_numbers_are_as_in_print() -> None:
+def test_names_and_numbers_follow_print_conventions() -> None:
     assert [policy_name(rounds) for rounds in (0, 1, 12)] == ["θ", "θ′₁", "θ′₁₂"]
     assert [number(value, ".1f") for value in (-1.25, -0.01, 2.0)] == ["−1.2", "0.0", "2.0"]
 
 
-def test_the_point_can_be_watched() -> None:
+def test_the_point_can_be_rendered() -> None:
     env = gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.4, -0.3), render_mode="rgb_array")
     env.reset(seed=0)
     first = np.asarray(env.render())

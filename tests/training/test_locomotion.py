@@ -50,10 +50,10 @@ every_distribution = pytest.mark.parametrize(
 @every_kind
 @few
 @given(seed=a_seed, hows=st.lists(st.sampled_from(HOWS), min_size=3, max_size=3), threads=st.sampled_from([1, 2, 3]))
-def test_many_robots_are_so_many_single_ones(
+def test_many_robots_equal_single_ones_to_the_bit(
     body: Body, kind: Goal, seed: int, hows: Sequence[str], threads: int
 ) -> None:
-    """To the bit: over whole episodes, whatever ends them, and on into the next ones."""
+    """Over whole episodes with any end, and into the next episodes."""
     rng = np.random.default_rng(seed)
     goals = some_goals(kind, len(hows), rng)
     singles = SyncVectorEnv(
@@ -72,7 +72,7 @@ def test_many_robots_are_so_many_single_ones(
         theirs, ours = singles.step(actions), many.step(actions)
         for expectation, result in zip(theirs[:4], ours[:4], strict=True):
             np.testing.assert_array_equal(result, expectation, strict=True, err_msg=f"step {step}")
-        # The velocity of a step that went back to the start is of no episode.
+        # The velocity of a step that resets the robot belongs to no episode.
         if not ended.all():
             np.testing.assert_array_equal(ours[4]["x_velocity"][~ended], theirs[4]["x_velocity"][~ended])
         ended = ours[2] | ours[3]
@@ -84,7 +84,7 @@ def test_many_robots_are_so_many_single_ones(
 
 
 def test_an_ant_that_falls_ends_early_and_starts_again() -> None:
-    """As in the single environment, with the others unmoved by it."""
+    """As in the single environment, without an effect on the other robots."""
     count, seed = 4, 3
     many = Vector(ANT, DIRECTION, 1.0, count, threads=2)
     singles = SyncVectorEnv([lambda: make(ANT, DIRECTION, 1.0)] * count, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -132,7 +132,7 @@ def test_the_number_of_threads_changes_nothing(body: Body) -> None:
 
 
 @every_body
-def test_parked_robots_stay_and_cost_nothing(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parked_robots_are_not_simulated(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated: list[tuple[Simulator, int]] = []
     step = Simulator.step
 
@@ -153,7 +153,7 @@ def test_parked_robots_stay_and_cost_nothing(body: Body, monkeypatch: pytest.Mon
     parked = np.array([False, True, False, True])
     env.park(parked)
     simulated.clear()
-    for _ in range(35):  # past the truncation of the others, which start again
+    for _ in range(35):  # past the truncation of the others, which restart
         actions = draw_actions("random", shape, rng)
         expected, got = reference.step(actions), env.step(actions)
         for one, other in zip(expected[:4], got[:4], strict=True):
@@ -165,7 +165,7 @@ def test_parked_robots_stay_and_cost_nothing(body: Body, monkeypatch: pytest.Mon
     simulated.clear()
     env.step(draw_actions("random", shape, rng))
     assert simulated == []
-    # A reset brings all of them back.
+    # A reset restarts all of them.
     first, _ = env.reset(seed=7)
     np.testing.assert_array_equal(first, reference.reset(seed=7)[0])
     actions = draw_actions("random", shape, rng)
@@ -174,11 +174,11 @@ def test_parked_robots_stay_and_cost_nothing(body: Body, monkeypatch: pytest.Mon
 
 
 @every_kind
-def test_gymnasium_finds_no_fault(body: Body, kind: Goal) -> None:
+def test_gymnasiums_checker_passes(body: Body, kind: Goal) -> None:
     env = make(body, kind)
     assert env.spec is not None and env.spec.max_episode_steps == 200
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # it warns of matters of taste too, such as unbounded observations
+        warnings.simplefilter("default")  # it also warns about style, such as unbounded observations
         check_env(env.unwrapped, skip_render_check=True)
     env.close()
 
@@ -214,14 +214,14 @@ for name in ("HalfCheetahVelocity", "AntDirection"):
 
 
 @pytest.mark.slow
-def test_it_can_be_watched_without_a_screen(tmp_path: Path) -> None:
-    # In a process of its own: what draws is chosen once, when OpenGL is imported.
+def test_a_robot_can_be_rendered_without_a_screen(tmp_path: Path) -> None:
+    # In a separate process: the backend is chosen once, when OpenGL is imported.
     problems = []
     for backend in ("egl", "osmesa"):
         result = subprocess.run(
             [sys.executable, "-c", _RENDER],
             env={**os.environ, "MUJOCO_GL": backend},
-            cwd=tmp_path,  # MuJoCo logs what it thinks of Gymnasium's models where it is
+            cwd=tmp_path,  # MuJoCo logs warnings about Gymnasium's models into the working directory
             capture_output=True,
             text=True,
             timeout=120,
@@ -259,13 +259,13 @@ def test_distributions_meet_the_contract(distribution: LocomotionTasks) -> None:
 
 
 @every_distribution
-def test_goals_are_drawn_as_the_paper_says(distribution: LocomotionTasks) -> None:
+def test_goals_follow_the_papers_distribution(distribution: LocomotionTasks) -> None:
     tasks = distribution.sample_tasks(4000, np.random.default_rng(0))
     goals = np.array([task["goal"] for task in tasks])
     if distribution.kind is DIRECTION:
         assert sorted(set(goals.tolist())) == [-1.0, 1.0]
         assert goals.sum() == 0, "a batch is lopsided"
-        # An odd batch cannot be balanced: which direction it has once more is left to chance.
+        # An odd batch cannot be balanced: chance decides which direction has one more.
         fives = (distribution.sample_tasks(5, np.random.default_rng(seed)) for seed in range(30))
         assert {np.sum([task["goal"] for task in tasks]) for tasks in fives} == {-1.0, 1.0}
     else:
@@ -277,8 +277,8 @@ def test_goals_are_drawn_as_the_paper_says(distribution: LocomotionTasks) -> Non
 
 
 @every_distribution
-def test_actions_that_are_no_numbers_are_refused(distribution: LocomotionTasks) -> None:
-    """MuJoCo would replace them by zero, write to a log file, and go on."""
+def test_nan_actions_are_refused(distribution: LocomotionTasks) -> None:
+    """MuJoCo would replace NaN by zero, write to a log file, and continue."""
     tasks = distribution.sample_tasks(2, np.random.default_rng(0))
     actions = np.zeros((2, distribution.environment.action.size), np.float32)
     actions[1, 0] = np.nan

@@ -1,4 +1,4 @@
-"""What a step is worth and where it leads, held against MuJoCo's and Gymnasium's own."""
+"""Rewards and physics of a step, compared with MuJoCo's and Gymnasium's."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from thetaprime.training.tasks.environments.locomotion.vector import Simulator
 
 
 def contact_cost(model: mujoco.MjModel, qpos: Floats, qvel: Floats, action: Actions, frame_skip: int) -> float:
-    """Of a step, by MuJoCo's own `cfrc_ext` at the beginning of its last physics step."""
+    """The contact cost of a step, by MuJoCo's `cfrc_ext` at the beginning of its last physics step."""
     data = mujoco.MjData(model)
     data.qpos[:], data.qvel[:], data.ctrl[:] = qpos, qvel, action
     mujoco.mj_step(model, data, nstep=frame_skip - 1)
@@ -40,14 +40,14 @@ def contact_cost(model: mujoco.MjModel, qpos: Floats, qvel: Floats, action: Acti
 @every_kind
 @few
 @given(seed=a_seed, how=st.sampled_from(HOWS))
-def test_rewards_are_those_of_the_definition(body: Body, kind: Goal, seed: int, how: str) -> None:
+def test_rewards_follow_their_definition(body: Body, kind: Goal, seed: int, how: str) -> None:
     contact = _contact_paid_for(body, kind, seed, how)
     assert contact >= 0.0 if body is ANT else contact == 0.0
 
 
 @pytest.mark.parametrize("kind", [VELOCITY, DIRECTION], ids=lambda kind: kind.name)
 def test_an_ant_pays_for_touching_the_ground(kind: Goal) -> None:
-    # Left alone it falls on its feet; thrown about it may turn over first.
+    # Without actions the ant lands on its feet; with random ones it may turn over first.
     assert all(_contact_paid_for(ANT, kind, seed, "zero") > 0 for seed in range(3))
 
 
@@ -73,7 +73,7 @@ def _contact_paid_for(body: Body, kind: Goal, seed: int, how: str) -> float:
             contact = contact_cost(model, qpos, qvel, action, body.frame_skip)
             paid += contact
             expected = (1 - abs(v - goal) if kind is VELOCITY else goal * v) - 0.005 * control - contact + 0.05
-        assert reward == pytest.approx(expected, abs=1e-6)  # noise of the float32 action
+        assert reward == pytest.approx(expected, abs=1e-6)  # the rounding of the float32 action
         assert info["x_velocity"] == pytest.approx(v) and info["x_position"] == data.qpos[0]
         if terminated or truncated:
             break
@@ -91,7 +91,7 @@ def test_contact_sensors_agree_with_mujoco(seed: int) -> None:
     for _ in range(60):
         data.ctrl[:] = rng.uniform(-1.0, 1.0, model.nu)
         mujoco.mj_step(model, data, nstep=5)
-        # RK4 leaves the forces of its last stage and the sensors of its first: both anew, at one state.
+        # RK4 leaves the forces of its last stage and the sensors of its first: compute both at one state.
         mujoco.mj_forward(model, data)
         mujoco.mj_rnePostConstraint(model, data)
         wrenches = contact_wrenches(data.sensordata[None])[0]
@@ -104,8 +104,8 @@ def test_contact_sensors_agree_with_mujoco(seed: int) -> None:
 @every_body
 @pytest.mark.parametrize("how", HOWS)
 def test_physics_are_gymnasiums(body: Body, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Theirs starts the solver from its last solution, ours from none: equal as far as the solver converges."""
-    monkeypatch.chdir(tmp_path)  # MuJoCo logs what it thinks of Gymnasium's models where it is
+    """Gymnasium starts the solver from its last solution, we start it cold: equal up to the solver's convergence."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs warnings about Gymnasium's models into the working directory
     theirs: Any = gymnasium.make({"half_cheetah": "HalfCheetah-v5", "ant": "Ant-v5"}[body.name]).unwrapped
     theirs.reset(seed=0)
     shape = (1, int(body.model.nu))

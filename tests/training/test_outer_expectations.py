@@ -1,4 +1,4 @@
-"""DiCE and E-MAML against exact expectations, on problems small enough to go through every outcome.
+"""DiCE and E-MAML against exact expectations, on problems small enough to enumerate every outcome.
 
 Both are estimators: what counts is that their gradient, averaged over all that may be sampled, is the derivative of an
 expected return after adapting, which is computed here from the problem itself.
@@ -32,7 +32,7 @@ def _policy(states: int, horizon: int) -> Policy:
 
 
 def _parameters(probabilities: Sequence[float]) -> Parameters:
-    """The θ whose probability of action 1 is, state by state, the one given."""
+    """The θ with the given probability of action 1 in each state."""
     chosen = torch.tensor(probabilities, dtype=torch.float64)
     weight = torch.stack([torch.zeros_like(chosen), (chosen / (1 - chosen)).log()])
     return {"layers.0.weight": weight, "layers.0.bias": torch.zeros(2, dtype=torch.float64)}
@@ -44,7 +44,7 @@ def _collected(
     steps: int,
     trajectories: Sequence[tuple[Sequence[int], Trajectory, Sequence[float]]],
 ) -> Collected:
-    """Of (states, actions, rewards) each; weighed with the plain return from each step on."""
+    """Trajectories of (states, actions, rewards), with the returns to go as advantages."""
     states = policy.environment.observation_size
     eye = np.eye(states, dtype=np.float32)
     batch = TrajectoryBatch.concatenate(
@@ -96,7 +96,7 @@ def _expected_walk(policy: Policy, parameters: Parameters) -> torch.Tensor:
 def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_step(
     outer_loop: str, curvature: str
 ) -> None:
-    """d/dθ J(θ + α ∇J(θ)), with J computed exactly. MAML's usual inner loss misses a part of it: a check of the check.
+    """d/dθ J(θ + α ∇J(θ)), with J computed exactly. MAML's usual inner loss misses a part of it, so the test can fail.
 
     The support holds every walk as often as its probability says, so that its mean is the expectation: eighths.
     """
@@ -117,7 +117,7 @@ def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_ste
     support = _collected(policy, parameters, 0, proportions)
 
     point = theta.clone().requires_grad_()
-    # The losses are means over steps, of which a walk has two.
+    # The losses are means over steps, and a walk has two steps.
     (slope,) = torch.autograd.grad(_expected_walk(policy, unflatten(point, parameters)), point, create_graph=True)
     adapted = unflatten(point + ALPHA * slope / 2, parameters)
     (exact,) = torch.autograd.grad(-_expected_walk(policy, adapted) / 2, point)
@@ -135,7 +135,7 @@ def test_dice_estimates_the_derivative_of_the_return_after_an_exact_gradient_ste
         assert (found - exact).norm() > 0.1 * exact.norm()
 
 
-# Two bandits with two arms. The second pays less whatever is done: the credit must not depend on that.
+# Two bandits with two arms. Both arms of the second pay less: the credit must not depend on this difference.
 ARMS = ((1.0, -0.5), (-3.0, -2.0))
 
 
@@ -147,7 +147,7 @@ def _pulls(arms: Sequence[float], actions: Trajectory) -> list[tuple[Sequence[in
 def test_e_maml_estimates_the_derivative_of_the_expected_return_after_adapting(
     monkeypatch: pytest.MonkeyPatch, credit: float, exact_there: bool
 ) -> None:
-    """d/dθ E_D∼π_θ E_D′∼π_θ′ [R], over every support of two pulls and every query of one; MAML's is another."""
+    """d/dθ E_D∼π_θ E_D′∼π_θ′ [R], over every support of two pulls and every query of one. MAML's derivative differs."""
     monkeypatch.setattr(e_maml, "credit_unit", lambda data, discount: 1.0)  # rewards are not normalized here
     policy, parameters = _policy(1, 1), _parameters([0.3])
     theta = flatten(parameters)

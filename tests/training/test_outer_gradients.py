@@ -1,4 +1,4 @@
-"""The gradient of each outer loop, on sampled trajectories, against finite differences or another's gradient.
+"""The gradient of each algorithm on sampled trajectories, against finite differences or another gradient.
 
 Where autograd's gradient is not that of the objective's value (DiCE), see test_outer_expectations.
 """
@@ -33,7 +33,7 @@ def distribution(request: pytest.FixtureRequest) -> TaskDistribution:
 def _objective(
     distribution: TaskDistribution, config: TrainConfig, *, distance: float
 ) -> tuple[MetaObjective, torch.Tensor, list[TaskData]]:
-    """An objective in float64, a θ at some distance from the one that collected, and what was collected."""
+    """An objective in float64, a θ at some distance from the sampling parameters, and the trajectories."""
     policy, parameters, data = sampled(distribution, config)
     parameters, data = in_double(parameters, data)
     generator = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def _objective(
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
-def test_gradient_away_from_where_was_collected_agrees_with_finite_differences(
+def test_gradient_away_from_the_sampling_parameters_agrees_with_finite_differences(
     distribution: TaskDistribution, changes: dict[str, Any]
 ) -> None:
     methods = {"clip_range": 0.05, "inner_kl_penalty": 0.5, "exploration_credit": 0.3}
@@ -94,7 +94,7 @@ def test_step_size_gradient_agrees_with_finite_differences(outer_loop: str) -> N
 
 
 @pytest.mark.parametrize(("outer_loop", "curvature"), [("promp", "ratio"), ("dice", "dice")])
-def test_at_the_collecting_parameters_the_gradient_is_mamls_with_that_curvature(
+def test_at_the_sampling_parameters_the_gradient_is_mamls_with_that_curvature(
     distribution: TaskDistribution, outer_loop: str, curvature: str
 ) -> None:
     """There every ratio is 1: nothing is clipped, the penalty is at its minimum, the outer □ has slope ∇log π."""

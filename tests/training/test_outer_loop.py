@@ -24,15 +24,15 @@ def _steps(config: TrainConfig, count: int) -> TrainConfig:
 
 
 @pytest.mark.parametrize("inner_steps", [0, 1, 2])
-def test_before_the_first_step_nothing_has_diverged(
+def test_before_the_first_step_the_kl_is_zero(
     distribution: TaskDistribution, tiny: TrainConfig, inner_steps: int
 ) -> None:
-    """The ratios are against the policy that collected the query trajectories: the adapted one."""
+    """The ratios are to the policy that collected the query trajectories, which is the adapted policy."""
     config = _steps(tiny, inner_steps)
     policy, parameters, data = sampled(distribution, config)
     loss, divergence = meta_objective(config, policy, parameters, data).evaluate(flatten(parameters))
     assert divergence == pytest.approx(0.0, abs=1e-6)
-    assert loss == pytest.approx(0.0, abs=1e-4)  # ratios of 1 weigh advantages whose mean is 0
+    assert loss == pytest.approx(0.0, abs=1e-4)  # the mean of the advantages, since all ratios are 1
 
 
 @pytest.mark.parametrize(("inner_steps", "multi_step_loss"), [(0, False), (1, False), (2, False), (2, True)])
@@ -117,8 +117,8 @@ def test_a_step_that_does_not_improve_is_rejected() -> None:
     assert not no_curvature.accepted and torch.equal(no_curvature.theta, start)
 
 
-def test_a_step_backs_off_until_the_divergence_allows() -> None:
-    """The quadratic model understates the divergence: F is the identity, the true one ten times as curved."""
+def test_a_step_is_shortened_until_the_kl_is_within_the_trust_region() -> None:
+    """The quadratic model underestimates the KL: F is the identity, and the true curvature is ten times larger."""
     start = torch.tensor([2.0, 0.0])
     outcome = line_search(
         start,

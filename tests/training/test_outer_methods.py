@@ -1,4 +1,4 @@
-"""What every outer loop has to do: learn, move step sizes, keep its guard, and not depend on threads."""
+"""Requirements of every algorithm: it learns, moves step sizes, bounds the KL, and does not depend on threads."""
 
 import dataclasses
 from pathlib import Path
@@ -42,7 +42,7 @@ SMALL = {
 
 
 def _adapted_return(config: TrainConfig, parameters: Parameters) -> float:
-    """Mean return after adapting, on tasks that training has not seen."""
+    """Mean return after adaptation on held-out tasks."""
     distribution = run_tasks(config)
     policy = run_policy(config, distribution)
     rng = np.random.default_rng(1000)
@@ -101,7 +101,7 @@ def _divergence(config: TrainConfig, parameters: Parameters, data: list[TaskData
 
 @pytest.mark.parametrize("outer_loop", ADAM)
 @pytest.mark.parametrize("inner_steps", [0, 1])
-def test_adam_never_ends_beyond_the_divergence_allowed(outer_loop: str, inner_steps: int) -> None:
+def test_adam_never_ends_beyond_the_largest_kl(outer_loop: str, inner_steps: int) -> None:
     config = tiny_config({"outer_loop": outer_loop, "outer_lr": 1.0, "adaptation.inner_steps": inner_steps})
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
     unbounded = config.model_copy(update={"max_kl": 1e9})
@@ -113,7 +113,7 @@ def test_adam_never_ends_beyond_the_divergence_allowed(outer_loop: str, inner_st
     assert _divergence(config, parameters, data, guarded.theta) == pytest.approx(guarded.kl_divergence)
     assert all(bool(value.isfinite().all()) for value in guarded.theta.values())
 
-    # Where no halving suffices, the update is undone as a whole.
+    # If no halving suffices, the whole update is undone.
     algorithm = algorithm_of(config.model_copy(update={"outer_lr": 1e6}), policy)
     for _ in range(3):
         undone = meta_update(algorithm, parameters, data)
@@ -133,7 +133,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(outer_loop: str) -> None:
     assert all(torch.equal(update.theta[name], parameters[name]) for name in parameters)
 
 
-def test_within_the_divergence_allowed_the_steps_are_adams() -> None:
+def test_below_the_largest_kl_the_steps_are_adams() -> None:
     config = tiny_config({"outer_loop": "promp", "max_kl": 1e9, "outer_lr": 1e-3, "outer_epochs": 3})
     policy, parameters, data = sampled(resolve_tasks("point-navigation"), config)
     objective = meta_objective(config, policy, parameters, data)

@@ -11,13 +11,13 @@ from thetaprime.training.tasks.environments.point_navigation import PointNavigat
 coordinate = st.floats(-2, 2, allow_nan=False)
 
 
-def test_gymnasium_makes_it() -> None:
+def test_gymnasium_makes_the_registered_environment() -> None:
     env = gymnasium.make(POINT_NAVIGATION_ID, goal=(0.3, -0.2))
     assert env.spec is not None and env.spec.max_episode_steps == 100
     check_env(env.unwrapped, skip_render_check=True)
 
 
-def test_the_published_definition() -> None:
+def test_the_definition_of_the_paper_holds() -> None:
     env = gymnasium.make(POINT_NAVIGATION_ID, goal=(0.3, -0.2))
     observation, _ = env.reset(seed=0)
     assert observation.tolist() == [0.0, 0.0]

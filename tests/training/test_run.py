@@ -27,13 +27,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
         pass
 
     def stop(progress: Progress) -> None:
-        if progress.iteration == 3:  # between two checkpoints: iteration 3 is lost, and taken again
+        if progress.iteration == 3:  # between two checkpoints: iteration 3 is lost and repeated
             raise InterruptedRunError
 
     with pytest.raises(InterruptedRunError):
         train(config, tmp_path / "halves", on_iteration=stop)
     assert load_checkpoint(tmp_path / "halves").iteration == 2
-    # Threads are not part of the result, so that another machine may go on with another number of them.
+    # The result does not depend on threads, so another machine may resume with another number.
     resumed = train(config.model_copy(update={"threads": 3}), tmp_path / "halves", resume=True)
     assert resumed.iteration == whole.iteration == 4
     assert resumed.environment_steps == whole.environment_steps
@@ -47,9 +47,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
         assert torch.equal(resumed.optimizer_state[name], value)
 
 
-def test_a_checkpoint_from_before_there_was_a_choice_of_outer_loops_can_be_resumed(
-    tmp_path: Path, tiny: TrainConfig
-) -> None:
+def test_a_checkpoint_without_outer_loop_settings_can_be_resumed(tmp_path: Path, tiny: TrainConfig) -> None:
     whole = train(tiny, tmp_path / "whole")
     train(tiny.model_copy(update={"iterations": 2}), tmp_path / "old")
     file = tmp_path / "old" / CHECKPOINT_NAME
@@ -72,7 +70,7 @@ def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path: Path, tiny: T
     assert train(tiny, tmp_path, resume=True).iteration == 4
 
 
-def test_a_run_can_be_amended_and_says_so(tmp_path: Path, tiny: TrainConfig) -> None:
+def test_an_amended_run_records_its_amendment(tmp_path: Path, tiny: TrainConfig) -> None:
     train(tiny.model_copy(update={"iterations": 2}), tmp_path)
     other = tiny.model_copy(update={"max_kl": 0.5, "support_trajectories": 1})
     fewer: list[int] = []
@@ -89,7 +87,7 @@ def test_a_run_can_be_amended_and_says_so(tmp_path: Path, tiny: TrainConfig) -> 
             train(other.model_copy(update={field: value}), tmp_path, resume=True, amend=True)
 
 
-def test_the_seed_decides(tmp_path: Path, tiny: TrainConfig) -> None:
+def test_the_seed_determines_the_result(tmp_path: Path, tiny: TrainConfig) -> None:
     runs = [
         train(tiny.model_copy(update={"seed": seed, "iterations": 1}), tmp_path / str(number)).parameters
         for number, seed in enumerate((0, 0, 1))

@@ -10,11 +10,11 @@ from thetaprime.training.tasks import PointNavigationTasks, Task, TaskDistributi
 
 @pytest.mark.parametrize("distribution", [PointNavigationTasks(), CorridorTasks()], ids=["batched", "single"])
 def test_trajectories_replay_in_the_single_environment(distribution: TaskDistribution) -> None:
-    """What was recorded is what the environment does: observations, rewards, ends, and the final observation."""
+    """The environment repeats the recorded observations, rewards, ends and final observations."""
     policy = Policy(distribution.environment, PolicySpec(hidden_sizes=(8,)))
     tasks = list(distribution.sample_tasks(2, np.random.default_rng(0)))
     if isinstance(distribution, PointNavigationTasks):
-        tasks[1] = {"goal": [0.02, 0.02]}  # near enough to be reached by chance
+        tasks[1] = {"goal": [0.02, 0.02]}  # close enough to be reached by chance
     batches = collect(distribution, tasks, policy, [policy.init(0), policy.init(1)], 30, rng=np.random.default_rng(1))
     for task, batch in zip(tasks, batches, strict=True):
         assert len(batch.lengths) == 30
@@ -25,7 +25,7 @@ def test_trajectories_replay_in_the_single_environment(distribution: TaskDistrib
             env = distribution.make(task)
             first = batch.observations[rows][0].numpy()
             observation, _ = env.reset(seed=0)
-            for seed in range(200):  # the start is drawn: find the episode that began there
+            for seed in range(200):  # the start is random: find the episode that began there
                 observation, _ = env.reset(seed=seed)
                 if np.array_equal(observation, first):
                     break

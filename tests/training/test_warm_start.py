@@ -1,4 +1,4 @@
-"""Meta-training that begins from an oracle: the context takes the place of what it was told."""
+"""Meta-training initialized from an oracle: the context replaces the observed task."""
 
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_with_the_task_as_its_context_it_is_the_oracle(oracle: Path, tmp_path: Path) -> None:
+def test_with_the_task_as_context_the_policy_equals_the_oracle(oracle: Path, tmp_path: Path) -> None:
     told = load_checkpoint(oracle)
-    # What the outer loop has made of the oracle's own context belongs to its bias.
+    # The oracle's context acts as a bias.
     assert bool((told.parameters[CONTEXT] != 0).any())
-    # A trust region that lets nothing happen leaves θ as it began.
+    # A tiny trust region leaves θ at its initial value.
     untouched = train(config("maml", iterations=1, max_kl=1e-12), tmp_path, warm_start=oracle)
     distribution, oracles = run_tasks(config("maml")), run_tasks(told.config)
     policy, oracle_policy = run_policy(config("maml"), distribution), run_policy(told.config, oracles)
@@ -45,7 +45,7 @@ def test_with_the_task_as_its_context_it_is_the_oracle(oracle: Path, tmp_path: P
         torch.testing.assert_close(policy.head(parameters, observations), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_oracle_s_steps_count_and_are_remembered(oracle: Path, tmp_path: Path) -> None:
+def test_the_oracles_steps_count_and_are_recorded(oracle: Path, tmp_path: Path) -> None:
     told = load_checkpoint(oracle)
     assert told.warm_start is None
     seen: list[int] = []

@@ -31,7 +31,7 @@ from gymnasium.spaces import Box, Discrete
 
 
 class Walk(gymnasium.Env):
-    """Two random walks side by side, of random length; `trouble` says what goes wrong in the third step."""
+    """Two random walks side by side, of random length; `trouble` names the fault of the third step."""
 
     def __init__(self, drift, action_space, trouble=None, shape=(2, 3)):
         self.observation_space = Box(-np.inf, np.inf, shape, np.float64)
@@ -68,7 +68,7 @@ class Walks:
 
 @pytest.fixture(scope="module", autouse=True)
 def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A user's module, and no workers left behind."""
+    """A user's module; closes the workers afterwards."""
     folder = tmp_path_factory.mktemp("user")
     (folder / f"{MODULE}.py").write_text(SOURCE)
     sys.path.insert(0, str(folder))
@@ -86,7 +86,7 @@ TASKS: list[Task] = [{"drift": 0.1 * index} for index in range(7)]
 
 
 def _memory(process: int | None = None) -> list[Path]:
-    """What a process has left in shared memory, where that can be seen."""
+    """The shared memory that a process has left, on systems that list it."""
     return list(Path("/dev/shm").glob(f"thetaprime-{process or os.getpid():x}-*"))  # noqa: S108
 
 
@@ -95,7 +95,7 @@ def _memory(process: int | None = None) -> list[Path]:
 @pytest.mark.parametrize(
     ("action_space", "dtype"), [(BOX, np.float32), (BOX, np.float64), (DISCRETE, np.int64), (DISCRETE, np.int32)]
 )
-def test_equal_to_gymnasiums_own_to_the_bit(action_space: Any, dtype: Any, workers: int) -> None:
+def test_steps_equal_gymnasiums_sync_vector_env_to_the_bit(action_space: Any, dtype: Any, workers: int) -> None:
     walks, rng = _walks(action_space), np.random.default_rng(0)
     ours = WorkersVectorEnv(walks, TASKS, workers=workers)
     gymnasiums: Any = SyncVectorEnv([functools.partial(walks.make, task) for task in TASKS])
@@ -121,7 +121,7 @@ def test_equal_to_gymnasiums_own_to_the_bit(action_space: Any, dtype: Any, worke
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_parked_environments_rest_until_the_next_reset(workers: int) -> None:
+def test_parked_environments_are_not_stepped_until_the_next_reset(workers: int) -> None:
     ours = WorkersVectorEnv(_walks(BOX), TASKS, workers=workers)
     reference = WorkersVectorEnv(_walks(BOX), TASKS, workers=workers)
     actions = np.zeros((7, 2), np.float32)
@@ -153,7 +153,7 @@ def test_parked_environments_rest_until_the_next_reset(workers: int) -> None:
         ("make", r"LookupError: no such walk, while making environment 5, task"),
     ],
 )
-def test_what_an_environment_raises_arrives_with_its_task(trouble: str, message: str, workers: int) -> None:
+def test_an_environments_exception_names_its_task(trouble: str, message: str, workers: int) -> None:
     tasks: list[Any] = [dict(task) for task in TASKS]
     tasks[5]["trouble"] = trouble
     with pytest.raises((WorkerError, ArithmeticError, ValueError, LookupError)) as caught:
@@ -171,7 +171,7 @@ def test_what_an_environment_raises_arrives_with_its_task(trouble: str, message:
         text = str(caught.value)
         assert "Traceback" in text and (trouble == "shape" or f"{MODULE}.py" in text)
     assert re.search(message, text), text
-    # The workers live on.
+    # The workers keep running.
     again = WorkersVectorEnv(_walks(BOX), TASKS, workers=workers)
     again.reset(seed=0)
     again.close()
@@ -183,7 +183,7 @@ def test_a_dead_worker_is_reported_and_replaced() -> None:
     victim = _workers()[0]
     victim.kill()
     victim.join()
-    # Nobody was asking anything of it: another takes its place without a word.
+    # It was idle: another worker replaces it without an error.
     tasks: list[Any] = [dict(task) for task in TASKS]
     tasks[4]["trouble"] = "die"
     env = WorkersVectorEnv(_walks(BOX), tasks, workers=2)
@@ -243,7 +243,7 @@ def test_few_environments_stay_in_this_process(monkeypatch: pytest.MonkeyPatch) 
         workers(7)
 
 
-def test_what_cannot_be_shared_out_is_refused() -> None:
+def test_distributions_that_workers_cannot_use_are_refused() -> None:
     unpicklable = _walks(BOX)
     unpicklable.lambda_ = lambda: None
     with pytest.raises(TypeError, match=f"Walks cannot be sent to worker processes: .*{WORKERS_VARIABLE}=1"):
@@ -282,7 +282,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_process_ends_with_its_workers_and_without_a_word(tmp_path: Path) -> None:
+def test_a_process_ends_with_its_workers_and_without_output(tmp_path: Path) -> None:
     (tmp_path / f"{MODULE}.py").write_text(SOURCE + "\nBOX = Box(-1.0, 1.0, (2,), np.float32)\n")
     (tmp_path / "script.py").write_text(SCRIPT)
     ended = subprocess.run([sys.executable, "-W", "error", tmp_path / "script.py"], capture_output=True, text=True)
