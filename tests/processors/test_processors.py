@@ -1,4 +1,4 @@
-"""Every processor computes the committed bytes: kernels of other processors are emulated in processes apart."""
+"""Every processor computes the committed bytes. Separate processes emulate the kernels of other processors."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.processors.promised import PROMISED, promised
 from thetaprime import wire
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# The libraries read these when they are loaded: torch's own kernels, oneDNN, MKL, numpy, and numpy's OpenBLAS.
+# Read at import by torch's own kernels, oneDNN, MKL, numpy, and numpy's OpenBLAS.
 PROCESSORS: Final = {
     "x86-64": {
         "ATEN_CPU_CAPABILITY": "default",
@@ -34,7 +34,7 @@ def check(found: dict[str, Any]) -> None:
     committed = json.loads(PROMISED.read_text())
     assert found["digests"] == committed["digests"]
     assert found["test_vectors"] == wire.sha256_hex(VECTORS.read_bytes())
-    # A step is equal to within 1e-5 of its largest number.
+    # The tolerance that ARCHITECTURE.md states for θ′.
     largest = max(np.abs(values).max() for values in committed["step"].values())
     assert found["step"].keys() == committed["step"].keys()
     for name, values in committed["step"].items():
