@@ -13,6 +13,7 @@ from click.testing import Result
 
 from thetaprime.cli import _files, cli, serve, train
 from thetaprime.cli._command import Command
+from thetaprime.cli._errors import CommandError, error_object
 from thetaprime.cli._main import SUBCOMMANDS
 from thetaprime.server import ServerConfig
 from thetaprime.training import TrainConfig
@@ -206,3 +207,9 @@ def test_no_arguments_is_help(thetaprime: Run) -> None:
 
 def test_the_version(thetaprime: Run) -> None:
     assert thetaprime("--version").stdout.startswith("thetaprime, version ")
+
+
+def test_an_interruption_is_reported_as_cancelled_with_the_status_of_shells() -> None:
+    error = CommandError.of(KeyboardInterrupt(), "thetaprime adapt", "training", {"session_id": "s"})
+    assert (error.exit_code, error.format_message()) == (130, "thetaprime adapt: interrupted")
+    assert error_object(error, "m")["error"] == {"code": "CANCELLED", "message": "m", "details": {"session_id": "s"}}
