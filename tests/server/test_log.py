@@ -3,9 +3,11 @@
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +15,11 @@ import structlog
 
 from thetaprime import models, wire
 from thetaprime.server.adaptation import step
-from thetaprime.server.logging import adopt_library_logs, configure_logging
+from thetaprime.server.logging import RefusalLimit, adopt_library_logs, configure_logging, flush_logs, text_processors
 from thetaprime.server.sessions import sessions, uploads
 
 if TYPE_CHECKING:
-    from tests.support.server.service import Service, Start
+    from tests.support.server.service import Service, Start, WriteTokens
 
 Collect = Callable[..., list[wire.Trajectory]]
 SESSIONS = 6
@@ -117,8 +119,51 @@ def test_the_logs_of_libraries_are_json_lines(capsys: pytest.CaptureFixture[str]
             logging.getLogger("a.library").exception("it failed")
     finally:
         root.handlers[:], root.level = before
+    flush_logs()
     warned, failed = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert (warned["event"], warned["level"]) == ("3 spans were lost", "warning")
     assert (failed["event"], failed["level"]) == ("it failed", "error")
     assert "OSError: at fault" in failed["exception"]
     assert warned["timestamp"]
+
+
+def test_text_for_a_terminal_escapes_control_characters() -> None:
+    try:
+        raise ValueError("\x1b]0;owned\x07")
+    except ValueError as error:
+        line: Any = {"event": "call", "session_id": "a\x1b[2J\nb\x9bc\x7f", "list": ["\x1b"], "exc_info": error}
+    for processor in text_processors():
+        line = processor(None, "error", line)
+    # What remains is the color of the renderer and the ends of the traceback's lines.
+    plain = re.sub(r"\x1b\[\d*m", "", line)
+    assert plain.replace("\n", "").isprintable()
+    assert r"a\x1b[2J\nb\x9bc\x7f" in plain.replace("\\\\", "\\")
+    assert r"ValueError: \x1b]0;owned\x07" in plain
+
+
+def test_refused_calls_have_a_few_lines_a_second_and_a_count(
+    start: "Start", write_tokens: "WriteTokens", tmp_path: Path, lines: io.StringIO
+) -> None:
+    calls = 100
+    with start(tokens=write_tokens(tmp_path / "tokens.toml", {"a": "b"})) as service:
+        for _ in range(calls):
+            with service.refuses():
+                service.get("s")
+    entries = [json.loads(line) for line in lines.getvalue().splitlines()]
+    for event, plain, counted in (
+        ("call", lambda each: each["event"] == "call", lambda each: each["event"] == "calls refused"),
+        ("audit", lambda each: each.get("method"), lambda each: each.get("count")),
+    ):
+        own = [each for each in entries if each["event"].startswith(event)]
+        written = sum(bool(plain(each)) for each in own)
+        assert 5 <= written < calls
+        assert written + sum(each["count"] for each in own if counted(each)) == calls
+
+
+def test_a_reason_with_many_refusals_hides_no_other_reason() -> None:
+    limit = RefusalLimit()
+    assert [limit.admits("A") for _ in range(7)] == [True] * 5 + [False] * 2
+    assert limit.admits("B")
+    assert limit.start_second() == {"A": 2}
+    assert limit.admits("A")
+    assert limit.start_second() == {}

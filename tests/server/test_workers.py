@@ -1,11 +1,13 @@
 """Several workers on one port and one store: each call has one outcome, at any worker and when a worker dies."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from tests.support.server.metrics_page import free_address, scrape, value
 from tests.support.server.supervised import DEADLINE, Channels, gone, supervised, until
 from thetaprime import models, wire
 from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.runtime.workers import WorkersError
+from thetaprime.server.runtime.workers import WorkersError, worker_process
 from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerSpec
@@ -248,6 +251,43 @@ def test_a_port_is_reserved_beside_closed_connections_and_refused_beside_a_liste
 def test_an_address_that_cannot_be_shared_is_refused(address: str) -> None:
     with pytest.raises(StartupError, match=f"address {address}"), reserve_port(address):
         pass
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced_and_counted(configure: "Configure") -> None:
+    config = configure(workers=WORKERS, metrics_address=free_address())
+    with supervised(config) as server:
+        os.kill(server.pids[0], signal.SIGSTOP)
+        assert server.wait_for_line("worker hangs")["worker"] == 0
+        server.wait_for_line("worker restarted")
+        assert value(scrape(config.metrics_address), "thetaprime_worker_ends_total", reason="hung") == 1
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("beats", "at_end", "hangs"), [(30, "time.sleep(60)", True), (3, "pass", False)])
+def test_a_worker_hangs_when_it_has_missed_ten_beats_in_a_row(
+    monkeypatch: pytest.MonkeyPatch, beats: int, at_end: str, hangs: bool
+) -> None:
+    monkeypatch.setattr(worker_process, "BEAT_SECONDS", 0.02)
+    program = f"""
+import os, time
+for _ in range({beats}):
+    os.write(1, b"\\n")
+    time.sleep(0.05)  # two or three missed beats in a row
+{at_end}
+"""
+
+    async def run() -> bool:
+        started = time.monotonic()
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+        worker = worker_process.WorkerProcess(process)
+        result = await worker.hangs()
+        assert time.monotonic() - started > 0.05 * beats
+        worker.kill()
+        await worker.wait()
+        return result
+
+    assert asyncio.run(run()) is hangs
 
 
 def test_a_worker_has_the_settings_of_its_spec_and_not_of_its_environment(

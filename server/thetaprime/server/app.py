@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.logging import adopt_library_logs, configure_logging
+from thetaprime.server.logging import adopt_library_logs, configure_logging, flush_logs
 from thetaprime.server.runtime.stopping import EXIT_SECONDS, SUPERVISOR_EXIT_SECONDS, stop_on_signals
 
 
@@ -30,16 +30,20 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """
     configure_logging()
     adopt_library_logs()
-    if config.workers > 1:
-        from thetaprime.server.runtime.workers import supervise
+    try:
+        if config.workers > 1:
+            from thetaprime.server.runtime.workers import supervise
 
-        with stop_on_signals(config.drain_seconds + SUPERVISOR_EXIT_SECONDS) as stop_event:
-            await supervise(config, stop_event, on_ready)
-    else:
-        from thetaprime.server.runtime.process import serve_until
+            with stop_on_signals(config.drain_seconds + SUPERVISOR_EXIT_SECONDS) as stop_event:
+                await supervise(config, stop_event, on_ready)
+        else:
+            from thetaprime.server.runtime.process import serve_until
 
-        with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
-            await serve_until(stop_event, config, on_ready)
+            with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
+                await serve_until(stop_event, config, on_ready)
+    finally:
+        # An error is printed below the log.
+        flush_logs()
 
 
 @contextlib.contextmanager

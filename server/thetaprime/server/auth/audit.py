@@ -30,6 +30,16 @@ def record_refusal(peer: str, method: str, reason: str) -> None:
     _log.warning("audit", action="refused", peer=peer, method=method, reason=reason)
 
 
+def record_refusals(reason: str, count: int) -> None:
+    """Logs the number of calls of one second that were not authenticated and have no line.
+
+    Args:
+        reason: as for `record_refusal`.
+        count: number of calls.
+    """
+    _log.warning("audit", action="refused", reason=reason, count=count)
+
+
 def record_end(action: str, tenant: str, session_id: str, policy_id: str, rounds: int) -> None:
     """Logs what the sweep deleted.
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from thetaprime.server.auth import Authenticator, audit
 from thetaprime.server.auth.authenticator import Caller, set_caller
 from thetaprime.server.errors import InvalidRequestError, UnauthenticatedError, UnavailableError, error_status
+from thetaprime.server.logging import RefusalLimit
 from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
@@ -35,10 +36,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def __init__(self, authenticator: Authenticator, observer: CallObserver) -> None:
         self._authenticator = authenticator
         self._observer = observer
+        self._audit_limit = RefusalLimit()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def start_second(self) -> None:
+        """Logs the number of refusals of the last second that had no line. For a periodic task."""
+        self._observer.start_second()
+        for reason, count in self._audit_limit.start_second().items():
+            audit.record_refusals(reason, count)
 
     def drain(self) -> None:
         """Refuses every new call from now on."""
@@ -100,7 +108,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         try:
             tenant = self._authenticator.authenticate(context.invocation_metadata() or ())
         except UnauthenticatedError as error:
-            audit.record_refusal(context.peer(), method, error.reason)
+            if self._audit_limit.admits(error.reason):
+                audit.record_refusal(context.peer(), method, error.reason)
             raise
         set_caller(Caller(tenant, context.peer()))
         structlog.contextvars.bind_contextvars(tenant=tenant)

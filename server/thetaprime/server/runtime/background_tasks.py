@@ -27,6 +27,7 @@ def start_background_tasks(components: Components, *, sweeping: bool) -> list[as
     """
     config, threads, store = components.config, components.threads, components.store
     periodic = [
+        _report_every_second(components),
         _repeat("catalog scan failed", components.watch.scan, threads, config.catalog_seconds),
         _repeat("expiry failed", store.recent.expire, threads, _CACHE_EXPIRY_SECONDS),
         watch_store(store, config.probe_seconds, components.health.set_serving),
@@ -34,6 +35,13 @@ def start_background_tasks(components: Components, *, sweeping: bool) -> list[as
     if sweeping:
         periodic.append(_sweep(components))
     return [asyncio.create_task(each) for each in periodic]
+
+
+async def _report_every_second(components: Components) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        components.calls.start_second()
+        components.metrics.update_log_lines_dropped()
 
 
 async def _sweep(components: Components) -> None:

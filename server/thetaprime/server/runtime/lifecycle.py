@@ -18,7 +18,7 @@ from thetaprime.server.errors import StartupError
 from thetaprime.server.runtime.background_tasks import start_background_tasks
 from thetaprime.server.runtime.components import SERVICES, Components, build_components
 from thetaprime.server.telemetry.exposition import serve_metrics
-from thetaprime.server.telemetry.server_info import register_server_info
+from thetaprime.server.telemetry.server_info import register_server_info, register_worker_ends
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 from thetaprime.wire import CHUNK_BYTES
 
@@ -51,6 +51,7 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
             if worker is None:
                 registry = components.metrics.registry
                 register_server_info(registry, config, components.store)
+                register_worker_ends(registry)
                 if metrics_address := open_ports.enter_context(serve_metrics(registry, config.metrics_address)):
                     _log.info("metrics", address=metrics_address)
             server = _build_grpc_server(components, shared=worker is not None)
@@ -102,6 +103,7 @@ async def _drain(components: Components, server: grpc.aio.Server, tasks: list[as
     for task in tasks:
         task.cancel()
     await _finish_calls(components)
+    components.calls.start_second()
     await server.stop(_LAST_REPLIES_SECONDS)
 
 

@@ -10,7 +10,9 @@ from typing import Final
 
 import structlog
 
-EXIT_SECONDS: Final = 1.5
+from thetaprime.server.logging import flush_logs
+
+EXIT_SECONDS: Final = 1.4
 """From the end of the grace period to the forced end of a process that serves calls."""
 KILL_SECONDS: Final = 1.7
 """From the end of the grace period until the supervisor kills a worker."""
@@ -60,4 +62,5 @@ def stop_on_signals(seconds: float) -> Iterator[StopEvent]:
 
 def _end_process() -> None:
     _log.warning("not drained in time")
+    flush_logs()
     os._exit(0)

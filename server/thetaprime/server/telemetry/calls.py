@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import structlog
 from google.rpc import status_pb2
 
+from thetaprime.server.logging import RefusalLimit
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
 
@@ -37,9 +38,17 @@ class CallObserver:
         tracer: continues each call's trace.
     """
 
+    _UNLIMITED: Final = (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
+
     def __init__(self, metrics: Metrics, tracer: CallTracer) -> None:
         self._metrics = metrics
         self._tracer = tracer
+        self._limit = RefusalLimit()
+
+    def start_second(self) -> None:
+        """Logs the number of refused calls of the last second that had no line, by reason. For a periodic task."""
+        for reason, count in self._limit.start_second().items():
+            _log.warning("calls refused", reason=reason, count=count)
 
     @contextlib.contextmanager
     def observe(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> Iterator[ObservedCall]:
@@ -63,6 +72,8 @@ class CallObserver:
             finally:
                 seconds = time.perf_counter() - started
                 self._metrics.record_call(method, call.code, seconds)
+                reason = call.code.name
                 if call.refusal is not None:
-                    self._metrics.record_refusal(method, call.code, call.refusal)
-                _log.info("call", code=call.code.name, seconds=round(seconds, 6))
+                    reason = self._metrics.record_refusal(method, call.code, call.refusal)
+                if call.code in self._UNLIMITED or self._limit.admits(reason):
+                    _log.info("call", code=call.code.name, seconds=round(seconds, 6))

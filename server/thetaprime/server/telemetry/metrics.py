@@ -9,6 +9,8 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from thetaprime.server.logging import dropped_lines
+
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -74,6 +76,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._log_lines_dropped = Counter(
+            "thetaprime_log_lines_dropped", "Log lines dropped while standard error stalled.", registry=registry
+        )
+        self._log_lines_counted = dropped_lines()
         self._steps_running = Gauge(
             "thetaprime_steps_running",
             "Adaptation steps running on a thread.",
@@ -104,14 +110,25 @@ class Metrics:
         self._calls.labels(name, code.name).inc()
         self._call_seconds.labels(name).observe(seconds)
 
-    def record_refusal(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> None:
-        """Counts a refused call under the reason in its `ErrorInfo`; without one, under the name of its status code."""
+    def record_refusal(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> str:
+        """Counts a refused call by its reason.
+
+        Returns:
+            The reason in its `ErrorInfo`; without one, the name of its status code.
+        """
         reason = code.name
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
                 reason = info.reason
         self._refusals.labels(method.rpartition("/")[2], code.name, reason).inc()
+        return reason
+
+    def update_log_lines_dropped(self) -> None:
+        """Counts the log lines that were dropped since the last call. For a periodic task."""
+        total = dropped_lines()
+        self._log_lines_dropped.inc(max(0, total - self._log_lines_counted))
+        self._log_lines_counted = total
 
     def track_waiting_step(self) -> contextlib.AbstractContextManager[object]:
         """Counts a step as waiting for the duration of the context."""

@@ -3,7 +3,7 @@
 import importlib.metadata
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.store import Store
@@ -11,6 +11,16 @@ from thetaprime.server.telemetry.store_metrics import StoreMetrics
 
 _SERVER_LIMITS: Final = ("max_sessions", "workers")
 _PROCESS_LIMITS: Final = ("adaptation_threads", "max_inflight_bytes", "queue")
+
+
+def register_worker_ends(registry: CollectorRegistry) -> Counter:
+    """Registers a counter of workers that ended before they were stopped, by ``reason``: ``ended`` or ``hung``."""
+    ends = Counter(
+        "thetaprime_worker_ends", "Workers that ended, or hung and were killed.", ["reason"], registry=registry
+    )
+    for reason in ("ended", "hung"):
+        ends.labels(reason)
+    return ends
 
 
 def register_server_info(registry: CollectorRegistry, config: ServerConfig, store: Store, processes: int = 1) -> None:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from thetaprime.server import failpoints
 from thetaprime.server.config import ServerConfig
@@ -22,7 +22,7 @@ from thetaprime.server.runtime.workers.worker_process import WorkerProcess, Work
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry import worker_metrics
 from thetaprime.server.telemetry.exposition import serve_metrics
-from thetaprime.server.telemetry.server_info import register_server_info
+from thetaprime.server.telemetry.server_info import register_server_info, register_worker_ends
 
 _log = structlog.get_logger()
 
@@ -45,8 +45,9 @@ async def supervise(config: ServerConfig, stop_event: asyncio.Event, on_ready: C
         contextlib.closing(Store(config.store)) as store,
         _metrics_folder(config) as folder,
     ):
-        pool = _WorkerPool(config.model_copy(update={"address": address}), folder)
-        with _serve_worker_metrics(config, store, folder, pool.pids):
+        registry = CollectorRegistry()
+        pool = _WorkerPool(config.model_copy(update={"address": address}), folder, register_worker_ends(registry))
+        with _serve_worker_metrics(registry, config, store, folder, pool.pids):
             try:
                 if await _run_until(stop_event, pool.start()):
                     log_listening(address, config)
@@ -70,10 +71,13 @@ def _metrics_folder(config: ServerConfig) -> Iterator[Path | None]:
 
 @contextlib.contextmanager
 def _serve_worker_metrics(
-    config: ServerConfig, store: Store, folder: Path | None, pids: Callable[[], Mapping[int, int]]
+    registry: CollectorRegistry,
+    config: ServerConfig,
+    store: Store,
+    folder: Path | None,
+    pids: Callable[[], Mapping[int, int]],
 ) -> Iterator[None]:
     """Serves the metrics of all workers on one port."""
-    registry = CollectorRegistry()
     if folder is not None:
         register_server_info(registry, config, store, processes=config.workers)
         worker_metrics.register_workers(registry, folder, pids)
@@ -89,11 +93,13 @@ class _WorkerPool:
     Args:
         config: the settings, with the reserved address.
         folder: where the workers write their metrics, or None.
+        ends: counts the workers that ended, by reason.
     """
 
-    def __init__(self, config: ServerConfig, folder: Path | None) -> None:
+    def __init__(self, config: ServerConfig, folder: Path | None, ends: Counter) -> None:
         self._config = config
         self._folder = folder
+        self._ends = ends
         self._running: dict[int, WorkerProcess] = {}
 
     def pids(self) -> Mapping[int, int]:
@@ -134,8 +140,13 @@ class _WorkerPool:
         while True:
             restarts.record_start()
             process = self._running[number]
+            hangs = await process.hangs()
+            if hangs:
+                _log.error("worker hangs", worker=number, pid=process.pid)
+                process.kill()
             status = await process.wait()
             self._remove(number, process)
+            self._ends.labels("hung" if hangs else "ended").inc()
             _log.error("worker ended", worker=number, pid=process.pid, status=status)
             await asyncio.sleep(restarts.next_delay(number, status))
             try:

@@ -12,6 +12,11 @@ from typing import Final, Self
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 
+BEAT: Final = b"\n"
+"""What a worker writes to its standard output each second."""
+BEAT_SECONDS: Final = 1.0
+"""Between two beats."""
+_MISSED_BEATS: Final = 10
 _MODULE: Final = "thetaprime.server.runtime.workers.worker"
 
 
@@ -41,7 +46,7 @@ class WorkerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ReadyMessage:
-    """The only message of a worker: it accepts calls, or it cannot start.
+    """The first message of a worker: it accepts calls, or it cannot start.
 
     Attributes:
         problem: why it cannot start; empty if it accepts calls.
@@ -49,9 +54,9 @@ class ReadyMessage:
 
     problem: str = ""
 
-    def to_line(self) -> str:
+    def to_line(self) -> bytes:
         """Encodes the message for the worker's standard output."""
-        return json.dumps(dataclasses.asdict(self)) + "\n"
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
 
 
 class WorkerProcess:
@@ -97,6 +102,26 @@ class WorkerProcess:
     async def wait(self) -> int:
         """Waits until the process ends; returns its exit status, or the negated number of the signal that ended it."""
         return await self._process.wait()
+
+    async def hangs(self) -> bool:
+        """Waits until the worker ends or hangs; returns whether it hangs: it has missed ten beats in a row.
+
+        Beats are counted, and no time is measured: when the machine, or the supervisor with its workers, was paused for
+        a minute, one beat is missing.
+        """
+        missed = 0
+        while missed < _MISSED_BEATS:
+            try:
+                async with asyncio.timeout(BEAT_SECONDS):
+                    if self._process.stdout is None or not await self._process.stdout.read(4096):
+                        break
+                missed = 0
+            except TimeoutError:
+                missed += 1
+        else:
+            return True
+        await self.wait()
+        return False
 
     def stop(self) -> None:
         """Sends SIGTERM, so that the worker drains; does nothing if it has ended."""
