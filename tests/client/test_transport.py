@@ -352,10 +352,12 @@ def test_a_timeout_that_is_not_positive_is_refused(timeout: float) -> None:
         ("localhost:", "such as 'localhost:50051'"),
         ("[::1]", r"has no port; expected host:port, such as '\[::1\]:50051'"),
         ("", "has no port"),
-        ("2001:db8::1", r"has no brackets; expected '\[2001:db8::1\]:50051'"),
+        ("2001:db8::1", r"has no brackets; expected host:port, such as '\[2001:db8::1\]:50051'"),
         ("http://localhost:50051", "is a URL; expected host:port, such as 'localhost:50051'"),
         ("https://localhost:50051/v1", "is a URL; expected host:port, such as 'localhost:50051'"),
         ("grpc://example.org:1", "such as 'example.org:1'"),
+        ("http://example.org", "such as 'example.org:50051'"),
+        ("http://", "such as 'localhost:50051'"),
     ],
 )
 def test_an_address_that_grpc_would_misread_is_refused_with_a_hint(address: str, hint: str) -> None:

@@ -61,15 +61,16 @@ def check_address(address: str, field: str = "address") -> None:
             _check_port(_port(each), address, field)
         return
     if "://" in address:
-        host_and_port = address.partition("://")[2].partition("/")[0]
-        raise InvalidInputError.at(field, f"{address!r} is a URL; expected host:port, such as {host_and_port!r}")
-    if _is_ipv6(address):
-        raise InvalidInputError.at(field, f"{address!r} has no brackets; expected '[{address}]:50051', say")
-    port = _port(address)
-    if not port:
-        host = address.removesuffix(":") or "localhost"
-        raise InvalidInputError.at(field, f"{address!r} has no port; expected host:port, such as '{host}:50051'")
-    _check_port(port, address, field)
+        problem, host = "is a URL", address.partition("://")[2].partition("/")[0]
+    elif _is_ipv6(address):
+        problem, host = "has no brackets", f"[{address}]"
+    elif not _port(address):
+        problem, host = "has no port", address
+    else:
+        _check_port(_port(address), address, field)
+        return
+    example = host if _port(host) else f"{host.removesuffix(':') or 'localhost'}:50051"
+    raise InvalidInputError.at(field, f"{address!r} {problem}; expected host:port, such as {example!r}")
 
 
 def _port(address: str) -> str:
