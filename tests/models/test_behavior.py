@@ -46,7 +46,7 @@ def test_honest_trajectories_pass(seed: int, discrete: bool) -> None:
     assert _reasons(policy, _honest(policy, seed)) == set()
 
 
-def test_deterministic_actions_are_named() -> None:
+def test_deterministic_actions_are_refused() -> None:
     for discrete in (False, True):
         policy = _policy(discrete=discrete)
         batch = _honest(policy, 0)
@@ -63,7 +63,7 @@ def test_one_dishonest_trajectory_among_honest_ones_is_found() -> None:
     assert (2, "DETERMINISTIC_ACTIONS") in _reasons(policy, dataclasses.replace(batch, actions=actions))
 
 
-def test_scaled_and_clipped_actions_are_named() -> None:
+def test_scaled_and_clipped_actions_are_refused() -> None:
     policy = _policy(discrete=False)
     batch = _honest(policy, 0)
     scaled = dataclasses.replace(batch, actions=batch.actions * 0.1)
@@ -75,7 +75,7 @@ def test_scaled_and_clipped_actions_are_named() -> None:
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_another_policy_and_unscaled_observations_are_named(discrete: bool) -> None:
+def test_another_policy_and_scaled_observations_are_refused(discrete: bool) -> None:
     policy = _policy(discrete=discrete)
     lengths = (100,) * 20
     batch = _honest(policy, 0, lengths)

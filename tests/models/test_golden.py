@@ -114,7 +114,7 @@ def test_a_bound_covers_the_distance_to_the_exact_result(operation: str, seed: i
 
 
 def rounded(value: float, error: float) -> tuple[float, int]:
-    """The value that a number is rounded to, and how often decimals were asked."""
+    """The value that a number is rounded to, and the number of evaluations with decimals."""
     asked = []
 
     def network(number: type[Any], inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_gradient_agrees_with_finite_differences(policy: Policy, make_batch: Mak
 def test_derivative_through_two_steps_agrees_with_finite_differences(
     policy: Policy, make_batch: MakeBatch, curvature: str
 ) -> None:
-    """The step's own loss is what is differentiated: only the paper's form makes θ′ a plain function of θ."""
+    """Only with the paper's form is θ′ a plain function of θ, which finite differences can test."""
     parameters = policy.init(0)
     batches = [_double_batch(make_batch(policy, parameters, seed)) for seed in range(2)]
     advantage = [inner_advantages(policy, batch, ADAPTATION).double() for batch in batches]

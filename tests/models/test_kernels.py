@@ -117,7 +117,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
 @pytest.mark.skipif(layers._FUSED is None, reason="torch has no oneDNN here")
 def test_a_thread_uses_the_process_s_number_of_threads() -> None:
-    """OpenMP counts threads for each thread apart; one that asks torch for nothing else would take all processors."""
+    """OpenMP has a thread count for each thread; a thread that asks torch for nothing else would use all processors."""
     maps = Path("/proc/self/maps")
     libraries = (
         {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line} if maps.exists() else set()

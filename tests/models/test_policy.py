@@ -74,7 +74,7 @@ def test_samples_follow_the_distribution() -> None:
     assert discrete.to_environment(chosen).min() >= 7
 
 
-def test_observations_are_normalized_inside() -> None:
+def test_the_policy_normalizes_observations() -> None:
     action = BoxAction(low=(-1.0,), high=(1.0,))
     plain = _policy((2,), action)
     normalizing = _policy((2,), action, observation_mean=(1.0, -1.0), observation_std=(2.0, 0.5))
@@ -96,7 +96,7 @@ def test_log_std_has_a_floor() -> None:
     assert distribution.stddev.item() == pytest.approx(np.exp(-2.0))
 
 
-def test_bounded_dimensions_are_scaled_and_clipped_and_others_pass() -> None:
+def test_only_bounded_dimensions_are_scaled_and_clipped() -> None:
     policy = _policy((2,), BoxAction(low=(-0.1, 0.0, -np.inf), high=(0.1, 4.0, np.inf)))
     raw = torch.tensor([[0.5, 0.5, 7.0], [-3.0, 3.0, -7.0]])
     expected = torch.tensor([[0.05, 3.0, 7.0], [-0.1, 4.0, -7.0]])
@@ -155,7 +155,7 @@ def test_onnx_equals_torch(
 
 @pytest.mark.slow
 def test_onnx_equals_torch_onnx_export(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The field's own exporter as the oracle."""
+    """torch.onnx.export is the oracle."""
     policy = _policy((17,), BoxAction(low=(-1.0,) * 6, high=(1.0,) * 6), hidden_sizes=(100, 100))
     parameters = policy.init(3)
 
@@ -204,7 +204,7 @@ def _policy(observation_shape: tuple[int, ...], action: BoxAction | DiscreteActi
     return Policy(environment, PolicySpec.model_validate({"hidden_sizes": (8,), **spec}))
 
 
-def test_a_context_is_the_same_as_more_observations() -> None:
+def test_a_context_equals_more_observations() -> None:
     contextual = _policy((3,), BoxAction(low=(-1.0,), high=(1.0,)), context_size=2, observation_std=(1.0, 2.0, 3.0))
     wider = _policy((5,), BoxAction(low=(-1.0,), high=(1.0,)), observation_std=(1.0, 2.0, 3.0, 1.0, 1.0))
     parameters = _with_context(contextual.init(0), torch.tensor([0.7, -1.3]))
@@ -216,7 +216,7 @@ def test_a_context_is_the_same_as_more_observations() -> None:
     torch.testing.assert_close(contextual.head(parameters, observations), wider.head(joined, extended))
 
 
-def test_a_fresh_context_says_nothing_and_leaves_the_other_parameters_as_they_were() -> None:
+def test_a_new_context_is_zero_and_changes_no_other_parameter() -> None:
     action = BoxAction(low=(-1.0,), high=(1.0,))
     plain, contextual = _policy((3,), action).init(5), _policy((3,), action, context_size=4).init(5)
     assert all(torch.equal(value, contextual[name]) for name, value in plain.items())

@@ -60,7 +60,7 @@ class Plugin:
 
 
 @pytest.mark.parametrize("case", EXPRESSED, ids=lambda case: case.name)
-def test_the_engine_does_what_the_policy_does(case: Case) -> None:
+def test_the_engine_acts_as_the_policy(case: Case) -> None:
     kind = "continuous" if case.policy.continuous else "discrete"
     plugin = Plugin(derive_form(case.onnx, "godot-rl").onnx, {"move": {"size": case.action_size, "action_type": kind}})
     for observation, expected in zip(play(case)[:, 0], case.act(play(case)[:, 0]), strict=True):
@@ -72,7 +72,7 @@ def test_the_engine_does_what_the_policy_does(case: Case) -> None:
             assert action + 5 == expected
 
 
-def test_a_policy_of_two_dimensions_is_asked_for_no_log_std() -> None:
+def test_the_engine_reads_no_log_std() -> None:
     case = make_case("two", BoxAction(low=(-1.0, -1.0), high=(1.0, 1.0)), (3,))
     space = {name: {"size": 1, "action_type": "continuous"} for name in ("steer", "gas")}
     plugin = Plugin(derive_form(case.onnx, "godot-rl").onnx, space)
@@ -82,7 +82,7 @@ def test_a_policy_of_two_dimensions_is_asked_for_no_log_std() -> None:
     np.testing.assert_allclose([action["steer"][0], action["gas"][0]], case.act(observation)[0], atol=1e-5)
 
 
-def test_logits_that_are_all_negative_would_mislead_the_engine_and_probabilities_do_not() -> None:
+def test_the_engine_misreads_negative_logits_but_not_probabilities() -> None:
     case = make_case("negative", DiscreteAction(count=3), (2,))
     case.parameters["layers.2.bias"] -= torch.tensor([110.0, 100.0, 100.0])
     template = OnnxTemplate(case.policy, "negative@1")
@@ -96,7 +96,7 @@ def test_logits_that_are_all_negative_would_mislead_the_engine_and_probabilities
 
 
 @pytest.mark.parametrize("case", EXPRESSED, ids=lambda case: case.name)
-def test_the_state_passes_through_and_the_file_is_one_that_the_plugins_runtime_loads(case: Case) -> None:
+def test_the_state_is_unchanged_and_the_plugins_runtime_loads_the_file(case: Case) -> None:
     data = derive_form(case.onnx, "godot-rl").onnx
     _, state = Plugin(data, {}).infer([0.0] * case.policy.environment.observation_size, 4)
     assert state == [4.0]

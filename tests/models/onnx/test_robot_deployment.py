@@ -79,7 +79,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 
 
 @pytest.mark.parametrize("case", EXPRESSED, ids=lambda case: case.name)
-def test_a_controller_drives_the_joints_to_where_the_policy_says(case: Case) -> None:
+def test_a_controller_drives_the_joints_to_the_policy_s_targets(case: Case) -> None:
     robot = case.robot
     data = derive_form(case.onnx, "robot", robot).onnx
     controller = deploy(data, case.policy.environment.observation_size, list(robot.joint_names))
@@ -100,7 +100,7 @@ def test_discrete_actions_are_refused() -> None:
         derive_form(CASES["discrete"].onnx, "robot", robot_of(4))
 
 
-def test_a_robot_that_is_missing_or_another_one_is_refused() -> None:
+def test_a_missing_or_mismatched_robot_is_refused() -> None:
     with pytest.raises(ProfileError, match=r"^robot: nothing; the profile 'robot' expects a description"):
         derive_form(CASES["bounded"].onnx, "robot")
     with pytest.raises(ProfileError, match=r"^robot\.joint_names: 2 entries; expected 3, one for each action"):
@@ -124,7 +124,7 @@ def test_a_robot_that_is_missing_or_another_one_is_refused() -> None:
         ("command_names", ("",)),
     ],
 )
-def test_a_description_that_a_reader_would_misread_is_refused(field: str, value: tuple[object, ...]) -> None:
+def test_an_ambiguous_description_is_refused(field: str, value: tuple[object, ...]) -> None:
     fields = {**robot_of(3).model_dump(), field: value}
     with pytest.raises(pydantic.ValidationError, match=re.escape(field)):
         RobotDescription.model_validate(fields)

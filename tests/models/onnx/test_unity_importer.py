@@ -88,7 +88,7 @@ def test_the_importer_accepts_every_policy(case: Case, deterministic: bool) -> N
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_graph_is_one_that_unitys_engine_runs(case: Case) -> None:
+def test_unitys_engine_can_run_the_graph(case: Case) -> None:
     model = onnx.ModelProto.FromString(derive_form(case.onnx, "unity-mlagents").onnx)
     assert 7 <= model.opset_import[0].version <= 15
     assert not {node.op_type for node in model.graph.node} & UNSUPPORTED
@@ -98,7 +98,7 @@ def test_the_graph_is_one_that_unitys_engine_runs(case: Case) -> None:
     assert not {each.name for each in model.graph.initializer} & {each.name for each in model.graph.input}
 
 
-def test_a_mask_leaves_the_likeliest_of_what_is_allowed() -> None:
+def test_a_mask_leaves_the_likeliest_allowed_action() -> None:
     case = CASES["discrete"]
     session = onnxruntime.InferenceSession(derive_form(case.onnx, "unity-mlagents").onnx)
     observation = np.full((1, 5), 0.3, np.float32)
