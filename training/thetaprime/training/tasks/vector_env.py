@@ -13,8 +13,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from thetaprime.training.resources import available_cores
+from thetaprime.training.tasks.environment_share import Array, Arrays, Share
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
-from thetaprime.training.tasks.worker_pool import Array, Arrays, Share, WorkerPool, worker_pool
+from thetaprime.training.tasks.worker_pool import WorkerPool, worker_pool
 
 WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
 """Environment variable: the number of worker processes that share the environments; 1 is this process alone."""

@@ -1,0 +1,149 @@
+"""The environments of a vector that one process steps, and the memory that the processes share."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Final
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
+
+Array = npt.NDArray[Any]
+_ALIGNMENT: Final = 64  # bytes: a cache line
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """The spaces of one environment. All environments of a vector have equal spaces."""
+
+    observation: Box
+    action: Box | Discrete
+
+    @classmethod
+    def of(cls, env: gymnasium.Env[Any, Any]) -> "Spaces":
+        """The spaces of an environment; TypeError for other than a Box, and a Box or Discrete."""
+        observation, action = env.observation_space, env.action_space
+        if not isinstance(observation, Box) or not isinstance(action, Box | Discrete):
+            raise TypeError(f"observations {observation}, actions {action}; expected a Box, and a Box or Discrete")
+        return cls(observation, action)
+
+
+class Arrays:
+    """The data of B environments, as views of one buffer. Without a buffer, only the `size` in bytes is computed."""
+
+    def __init__(self, buffer: Any, spaces: Spaces, environments: int, workers: int) -> None:
+        self._buffer, self.size, B = buffer, 0, environments
+        self._action_shape = (B, *(spaces.action.shape or ()))
+        self.observations = self._view((B, *spaces.observation.shape), spaces.observation.dtype)
+        self.rewards = self._view((B,), np.float64)
+        self.terminated = self._view((B,), np.bool_)
+        self.truncated = self._view((B,), np.bool_)
+        self.parked = self._view((B,), np.bool_)
+        self.current = self._view((workers,), np.int64)  # the environment that each worker is stepping
+        self._actions_at = self.size
+        self.size += 8 * math.prod(self._action_shape)  # no action type has wider numbers
+        self._actions: Array = np.empty(0)
+
+    def actions(self, dtype: str) -> Array:
+        """[B, ...] actions of the caller's type, as a single environment would receive them."""
+        if self._actions.dtype.str != dtype or not self._actions.size:
+            self._actions = np.ndarray(self._action_shape, dtype, self._buffer, self._actions_at)
+        return self._actions
+
+    def _view(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        start = self.size
+        self.size += -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+        return np.empty(0) if self._buffer is None else np.ndarray(shape, dtype, self._buffer, start)
+
+
+class Share:
+    """The environments of a vector that one process steps: a worker's share, or all of them in this process."""
+
+    def __init__(self, worker: int) -> None:
+        self.busy: int | None = None  # index in the share of the environment that is stepping
+        self._worker = worker
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._spaces: Spaces | None = None
+        self._arrays: Arrays | None = None
+        self._memory: SharedMemory | None = None
+
+    def make(self, distribution: TaskDistribution, tasks: Sequence[Task], rows: range) -> Spaces:
+        """Makes the environments of the given rows of the vector."""
+        self._rows, self._over = rows, np.zeros(len(tasks), np.bool_)
+        for self.busy, task in enumerate(tasks):
+            self._envs.append(distribution.make(task))
+            spaces = Spaces.of(self._envs[-1])
+            if self._spaces is not None and spaces != self._spaces:
+                raise ValueError(f"its spaces are {spaces}; those of task {tasks[0]} are {self._spaces}")
+            self._spaces = spaces
+        return spaces
+
+    def attach(self, memory: str | bytearray, spaces: Spaces, environments: int, workers: int) -> None:
+        """Attaches the vector's memory: shared memory by its name, or a bytearray."""
+        if isinstance(memory, str):
+            # Only the parent frees the memory. Before Python 3.13 there is no option for it; but workers share the
+            # parent's resource tracker, which counts a name once.
+            untracked: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
+            self._memory = SharedMemory(memory, **untracked)
+        self._arrays = Arrays(self._memory.buf if self._memory else memory, spaces, environments, workers)
+
+    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> None:
+        """Starts an episode in each of the environments."""
+        arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
+        for k, seed in enumerate(seeds):
+            self._turn(arrays, k)
+            observation, _ = self._envs[k].reset(seed=seed, options=options)
+            self._observe(arrays, k, observation)
+        self._over[:] = arrays.terminated[share] = arrays.truncated[share] = False
+        arrays.rewards[share] = 0.0
+
+    def step(self, dtype: str) -> None:
+        """Steps the environments that are not parked, with actions of a type; resets those whose episode ended."""
+        arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
+        # A copy, because an environment may keep its action, and the next step overwrites the memory.
+        actions = arrays.actions(dtype)[share].copy()
+        running = np.flatnonzero(~arrays.parked[share])
+        over = self._over.tolist()
+        outcomes: list[tuple[Any, Any, Any]] = []
+        for k in running.tolist():
+            self._turn(arrays, k)
+            if over[k]:
+                observation, _ = self._envs[k].reset()
+                outcomes.append((0.0, False, False))
+            else:
+                observation, *outcome, _ = self._envs[k].step(actions[k])
+                outcomes.append((outcome[0], outcome[1], outcome[2]))
+            self._observe(arrays, k, observation)
+        rows = self._rows.start + running * self._rows.step
+        arrays.rewards[rows], arrays.terminated[rows], arrays.truncated[rows] = zip(*outcomes, strict=True)
+        self._over[running] = arrays.terminated[rows] | arrays.truncated[rows]
+
+    def close(self) -> None:
+        """Closes the environments and detaches the memory."""
+        self._arrays = None  # shared memory cannot be closed while views of it exist
+        if self._memory is not None:
+            self._memory.close()
+        for k, env in enumerate(self._envs):
+            self.busy = k
+            env.close()
+
+    def _begin(self) -> Arrays:
+        if self._arrays is None:
+            raise RuntimeError("the environments are closed")
+        return self._arrays
+
+    def _turn(self, arrays: Arrays, k: int) -> None:
+        self.busy = k
+        arrays.current[self._worker] = self._rows[k]
+
+    def _observe(self, arrays: Arrays, k: int, observation: Any) -> None:
+        shape = arrays.observations.shape[1:]
+        if np.shape(observation) != shape:
+            raise ValueError(f"an observation of shape {np.shape(observation)}; its space says {shape}")
+        arrays.observations[self._rows[k]] = observation
