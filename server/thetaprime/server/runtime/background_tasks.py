@@ -9,7 +9,7 @@ import structlog
 
 from thetaprime.server.auth import audit
 from thetaprime.server.runtime.components import Components
-from thetaprime.server.store import SweptSession
+from thetaprime.server.store import ClockGuard, SweptSession
 from thetaprime.server.telemetry.store_probe import watch_store
 
 _SWEEP_SECONDS: Final = 600.0
@@ -45,10 +45,16 @@ async def _report_every_second(components: Components) -> None:
 
 
 async def _sweep(components: Components) -> None:
-    """Deletes orphans at startup, and expired sessions at startup and periodically."""
+    """Deletes orphans at startup, and expired sessions at startup and periodically, by a clock that is trusted."""
+    guard = ClockGuard(components.store)
+
+    def sweep() -> None:
+        if guard.trusts_clock():
+            components.store.sweep(_record_end)
+
     await _try("sweep failed", components.store.sweep_orphans, components.threads)
     while True:
-        await _try("sweep failed", lambda: components.store.sweep(_record_end), components.threads)
+        await _try("sweep failed", sweep, components.threads)
         await asyncio.sleep(_SWEEP_SECONDS)
 
 

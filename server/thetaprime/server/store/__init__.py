@@ -3,7 +3,8 @@
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 from thetaprime.server.store.cache import RecentCache
+from thetaprime.server.store.clock import ClockGuard
 from thetaprime.server.store.database import Store
 from thetaprime.server.store.expiry import SweptSession
 
-__all__ = ["BlobStore", "RecentCache", "Store", "SweptSession", "tables"]
+__all__ = ["BlobStore", "ClockGuard", "RecentCache", "Store", "SweptSession", "tables"]

@@ -228,6 +228,8 @@ class Store:
                         f"store {folder}: schema version {version}; this server reads version {tables.SCHEMA_VERSION}: "
                         f"{remedy}"
                     )
+                # A store that was created before this table existed.
+                tables.clock.create(connection, checkfirst=True)
                 return
             tables.metadata.create_all(connection)
             failpoints.reach("start.schema")

@@ -28,6 +28,14 @@ metadata = MetaData()
 
 schema_info = Table("schema_info", metadata, Column("version", Integer, primary_key=True))
 
+# One row: the time of the last sweep whose clock was trusted (`ClockGuard`).
+clock = Table(
+    "clock",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("last_sweep", BigInteger, nullable=False),
+)
+
 sessions = Table(
     "sessions",
     metadata,
