@@ -81,6 +81,7 @@ def test_contributions_equal_those_of_single_gradients(policy: Policy, make_batc
     )
 
 
+@pytest.mark.slow
 @hypothesis.given(
     discrete=st.booleans(),
     context=st.integers(0, 2),

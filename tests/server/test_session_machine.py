@@ -335,6 +335,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._reply("carol", "CloseSession", [service_pb.CloseSessionRequest(session_id=again)], OK)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_the_service_answers_as_the_model(tmp_path: Path) -> None:
     class Machine(SessionMachine):
