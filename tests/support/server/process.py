@@ -1,6 +1,8 @@
 """A server process that a test kills, and starts again on the same store."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +15,18 @@ from thetaprime.server import failpoints
 
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 60.0
+
+
+# Below the ports that Linux assigns by itself: while the server is down, no other server gets its port and its clients.
+_PORTS: Final = range(20_000, 32_000)
+
+
+def _reserve_port() -> int:
+    """Returns a port that no socket is bound to."""
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", random.choice(_PORTS)))
+            return int(free.getsockname()[1])
 
 
 class ServerProcess:
@@ -30,9 +44,7 @@ class ServerProcess:
     """
 
     def __init__(self, folder: Path, zoo: Path | None, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{_reserve_port()}"
         self.store, self.log = folder / "store", folder / "server.log"
         self._command = [sys.executable, "-m", "thetaprime.cli", "serve", "--address", self.address]
         # The health probe writes blobs, which tests would count.
