@@ -36,7 +36,7 @@ class Recorder:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # None removes it, as the documentation says
+            threading.setprofile(None)
 
     def _profile(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
