@@ -15,7 +15,7 @@ import structlog
 
 from thetaprime import models, wire
 from thetaprime.server.adaptation import step
-from thetaprime.server.logging import RefusalLimit, adopt_library_logs, configure_logging, flush_logs, text_processors
+from thetaprime.server.logging import LineLimit, adopt_library_logs, configure_logging, flush_logs, text_processors
 from thetaprime.server.sessions import sessions, uploads
 
 if TYPE_CHECKING:
@@ -160,10 +160,12 @@ def test_refused_calls_have_a_few_lines_a_second_and_a_count(
         assert written + sum(each["count"] for each in own if counted(each)) == calls
 
 
-def test_a_reason_with_many_refusals_hides_no_other_reason() -> None:
-    limit = RefusalLimit()
+def test_a_kind_of_line_with_many_lines_hides_no_other_kind() -> None:
+    now = 0.0
+    limit = LineLimit(clock=lambda: now)
     assert [limit.admits("A") for _ in range(7)] == [True] * 5 + [False] * 2
     assert limit.admits("B")
-    assert limit.start_second() == {"A": 2}
+    now = 1.0
     assert limit.admits("A")
-    assert limit.start_second() == {}
+    assert limit.take_omitted() == {"A": 2}
+    assert limit.take_omitted() == {}

@@ -2,8 +2,10 @@
 
 import collections
 import logging
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Final, TextIO, cast
 
 import structlog
@@ -11,8 +13,7 @@ import structlog
 from thetaprime.server.log_writer import LogWriter
 
 _FLUSH_SECONDS: Final = 0.25
-# Of one reason, in one second.
-_REFUSAL_LINES: Final = 5
+_LINES_PER_SECOND: Final = 5
 
 _writer: LogWriter | None = None
 
@@ -71,21 +72,41 @@ def dropped_lines() -> int:
     return 0 if _writer is None else _writer.dropped
 
 
-class RefusalLimit:
-    """Limits the log lines of refused calls: of each reason, five in a second are admitted and the others counted."""
+class LineLimit:
+    """Limits log lines that a stranger can cause: of each kind, five in a second are admitted and the others counted.
 
-    def __init__(self) -> None:
-        self._counts: collections.Counter[str] = collections.Counter()
+    Args:
+        clock: a monotonic clock, in seconds.
+    """
 
-    def admits(self, reason: str) -> bool:
-        """Returns whether to log a refusal; counts it otherwise."""
-        self._counts[reason] += 1
-        return self._counts[reason] <= _REFUSAL_LINES
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._second = 0
+        self._admitted: collections.Counter[str] = collections.Counter()
+        self._omitted: collections.Counter[str] = collections.Counter()
 
-    def start_second(self) -> dict[str, int]:
-        """Starts the next second; returns the number of refusals without a line in the last one, by reason."""
-        counts, self._counts = self._counts, collections.Counter()
-        return {reason: count - _REFUSAL_LINES for reason, count in counts.items() if count > _REFUSAL_LINES}
+    def admits(self, kind: str) -> bool:
+        """Returns whether to log a line; counts it otherwise."""
+        if (second := int(self._clock())) != self._second:
+            self._second = second
+            self._admitted.clear()
+        admitted = self._admitted[kind] < _LINES_PER_SECOND
+        (self._admitted if admitted else self._omitted)[kind] += 1
+        return admitted
+
+    def take_omitted(self) -> dict[str, int]:
+        """Returns the number of lines that were not admitted since the last call, by kind."""
+        omitted, self._omitted = self._omitted, collections.Counter()
+        return omitted
+
+
+_library_lines = LineLimit()
+
+
+def report_omitted_library_lines() -> None:
+    """Logs the number of lines of libraries that were not logged since the last call. For a periodic task."""
+    for name, count in _library_lines.take_omitted().items():
+        structlog.get_logger().warning("library lines omitted", logger=name, count=count)
 
 
 class _AddFields:
@@ -115,10 +136,17 @@ def _report_dropped(count: int) -> None:
 
 
 def adopt_library_logs() -> None:
-    """Formats the warnings and errors that libraries log with `logging` as this server's lines. For entry points."""
+    """Formats the warnings and errors that libraries log with `logging` as this server's lines. For entry points.
+
+    Of each library, five lines in a second are logged: a peer that sends invalid messages makes gRPC log a traceback.
+    """
+    # gRPC's core writes a line of text for each failed TLS handshake, from the threads that serve calls: a stalled
+    # reader would stop them. An operator may set the variable.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     assert _writer is not None, "configure_logging comes first"  # noqa: S101
     handler = logging.StreamHandler(cast("TextIO", _writer))
     # The last processor of `configure_logging` renders the line.
     *processors, renderer = structlog.get_config()["processors"]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=processors))
+    handler.addFilter(lambda record: _library_lines.admits(record.name))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -31,7 +31,7 @@ def record_refusal(peer: str, method: str, reason: str) -> None:
 
 
 def record_refusals(reason: str, count: int) -> None:
-    """Logs the number of calls of one second that were not authenticated and have no line.
+    """Logs the number of calls that were not authenticated and have no line.
 
     Args:
         reason: as for `record_refusal`.

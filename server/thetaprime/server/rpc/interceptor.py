@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from thetaprime.server.auth import Authenticator, audit
 from thetaprime.server.auth.authenticator import Caller, set_caller
 from thetaprime.server.errors import InvalidRequestError, UnauthenticatedError, UnavailableError, error_status
-from thetaprime.server.logging import RefusalLimit
+from thetaprime.server.logging import LineLimit
 from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
@@ -36,16 +36,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def __init__(self, authenticator: Authenticator, observer: CallObserver) -> None:
         self._authenticator = authenticator
         self._observer = observer
-        self._audit_limit = RefusalLimit()
+        self._audit_limit = LineLimit()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def start_second(self) -> None:
-        """Logs the number of refusals of the last second that had no line. For a periodic task."""
-        self._observer.start_second()
-        for reason, count in self._audit_limit.start_second().items():
+    def report_omitted_lines(self) -> None:
+        """Logs the number of refusals that had no line since the last call, by reason. For a periodic task."""
+        self._observer.report_omitted_lines()
+        for reason, count in self._audit_limit.take_omitted().items():
             audit.record_refusals(reason, count)
 
     def drain(self) -> None:

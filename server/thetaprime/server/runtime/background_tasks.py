@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from thetaprime.server.auth import audit
+from thetaprime.server.logging import report_omitted_library_lines
 from thetaprime.server.runtime.components import Components
 from thetaprime.server.store import ClockGuard, SweptSession
 from thetaprime.server.telemetry.store_probe import watch_store
@@ -40,7 +41,8 @@ def start_background_tasks(components: Components, *, sweeping: bool) -> list[as
 async def _report_every_second(components: Components) -> None:
     while True:
         await asyncio.sleep(1.0)
-        components.calls.start_second()
+        components.calls.report_omitted_lines()
+        report_omitted_library_lines()
         components.metrics.update_log_lines_dropped()
 
 

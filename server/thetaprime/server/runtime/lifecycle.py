@@ -15,6 +15,7 @@ from thetaprime.server.address import is_unix_socket
 from thetaprime.server.auth import server_credentials
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
+from thetaprime.server.logging import report_omitted_library_lines
 from thetaprime.server.runtime.background_tasks import start_background_tasks
 from thetaprime.server.runtime.components import SERVICES, Components, build_components
 from thetaprime.server.telemetry.exposition import serve_metrics
@@ -103,7 +104,8 @@ async def _drain(components: Components, server: grpc.aio.Server, tasks: list[as
     for task in tasks:
         task.cancel()
     await _finish_calls(components)
-    components.calls.start_second()
+    components.calls.report_omitted_lines()
+    report_omitted_library_lines()
     await server.stop(_LAST_REPLIES_SECONDS)
 
 

@@ -10,7 +10,7 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from thetaprime.server.logging import RefusalLimit
+from thetaprime.server.logging import LineLimit
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import CallTracer
 
@@ -43,11 +43,11 @@ class CallObserver:
     def __init__(self, metrics: Metrics, tracer: CallTracer) -> None:
         self._metrics = metrics
         self._tracer = tracer
-        self._limit = RefusalLimit()
+        self._limit = LineLimit()
 
-    def start_second(self) -> None:
-        """Logs the number of refused calls of the last second that had no line, by reason. For a periodic task."""
-        for reason, count in self._limit.start_second().items():
+    def report_omitted_lines(self) -> None:
+        """Logs the number of refused calls that had no line since the last call, by reason. For a periodic task."""
+        for reason, count in self._limit.take_omitted().items():
             _log.warning("calls refused", reason=reason, count=count)
 
     @contextlib.contextmanager
