@@ -93,5 +93,5 @@ def test_a_server_whose_log_is_not_read_serves_answers_health_checks_and_stops(t
             started = time.monotonic()
             process.terminate()
             assert process.wait(60) == 0
-            assert time.monotonic() - started < GRACE + 2
+            assert time.monotonic() - started < GRACE + 3
         assert json.loads(process.stderr.readline())["event"] == "listening"

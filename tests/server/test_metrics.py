@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import start_http_server
 
 from tests.support.server.metrics_page import free_address, scrape, value
-from tests.support.server.supervised import Channels, supervised
+from tests.support.server.supervised import Channels, supervised, until
 from thetaprime import models, wire
 from thetaprime.server import StartupError, running_server
 from thetaprime.server.sessions import uploads
@@ -227,8 +227,7 @@ def test_several_workers_share_one_page(configure: "Configure") -> None:
 
         for _ in range(calls):
             call_from_anew()
-        answered = {line["worker"] for line in server.lines() if line["event"] == "call"}
-        assert answered == {0, 1}
+        until(lambda: {line["worker"] for line in server.lines() if line["event"] == "call"} == {0, 1})
         before = scrape(config.metrics_address)
         assert value(before, "thetaprime_calls_total", method="ListSessions", code="OK") == calls
         assert value(before, "thetaprime_workers") == 2

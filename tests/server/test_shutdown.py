@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,13 @@ from tests.support.artifacts import write_point_artifact
 from tests.support.faults.http2_peer import Http2Peer, message
 from tests.support.server.process import ServerProcess
 from tests.support.server.service import connect
-from tests.support.server.supervised import until
-from thetaprime.server import StartupError
+from tests.support.server.supervised import SERVE, until
+from thetaprime.server import ServerConfig, StartupError
 from thetaprime.server.runtime.workers.port import reserve_port
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 GRACE = 1.0
-LIMIT = GRACE + 2.0
+LIMIT = GRACE + 2.0 + 1.0  # a second for a busy machine
 
 
 def seconds_to_stop(server: ServerProcess) -> float:
@@ -69,6 +70,24 @@ def test_a_store_that_hangs_delays_no_exit(tmp_path: Path, zoo: Path) -> None:
         error = call.exception(60)
         assert isinstance(error, grpc.RpcError)
     assert "not drained in time" in server.log.read_text()
+
+
+def test_an_event_loop_that_hangs_delays_no_exit(tmp_path: Path, zoo: Path) -> None:
+    config = ServerConfig(address="127.0.0.1:0", store=tmp_path / "store", zoo=(zoo,), grace=GRACE)
+    # A blocked write of the address hangs the event loop in the same way.
+    program = SERVE.replace("print(address, flush=True)", "(print(address, flush=True), time.sleep(3600))")
+    command = [sys.executable, "-c", "import time\n" + program, config.model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        started = time.monotonic()
+        process.terminate()
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+        assert time.monotonic() - started < LIMIT
+        assert "not drained in time" in process.stderr.read()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes the connections of one port")

@@ -99,10 +99,10 @@ def test_a_call_sent_to_two_workers_at_once_has_one_outcome(
         digest = acks[0].batch.sha256
         replies = list(threads.map(lambda stub: adapt(stub, session, 0, digest), channels.stubs))
         assert len({each.SerializeToString(deterministic=True) for each in replies}) == 1
+        assert server.stop() == 0
         calls = [line for line in server.lines() if line["event"] == "call"]
         for method in ("CreateSession", "UploadTrajectories", "Adapt"):
             assert {line["worker"] for line in calls if line["method"].endswith(method)} == {*range(WORKERS)}, method
-        assert server.stop() == 0
     with contextlib.closing(Store(config.store)) as store, store.reading() as connection:
         for table in (tables.sessions, tables.uploads, tables.policies):
             assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 1, table.name
@@ -133,9 +133,9 @@ def test_clients_of_a_killed_worker_lose_nothing(configure: "Configure", start: 
         assert server.wait_for_line("worker ended")["status"] == -signal.SIGKILL
         server.wait_for_line("worker restarted")
         assert len(server.pids) == WORKERS
+        assert server.stop() == 0
         calls = [line for line in server.lines() if line["event"] == "call"]
         assert {line["worker"] for line in calls} == {*range(WORKERS)}
-        assert server.stop() == 0
     with start() as undisturbed:
         assert ended == [customer(undisturbed.address, number, collect) for number in range(CUSTOMERS)]
 

@@ -18,6 +18,7 @@ KILL_SECONDS: Final = 1.7
 """From the end of the grace period until the supervisor kills a worker."""
 SUPERVISOR_EXIT_SECONDS: Final = 1.9
 """From the end of the grace period to the forced end of the supervisor."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = structlog.get_logger()
 
@@ -36,12 +37,17 @@ class StopEvent(asyncio.Event):
         super().__init__()
         self._timer = threading.Timer(seconds, _end_process)
         self._timer.daemon = True
+        self._starting = threading.Lock()
 
     def set(self) -> None:
         """Sets the event, and starts the time."""
-        if not self.is_set():
-            self._timer.start()
+        self.start_time()
         super().set()
+
+    def start_time(self) -> None:
+        """Starts the time, unless it runs. Thread-safe."""
+        if self._starting.acquire(blocking=False):
+            self._timer.start()
 
     def cancel(self) -> None:
         """Lets the process run on."""
@@ -50,14 +56,33 @@ class StopEvent(asyncio.Event):
 
 @contextlib.contextmanager
 def stop_on_signals(seconds: float) -> Iterator[StopEvent]:
-    """Yields an event that SIGTERM or SIGINT sets; the process then ends with the context, or after `seconds`."""
+    """Yields an event that SIGTERM or SIGINT sets; the process then ends with the context, or after `seconds`.
+
+    A thread receives the signals, so that a process whose event loop hangs ends too.
+    """
     stop_event, loop = StopEvent(seconds), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_event.set)
+    reading, writing = os.pipe()
+    # Python writes the number of each signal to the pipe, at once.
+    os.set_blocking(writing, False)
+    earlier_pipe = signal.set_wakeup_fd(writing)
+    earlier_handlers = [signal.signal(number, lambda *_: None) for number in _SIGNALS]
+
+    def receive() -> None:
+        while number := os.read(reading, 1):
+            if number[0] in _SIGNALS:
+                stop_event.start_time()
+                loop.call_soon_threadsafe(stop_event.set)
+        os.close(reading)
+
+    threading.Thread(target=receive, name="signals", daemon=True).start()
     try:
         yield stop_event
     finally:
         stop_event.cancel()
+        for number, handler in zip(_SIGNALS, earlier_handlers, strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier_pipe)
+        os.close(writing)
 
 
 def _end_process() -> None:
