@@ -23,7 +23,7 @@ from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.runtime.workers import WorkersError, worker_process
+from thetaprime.server.runtime.workers import WorkersError, supervisor, worker_process
 from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerSpec
@@ -262,6 +262,55 @@ def test_a_worker_that_hangs_is_replaced_and_counted(configure: "Configure") -> 
         server.wait_for_line("worker restarted")
         assert value(scrape(config.metrics_address), "thetaprime_worker_ends_total", reason="hung") == 1
         assert server.stop() == 0
+
+
+# The first worker 0 sends no beats, the second one does not get ready; worker 1 and the third worker 0 serve.
+WORKER = """
+import json, os, pathlib, sys, time
+worker = json.loads(sys.stdin.buffer.readline())["worker"]
+starts = pathlib.Path("starts")
+with starts.open("a") as file:
+    file.write(str(worker))
+start = starts.read_text().count("0")
+if worker == 0 and start == 2:
+    time.sleep(3600)
+os.write(1, b'{"problem": ""}' + bytes([10]))
+if worker == 0 and start == 1:
+    time.sleep(3600)
+while True:
+    os.write(1, bytes([10]))
+    time.sleep(0.02)
+"""
+
+
+def test_workers_that_hang_while_serving_and_while_starting_are_replaced(
+    configure: "Configure", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "worker_that_hangs.py").write_text(WORKER)
+    starts = tmp_path / "starts"
+    starts.touch()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker_process, "_MODULE", "worker_that_hangs")
+    monkeypatch.setattr(worker_process, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "_RESTART_SECONDS", 1.0)
+    config = configure(workers=WORKERS, metrics_address=free_address())
+
+    async def run() -> None:
+        stop_event = asyncio.Event()
+        serving = asyncio.create_task(supervisor.supervise(config, stop_event, lambda _: None))
+        async with asyncio.timeout(DEADLINE):
+            while starts.read_text().count("0") < 3:
+                await asyncio.sleep(0.02)
+        metrics = await asyncio.to_thread(scrape, config.metrics_address)
+        stop_event.set()
+        await serving
+        # A worker that does not get ready has ended; one that serves and sends no beat has hung.
+        assert value(metrics, "thetaprime_worker_ends_total", reason="hung") == 1
+        assert value(metrics, "thetaprime_worker_ends_total", reason="ended") == 1
+
+    asyncio.run(run())
+    assert starts.read_text().count("1") == 1
 
 
 @pytest.mark.parametrize(("beats", "at_end", "hangs"), [(30, "time.sleep(60)", True), (3, "pass", False)])

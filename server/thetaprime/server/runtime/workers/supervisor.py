@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -23,6 +23,9 @@ from thetaprime.server.store import Store
 from thetaprime.server.telemetry import worker_metrics
 from thetaprime.server.telemetry.exposition import serve_metrics
 from thetaprime.server.telemetry.server_info import register_server_info, register_worker_ends
+
+# A start takes a few seconds. At the start of the server the operator waits, and decides.
+_RESTART_SECONDS: Final = 120.0
 
 _log = structlog.get_logger()
 
@@ -151,18 +154,23 @@ class _WorkerPool:
             await asyncio.sleep(restarts.next_delay(number, status))
             try:
                 # Failpoints are armed for the first process only: a restarted worker is a new server.
-                await self._start_worker(number, {failpoints.VARIABLE: ""})
+                await self._start_worker(number, {failpoints.VARIABLE: ""}, _RESTART_SECONDS)
             except StartupError as error:
                 _log.error("worker did not start", worker=number, problem=str(error))
             else:
                 _log.info("worker restarted", worker=number)
 
-    async def _start_worker(self, number: int, environment: Mapping[str, str]) -> None:
+    async def _start_worker(self, number: int, environment: Mapping[str, str], seconds: float | None = None) -> None:
         if self._folder is not None:
             environment = {**environment, worker_metrics.VARIABLE: str(self._folder)}
         process = await WorkerProcess.start(WorkerSpec(number, self._config), environment)
         self._running[number] = process
-        await process.wait_until_ready()
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait_until_ready()
+        except TimeoutError as error:
+            process.kill()
+            raise StartupError(f"the worker was not ready after {seconds:g} s") from error
 
     def _remove(self, number: int, process: WorkerProcess) -> None:
         del self._running[number]
