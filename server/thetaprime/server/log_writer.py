@@ -7,12 +7,14 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
 # About 4,000 lines.
 _QUEUED_CHARACTERS: Final = 1 << 20
 _EXIT_SECONDS: Final = 0.25
+_GATHER_SECONDS: Final = 0.005
+_PIECE_CHARACTERS: Final = 4096
 
 
 class LogWriter(io.TextIOBase):
@@ -56,9 +58,8 @@ class LogWriter(io.TextIOBase):
 
     def wait_until_written(self, seconds: float) -> bool:
         """Waits until the queue is written, for at most so many seconds; returns whether it is."""
-        end = time.monotonic() + seconds
         with self._changed:
-            return self._changed.wait_for(lambda: not self._characters, max(0.0, end - time.monotonic()))
+            return self._changed.wait_for(lambda: not self._characters, seconds)
 
     def stop(self, seconds: float) -> None:
         """Ends the thread once the queue is written; waits for at most so many seconds."""
@@ -75,16 +76,29 @@ class LogWriter(io.TextIOBase):
                 self._changed.wait_for(lambda: self._lines or self._closed)
                 if not self._lines:
                     return
-                line = self._lines.popleft()
-            self._write(line)
-            with self._changed:
-                # Counted until it is written: `wait_until_written` waits for this line too.
-                self._characters -= len(line)
-                dropped, empty = self.dropped, not self._lines
-                self._changed.notify_all()
-            if empty and dropped > reported:
+            # The lines of other calls arrive meanwhile: each wakeup of this thread interrupts the threads that serve.
+            time.sleep(_GATHER_SECONDS)
+            for text in self._take():
+                self._write(text)
+                with self._changed:
+                    # Counted until it is written: `wait_until_written` waits for this text too.
+                    self._characters -= len(text)
+                    self._changed.notify_all()
+            if self.dropped > reported and not self._lines:
+                dropped = self.dropped
                 self._on_dropped(dropped - reported)
                 reported = dropped
+
+    def _take(self) -> Iterator[str]:
+        """Takes the queued lines, several at once."""
+        with self._changed:
+            lines, self._lines = self._lines, collections.deque()
+        while lines:
+            text = lines.popleft()
+            # A pipe takes this much in one piece: the lines of several processes never mix.
+            while lines and len(text) + len(lines[0]) <= _PIECE_CHARACTERS:
+                text += lines.popleft()
+            yield text
 
     def _write(self, line: str) -> None:
         # ValueError: the stream is closed.
