@@ -98,7 +98,7 @@ def test_a_locked_database_is_not_serving_after_two_seconds(configure: "Configur
             other.execute("BEGIN IMMEDIATE")
             locked = time.monotonic()
             wait_for(service.channel, NOT_SERVING)
-            assert time.monotonic() - locked < 2.5  # half a second for a busy machine
+            assert time.monotonic() - locked < 2 + 2  # two more seconds for a busy machine
             other.execute("ROLLBACK")
             wait_for(service.channel, SERVING)
 
