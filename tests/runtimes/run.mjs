@@ -13,7 +13,7 @@ if (ort.env.versions[runtime === "web" ? "web" : "node"] === undefined) throw ne
 const ARRAYS = { float32: Float32Array, int64: BigInt64Array };
 
 function decode({ type, dims, data }) {
-  const bytes = Uint8Array.from(Buffer.from(data, "base64")); // a copy of its own, aligned
+  const bytes = Uint8Array.from(Buffer.from(data, "base64")); // an aligned copy
   return { type, dims, values: new ARRAYS[type](bytes.buffer) };
 }
 
