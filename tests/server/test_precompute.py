@@ -1,5 +1,6 @@
 """Precomputed steps: the same as those that `Adapt` computes, computed once, and never in the way of an upload."""
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import structlog
 
 from tests.support.server.metrics_page import free_address, scrape, value
 from thetaprime import models, wire
+from thetaprime.server.scheduling.fair_slots import FairSlots
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -139,6 +141,25 @@ def test_an_upload_s_memory_is_released_before_its_step_is_computed(
             finally:
                 go_on.set()
             assert upload.result().batch.uploads == 1
+
+
+def test_an_upload_and_its_step_take_one_turn_of_the_tenant(
+    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    created = service.create()
+    trajectories = collect(created.policy)
+    asked: list[FairSlots] = []
+    ask = FairSlots.ask
+
+    def record(slots: FairSlots, tenant: str) -> "asyncio.Future[None]":
+        asked.append(slots)
+        return ask(slots, tenant)
+
+    monkeypatch.setattr(FairSlots, "ask", record)
+    service.upload(created.session.session_id, trajectories)
+    # One transaction admits the upload; verification and step share the slot of a processor.
+    assert len(steps) == 1
+    assert len(asked) == len(set(asked)) == 2
 
 
 def test_no_step_is_computed_for_a_refused_upload(service: "Service", collect: Collect, steps: list[int]) -> None:

@@ -53,10 +53,13 @@ class AdaptationEngine:
         self._running: dict[str, _Running] = {}
 
     async def precompute(self, upload: NewUpload) -> None:
-        """Precomputes the step of a round's first upload, where the tenant's rate allows a step now."""
+        """Precomputes the step of a round's first upload, where the tenant's rate allows a step now.
+
+        The caller holds a slot of the processors.
+        """
         session = upload.session
         if upload.batch.uploads == 1 and self._rate_limit.prepay(session.tenant, session.session_id, session.round):
-            await self._processors.run(session.tenant, self._precompute, upload)
+            await self._processors.run_in_held_slot(self._precompute, upload)
 
     async def adapt(self, call: AdaptCall) -> AdaptOutcome:
         """Returns the outcome of a call. Equal concurrent calls share one step.

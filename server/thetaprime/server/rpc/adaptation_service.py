@@ -1,5 +1,6 @@
 """The AdaptationService: sessions, uploads, steps."""
 
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -20,7 +21,7 @@ from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.sessions import sessions
 from thetaprime.server.sessions.policies import get_policy
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH, SessionRecord, UploadedBatch
-from thetaprime.server.sessions.uploads import AcceptedUpload, accept_upload, admit_upload
+from thetaprime.server.sessions.uploads import AcceptedUpload, AdmittedUpload, accept_upload, admit_upload
 from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
@@ -97,11 +98,21 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         caller = current_caller()
         header = await receive_header(request_iterator, self._config.upload_idle)
         _bind_session(header.session_id)
-        accepted = await self._receive(caller.tenant, header, request_iterator)
-        audit.record("uploaded", caller, session_id=header.session_id, sha256=accepted.acknowledgement.sha256)
-        # The payload is freed by now, and its memory budget released: the step needs neither.
-        if accepted.new is not None:
-            await self._engine.precompute(accepted.new)
+        admitted = await self._transact(admit_upload, self._store, caller.tenant, header)
+        assembly = PayloadAssembly(header.payload_bytes, self._config)
+        # Verification and step share one turn of the tenant: two turns would wait twice behind other tenants' work.
+        async with contextlib.AsyncExitStack() as turn:
+            with self._memory.reserve(caller.tenant, header.payload_bytes):
+                payload, footer = await receive_payload(
+                    request_iterator, assembly, self._config.upload_idle, self._config.upload_seconds
+                )
+                await turn.enter_async_context(self._processors.slots.slot(caller.tenant))
+                accepted = await self._accept(caller.tenant, admitted, payload, footer)
+                del payload
+            audit.record("uploaded", caller, session_id=header.session_id, sha256=accepted.acknowledgement.sha256)
+            # The payload is freed by now, and its memory budget released: the step needs neither.
+            if accepted.new is not None:
+                await self._engine.precompute(accepted.new)
         return accepted.acknowledgement
 
     async def Adapt(  # noqa: N802
@@ -172,24 +183,20 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._message(session, batch))
 
-    async def _receive(self, tenant: str, header: service_pb.UploadHeader, messages: Messages) -> AcceptedUpload:
-        """Receives and accepts an upload; its payload takes memory of the budget until it is stored."""
-        config = self._config
-        admitted = await self._transact(admit_upload, self._store, tenant, header)
-        assembly = PayloadAssembly(header.payload_bytes, config)
-        with self._memory.reserve(tenant, header.payload_bytes):
-            payload, footer = await receive_payload(messages, assembly, config.upload_idle, config.upload_seconds)
-            return await self._processors.run(
-                tenant,
-                accept_upload,
-                self._store,
-                self._catalog,
-                config,
-                self._authenticator.quotas_of(tenant),
-                admitted,
-                payload,
-                footer,
-            )
+    async def _accept(
+        self, tenant: str, admitted: AdmittedUpload, payload: bytes, footer: service_pb.UploadFooter
+    ) -> AcceptedUpload:
+        """Verifies and stores a received upload, for a caller that holds a slot of the processors."""
+        return await self._processors.run_in_held_slot(
+            accept_upload,
+            self._store,
+            self._catalog,
+            self._config,
+            self._authenticator.quotas_of(tenant),
+            admitted,
+            payload,
+            footer,
+        )
 
     def _message(self, session: SessionRecord, batch: UploadedBatch) -> service_pb.Session:
         expired = session.expire_time <= self._store.now()
