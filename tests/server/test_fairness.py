@@ -43,6 +43,7 @@ def engine_of(
             take_round,
             precompute=no_precomputation,
             processors=FairThreads(FairSlots(threads), executor),
+            threads=threads,
             queue=queue,
             rate_limit=RateLimit((rate or {}).get),
         )

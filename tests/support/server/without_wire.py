@@ -74,6 +74,7 @@ class ServiceWithoutWire:
             functools.partial(take_round, self.store, catalog, metrics),
             precompute=functools.partial(precompute_step, self.store, metrics),
             processors=inline,
+            threads=1,
             queue=config.queue,
             rate_limit=RateLimit(authenticator.adaptation_rate),
         )

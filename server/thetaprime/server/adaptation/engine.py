@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from thetaprime.server.adaptation.commit import AdaptCall, AdaptOutcome
 from thetaprime.server.errors import BusyError
-from thetaprime.server.scheduling.fair_slots import FairThreads
+from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.sessions.uploads import NewUpload
 
@@ -28,6 +28,7 @@ class AdaptationEngine:
         take_round: takes the step of a call; blocks.
         precompute: precomputes the step of a round's only upload; blocks.
         processors: the threads, shared with other work that computes.
+        threads: steps that may run or wait for a processor at once.
         queue: how many steps of one tenant may wait for a thread.
         rate_limit: charged for each step.
         waiting: context in which a step waits for a thread.
@@ -39,6 +40,7 @@ class AdaptationEngine:
         *,
         precompute: Callable[[NewUpload], None],
         processors: FairThreads,
+        threads: int,
         queue: int,
         rate_limit: RateLimit,
         waiting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
@@ -49,6 +51,9 @@ class AdaptationEngine:
         self._queue = queue
         self._rate_limit = rate_limit
         self._waiting = waiting
+        # Steps wait apart from the uploads before they wait for a processor. In one queue with its uploads, a
+        # flood of one tenant made another tenant's round a third longer (`make bench`, flood).
+        self._steps = FairSlots(threads)
         self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
 
@@ -72,12 +77,11 @@ class AdaptationEngine:
             if running.call == call:
                 return await asyncio.shield(running.task)
             await asyncio.wait([running.task])
-        slots = self._processors.slots
         queued = self._queued[call.tenant]
-        if queued >= self._queue and not slots.may_begin(call.tenant):
+        if queued >= self._queue and not self._steps.may_begin(call.tenant):
             raise BusyError(f"{queued} adaptation steps of the tenant are waiting", retry_after=1.0)
         self._rate_limit.charge(call.tenant, call.session_id, call.expected_round)
-        task = asyncio.create_task(self._run(call, slots.ask(call.tenant)))
+        task = asyncio.create_task(self._run(call, self._steps.ask(call.tenant)))
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
 
@@ -88,6 +92,7 @@ class AdaptationEngine:
 
     def close(self) -> None:
         """Drops the steps that wait for a thread."""
+        self._steps.drop()
         self._processors.slots.drop()
 
     async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
@@ -96,9 +101,9 @@ class AdaptationEngine:
                 with self._in_queue(call.tenant):
                     await turn
             try:
-                return await self._processors.run_in_held_slot(self._take_round, call)
+                return await self._processors.run(call.tenant, self._take_round, call)
             finally:
-                self._processors.slots.release(call.tenant)
+                self._steps.release(call.tenant)
         finally:
             del self._running[call.session_id]
 

@@ -106,6 +106,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             functools.partial(take_round, store, catalog, metrics),
             precompute=functools.partial(precompute_step, store, metrics),
             processors=processors,
+            threads=config.adaptation_threads,
             queue=config.queue,
             rate_limit=RateLimit(authenticator.adaptation_rate),
             waiting=metrics.track_waiting_step,
