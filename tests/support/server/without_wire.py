@@ -62,12 +62,16 @@ class ServiceWithoutWire:
     Args:
         config: limits, store, zoo and tokens.
         now: the store's clock, in microseconds since 1970; by default the system's.
+
+    Attributes:
+        store: the durable state.
     """
 
     def __init__(self, config: ServerConfig, now: Callable[[], int] | None = None) -> None:
         if not structlog.is_configured():
             configure_logging(logging.WARNING)
-        self.store = Store(config.store) if now is None else Store(config.store, now)
+        clock: dict[str, Any] = {} if now is None else {"now": now}
+        self.store = Store(config.store, row_bytes=config.row_bytes, **clock)
         catalog, authenticator = Catalog.load(config.zoo), Authenticator(config.tokens, Quotas.defaults(config))
         metrics, inline = Metrics(), FairThreads(FairSlots(1), _Inline())
         self._engine = AdaptationEngine(

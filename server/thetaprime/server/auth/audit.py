@@ -3,6 +3,7 @@
 import structlog
 
 from thetaprime.server.auth.authenticator import Caller
+from thetaprime.server.store import SweptSession
 
 _log = structlog.get_logger(audit=True)
 
@@ -40,14 +41,13 @@ def record_refusals(reason: str, count: int) -> None:
     _log.warning("audit", action="refused", reason=reason, count=count)
 
 
-def record_end(action: str, tenant: str, session_id: str, policy_id: str, rounds: int) -> None:
-    """Logs what the sweep deleted.
-
-    Args:
-        action: expired, when the session's uploads were deleted; deleted, when its policies were.
-        tenant: the owner of the session.
-        session_id: the session.
-        policy_id: the session's last policy; θ if it took no round.
-        rounds: number of rounds that it took.
-    """
-    _log.info("audit", action=action, tenant=tenant, session_id=session_id, policy_id=policy_id, rounds=rounds)
+def record_end(swept: SweptSession) -> None:
+    """Logs the deletion of a session's uploads (expired) or of its policies (deleted)."""
+    _log.info(
+        "audit",
+        action=swept.action,
+        tenant=swept.tenant,
+        session_id=swept.session_id,
+        policy_id=swept.policy_id,
+        rounds=swept.round,
+    )

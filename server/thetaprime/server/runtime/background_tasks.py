@@ -1,6 +1,7 @@
 """Periodic tasks of a server: catalog scans, cache expiry, store probes, the sweep."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -10,10 +11,12 @@ import structlog
 from thetaprime.server.auth import audit
 from thetaprime.server.logging import report_omitted_library_lines
 from thetaprime.server.runtime.components import Components
-from thetaprime.server.store import ClockGuard, SweptSession
+from thetaprime.server.store import ClockGuard
 from thetaprime.server.telemetry.store_probe import watch_store
 
 _SWEEP_SECONDS: Final = 600.0
+# Every so many sweeps, orphans too.
+_ORPHAN_SWEEPS: Final = 6
 _CACHE_EXPIRY_SECONDS: Final = 60.0
 
 _log = structlog.get_logger()
@@ -47,21 +50,18 @@ async def _report_every_second(components: Components) -> None:
 
 
 async def _sweep(components: Components) -> None:
-    """Deletes orphans at startup, and expired sessions at startup and periodically, by a clock that is trusted."""
+    """Deletes orphans, and expired sessions by a clock that is trusted, at startup and periodically."""
     guard = ClockGuard(components.store)
 
     def sweep() -> None:
         if guard.trusts_clock():
-            components.store.sweep(_record_end)
+            components.store.sweep(audit.record_end)
 
-    await _try("sweep failed", components.store.sweep_orphans, components.threads)
-    while True:
+    for count in itertools.count():
+        if count % _ORPHAN_SWEEPS == 0:
+            await _try("sweep failed", components.store.sweep_orphans, components.threads)
         await _try("sweep failed", sweep, components.threads)
         await asyncio.sleep(_SWEEP_SECONDS)
-
-
-def _record_end(swept: SweptSession) -> None:
-    audit.record_end(swept.action, swept.tenant, swept.session_id, swept.policy_id, swept.round)
 
 
 async def _repeat(failure: str, task: Callable[[], object], threads: ThreadPoolExecutor, seconds: float) -> None:

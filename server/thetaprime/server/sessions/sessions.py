@@ -12,10 +12,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from thetaprime.server import failpoints
+from thetaprime.server.auth import audit
 from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdError, shown
+from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdError, UnavailableError, shown
 from thetaprime.server.sessions.policies import session_entry
 from thetaprime.server.sessions.rows import (
     SessionRecord,
@@ -25,7 +26,8 @@ from thetaprime.server.sessions.rows import (
     uploaded_batch,
     uploaded_batches,
 )
-from thetaprime.server.store import Store
+from thetaprime.server.store import Store, SweptSession
+from thetaprime.server.store.clock import may_delete_expired, seconds_since_sweep
 from thetaprime.server.store.tables import is_readable, policies, sessions
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
@@ -115,13 +117,19 @@ def _found_or_created(
         now = store.now()
         same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
         row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
+        replaced: SweptSession | None = None
         if row is not None and _is_readable(session := SessionRecord(**row), now):
             if session.request_sha256 != arguments.sha256:
                 raise ReusedIdError(
                     "REQUEST_ID_REUSED", f"request_id {shown(request_id)} created a session with other arguments"
                 )
             return session, uploaded_batch(connection, session)
-        connection.execute(sessions.delete().where(same_request))
+        if row is not None:
+            _require_trusted_clock(connection, now, request_id)
+            replaced = SweptSession(
+                "deleted" if session.round else "expired", tenant, session.session_id, session.round, session.policy_id
+            )
+            store.delete_sessions(connection, [replaced])
         entry = catalog.find(arguments.meta_policy, arguments.meta_policy_version)
         quotas.require_session(connection, tenant, now)
         _require_room(connection, now, config.max_sessions)
@@ -145,6 +153,8 @@ def _found_or_created(
         connection.execute(sessions.insert().values(dataclasses.asdict(session)))
         failpoints.reach("create.row")
     failpoints.reach("create.committed")
+    if replaced is not None:
+        audit.record_end(replaced)
     return session, UploadedBatch()
 
 
@@ -218,6 +228,17 @@ def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRe
 
 def _is_readable(session: SessionRecord, now: int) -> bool:
     return session.expire_time > now or (session.round > 0 and session.delete_time > now)
+
+
+def _require_trusted_clock(connection: sa.Connection, now: int, request_id: str) -> None:
+    """Checks that the clock may delete the expired session of a request id."""
+    if not may_delete_expired(connection, now):
+        hours = seconds_since_sweep(connection, now) / 3600
+        raise UnavailableError(
+            f"the session of request_id {shown(request_id)} has expired by a clock that is {hours:.1f} hours ahead of "
+            "the server's last sweep, and is kept until the clock is trusted; use another request_id, or retry later",
+            retry_after=60.0,
+        )
 
 
 def _require_room(connection: sa.Connection, now: int, limit: int) -> None:

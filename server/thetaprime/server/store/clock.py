@@ -2,19 +2,32 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server.store import tables
-from thetaprime.server.store.database import Store
+
+if TYPE_CHECKING:
+    from thetaprime.server.store.database import Store
 
 _HOUR: Final = 3600.0
 _clock = tables.clock
 
 _log = structlog.get_logger()
+
+
+def seconds_since_sweep(connection: sa.Connection, now: int) -> float:
+    """Returns the seconds from the last trusted sweep to `now` (microseconds since 1970); 0 before the first."""
+    last = connection.scalar(sa.select(_clock.c.last_sweep))
+    return 0.0 if last is None else (now - last) / 1e6
+
+
+def may_delete_expired(connection: sa.Connection, now: int) -> bool:
+    """Returns whether a call may delete what has expired at `now`: the clock agrees with the last sweep to an hour."""
+    return seconds_since_sweep(connection, now) <= _HOUR
 
 
 class ClockGuard:
@@ -29,7 +42,7 @@ class ClockGuard:
         monotonic: a clock that never jumps, in seconds.
     """
 
-    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: "Store", monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._monotonic = monotonic
         self._ahead_since: float | None = None
@@ -42,8 +55,7 @@ class ClockGuard:
         """
         with self._store.writing() as connection:
             now = self._store.now()
-            last = connection.scalar(sa.select(_clock.c.last_sweep))
-            ahead = 0.0 if last is None else (now - last) / 1e6
+            ahead = seconds_since_sweep(connection, now)
             if ahead > _HOUR and not self._has_waited(ahead):
                 return False
             self._ahead_since = None

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +18,19 @@ from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore, verified
 from thetaprime.server.store.cache import RecentCache
 from thetaprime.server.store.errors import database_failures, disk_failures
-from thetaprime.server.store.expiry import SweptSession, release, sweep_some
+from thetaprime.server.store.expiry import (
+    SweptSession,
+    delete_sessions,
+    named_blobs,
+    release,
+    sweep_some,
+    unnamed_blob_rows,
+)
 
 _BUSY_SECONDS: Final = 10.0
 # Age of an orphaned blob. A younger one may be the blob of a row that another process is about to write.
 _ORPHAN_SECONDS: Final = 3600.0
+_ORPHANS_AT_ONCE: Final = 200
 _VACUUMED_PAGES: Final = 4096
 
 # Built once: building a statement takes as long as running it.
@@ -204,11 +212,20 @@ class Store:
                 connection.driver_connection.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_PAGES})")  # type: ignore[union-attr]
         return total
 
+    def delete_sessions(self, connection: sa.Connection, swept: Sequence[SweptSession]) -> None:
+        """Deletes sessions and all that only they name, in a `writing` transaction."""
+        delete_sessions(connection, self.blobs, swept)
+
     def sweep_orphans(self) -> None:
-        """Deletes what crashes left: blobs that no row names, and partly written files."""
+        """Deletes what crashes left: blobs that no row names, in rows and in files, and partly written files."""
         self.blobs.delete_fragments(older_than=_ORPHAN_SECONDS)
-        with self.writing() as connection:
-            release(connection, self.blobs, set(self.blobs.digests(older_than=_ORPHAN_SECONDS)))
+        files = set(self.blobs.digests(older_than=_ORPHAN_SECONDS))
+        # Other writers wait for a writing transaction: look for the orphans in a reading one, mostly in vain.
+        with self.reading() as connection:
+            orphans = [*unnamed_blob_rows(connection), *files.difference(named_blobs(connection) if files else ())]
+        for begin in range(0, len(orphans), _ORPHANS_AT_ONCE):
+            with self.writing() as connection:
+                release(connection, self.blobs, orphans[begin : begin + _ORPHANS_AT_ONCE])
 
     def _sweep_some(self) -> list[SweptSession]:
         with self.writing() as connection:

@@ -1,7 +1,7 @@
 """Deletes the uploads of a session when it expires, and its policies at its delete time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -13,6 +13,15 @@ from thetaprime.server.store.blobs import BlobStore
 # Sessions of one transaction: other writers wait for it.
 _BATCH: Final = 200
 _sessions, _uploads, _policies = tables.sessions, tables.uploads, tables.policies
+
+# Built once: building a statement takes as long as running it.
+_IS_NAMED: Final = sa.select(
+    sa.or_(*(sa.exists().where(column == sa.bindparam("digest")) for column in tables.BLOB_COLUMNS))
+)
+_DELETE_BLOB: Final = tables.blobs.delete().where(tables.blobs.c.sha256 == sa.bindparam("digest"))
+_UNNAMED: Final = sa.select(tables.blobs.c.sha256).where(
+    *(~sa.exists().where(column == tables.blobs.c.sha256) for column in tables.BLOB_COLUMNS)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +64,8 @@ def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int) -> list[Sw
     with_policies = _select(
         connection, "expired", expired & kept & (_sessions.c.round > 0) & (_sessions.c.kept_steps > 0)
     )
-    digests = _blobs_of(connection, whole, tables.BLOB_COLUMNS)
-    digests |= _blobs_of(connection, with_policies, [_uploads.c.payload_sha256])
-    connection.execute(_sessions.delete().where(_sessions.c.session_id.in_(_ids(whole))))
+    delete_sessions(connection, blobs, whole)
+    digests = _blobs_of(connection, with_policies, [_uploads.c.payload_sha256])
     connection.execute(_uploads.delete().where(_uploads.c.session_id.in_(_ids(with_policies))))
     for each in with_policies:
         policies = _blobs_of(connection, [each], [_policies.c.onnx_sha256])
@@ -69,14 +77,34 @@ def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int) -> list[Sw
     return [*whole, *with_policies]
 
 
-def release(connection: sa.Connection, blobs: BlobStore, digests: set[str]) -> None:
+def delete_sessions(connection: sa.Connection, blobs: BlobStore, swept: Sequence[SweptSession]) -> None:
+    """Deletes sessions with their uploads and policies, in a writing transaction.
+
+    Every deletion of a session comes through here: a session that is deleted alone leaves its blobs behind.
+    """
+    digests = _blobs_of(connection, swept, tables.BLOB_COLUMNS)
+    connection.execute(_sessions.delete().where(_sessions.c.session_id.in_(_ids(swept))))
+    failpoints.reach("sweep.rows")
+    release(connection, blobs, digests)
+
+
+def release(connection: sa.Connection, blobs: BlobStore, digests: Iterable[str]) -> None:
     """Deletes the blobs that no row names, in a writing transaction: its lock keeps new rows away."""
     for digest in digests:
-        named = [sa.exists().where(column == digest) for column in tables.BLOB_COLUMNS]
-        if not connection.scalar(sa.select(sa.or_(*named))):
-            connection.execute(tables.blobs.delete().where(tables.blobs.c.sha256 == digest))
+        if not connection.scalar(_IS_NAMED, {"digest": digest}):
+            connection.execute(_DELETE_BLOB, {"digest": digest})
             blobs.delete(digest)
             failpoints.reach("sweep.blob")
+
+
+def unnamed_blob_rows(connection: sa.Connection) -> list[str]:
+    """Returns the digests of the blobs in rows that no upload and no policy names."""
+    return list(connection.scalars(_UNNAMED))
+
+
+def named_blobs(connection: sa.Connection) -> set[str]:
+    """Returns the digests that an upload or a policy names."""
+    return {digest for column in tables.BLOB_COLUMNS for digest in connection.scalars(sa.select(column))}
 
 
 def _select(
@@ -87,11 +115,13 @@ def _select(
     return [SweptSession(action, *row) for row in rows]
 
 
-def _ids(swept: list[SweptSession]) -> list[str]:
+def _ids(swept: Sequence[SweptSession]) -> list[str]:
     return [each.session_id for each in swept]
 
 
-def _blobs_of(connection: sa.Connection, swept: list[SweptSession], columns: Sequence["sa.Column[str]"]) -> set[str]:
+def _blobs_of(
+    connection: sa.Connection, swept: Sequence[SweptSession], columns: Sequence["sa.Column[str]"]
+) -> set[str]:
     digests: set[str] = set()
     for column in columns:
         digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(_ids(swept)))))
