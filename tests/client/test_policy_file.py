@@ -144,9 +144,9 @@ def turn_a_bias(model: onnx.ModelProto) -> None:
     (golden_with(inputs={"obs": []}), "golden is malformed"),
     (rename_the_golden_inputs, "golden inputs do not match the graph"),
     (lambda model: set_metadata(model, "thetaprime.golden", "{"), "golden is malformed"),
-    (lambda model: set_metadata(model, "thetaprime.golden", None), "golden is malformed"),
+    (lambda model: set_metadata(model, "thetaprime.golden", None), "lacks thetaprime.golden"),
     (lambda model: set_metadata(model, "thetaprime.policy_id", None), "not a ThetaPrime policy"),
-    (lambda model: set_metadata(model, "thetaprime.tensors", "[]"), "tensors does not match the graph"),
+    (lambda model: set_metadata(model, "thetaprime.tensors", "[]"), "tensors is malformed"),
 ])  # fmt: skip
 def test_a_file_with_wrong_metadata_or_outputs_is_refused(
     artifact: Artifact, profile: str, edit: Callable[[onnx.ModelProto], None], problem: str

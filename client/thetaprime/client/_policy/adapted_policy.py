@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -17,14 +16,18 @@ from thetaprime.client._policy.contract import (
     Golden,
     PolicyContract,
     check_digest,
+    check_file,
     check_golden,
     check_signature,
     golden_from_arrays,
     open_session,
     read_golden,
+    read_log_std,
     read_policy_contract,
+    runtime_errors,
 )
 from thetaprime.client._policy.inference import BoundGraph, Exploration, check_dtype, check_finite
+from thetaprime.client._policy.regular_file import read_policy_file
 from thetaprime.v1 import policy_pb2
 
 # Larger batches gain nothing from a bound graph, whose lock would delay other threads.
@@ -42,29 +45,29 @@ class AdaptedPolicy:
         seed: seed of stochastic actions; None draws a seed from the system.
 
     Raises:
-        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, or fails its golden vectors.
+        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, exceeds a limit, or fails its golden
+            vectors.
     """
 
     def __init__(self, onnx: bytes, *, sha256: str | None = None, seed: int | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
         self._onnx = onnx
-        self._session = open_session(onnx)
-        metadata = self.metadata
-        self._policy_contract: PolicyContract = read_policy_contract(metadata)
+        file = check_file(onnx)
+        self._policy_contract: PolicyContract = read_policy_contract(file.metadata)
         contract = self._policy_contract.environment
+        golden = read_golden(file, contract)
+        self._max_golden_vectors = file.max_golden_vectors
+        self._session = open_session(onnx)
         check_signature(self._session, contract)
         self._shape, self._size = contract.observation_shape, contract.observation_size
         self._box = contract.action_kind is wire.ActionKind.BOX
         self._one = BoundGraph(self._session, contract, 1)
         self._several: BoundGraph | None = None
         self._last_count = 0
-        # log_std is a parameter of the policy, the same for every observation.
-        any_obs = np.zeros((1, self._size), np.float32)
-        log_std = self._session.run(["log_std"], {"obs": any_obs})[0] if self._box else np.zeros(0, np.float32)
-        self._exploration = Exploration(contract, log_std, seed)
+        self._exploration = Exploration(contract, read_log_std(self._session, contract), seed)
         self._lock = threading.Lock()
-        self._verify(read_golden(metadata, contract))
+        self._verify(golden)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None, *, seed: int | None = None) -> Self:
@@ -79,7 +82,7 @@ class AdaptedPolicy:
             PolicyVerificationError: as the constructor.
             OSError: the file cannot be read.
         """
-        data = Path(path).read_bytes()
+        data = read_policy_file(path)
         try:
             return cls(data, sha256=sha256, seed=seed)
         except PolicyVerificationError as error:
@@ -105,7 +108,7 @@ class AdaptedPolicy:
             actions = wire.array_from_message(message.golden.actions, "golden.actions")
         except wire.WireError as error:
             raise PolicyVerificationError(f"the reply's golden vectors are malformed: {error}") from error
-        policy._verify(golden_from_arrays(observations, actions, policy.contract))
+        policy._verify(golden_from_arrays(observations, actions, policy.contract, policy._max_golden_vectors))
         return policy
 
     @property
@@ -245,8 +248,11 @@ class AdaptedPolicy:
 
     def _verify(self, golden: Golden) -> None:
         """Checks the golden vectors one by one and as a batch, which run different code."""
-        check_golden("as a batch", self.act(golden.observations), golden.actions)
-        check_golden("one by one", np.stack([self.act(obs) for obs in golden.observations]), golden.actions)
+        with runtime_errors("the golden observations do not fit the graph"):
+            batch = self.act(golden.observations)
+            single = np.stack([self.act(obs) for obs in golden.observations])
+        check_golden("as a batch", batch, golden.actions)
+        check_golden("one by one", single, golden.actions)
 
     def _bound(self, obs: npt.NDArray[Any]) -> BoundGraph | None:
         """Returns the graph bound to a batch's size; None until two batches in a row have the size."""

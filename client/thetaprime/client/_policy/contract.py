@@ -1,11 +1,12 @@
 """Reads and checks an ONNX policy file by the ONNX contract, version 1."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,10 @@ PROFILE_KEY: Final = f"{_PREFIX}profile"
 _DISTRIBUTIONS: Final = {wire.ActionKind.BOX: "gaussian", wire.ActionKind.DISCRETE: "categorical"}
 # onnxruntime reproduces torch to 1e-5, absolute and relative.
 _TOLERANCE: Final = 1e-5
+_SHOWN: Final = 200
+_MAX_LENGTH: Final = (1 << 31) - 1
+# numpy's oldest limit.
+_MAX_AXES: Final = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,13 +60,27 @@ class PolicyContract:
     environment: wire.EnvironmentContract
 
 
+def check_file(onnx: bytes) -> wire.OnnxFile:
+    """Checks a file's fields, operators, tensors and sizes by the ONNX contract, before onnxruntime sees it.
+
+    Raises:
+        PolicyVerificationError: the file violates the contract, or exceeds a limit; the error gives the path.
+    """
+    try:
+        return wire.check_onnx(onnx)
+    except wire.WireError as error:
+        raise PolicyVerificationError(f"the file does not follow ONNX contract version 1: {error}") from error
+
+
 def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
-    """Loads a file into onnxruntime, configured for one small network on one thread.
+    """Loads a file that `check_file` accepted into onnxruntime, configured for one small network on one thread.
 
     Raises:
         PolicyVerificationError: onnxruntime cannot load the bytes.
     """
     options = onnxruntime.SessionOptions()
+    # Otherwise four bytes decide, which an ONNX file can also have: as the name of its producer.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -75,11 +94,39 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    try:
+    with runtime_errors("onnxruntime cannot load the policy"):
         return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def runtime_errors(problem: str) -> Iterator[None]:
+    """Turns onnxruntime's exceptions into `PolicyVerificationError`, with `problem` before their text."""
+    try:
+        yield
+    except PolicyVerificationError:
+        raise
     except Exception as error:  # the only common base of onnxruntime's exceptions
         text = " ".join(str(error).split())
-        raise PolicyVerificationError(f"onnxruntime cannot load the policy: {text}") from error
+        raise PolicyVerificationError(f"{problem}: {text}") from error
+
+
+def read_log_std(session: onnxruntime.InferenceSession, contract: wire.EnvironmentContract) -> npt.NDArray[np.float32]:
+    """Returns the log standard deviation, a parameter of the policy: [A], or empty for discrete actions.
+
+    Raises:
+        PolicyVerificationError: the graph cannot be run, or outputs another shape.
+    """
+    if contract.action_kind is not wire.ActionKind.BOX:
+        return np.zeros(0, np.float32)
+    # It is the same for every observation.
+    any_obs = np.zeros((1, contract.observation_size), np.float32)
+    with runtime_errors("onnxruntime cannot run the policy"):
+        log_std: npt.NDArray[np.float32] = session.run(["log_std"], {"obs": any_obs})[0]
+    if log_std.shape != (contract.action_size,):
+        raise PolicyVerificationError(
+            f"the policy outputs log_std of shape {list(log_std.shape)}; expected [{contract.action_size}]"
+        )
+    return log_std
 
 
 def read_policy_contract(metadata: Mapping[str, str]) -> PolicyContract:
@@ -113,20 +160,51 @@ def read_policy_contract(metadata: Mapping[str, str]) -> PolicyContract:
     )
 
 
-def read_golden(metadata: Mapping[str, str], contract: wire.EnvironmentContract) -> Golden:
+def read_golden(file: wire.OnnxFile, contract: wire.EnvironmentContract) -> Golden:
     """Reads the golden vectors from a file's metadata.
 
     Raises:
-        PolicyVerificationError: the key is missing or malformed.
+        PolicyVerificationError: the key is missing or malformed, or there are too many vectors.
     """
-    text, box = _entry(metadata, "golden"), contract.action_kind is wire.ActionKind.BOX
-    try:
-        fields = json.loads(text)
+    fields, box = read_json(file.metadata, "golden"), contract.action_kind is wire.ActionKind.BOX
+    with malformed("golden"):
         observations = np.asarray(fields["observations"], dtype=np.float32)
         actions = np.asarray(fields["actions"], dtype=np.float32 if box else np.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PolicyVerificationError(f"{_PREFIX}golden is malformed: {error!r}") from error
-    return golden_from_arrays(observations, actions, contract)
+    return golden_from_arrays(observations, actions, contract, file.max_golden_vectors)
+
+
+def read_json(metadata: Mapping[str, str], name: str, missing: str | None = None) -> Any:
+    """Reads an entry of a file's metadata as JSON.
+
+    Args:
+        metadata: of the file.
+        name: of the entry, without its prefix.
+        missing: the text of a missing entry; None if the entry is required.
+
+    Raises:
+        PolicyVerificationError: the entry is missing, not JSON, or nested too deeply.
+    """
+    text = _entry(metadata, name) if missing is None else metadata.get(_PREFIX + name, missing)
+    with malformed(name):
+        return json.loads(text)
+
+
+@contextlib.contextmanager
+def malformed(name: str) -> Iterator[None]:
+    """Turns what a malformed value raises while it is read into `PolicyVerificationError`.
+
+    Args:
+        name: of the entry of the metadata, without its prefix.
+    """
+    try:
+        yield
+    except RecursionError as error:
+        raise PolicyVerificationError(f"{_PREFIX}{name} is malformed: nested too deeply") from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        text = repr(error)
+        raise PolicyVerificationError(
+            f"{_PREFIX}{name} is malformed: {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
+        ) from error
 
 
 def read_environment(metadata: Mapping[str, str]) -> wire.EnvironmentContract:
@@ -190,13 +268,32 @@ def check_golden(kind: str, actual: npt.NDArray[Any], expected: npt.NDArray[Any]
         )
 
 
+def check_golden_count(count: int, most: int) -> None:
+    """Checks that a graph may be verified with a number of golden vectors.
+
+    Raises:
+        PolicyVerificationError: they would take too much memory or time.
+    """
+    if count > most:
+        raise PolicyVerificationError(f"{_PREFIX}golden has {count} vectors; expected at most {most} for this graph")
+
+
 def golden_from_arrays(
-    observations: npt.NDArray[Any], actions: npt.NDArray[Any], contract: wire.EnvironmentContract
+    observations: npt.NDArray[Any],
+    actions: npt.NDArray[Any],
+    contract: wire.EnvironmentContract,
+    most: int,
 ) -> Golden:
     """Returns golden vectors after a check of their shapes.
 
+    Args:
+        observations: [K, *observation_shape].
+        actions: [K, A] or [K].
+        contract: the environment's contract.
+        most: `wire.OnnxFile.max_golden_vectors` of the graph.
+
     Raises:
-        PolicyVerificationError: there are no vectors, or a shape is wrong.
+        PolicyVerificationError: there are no vectors, or too many, or a shape is wrong.
     """
     count = len(observations) if observations.ndim else 0
     box = contract.action_kind is wire.ActionKind.BOX
@@ -206,6 +303,7 @@ def golden_from_arrays(
             f"golden vectors have shapes {list(observations.shape)} and {list(actions.shape)}; expected "
             f"{[max(count, 1), *contract.observation_shape]} and {list(action_shape)}"
         )
+    check_golden_count(count, most)
     return Golden(observations.astype(np.float32), actions)
 
 
@@ -219,24 +317,35 @@ def _entry(metadata: Mapping[str, str], name: str) -> str:
 # Cached: every policy of a meta-policy has the same text.
 @functools.lru_cache(maxsize=64)
 def _parse_environment(text: str) -> wire.EnvironmentContract:
-    try:
-        fields = json.loads(text)
+    fields = read_json({_PREFIX + "environment": text}, "environment")
+    with malformed("environment"):
         action = fields["action"]
         discrete = action["kind"] == "discrete"
         return wire.EnvironmentContract(
             environment_id=str(fields["environment_id"]),
-            observation_shape=tuple(int(length) for length in fields["observation_shape"]),
+            observation_shape=_shape(fields["observation_shape"]),
             action_kind=wire.ActionKind(action["kind"]),
-            action_size=int(action["count"]) if discrete else len(action["low"]),
+            action_size=_length(action["count"]) if discrete else len(action["low"]),
             # JSON has no infinity: null stands for a missing bound.
             action_low=() if discrete else tuple(_bound(low, -math.inf) for low in action["low"]),
             action_high=() if discrete else tuple(_bound(high, math.inf) for high in action["high"]),
             action_start=int(action.get("start", 0)) if discrete else 0,
-            horizon=int(fields["horizon"]),
+            horizon=_length(fields["horizon"]),
             control_timestep=float(fields.get("control_timestep", 0.0)),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PolicyVerificationError(f"{_PREFIX}environment is malformed: {error!r}") from error
+
+
+def _shape(lengths: list[Any]) -> tuple[int, ...]:
+    shape = tuple(map(_length, lengths[:_MAX_AXES]))
+    if len(lengths) > _MAX_AXES or math.prod(shape) > _MAX_LENGTH:
+        raise ValueError(f"observation_shape has {len(lengths)} axes, or more than {_MAX_LENGTH} numbers")
+    return shape
+
+
+def _length(value: Any) -> int:
+    if not 0 < int(value) <= _MAX_LENGTH:
+        raise ValueError(f"{str(value)[:20]}; expected 1 to {_MAX_LENGTH}")
+    return int(value)
 
 
 def _bound(value: float | str | None, missing: float) -> float:

@@ -1,12 +1,10 @@
 """Policy files in the profiles of other engines."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +17,16 @@ from thetaprime.client._policy.contract import (
     DEFAULT_PROFILE,
     PROFILE_KEY,
     check_digest,
+    check_file,
     check_golden,
+    check_golden_count,
+    malformed,
     open_session,
     read_environment,
+    read_json,
+    runtime_errors,
 )
+from thetaprime.client._policy.regular_file import read_policy_file
 from thetaprime.v1 import policy_pb2
 
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -101,20 +105,23 @@ class PolicyFile:
         sha256: the expected SHA-256 (hex); None skips the check.
 
     Raises:
-        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, or fails its golden vectors.
+        PolicyVerificationError: the file is damaged, not a ThetaPrime policy, exceeds a limit, or fails its golden
+            vectors.
     """
 
     def __init__(self, onnx: bytes, *, sha256: str | None = None) -> None:
         if sha256 is not None:
             check_digest(onnx, sha256)
         self._onnx = onnx
-        session = open_session(onnx)
-        self._metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        file = check_file(onnx)
+        self._metadata = file.metadata
         if "thetaprime.policy_id" not in self._metadata:
             raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id: not a ThetaPrime policy")
         self._contract = read_environment(self._metadata)
+        inputs, outputs = _read_golden_vectors(file)
+        session = open_session(onnx)
         self._tensors = _tensors(session, self._metadata)
-        _verify(session, self._metadata)
+        _verify(session, inputs, outputs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
@@ -128,7 +135,7 @@ class PolicyFile:
             PolicyVerificationError: as the constructor.
             OSError: the file cannot be read.
         """
-        data = Path(path).read_bytes()
+        data = read_policy_file(path)
         try:
             return cls(data, sha256=sha256)
         except PolicyVerificationError as error:
@@ -219,8 +226,8 @@ class PolicyFile:
 
 
 def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> tuple[TensorInfo, ...]:
-    described = _read_json(metadata.get("thetaprime.tensors", "{}"), "tensors")
-    try:
+    described = read_json(metadata, "tensors", missing="{}")
+    with malformed("tensors"):
         return tuple(
             TensorInfo(
                 value.name, direction, tuple(value.shape), _DTYPES[value.type], *map(str, described.get(value.name, ()))
@@ -228,44 +235,49 @@ def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str])
             for direction, values in (("in", session.get_inputs()), ("out", session.get_outputs()))
             for value in values
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PolicyVerificationError(f"thetaprime.tensors does not match the graph: {error!r}") from error
 
 
-def _verify(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> None:
+_Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+def _verify(session: onnxruntime.InferenceSession, inputs: _Arrays, outputs: _Arrays) -> None:
     """Runs the golden inputs one by one, and compares the outputs with the golden outputs."""
-    golden = _read_json(metadata.get("thetaprime.golden", "null"), "golden")
-    try:
-        inputs, outputs = _default_golden(golden) if PROFILE_KEY not in metadata else _golden(golden)
-        count = {len(each) for each in (*inputs.values(), *outputs.values())}
-        if len(count) != 1 or count == {0}:
-            raise ValueError(f"{sorted(count)} vectors")
-        feeds = [{name: array[k : k + 1] for name, array in inputs.items()} for k in range(count.pop())]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PolicyVerificationError(f"thetaprime.golden is malformed: {error!r}") from error
-    try:
-        outcomes = [session.run(list(outputs), feed) for feed in feeds]
-    except Exception as error:  # the only common base of onnxruntime's exceptions
-        text = " ".join(str(error).split())
-        raise PolicyVerificationError(f"the golden inputs do not match the graph: {text}") from error
-    for index, (name, expected) in enumerate(outputs.items()):
-        check_golden(name, np.concatenate([each[index] for each in outcomes]), expected)
+    count = len(next(iter(outputs.values())))
+    with runtime_errors("the golden inputs do not match the graph"):
+        outcomes = [
+            session.run(list(outputs), {name: array[k : k + 1] for name, array in inputs.items()}) for k in range(count)
+        ]
+        found = {name: np.concatenate([each[index] for each in outcomes]) for index, name in enumerate(outputs)}
+    for name, expected in outputs.items():
+        check_golden(name, found[name], expected)
 
 
-def _golden(golden: Any) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[Any]]]:
+def _read_golden_vectors(file: wire.OnnxFile) -> tuple[_Arrays, _Arrays]:
+    """Reads the golden inputs and outputs by name, [K, ...] each."""
+    golden = read_json(file.metadata, "golden")
+    with malformed("golden"):
+        inputs, outputs = _golden(golden) if PROFILE_KEY in file.metadata else _default_golden(golden)
+        counts = {len(each) for each in (*inputs.values(), *outputs.values())}
+        if len(counts) != 1 or counts == {0} or not outputs:
+            raise ValueError(f"{sorted(counts)} vectors")
+    check_golden_count(counts.pop(), file.max_golden_vectors)
+    return inputs, outputs
+
+
+def _golden(golden: Any) -> tuple[_Arrays, _Arrays]:
     return (
         {name: np.asarray(rows, np.float32) for name, rows in golden["inputs"].items()},
-        {name: np.asarray(rows) for name, rows in golden["outputs"].items()},
+        {name: _numbers(rows) for name, rows in golden["outputs"].items()},
     )
 
 
-def _default_golden(golden: Any) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[Any]]]:
+def _default_golden(golden: Any) -> tuple[_Arrays, _Arrays]:
     observations = np.asarray(golden["observations"], np.float32)
-    return {"obs": observations.reshape(len(observations), -1)}, {"actions": np.asarray(golden["actions"])}
+    return {"obs": observations.reshape(len(observations), -1)}, {"actions": _numbers(golden["actions"])}
 
 
-def _read_json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise PolicyVerificationError(f"thetaprime.{name} is malformed: {error!r}") from error
+def _numbers(rows: Any) -> npt.NDArray[Any]:
+    array = np.asarray(rows)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"dtype {array.dtype}; expected numbers")
+    return array
