@@ -42,7 +42,9 @@ sys.stdin.read()
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server process that stores each payload and each policy in a separate file."""
     write_point_artifact(tmp_path / "zoo")
-    with ServerProcess(tmp_path, tmp_path / "zoo", "--row-bytes", "0", "--recent-bytes", "1") as running:
+    options = ["--row-bytes", "0", "--recent-bytes", "1", "--max-address-connections", str(CONNECTIONS + SPARE)]
+    options += ["--max-connections", str(CONNECTIONS + SPARE)]
+    with ServerProcess(tmp_path, tmp_path / "zoo", *options) as running:
         running.start()
         yield running
         assert running.stop() == 0

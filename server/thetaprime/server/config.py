@@ -59,6 +59,15 @@ class ServerConfig(BaseSettings):
     """Serve without TLS on an address that other machines can reach."""
     tokens: Path | None = None
     """TOML file of tokens and tenants. With it, every call needs a token. The file is read again when it changes."""
+    max_connections: pydantic.PositiveInt = 2_000
+    """Maximum of open connections of each process. Further ones are closed when they arrive. If the process may open
+    fewer files (ulimit -n), that many fewer."""
+    max_address_connections: pydantic.PositiveInt = 500
+    """Maximum of open connections from one IPv4 address or IPv6 network of 64 bits, in each process. Linux only."""
+    handshake_seconds: pydantic.PositiveFloat = 10.0
+    """Seconds that a new connection may take for its handshakes of TLS and HTTP/2."""
+    connection_idle: pydantic.PositiveFloat = 1800.0
+    """Seconds without a call after which a connection is closed. Clients connect again at their next call."""
     store: Path = Path("thetaprime-store")
     """Folder for sessions, uploads and policies. Created if it does not exist."""
     row_bytes: pydantic.NonNegativeInt = ROW_BYTES

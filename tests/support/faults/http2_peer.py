@@ -20,12 +20,18 @@ class Http2Peer:
         address: ``host:port`` of the server.
         window: bytes that the server may send on each stream; 0 lets it send headers only.
         authorization: value of the header; empty for none.
+        source: address to connect from, such as another one of the loopback network; empty for the system's choice.
+
+    Attributes:
+        socket: the connection.
+        name: this peer, as gRPC names it.
     """
 
-    def __init__(self, address: str, window: int = 65535, authorization: str = "") -> None:
+    def __init__(self, address: str, window: int = 65535, authorization: str = "", source: str = "") -> None:
         host, _, port = address.rpartition(":")
         self._host, self._authorization = address, authorization
-        self._socket = socket.create_connection((host, int(port)), timeout=_SECONDS)
+        self.socket = socket.create_connection((host, int(port)), timeout=_SECONDS, source_address=(source, 0))
+        self.name = "ipv4:{}:{}".format(*self.socket.getsockname())
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._events: collections.deque[h2.events.Event] = collections.deque()
         self._connection.initiate_connection()
@@ -41,7 +47,7 @@ class Http2Peer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self.socket.close()
 
     def call(self, method: str, body: bytes, *, end: bool = True) -> int:
         """Starts a call.
@@ -77,13 +83,13 @@ class Http2Peer:
                 event = self._events.popleft()
                 if isinstance(event, kind):
                     return event
-            data = self._socket.recv(65536)
+            data = self.socket.recv(65536)
             assert data, "the server closed the connection"
             self._events.extend(self._connection.receive_data(data))
             self._flush()
 
     def _flush(self) -> None:
-        self._socket.sendall(self._connection.data_to_send())
+        self.socket.sendall(self._connection.data_to_send())
 
 
 def message(data: bytes) -> bytes:

@@ -41,6 +41,26 @@ def record_refusals(reason: str, count: int) -> None:
     _log.warning("audit", action="refused", reason=reason, count=count)
 
 
+def record_disconnection(peer: str, reason: str) -> None:
+    """Logs a connection that the server closed.
+
+    Args:
+        peer: the address of the client.
+        reason: the limit that it exceeded.
+    """
+    _log.warning("audit", action="disconnected", peer=peer, reason=reason)
+
+
+def record_disconnections(reason: str, count: int) -> None:
+    """Logs the number of connections that the server closed and that have no line.
+
+    Args:
+        reason: as for `record_disconnection`.
+        count: number of connections.
+    """
+    _log.warning("audit", action="disconnected", reason=reason, count=count)
+
+
 def record_end(swept: SweptSession) -> None:
     """Logs the deletion of a session's uploads (expired) or of its policies (deleted)."""
     _log.info(

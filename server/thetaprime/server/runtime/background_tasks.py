@@ -45,6 +45,7 @@ async def _report_every_second(components: Components) -> None:
     while True:
         await asyncio.sleep(1.0)
         components.calls.report_omitted_lines()
+        components.connections.report_omitted_lines()
         report_omitted_library_lines()
         components.metrics.update_log_lines_dropped()
 

@@ -19,6 +19,7 @@ from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer
+from thetaprime.server.rpc.connections import Connections
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
 from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
@@ -55,6 +56,7 @@ class Components:
         watch: updates the catalog from the zoo folders.
         threads: run transactions and background tasks.
         engine: schedules adaptation steps.
+        connections: limits and closes the connections of clients.
         calls: wraps every call.
         health: answers health checks.
         adaptation: implements AdaptationService.
@@ -68,6 +70,7 @@ class Components:
     watch: CatalogWatch
     threads: ThreadPoolExecutor
     engine: AdaptationEngine
+    connections: Connections
     calls: CallInterceptor
     health: Health
     adaptation: AdaptationServicer
@@ -120,6 +123,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             watch=watch,
             threads=threads,
             engine=engine,
+            connections=Connections(config.max_address_connections, metrics),
             calls=CallInterceptor(authenticator, observer),
             health=Health(SERVICES, metrics),
             adaptation=AdaptationServicer(config, store, catalog, engine, transactions, processors, authenticator),

@@ -16,6 +16,7 @@ from thetaprime.server.auth import server_credentials
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 from thetaprime.server.logging import report_omitted_library_lines
+from thetaprime.server.rpc.connections import connection_options
 from thetaprime.server.runtime.background_tasks import start_background_tasks
 from thetaprime.server.runtime.components import SERVICES, Components, build_components
 from thetaprime.server.telemetry.exposition import serve_metrics
@@ -57,6 +58,7 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
                     _log.info("metrics", address=metrics_address)
             server = _build_grpc_server(components, shared=worker is not None)
             address = _bind(server, config.address, credentials)
+            open_ports.enter_context(components.connections.watch(address))
             components.health.set_serving(True)
             failpoints.reach("start.serving")
             await server.start()
@@ -76,6 +78,7 @@ def _build_grpc_server(components: Components, *, shared: bool) -> grpc.aio.Serv
             # A window for whole chunks: with a smaller one the sender waits for the window to grow.
             ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
             ("grpc.so_reuseport", int(shared)),
+            *connection_options(components.config),
         ],
     )
     adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(components.adaptation, server)
@@ -105,6 +108,7 @@ async def _drain(components: Components, server: grpc.aio.Server, tasks: list[as
         task.cancel()
     await _finish_calls(components)
     components.calls.report_omitted_lines()
+    components.connections.report_omitted_lines()
     report_omitted_library_lines()
     await server.stop(_LAST_REPLIES_SECONDS)
 

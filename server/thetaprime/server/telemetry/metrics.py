@@ -24,6 +24,7 @@ class Metrics:
         registry: holds every metric.
         serving: 1 while the health service answers SERVING, else 0.
         meta_policies: meta-policy versions in the catalog.
+        connections: open connections of clients.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,15 @@ class Metrics:
             "Meta-policy versions in the catalog.",
             registry=registry,
             multiprocess_mode="livemax",
+        )
+        self.connections = Gauge(
+            "thetaprime_connections",
+            "Open connections of clients.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._closed_connections = Counter(
+            "thetaprime_connections_closed", "Connections that the server closed.", ["reason"], registry=registry
         )
         self._calls = Counter("thetaprime_calls", "Calls ended, by status code.", ["method", "code"], registry=registry)
         self._refusals = Counter(
@@ -109,6 +119,14 @@ class Metrics:
         name = method.rpartition("/")[2]
         self._calls.labels(name, code.name).inc()
         self._call_seconds.labels(name).observe(seconds)
+
+    def record_closed_connection(self, reason: str) -> None:
+        """Counts a connection that the server closed.
+
+        Args:
+            reason: a constant.
+        """
+        self._closed_connections.labels(reason).inc()
 
     def record_refusal(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> str:
         """Counts a refused call by its reason.
