@@ -109,6 +109,7 @@ class Connections:
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
         self._metrics = metrics
+        metrics.record_closed_connections(TOO_MANY, 0)
         self._port = 0
         # The scan on its thread, and `close` on others.
         self._lock = threading.Lock()
@@ -197,7 +198,7 @@ class Connections:
     def _shut(self, descriptor: int, connection: _Connection, reason: str) -> None:
         connection.closing = True
         _shut_down(descriptor, connection.inode)
-        self._metrics.record_closed_connection(reason)
+        self._metrics.record_closed_connections(reason, 1)
         if self._audit_limit.admits(reason):
             audit.record_disconnection(_format_peer(connection.peer), reason)
 

@@ -120,13 +120,14 @@ class Metrics:
         self._calls.labels(name, code.name).inc()
         self._call_seconds.labels(name).observe(seconds)
 
-    def record_closed_connection(self, reason: str) -> None:
-        """Counts a connection that the server closed.
+    def record_closed_connections(self, reason: str, count: int) -> None:
+        """Counts connections that the server closed.
 
         Args:
             reason: a constant.
+            count: their number; 0 lets the page show the reason.
         """
-        self._closed_connections.labels(reason).inc()
+        self._closed_connections.labels(reason).inc(count)
 
     def record_refusal(self, method: str, code: grpc.StatusCode, status: status_pb2.Status) -> str:
         """Counts a refused call by its reason.
