@@ -110,6 +110,10 @@ def symbolic_width(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "any"
 
 
+def other_axis(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch\x1b[2J"
+
+
 def many_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend(helper.make_node("Identity", ["obs"], [f"copy{index}"]) for index in range(2000))
 
@@ -167,6 +171,11 @@ CASES: Final[dict[str, tuple[Edit, str]]] = {
     "many axes": (other_dims(*[1] * 64), r"initializer\[0\]\.dims: more than 2"),
     "axes beyond the data": (other_dims(4096, 4096), r"initializer\[0\]\.raw_data: 12 bytes; expected 67108864"),
     "symbolic width": (symbolic_width, r"onnx\.graph\.input\[0\]"),
+    "escape sequence": (
+        lambda model: model.graph.initializer.append(vector("\x1b]0;title", (1,))),
+        r"initializer\[\d+\]: the name '\\x1b\]0;title'; expected 1 to 256 printable ASCII",
+    ),
+    "escape sequence as an axis": (other_axis, r"onnx\.graph\.output\[0\]\.type: the name 'batch\\x1b\[2J'"),
     "many nodes": (many_nodes, r"onnx\.graph\.node: more than 1024"),
     "a value twice": (same_name, "the value 'mean' twice"),
     "a value from nowhere": (node_of("Relu", ["nowhere"]), "reads 'nowhere', which nothing before it computes"),
@@ -210,6 +219,7 @@ def test_a_hostile_file_is_refused_by_its_path(original: bytes, reader: Callable
         (b"\x08\x08\x7a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "not have; or the file is damaged"),
         (b"\x08\x08\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", r"onnx\.graph: cut off"),  # a length of -1
         (b"\x08" + b"\xff" * 20, "cut off"),
+        (b"\x08\x08\x42\x04\x0a\x00\x10\x0f\x3a\x02\x5a\x00", r"onnx\.graph\.input\[0\]\.type: expected a tensor"),
         (b"\x08\x08\x3b", "wire type 3"),
         (b"\x08\x08\x42\x04\x0a\x00\x10\x0f", r"onnx\.graph: missing"),
     ],
@@ -232,6 +242,15 @@ def test_a_refusal_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [1000.0, np.nan, np.inf])
+def test_infinite_noise_is_refused(original: bytes, value: float) -> None:
+    model = onnx.ModelProto.FromString(original)
+    log_std = next(each for each in model.graph.initializer if each.name == "theta.log_std")
+    log_std.raw_data = np.float32(value).tobytes()
+    with pytest.raises(tp.PolicyVerificationError, match="standard deviation is not finite"):
+        tp.AdaptedPolicy(model.SerializeToString())
 
 
 def test_a_file_in_the_format_of_onnxruntime_is_not_loaded(original: bytes) -> None:

@@ -1,15 +1,17 @@
 """A running server adds and withdraws meta-policies as its folders change, and never changes a served one."""
 
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
+import onnx
 import pytest
 import structlog
 
@@ -107,9 +109,9 @@ def test_a_damaged_version_is_not_read_again_until_its_files_change(
     assert watched.scan() == ["meta-policy refused"]
     read: list[Path] = []
 
-    def load(directory: Path) -> models.MetaPolicy:
+    def load(directory: Path, *arguments: Any) -> models.MetaPolicy:
         read.append(directory)
-        return models.load_meta_policy(directory)
+        return models.load_meta_policy(directory, *arguments)
 
     monkeypatch.setattr("thetaprime.server.catalog.catalog.load_meta_policy", load)
     assert (watched.scan(), read) == ([], [])
@@ -125,6 +127,59 @@ def test_a_broken_folder_does_not_keep_the_next_from_being_served(watched: Watch
     assert watched.scan().count("meta-policy added") == 1
     assert watched.versions == [1, 2, 3]
     assert watched.scan() == []
+
+
+def test_a_folder_that_attacks_its_reader_does_not_keep_the_next_from_being_served(
+    watched: Watched, third: Path
+) -> None:
+    """An ordinary reader would wait for the FIFO for good, and fill the memory from the device."""
+    for name, kind in (("a-fifo", "fifo"), ("a-device", "link"), ("a-deep-one", "json"), ("²", "none")):
+        folder = shutil.copytree(third, watched.zoo / name / ("1" if kind != "none" else "²"))
+        file = folder / ("manifest.json" if kind == "json" else "policy.onnx")
+        file.unlink()
+        match kind:
+            case "fifo":
+                os.mkfifo(file)
+            case "link":
+                file.symlink_to("/dev/zero")
+            case "json":
+                file.write_text("[" * 100_000)
+    shutil.copytree(third, watched.folder(3))
+    assert sorted(watched.scan()) == ["meta-policy added", *["meta-policy refused"] * 3]
+    assert watched.versions == [1, 2, 3]
+    assert watched.scan() == []
+
+
+def test_an_onnx_file_that_a_client_would_refuse_is_refused(watched: Watched, third: Path) -> None:
+    """Users run the file from the folder; the server itself does not parse it."""
+    folder = shutil.copytree(third, watched.folder(3))
+    model = onnx.load(folder / "policy.onnx")
+    model.graph.node.append(onnx.helper.make_node("Loop", ["obs"], ["bomb"]))
+    manifest = models.load_meta_policy(folder).manifest
+    data = model.SerializeToString()
+    (folder / "policy.onnx").write_bytes(data)
+    files = {**manifest.files, "policy.onnx": wire.sha256_hex(data)}
+    (folder / "manifest.json").write_bytes(manifest.model_copy(update={"files": files}).sealed().to_bytes())
+    with structlog.testing.capture_logs() as logs:
+        watched.watch.scan()
+    assert [each["event"] for each in logs] == ["meta-policy refused"]
+    assert "policy.onnx: onnx.graph.node[" in logs[0]["problem"]
+    assert "operator 'Loop'" in logs[0]["problem"]
+
+
+def test_a_folder_with_too_many_entries_keeps_its_versions(
+    watched: Watched, third: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thetaprime.models.artifact_folders._MAX_ENTRIES", 4)
+    for index in range(5):
+        (watched.zoo / NAME / f"more{index}").mkdir()
+    shutil.copytree(third, watched.zoo / "another" / "3")
+    assert sorted(watched.scan()) == ["meta-policy added", "zoo folder not scanned"]
+    assert watched.versions == [1, 2, 3]
+    assert watched.scan() == []
+    monkeypatch.undo()
+    shutil.rmtree(watched.folder(2))
+    assert watched.scan() == ["meta-policy withdrawn"]
 
 
 def test_a_removed_version_is_withdrawn_and_may_return(watched: Watched, tmp_path: Path) -> None:
@@ -227,10 +282,10 @@ def test_a_replayed_session_of_an_unseen_version_does_not_block_other_calls(
     """Two servers share a store; the second one has not seen the version of the first one's session."""
     scanning, go_on = threading.Event(), threading.Event()
 
-    def slow(folder: Path) -> list[Path]:
+    def slow(folder: Path) -> tuple[list[Path], list[models.ArtifactError]]:
         scanning.set()
         assert go_on.wait(60)
-        return models.find_meta_policies(folder)
+        return models.scan_meta_policies(folder)
 
     folders = [shutil.copytree(zoo, tmp_path / name) for name in ("first", "second")]
     shutil.copytree(third, folders[0] / NAME / "3")
@@ -243,7 +298,7 @@ def test_a_replayed_session_of_an_unseen_version_does_not_block_other_calls(
         created = first.create(request_id="shared")
         assert created.session.meta_policy.version == 3
         shutil.copytree(third, folders[1] / NAME / "3")
-        monkeypatch.setattr("thetaprime.server.catalog.watcher.find_meta_policies", slow)
+        monkeypatch.setattr("thetaprime.server.catalog.watcher.scan_meta_policies", slow)
         replayed = threads.submit(second.create, request_id="shared")
         try:
             assert scanning.wait(60)

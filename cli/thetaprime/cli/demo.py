@@ -127,7 +127,7 @@ def command(
         from thetaprime.training.evaluation.figures.style import number, save
 
         env = gymnasium.make(_ENVIRONMENT, disable_env_checker=True, goal=goal)
-        meta_policy = load_meta_policy(resolve_meta_policy(_META_POLICY, zoo))
+        meta_policy = load_meta_policy(resolve_meta_policy(_META_POLICY, zoo), zoo)
         oracle = oracle_return(meta_policy, {"goal": list(goal)}, episodes, _EVALUATION_SEED)
         with Client(server.address()) as client:
             stages = _adapt(client, env, rounds, trajectories, episodes, seed, console)

@@ -96,7 +96,7 @@ def command(
     from thetaprime.training.evaluation.figures.style import save
 
     with suggesting(meta_policy, lambda: meta_policy_names(zoo)):
-        artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo))
+        artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo), zoo)
     folder = output or Path("runs") / "evaluation" / artifact.manifest.name
     numbers, figure = folder / "evaluation.json", plot or folder / "curves.png"
     for file in (numbers, figure):

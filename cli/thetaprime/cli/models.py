@@ -79,7 +79,7 @@ def _of_folder(zoo: Path | None) -> tuple[str, "list[MetaPolicyInfo]"]:
     folder = zoo_directory() if zoo is None else zoo
     found = []
     for directory in find_meta_policies(folder):
-        meta_policy = load_meta_policy(directory)
+        meta_policy = load_meta_policy(directory, folder)
         manifest, adaptation = meta_policy.manifest, meta_policy.manifest.adaptation
         found.append(
             MetaPolicyInfo(

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         read_tensors,
         write_meta_policy,
     )
+    from thetaprime.models.artifact_files import ArtifactLimits
     from thetaprime.models.artifact_folders import (
         find_meta_policies,
         resolve_meta_policy,
+        scan_meta_policies,
         zoo_directory,
     )
     from thetaprime.models.behavior import (
@@ -81,6 +83,7 @@ __all__ = [
     "AdaptationSpec",
     "Amendment",
     "ArtifactError",
+    "ArtifactLimits",
     "BehaviorDoubt",
     "BoxAction",
     "ComparisonRun",
@@ -122,6 +125,7 @@ __all__ = [
     "read_tensors",
     "reinforce_loss",
     "resolve_meta_policy",
+    "scan_meta_policies",
     "summarize_step",
     "trajectory_contributions",
     "with_std_factor",
@@ -133,6 +137,7 @@ _MODULES: Final = {
     "AdaptationSpec": "spec",
     "Amendment": "manifest",
     "ArtifactError": "errors",
+    "ArtifactLimits": "artifact_files",
     "BehaviorDoubt": "behavior",
     "BoxAction": "spec",
     "ComparisonRun": "manifest",
@@ -176,6 +181,7 @@ _MODULES: Final = {
     "read_tensors": "artifact",
     "reinforce_loss": "inner_loop",
     "resolve_meta_policy": "artifact_folders",
+    "scan_meta_policies": "artifact_folders",
     "summarize_step": "inner_loop",
     "trajectory_contributions": "contributions",
     "with_std_factor": "inner_loop",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +12,10 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
+from thetaprime.models.artifact_files import ArtifactFiles, ArtifactLimits
 from thetaprime.models.errors import ArtifactError
 from thetaprime.models.golden import golden_actions
-from thetaprime.models.manifest import MANIFEST_NAME, Manifest, Provenance
+from thetaprime.models.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, Provenance
 from thetaprime.models.onnx import OnnxTemplate
 from thetaprime.models.parameters import (
     Parameters,
@@ -22,7 +24,7 @@ from thetaprime.models.parameters import (
     parameters_from_bytes,
     parameters_to_bytes,
 )
-from thetaprime.models.policy import Policy
+from thetaprime.models.policy import Policy, parameter_shapes
 from thetaprime.models.spec import AdaptationSpec, EnvironmentContract, PolicySpec
 
 THETA_NAME: Final = "theta.safetensors"
@@ -30,6 +32,10 @@ REFERENCE_NAME: Final = "reference.safetensors"
 ONNX_NAME: Final = "policy.onnx"
 _STEP_SIZE_PREFIX: Final = "step_size."
 _GOLDEN_KEY: Final = "golden_observations"
+_MAX_HEADER_BYTES: Final = 1 << 20
+_MAX_UNITS: Final = 1 << 18
+_MAX_GOLDEN: Final = 1024
+_SHOWN: Final = 300
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +74,7 @@ class MetaPolicy:
         step_sizes: a learned step size for each parameter that moves, or None.
         reference: statistics of the meta-training tasks, by name.
         policy_id: id of θ.
+        files: its files.
     """
 
     directory: Path
@@ -77,6 +84,7 @@ class MetaPolicy:
     step_sizes: Parameters | None
     reference: Parameters
     policy_id: str
+    files: ArtifactFiles
 
     @property
     def label(self) -> str:
@@ -103,7 +111,7 @@ class MetaPolicy:
         Raises:
             ArtifactError: the manifest does not list the file, or it is missing or damaged.
         """
-        return _read(self.directory, name, self.manifest.files)
+        return _read(self.files, name, self.manifest.files)
 
 
 def write_meta_policy(
@@ -170,28 +178,36 @@ def write_meta_policy(
     return load_meta_policy(directory)
 
 
-def load_meta_policy(directory: Path) -> MetaPolicy:
+def load_meta_policy(directory: Path, zoo: Path | None = None, limits: ArtifactLimits | None = None) -> MetaPolicy:
     """Reads an artifact and verifies every file.
 
+    Args:
+        directory: the artifact's folder. Its files are regular, or links to regular files in it.
+        zoo: a folder of artifacts that links may also lead to; None for no other folder.
+        limits: the sizes that the artifact may have; None for the defaults of `ArtifactLimits`.
+
     Raises:
-        ArtifactError: a file is missing, damaged, or of a newer schema; the error gives its path.
+        ArtifactError: a file is missing, damaged, not regular, outside the folders, too large, or of a newer schema;
+            the error gives its path.
     """
     try:
-        return _load(directory)
+        return _load(ArtifactFiles(directory, zoo, limits))
     except ArtifactError as error:
         raise ArtifactError(str(directory / error.file), error.problem) from error
 
 
-def _load(directory: Path) -> MetaPolicy:
-    manifest = Manifest.from_bytes(_read(directory, MANIFEST_NAME, None))
+def _load(files: ArtifactFiles) -> MetaPolicy:
+    manifest = Manifest.from_bytes(files.read(MANIFEST_NAME, MAX_MANIFEST_BYTES))
     for required in (THETA_NAME, ONNX_NAME, REFERENCE_NAME):
         if required not in manifest.files:
             raise ArtifactError(MANIFEST_NAME, f"files does not list {required}")
-    contents = {file: _read(directory, file, manifest.files) for file in manifest.files}
-    tensors = read_tensors(contents[THETA_NAME], THETA_NAME)
-    reference = read_tensors(contents[REFERENCE_NAME], REFERENCE_NAME)
-    if _GOLDEN_KEY not in reference:
-        raise ArtifactError(REFERENCE_NAME, f"{_GOLDEN_KEY} is missing")
+    _check_size(manifest, files.limits)
+    tensors = read_tensors(_read(files, THETA_NAME, manifest.files), THETA_NAME)
+    reference = read_tensors(_read(files, REFERENCE_NAME, manifest.files), REFERENCE_NAME)
+    for name, digest in manifest.files.items():
+        if name not in (THETA_NAME, REFERENCE_NAME):
+            _check_digest(name, files.digest(name), digest)
+    _check_golden(reference, manifest.environment)
     policy = Policy(manifest.environment, manifest.policy)
     parameters = {key: value for key, value in tensors.items() if not key.startswith(_STEP_SIZE_PREFIX)}
     step_sizes = {
@@ -204,22 +220,61 @@ def _load(directory: Path) -> MetaPolicy:
         # Parameters without a step size do not move.
         check_parameters(policy, {**parameters, **step_sizes}, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
     return MetaPolicy(
-        directory=directory,
+        directory=files.directory,
         manifest=manifest,
         policy=policy,
         parameters=parameters,
         step_sizes=step_sizes or None,
         reference=reference,
         policy_id=parameters_digest(parameters),
+        files=files,
     )
+
+
+def _check_size(manifest: Manifest, limits: ArtifactLimits) -> None:
+    """Checks the size of the network that a manifest describes, before there is memory for it."""
+    environment, spec = manifest.environment, manifest.policy
+    units = environment.observation_size + sum(spec.hidden_sizes) + environment.action.size
+    if units > _MAX_UNITS:
+        raise ArtifactError(
+            MANIFEST_NAME,
+            f"observation_shape, policy.hidden_sizes and action together have {_shown(units)} units; expected at most "
+            f"{_MAX_UNITS}",
+        )
+    count = sum(map(math.prod, parameter_shapes(environment, spec).values()))
+    if count > limits.parameters:
+        raise ArtifactError(
+            MANIFEST_NAME,
+            f"policy.hidden_sizes and policy.context_size make {_shown(count)} parameters; expected at most "
+            f"{limits.parameters}",
+        )
+
+
+def _check_golden(reference: Parameters, environment: EnvironmentContract) -> None:
+    golden = reference.get(_GOLDEN_KEY)
+    if golden is None:
+        raise ArtifactError(REFERENCE_NAME, f"{_GOLDEN_KEY} is missing")
+    count = len(golden) if golden.ndim else 0
+    expected = (count, *environment.observation_shape)
+    if not 0 < count <= _MAX_GOLDEN or golden.shape != expected or golden.dtype != torch.float32:
+        raise ArtifactError(
+            REFERENCE_NAME,
+            f"{_GOLDEN_KEY} is {golden.dtype} {list(golden.shape)}; expected float32 [K, "
+            f"{', '.join(map(str, environment.observation_shape))}] with K from 1 to {_MAX_GOLDEN}",
+        )
+    if not bool(torch.isfinite(golden).all()):
+        raise ArtifactError(REFERENCE_NAME, f"{_GOLDEN_KEY} is not finite")
 
 
 def read_tensors(data: bytes, file: str) -> Parameters:
     """Reads named tensors from safetensors bytes.
 
     Raises:
-        ArtifactError: the bytes are not in safetensors form.
+        ArtifactError: the bytes are not in safetensors form, or their header is too large.
     """
+    header = int.from_bytes(data[:8], "little")
+    if header > _MAX_HEADER_BYTES:
+        raise ArtifactError(file, f"a header of {header} bytes; expected at most {_MAX_HEADER_BYTES}")
     try:
         return parameters_from_bytes(data)
     except SafetensorError as error:
@@ -232,29 +287,36 @@ def check_parameters(policy: Policy, parameters: Parameters, file: str) -> None:
     Raises:
         ArtifactError: an unexpected name, shape or dtype, or a number that is not finite.
     """
-    expected = policy.init(0)
+    expected = parameter_shapes(policy.environment, policy.spec)
     if parameters.keys() != expected.keys():
-        raise ArtifactError(file, f"holds {sorted(parameters)}; the policy spec takes {sorted(expected)}")
+        raise ArtifactError(
+            file, f"holds {_shown(sorted(parameters))}; the policy spec takes {_shown(sorted(expected))}"
+        )
     for name, value in parameters.items():
-        if value.shape != expected[name].shape or value.dtype != torch.float32:
+        if value.shape != expected[name] or value.dtype != torch.float32:
             raise ArtifactError(
-                file,
-                f"{name} is {value.dtype} {list(value.shape)}; expected float32 {list(expected[name].shape)}",
+                file, f"{name} is {value.dtype} {list(value.shape)}; expected float32 {list(expected[name])}"
             )
         if not bool(torch.isfinite(value).all()):
             raise ArtifactError(file, f"{name} is not finite")
 
 
-def _read(directory: Path, name: str, digests: Mapping[str, str] | None) -> bytes:
-    if digests is not None and name not in digests:
+def _read(files: ArtifactFiles, name: str, digests: Mapping[str, str]) -> bytes:
+    if name not in digests:
         raise ArtifactError(name, "the manifest does not list it")
-    try:
-        data = (directory / name).read_bytes()
-    except OSError as error:
-        raise ArtifactError(name, f"cannot be read: {error.strerror}") from error
-    if digests is not None and digest_bytes(data) != digests[name]:
-        raise ArtifactError(name, f"sha256 {digest_bytes(data)}; the manifest says {digests[name]}")
+    data = files.read(name)
+    _check_digest(name, digest_bytes(data), digests[name])
     return data
+
+
+def _check_digest(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise ArtifactError(name, f"sha256 {found}; the manifest says {_shown(expected)}")
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _export(

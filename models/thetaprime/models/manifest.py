@@ -1,7 +1,7 @@
 """The manifest of an artifact: specification and provenance of a meta-policy, and the digest of every file."""
 
 import json
-from pathlib import PurePosixPath
+import re
 from typing import Any, Final
 
 import pydantic
@@ -12,6 +12,15 @@ from thetaprime.models.spec import AdaptationSpec, EnvironmentContract, PolicySp
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
+MAX_MANIFEST_BYTES: Final = 1 << 20
+"""Largest manifest."""
+_MAX_DEPTH: Final = 32
+_MAX_FILES: Final = 1_000
+_PLAIN_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
+_SHOWN: Final = 80
+
+
+_TOO_DEEP: Final = f"nested too deeply; expected at most {_MAX_DEPTH} levels"
 
 
 class Amendment(Spec):
@@ -89,9 +98,9 @@ class Manifest(Spec):
 
     schema_version: int = SCHEMA_VERSION
     """Version of this schema."""
-    name: str = pydantic.Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    name: str = pydantic.Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=128)
     """Name of the meta-policy."""
-    version: pydantic.PositiveInt
+    version: int = pydantic.Field(ge=1, le=2**31 - 1)
     """Version, counted from 1."""
     description: str
     """One line for people."""
@@ -103,7 +112,7 @@ class Manifest(Spec):
     """The inner loop it was meta-trained for."""
     provenance: Provenance
     """The origin of θ."""
-    files: dict[str, str]
+    files: dict[str, str] = pydantic.Field(max_length=_MAX_FILES)
     """SHA-256 (hex) of every other file of the artifact, by name."""
     digest: str = ""
     """SHA-256 (hex) of this manifest with the field itself empty."""
@@ -112,8 +121,8 @@ class Manifest(Spec):
     @classmethod
     def _plain_names(cls, files: dict[str, str]) -> dict[str, str]:
         for name in files:
-            if PurePosixPath(name).name != name or name == MANIFEST_NAME:
-                raise ValueError(f"{name!r} is not the plain name of a file beside the manifest")
+            if not _PLAIN_NAME.fullmatch(name) or name in (".", "..", MANIFEST_NAME):
+                raise ValueError(f"{name[:_SHOWN]!r} is not the plain name of a file beside the manifest")
         return files
 
     def complete(self) -> "Manifest":
@@ -143,6 +152,9 @@ class Manifest(Spec):
             raw = json.loads(data)
         except ValueError as error:
             raise ArtifactError(MANIFEST_NAME, f"not JSON: {error}") from error
+        except RecursionError as error:
+            raise ArtifactError(MANIFEST_NAME, _TOO_DEEP) from error
+        _check_depth(raw)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -155,7 +167,22 @@ class Manifest(Spec):
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise ArtifactError(MANIFEST_NAME, f"{field}: {first['msg']}") from error
+            raise ArtifactError(MANIFEST_NAME, f"{field[:_SHOWN]}: {first['msg']}") from error
         if manifest.sealed().to_bytes() != data:
             raise ArtifactError(MANIFEST_NAME, "its digest does not fit its content")
         return manifest
+
+
+def _check_depth(value: Any) -> None:
+    # A level at a time: a function that calls itself has limits of the interpreter's.
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ArtifactError(MANIFEST_NAME, _TOO_DEEP)

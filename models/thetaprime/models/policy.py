@@ -5,6 +5,7 @@ So one policy serves all tasks at once, and no task's adaptation affects another
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection
 from typing import Final
@@ -20,6 +21,21 @@ from thetaprime.models.trajectories import TrajectoryBatch
 CONTEXT_WEIGHT: Final = "context.weight"
 LOG_STD: Final = "log_std"
 """Name of the parameter [A] that sets a Gaussian policy's noise."""
+
+
+def parameter_shapes(environment: EnvironmentContract, spec: PolicySpec) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter by name, in the order of `Policy.init`, without memory for any of them."""
+    sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        shapes[f"layers.{index}.weight"] = (fan_out, fan_in)
+        shapes[f"layers.{index}.bias"] = (fan_out,)
+    if isinstance(environment.action, BoxAction):
+        shapes[LOG_STD] = (environment.action.size,)
+    if spec.context_size:
+        shapes[CONTEXT] = (spec.context_size,)
+        shapes[CONTEXT_WEIGHT] = (sizes[1], spec.context_size)
+    return shapes
 
 
 class Policy:

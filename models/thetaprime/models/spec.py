@@ -14,6 +14,10 @@ class Spec(pydantic.BaseModel):
     )
 
 
+_MOST: Final = 2**31 - 1
+_Length = Annotated[int, pydantic.Field(ge=1, le=_MOST)]
+_Count = Annotated[int, pydantic.Field(ge=0, le=_MOST)]
+
 CONTEXT: Final = "context"
 """Name of the parameter that holds the context."""
 
@@ -46,9 +50,9 @@ class DiscreteAction(Spec):
     """One of A actions."""
 
     kind: Literal["discrete"] = "discrete"
-    count: int = pydantic.Field(ge=2)
+    count: int = pydantic.Field(ge=2, le=_MOST)
     """A, the number of actions."""
-    start: int = 0
+    start: int = pydantic.Field(default=0, ge=-_MOST, le=_MOST)
     """The environment's number of the first action."""
 
     @property
@@ -65,11 +69,11 @@ class EnvironmentContract(Spec):
 
     environment_id: str
     """Gymnasium id of the environment, or any name if it is not registered."""
-    observation_shape: tuple[pydantic.PositiveInt, ...] = pydantic.Field(min_length=1)
+    observation_shape: tuple[_Length, ...] = pydantic.Field(min_length=1, max_length=32)
     """Shape of one observation; the policy sees it flattened."""
     action: Action
     """The action space."""
-    horizon: pydantic.PositiveInt
+    horizon: _Length
     """H: longest episode, in steps. The return counts these steps."""
     control_timestep: float = pydantic.Field(default=0.0, ge=0.0)
     """Seconds between two actions; 0 if the environment has no clock."""
@@ -89,7 +93,7 @@ class PolicySpec(Spec):
     Along other dimensions the action passes unchanged. Discrete actions are drawn from a categorical distribution.
     """
 
-    hidden_sizes: tuple[pydantic.PositiveInt, ...] = (100, 100)
+    hidden_sizes: tuple[_Length, ...] = pydantic.Field(default=(100, 100), max_length=64)
     """Units of each hidden layer (Finn et al. 2017: two of 100)."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity between layers."""
@@ -97,7 +101,7 @@ class PolicySpec(Spec):
     """[O] subtracted from the flattened observation, inside the policy; empty for zeros."""
     observation_std: tuple[pydantic.PositiveFloat, ...] = ()
     """[O] divisor of the centered observation; empty for ones."""
-    context_size: pydantic.NonNegativeInt = 0
+    context_size: _Count = 0
     """C: length of the context, a parameter that is appended to every observation (Finn et al. 2017b, "bias
     transformation"; Zintgraf et al. 2019, CAVIA). Adaptation can encode the task there."""
     init_output_scale: float = pydantic.Field(default=1.0, gt=0.0)
@@ -136,9 +140,9 @@ class AdaptationSpec(Spec):
     """Box actions: factor on the standard deviation at the first inner step. θ must explore to find the task; after
     that
     most of its noise only costs return. Later steps learn from the remaining noise."""
-    inner_steps: int = pydantic.Field(default=1, ge=0)
+    inner_steps: _Count = 1
     """Inner steps in meta-training. 0 means no adaptation: the outer loop alone."""
-    trajectories_per_round: pydantic.PositiveInt = 20
+    trajectories_per_round: _Length = 20
     """N: trajectories of each inner step in meta-training."""
     discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
     """γ of the inner loop's advantages."""

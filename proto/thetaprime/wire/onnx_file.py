@@ -169,8 +169,7 @@ class _Graph:
         self._add(count_elements(result), work, path)
 
     def _define(self, name: bytes, shape: Shape, path: str) -> None:
-        if not 0 < len(name) <= _MAX_NAME_BYTES:
-            raise WireError(path, f"a name of {len(name)} bytes; expected 1 to {_MAX_NAME_BYTES}")
+        _check_name(name, path)
         if name in self._shapes:
             raise WireError(path, f"the value {shown(name)} twice")
         self._shapes[name] = shape
@@ -212,6 +211,9 @@ class _Graph:
         ]
         if any(len(each) != 1 for each in lengths):
             raise WireError(path, "an axis without a length; expected a length or a name")
+        for each in lengths:
+            if "dim_param" in each:
+                _check_name(read_bytes(data, each["dim_param"]), path)
         shape = tuple(each.get("dim_value") for each in lengths)
         _check_shape(shape, path)
         return read_bytes(data, value.get("name")), shape
@@ -228,6 +230,12 @@ class _Graph:
                 value = self._read_tensor(attribute["t"], f"{path}.attribute")[1]
             attributes[name] = value
         return attributes
+
+
+def _check_name(name: bytes, path: str) -> None:
+    # A runtime writes names into its log, which may be a terminal.
+    if not 0 < len(name) <= _MAX_NAME_BYTES or not name.isascii() or not name.decode().isprintable():
+        raise WireError(path, f"the name {shown(name)}; expected 1 to {_MAX_NAME_BYTES} printable ASCII characters")
 
 
 def _check_shape(shape: Shape, path: str) -> None:

@@ -78,6 +78,12 @@ class ServerConfig(BaseSettings):
     """Folders of meta-policies, each with files <name>/<version>/manifest.json."""
     catalog_seconds: pydantic.PositiveFloat = 10.0
     """Seconds between scans of the zoo folders for new and removed meta-policies."""
+    max_artifact_file_bytes: pydantic.PositiveInt = 256 * _MIB
+    """Maximum of bytes of each file of a meta-policy."""
+    max_artifact_bytes: pydantic.PositiveInt = 1024 * _MIB
+    """Maximum of bytes of all files of a meta-policy."""
+    max_parameters: pydantic.PositiveInt = 1 << 23
+    """Maximum of parameters of a meta-policy. Checked, as the sizes of files are, before memory is taken for them."""
     metrics_address: str = ""
     """Host and port for Prometheus metrics, as host:port. Without it, no metrics are served."""
     probe_seconds: pydantic.PositiveFloat = 1.0

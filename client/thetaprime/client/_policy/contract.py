@@ -114,7 +114,7 @@ def read_log_std(session: onnxruntime.InferenceSession, contract: wire.Environme
     """Returns the log standard deviation, a parameter of the policy: [A], or empty for discrete actions.
 
     Raises:
-        PolicyVerificationError: the graph cannot be run, or outputs another shape.
+        PolicyVerificationError: the graph cannot be run, or outputs another shape or infinite deviations.
     """
     if contract.action_kind is not wire.ActionKind.BOX:
         return np.zeros(0, np.float32)
@@ -126,6 +126,9 @@ def read_log_std(session: onnxruntime.InferenceSession, contract: wire.Environme
         raise PolicyVerificationError(
             f"the policy outputs log_std of shape {list(log_std.shape)}; expected [{contract.action_size}]"
         )
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.exp(log_std)).all():
+            raise PolicyVerificationError("the policy outputs a log_std whose standard deviation is not finite")
     return log_std
 
 

@@ -22,7 +22,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
+from thetaprime.models.policy import CONTEXT_WEIGHT, Policy, parameter_shapes
 from thetaprime.models.spec import CONTEXT
 
 TENSORS: Final = {
@@ -54,7 +54,7 @@ class OnnxTemplate:
 
     def __init__(self, policy: Policy, meta_policy: str) -> None:
         self._model = _build(policy)
-        self._order = tuple(policy.init(0))
+        self._order = tuple(parameter_shapes(policy.environment, policy.spec))
         self._parameter_names = frozenset(self._order)
         self._constant = {
             "thetaprime.contract_version": CONTRACT_VERSION,

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from thetaprime import wire
-from thetaprime.models import ArtifactError, ExportedPolicy, MetaPolicy, find_meta_policies, load_meta_policy
+from thetaprime.models import (
+    ArtifactError,
+    ArtifactLimits,
+    ExportedPolicy,
+    MetaPolicy,
+    find_meta_policies,
+    load_meta_policy,
+)
+from thetaprime.models.artifact import ONNX_NAME
 from thetaprime.models.spec import BoxAction, EnvironmentContract
 from thetaprime.server.errors import NotFoundError, StartupError
 from thetaprime.v1 import policy_pb2
@@ -28,13 +36,18 @@ class CatalogEntry:
     theta: policy_pb2.Policy
 
     @classmethod
-    def load(cls, directory: Path) -> "CatalogEntry":
+    def load(cls, directory: Path, limits: ArtifactLimits) -> "CatalogEntry":
         """Loads and verifies an artifact.
 
+        Args:
+            directory: the artifact's folder, ``<zoo>/<name>/<version>``.
+            limits: the sizes that it may have.
+
         Raises:
-            ArtifactError: the artifact is damaged, or has an unknown schema.
+            ArtifactError: the artifact is damaged, exceeds a limit, or has an unknown schema.
         """
-        meta_policy = load_meta_policy(directory)
+        meta_policy = load_meta_policy(directory, directory.parent.parent, limits)
+        _check_onnx(meta_policy)
         return cls(
             meta_policy=meta_policy,
             contract=wire_contract(meta_policy.manifest.environment),
@@ -56,6 +69,17 @@ class CatalogEntry:
     def directory(self) -> Path:
         """The artifact's folder."""
         return self.meta_policy.directory
+
+
+def _check_onnx(meta_policy: MetaPolicy) -> None:
+    """Checks the ONNX file of an artifact as a client would: users run it from the folder."""
+    path = str(meta_policy.directory / ONNX_NAME)
+    try:
+        file = wire.check_onnx(meta_policy.read_extra(ONNX_NAME))
+    except wire.WireError as error:
+        raise ArtifactError(path, str(error)) from error
+    if (found := file.metadata.get("thetaprime.policy_id")) != meta_policy.policy_id:
+        raise ArtifactError(path, f"holds policy {str(found)[:80]!r}; the parameters are {meta_policy.policy_id!r}")
 
 
 class CatalogConflictError(ValueError):
@@ -81,15 +105,19 @@ class Catalog:
             self.add(entry)
 
     @classmethod
-    def load(cls, zoo: Iterable[Path]) -> "Catalog":
+    def load(cls, zoo: Iterable[Path], limits: ArtifactLimits | None = None) -> "Catalog":
         """Loads every meta-policy of the zoo folders.
+
+        Args:
+            zoo: the folders.
+            limits: the sizes that an artifact may have; None for the defaults.
 
         Raises:
             StartupError: a folder is missing, an artifact is damaged or has an unknown schema, or two artifacts have
                 one name and version.
         """
         try:
-            return cls(_load_entries(zoo))
+            return cls(_load_entries(zoo, limits or ArtifactLimits()))
         except CatalogConflictError as error:
             raise StartupError(str(error)) from error
 
@@ -162,15 +190,15 @@ class Catalog:
         return policy_pb2.MetaPolicy(name=name, version=version) if entry is None else entry.message
 
 
-def _load_entries(zoo: Iterable[Path]) -> Iterator[CatalogEntry]:
+def _load_entries(zoo: Iterable[Path], limits: ArtifactLimits) -> Iterator[CatalogEntry]:
     for folder in zoo:
         if not folder.is_dir():
             raise StartupError(f"zoo {folder}: the folder does not exist")
-        for directory in find_meta_policies(folder):
-            try:
-                yield CatalogEntry.load(directory)
-            except ArtifactError as error:
-                raise StartupError(f"meta-policy {error}") from error
+        try:
+            for directory in find_meta_policies(folder):
+                yield CatalogEntry.load(directory, limits)
+        except ArtifactError as error:
+            raise StartupError(f"meta-policy {error}") from error
 
 
 def wire_contract(environment: EnvironmentContract) -> wire.EnvironmentContract:

@@ -1,5 +1,7 @@
 """Watches the zoo folders, and updates the catalog of a running server."""
 
+import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -8,13 +10,14 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from thetaprime.models import find_meta_policies
+from thetaprime.models import ArtifactLimits, scan_meta_policies
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 
 # Name, size, modification time and inode of every file: they change while a folder is being copied.
 _Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
 # A session whose version was deleted must not make each of its calls scan all folders.
 _RESCAN_SECONDS: Final = 1.0
+_FINGERPRINT_ENTRIES: Final = 4096
 
 _log = structlog.get_logger()
 
@@ -29,10 +32,15 @@ class CatalogWatch:
         catalog: the catalog, loaded from these folders.
         zoo: the folders.
         on_scanned: called with the number of offered versions, now and after each scan.
+        limits: the sizes that an artifact may have; None for the defaults.
     """
 
     def __init__(
-        self, catalog: Catalog, zoo: Iterable[Path], on_scanned: Callable[[float], object] = lambda _: None
+        self,
+        catalog: Catalog,
+        zoo: Iterable[Path],
+        on_scanned: Callable[[float], object] = lambda _: None,
+        limits: ArtifactLimits | None = None,
     ) -> None:
         self._catalog = catalog
         self._on_scanned = on_scanned
@@ -43,6 +51,8 @@ class CatalogWatch:
         self._seen = {directory: _fingerprint(directory) for directory in self._served}
         self._refused: set[Path] = set()
         self._lost: set[Path] = set()
+        self._unscanned: set[Path] = set()
+        self._limits = limits or ArtifactLimits()
         catalog.rescan = self._rescan
         on_scanned(len(catalog))
 
@@ -70,9 +80,15 @@ class CatalogWatch:
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
-        present = find_meta_policies(folder)
+        present, problems = scan_meta_policies(folder)
+        unscanned = {Path(error.file) for error in problems}
+        for error in problems:
+            if Path(error.file) not in self._unscanned:
+                _log.error("zoo folder not scanned", zoo=error.file, problem=error.problem)
+        self._unscanned = {each for each in self._unscanned if folder not in (each, each.parent)} | unscanned
         for directory in sorted({*self._seen, *self._refused} - {*present}):
-            if directory.parent.parent == folder:
+            # The versions of a folder that cannot be scanned stay as they are.
+            if directory.parent.parent == folder and not unscanned & {folder, directory.parent}:
                 self._forget(directory)
         for directory in present:
             # Taken before the files are read, so the next scan notices a change during the read.
@@ -94,7 +110,7 @@ class CatalogWatch:
 
     def _try_to_load(self, directory: Path) -> None:
         try:
-            entry = CatalogEntry.load(directory)
+            entry = CatalogEntry.load(directory, self._limits)
             served = self._served.get(directory)
             if served is None:
                 self._catalog.add(entry)
@@ -113,9 +129,18 @@ class CatalogWatch:
 
 
 def _fingerprint(directory: Path) -> _Fingerprint:
-    """Returns the fingerprint of a folder; empty where the folder cannot be read."""
+    """Returns the fingerprint of a folder, by its first entries; empty where the folder cannot be read."""
     try:
-        files = [(path.name, path.stat()) for path in directory.iterdir()]
+        with os.scandir(directory) as entries:
+            files = [(entry.name, _status(entry)) for entry in itertools.islice(entries, _FINGERPRINT_ENTRIES)]
     except OSError:
         return frozenset()
     return frozenset((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in files)
+
+
+def _status(entry: "os.DirEntry[str]") -> os.stat_result:
+    """Returns the status of a file, of a dangling link its own."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)

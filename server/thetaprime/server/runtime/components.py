@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 
+from thetaprime.models import ArtifactLimits
 from thetaprime.server.adaptation.commit import take_round
 from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.adaptation.precompute import precompute_step
@@ -89,8 +90,9 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
     authenticator = Authenticator(config.tokens, Quotas.defaults(config))
     metrics = Metrics()
     observer = CallObserver(metrics, CallTracer(config.tracing))
-    catalog = await asyncio.to_thread(Catalog.load, config.zoo)
-    watch = CatalogWatch(catalog, config.zoo, metrics.meta_policies.set)
+    limits = ArtifactLimits(config.max_artifact_file_bytes, config.max_artifact_bytes, config.max_parameters)
+    catalog = await asyncio.to_thread(Catalog.load, config.zoo, limits)
+    watch = CatalogWatch(catalog, config.zoo, metrics.meta_policies.set, limits)
     store = await asyncio.to_thread(InstrumentedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
     with contextlib.ExitStack() as closing:
         closing.enter_context(contextlib.closing(store))
