@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from thetaprime.models import MetaPolicy, find_meta_policies, load_meta_policy, zoo_directory
-from thetaprime.training.export.export import EVALUATION_NAME
+from thetaprime.training.evaluation.comparisons import EVALUATION_NAME
 from thetaprime.training.tasks import TASKS_OF_RECORD
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -75,6 +75,7 @@ def test_names_that_are_copied_to_spare_an_import_are_those_of_the_components() 
     assert tuple(TASKS_OF_RECORD) == _completion.TASKS
     assert tp.DEFAULT_ADDRESS == _connection.DEFAULT_ADDRESS
     assert evaluation.GRADIENT_STEPS == evaluate.GRADIENT_STEPS
+    assert evaluation.METHODS == evaluate.METHODS
     assert {f"{path.parent.name}@{path.name}": path for path in models.find_meta_policies(models.zoo_directory())} == (
         _completion.artifacts()
     )

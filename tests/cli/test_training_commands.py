@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, last_json
+from thetaprime.cli import evaluate
 from thetaprime.models import load_meta_policy
 from thetaprime.training.checkpoint import load_checkpoint
+from thetaprime.training.evaluation.scores import Evaluation
 
 TINY = [
     "--meta-batch-size=2",
@@ -40,20 +42,20 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
     measured = thetaprime(*export)
     exported = last_json(measured)
     begun, *_, ended = [line for line in measured.stderr.splitlines() if line.startswith("measuring tiny@1: ")]
-    assert re.fullmatch(r".*: 1 of \d+", begun) and re.fullmatch(r".*: (\d+) of \1", ended)
+    assert re.fullmatch(r".*: \d %, about \d+ (s|min) left", begun) and ended.endswith(": 100 %")
     again = thetaprime(*export)
     assert again.exit_code == 2
     assert f"{tmp_path / 'zoo' / 'tiny' / '1' / 'manifest.json'} exists" in again.stderr
     artifact = load_meta_policy(tmp_path / "zoo" / "tiny" / "1")
     assert (exported["meta_policy"], exported["policy_id"]) == ("tiny@1", artifact.policy_id)
 
-    evaluate = (
+    measure = (
         *("evaluate", "tiny", "--zoo", tmp_path / "zoo", "--tasks", 3, "--seed", 7, "--gradient-steps", 2),
         *("--output", tmp_path / "evaluation", "--json"),
     )
-    result = thetaprime(*evaluate)
+    result = thetaprime(*measure)
     found = last_json(result)
-    refused = thetaprime(*evaluate)
+    refused = thetaprime(*measure)
     assert refused.exit_code == 2 and "evaluation.json exists" in refused.stderr
     assert (found["meta_policy"], found["tasks"], found["seeds"]) == ("tiny@1", 3, [7])
     assert {method: len(found["returns"][method]) for method in ("maml", "pretrained", "random")} == {
@@ -67,6 +69,82 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
     assert written["scores"] == found["scores"]
     assert (tmp_path / "evaluation" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "R_k < R_0" in result.stderr
+    lines = [line.partition(":")[0] for line in result.stderr.splitlines() if line.startswith("task ")]
+    assert lines == ["task 1 of 3", "task 2 of 3", "task 3 of 3"]
+    assert sorted(each.name for each in (tmp_path / "evaluation").iterdir()) == ["curves.png", "evaluation.json"]
+
+
+def test_an_evaluation_of_some_methods_is_quick_and_says_what_is_missing(tmp_path: Path, thetaprime: Command) -> None:
+    """The shipped artifact stores how its comparisons are fine-tuned: only the methods' own episodes are played."""
+    options = ("--tasks", 2, "--gradient-steps", 1, "--trajectories", 2, "--output", tmp_path, "--json")
+    result = thetaprime("evaluate", "point-navigation", "--methods", "oracle, maml", *options)
+    found = last_json(result)
+    assert set(found["returns"]) == {"maml", "oracle"} and found["scores"] is None and found["fine_tuning"] == {}
+    assert len(found["negative_adaptation"]) == 1
+    assert "S_k needs the methods maml, pretrained and oracle" in " ".join(result.stderr.split())
+    assert re.search(r"task 2 of 2: goal -?0\.\d+, -?0\.\d+: meta-policy -\d+\.\d+ -> -\d", result.stderr)
+    refused = thetaprime("evaluate", "point-navigation", "--methods", "maml,ppo")
+    assert refused.exit_code == 2
+    assert "'ppo'; expected some of maml, pretrained, random, oracle" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_terminated_keeps_the_finished_tasks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thetaprime.cli", "evaluate", "point-navigation", "--methods=maml", "--json"]
+    options = ["--tasks=100000", "--gradient-steps=1", "--trajectories=2", "--output", str(tmp_path)]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        shown = []
+        for line in process.stderr:
+            shown.append(line)
+            if line.startswith("task 9 of 100000"):
+                process.send_signal(signal.SIGTERM)
+        answer = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.returncode == 130, shown
+    partial = json.loads((tmp_path / "evaluation-partial.json").read_text())
+    finished = partial["tasks"]
+    assert finished >= 16 and finished % 8 == 0 and partial["tasks_planned"] == 100000
+    assert len(partial["returns"]["maml"]) == 2
+    kept = f"interrupted after {finished} of 100000 tasks: their results are in {tmp_path / 'evaluation-partial.json'}"
+    assert kept in shown[-1] and kept in answer["error"]["message"]
+    assert answer["error"]["code"] == "CANCELLED" and answer["error"]["details"]["tasks"] == finished
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("interrupted", [1, 9])
+def test_ctrl_c_keeps_what_was_shown(
+    interrupted: int, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def text_until(evaluation: Evaluation, task: int) -> str:
+        if task + 1 == interrupted:
+            raise KeyboardInterrupt
+        return "shown"
+
+    monkeypatch.setattr(evaluate, "task_text", text_until)
+    options = ("--methods", "maml", "--tasks", 10, "--gradient-steps", 1, "--trajectories", 2, "--output", tmp_path)
+    result = thetaprime("evaluate", "point-navigation", *options)
+    assert result.exit_code == 130
+    finished = 8 if interrupted == 1 else 10  # tasks are measured by eight, and written before they are shown
+    assert f"interrupted after {finished} of 10 tasks: their results are in" in result.stderr
+    assert json.loads((tmp_path / "evaluation-partial.json").read_text())["tasks"] == finished
+    assert result.stdout.count("shown") == interrupted - 1
+
+    # The whole evaluation leaves no partial one behind.
+    monkeypatch.undo()
+    assert thetaprime("evaluate", "point-navigation", *options).exit_code == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["curves.png", "evaluation.json"]
+
+
+def test_an_evaluation_that_is_interrupted_at_once_has_nothing_to_keep(
+    tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thetaprime.training.evaluation.evaluation.adaptation_curve", interrupt)
+    result = thetaprime("evaluate", "point-navigation", "--methods", "maml", "--output", tmp_path)
+    assert result.exit_code == 130 and "interrupted after 0 of 40 tasks: nothing to keep" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -105,6 +183,17 @@ def test_an_amended_run_records_the_old_setting(tmp_path: Path, thetaprime: Comm
     assert refused.exit_code == 1 and "the run began with 0.01 (amend the run" in refused.stderr
     assert thetaprime(*run, 2, "--amend", "--max-kl", 0.5).exit_code == 0
     assert load_checkpoint(tmp_path / "run").amendments[0].before == {"max_kl": 0.01}
+
+
+@pytest.mark.parametrize("how", ["--resume", "--amend"])
+def test_a_run_is_not_resumed_under_another_algorithm(how: str, tmp_path: Path, thetaprime: Command) -> None:
+    run = ["train", "point-navigation", *TINY, "--output", tmp_path / "run", "--iterations"]
+    assert thetaprime(*run, 1).exit_code == 0
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    refused = thetaprime(*run, 2, how, "--outer-loop", "promp")
+    assert refused.exit_code == 1
+    assert "outer_loop is 'promp'; the run began with 'maml_trpo'" in refused.stderr and "amend" not in refused.stderr
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(

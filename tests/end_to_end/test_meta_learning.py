@@ -8,7 +8,8 @@ import pytest
 from thetaprime.models import Policy, load_meta_policy
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.evaluation.evaluation import adaptation_curve, evaluate
+from thetaprime.training.evaluation.curves import adaptation_curve
+from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
 from thetaprime.training.evaluation.scores import Returns
 from thetaprime.training.export.export import ExportRequest, export_meta_policy, more_evaluation_name
 from thetaprime.training.run import run_tasks, train
@@ -91,7 +92,7 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         exploration_std_factor=1.25,
     )
     meta_policy, exported = export_meta_policy(request)
-    again = evaluate(load_meta_policy(request.output), tasks=8, seeds=[5, 6])
+    again = evaluate(load_meta_policy(request.output), EvaluationPlan(tasks=8, seeds=(5, 6)))
     for method in ("maml", "pretrained", "random"):
         np.testing.assert_array_equal(again.returns[method], exported.returns[method])
     assert again.by_budget.shape == (6, 16) and again.budgets == (1, 2, 5, 10, 20, 40)
@@ -110,4 +111,5 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     assert (oracle_run.iterations, oracle_run.config["method"]) == (60, "oracle")
     assert meta_policy.manifest.provenance.iterations == 6
     # The oracle observes the goal: it must return more than any policy before adaptation.
+    assert exported.oracle is not None
     assert exported.oracle.mean() > max(curve[0].mean() for curve in exported.returns.values()) + 5.0

@@ -25,7 +25,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets an evaluation try fewer ways to fine-tune a comparison, and an export describe fewer tasks."""
-    evaluation = "thetaprime.training.evaluation.evaluation"
-    monkeypatch.setattr(f"{evaluation}.FINE_TUNING_RATES", (0.1,))
-    monkeypatch.setattr(f"{evaluation}._FINE_TUNING_STEPS", 1)
+    fine_tuning = "thetaprime.training.evaluation.fine_tuning"
+    monkeypatch.setattr(f"{fine_tuning}.FINE_TUNING_RATES", (0.1,))
+    monkeypatch.setattr(f"{fine_tuning}._FINE_TUNING_STEPS", 1)
     monkeypatch.setattr("thetaprime.training.export.reference._TASKS", 8)

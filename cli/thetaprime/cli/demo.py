@@ -122,7 +122,7 @@ def command(
 
         from thetaprime.client import Client
         from thetaprime.models import load_meta_policy, resolve_meta_policy
-        from thetaprime.training.evaluation.evaluation import oracle_return
+        from thetaprime.training.evaluation.curves import oracle_return
         from thetaprime.training.evaluation.figures.paths import paths_figure
         from thetaprime.training.evaluation.figures.style import number, save
 

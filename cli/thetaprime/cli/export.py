@@ -148,12 +148,12 @@ def _write_artifact(
     # Imported here: the forms need neither torch nor a simulator.
     from thetaprime.cli._progress import work_progress
     from thetaprime.cli.evaluate import evaluation_tables
-    from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_steps
+    from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_work
 
     request = ExportRequest(maml=Path(source), output=folder, **fields)
     label = f"{request.name}@{request.version}"
-    with work_progress(console, f"measuring {label}", export_steps(request)) as advance:
-        written, evaluation = export_meta_policy(request, on_step=advance)
+    with work_progress(console, f"measuring {label}", export_work(request), count=False) as advance:
+        written, evaluation = export_meta_policy(request, on_trajectories=advance)
     for table in evaluation_tables(evaluation):
         console.print(table)
     console.print(f"wrote {written.directory}", soft_wrap=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         TrainConfig,
         load_config,
     )
-    from thetaprime.training.evaluation.evaluation import evaluate
+    from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
     from thetaprime.training.evaluation.scores import Evaluation
     from thetaprime.training.export.export import (
         ExportRequest,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchedTaskDistribution",
     "Evaluation",
+    "EvaluationPlan",
     "ExportRequest",
     "Progress",
     "Task",
@@ -51,6 +52,7 @@ __all__ = [
 _MODULES: Final = {
     "BatchedTaskDistribution": "tasks",
     "Evaluation": "evaluation.scores",
+    "EvaluationPlan": "evaluation.evaluation",
     "ExportRequest": "export.export",
     "Progress": "run",
     "Task": "tasks",

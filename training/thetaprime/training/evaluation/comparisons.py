@@ -17,6 +17,8 @@ from thetaprime.training.tasks.oracle import oracle_policy
 PRETRAINED_NAME: Final = "pretrained.safetensors"
 RANDOM_NAME: Final = "random.safetensors"
 ORACLE_NAME: Final = "oracle.safetensors"
+EVALUATION_NAME: Final = "evaluation.json"
+"""The artifact's evaluation, which also keeps the settings that its comparisons are fine-tuned with."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

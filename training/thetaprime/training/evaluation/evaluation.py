@@ -2,55 +2,111 @@
 
 The comparisons are those of Finn et al. 2017, section 5.3: a policy pretrained on all tasks and fine-tuned, a randomly
 initialized policy and fine-tuned, and an oracle that observes the task and does not adapt. Each fine-tuned comparison
-uses the best of `fine_tuning_candidates`, chosen on separate tasks. If the meta-policy's adaptation reduces the action
-noise, half of the candidates reduce it, too, and the oracle acts with its learned noise or the reduced noise, whichever
-returns more.
+uses the settings that the artifact stores, which were chosen on separate tasks. If the meta-policy's adaptation reduces
+the action noise, half of the candidates reduce it, too, and the oracle acts with its learned noise or the reduced
+noise, whichever returns more.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
-from thetaprime.models import (
-    AdaptationSpec,
-    MetaPolicy,
-    Parameters,
-    Policy,
-    TrajectoryBatch,
-    adapt_step,
-    with_std_factor,
-)
+from thetaprime.models import AdaptationSpec, MetaPolicy, Parameters
 from thetaprime.training.evaluation.comparisons import Comparisons, load_comparisons
+from thetaprime.training.evaluation.curves import (
+    TASKS,
+    OnTrajectories,
+    adaptation_curve,
+    best_noise,
+    oracle_noises,
+    oracle_returns,
+    returns_by_budget,
+    stream,
+)
+from thetaprime.training.evaluation.fine_tuning import (
+    FineTuning,
+    stored_fine_tuning,
+    tune_comparison,
+    tuning_trajectories,
+)
 from thetaprime.training.evaluation.scores import Evaluation, Returns
-from thetaprime.training.resources import MapTasks, available_cores, in_turn, task_threads
-from thetaprime.training.sampling.sampler import collect
+from thetaprime.training.resources import MapTasks, available_cores, task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.oracle import OracleTasks
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 
 GRADIENT_STEPS: Final = 4
-METHODS: Final = ("maml", "pretrained", "random")
+METHODS: Final = ("maml", "pretrained", "random", "oracle")
+"""The methods that an evaluation can measure."""
+FINE_TUNED: Final = ("pretrained", "random")
+"""The comparisons that are fine-tuned."""
 BUDGETS: Final = (1, 2, 5, 10, 20, 40)
 """Numbers of trajectories to evaluate a single gradient step with."""
-FINE_TUNING_RATES: Final = (0.03, 0.1, 0.3, 1.0)
-"""Step sizes to choose from for the comparisons. The paper uses 0.1, and 0.5 in navigation."""
-_FINE_TUNING_STEPS: Final = 3
-_FINE_TUNING_TASKS: Final = 6
-# Streams of the evaluation's seed: the samples of one purpose do not shift those of another.
-_TASKS, _EPISODES, _ORACLE, _FINE_TUNING, _BUDGETS = range(5)
+TASKS_AT_ONCE: Final = 8
+"""Tasks that are sampled side by side: more save little time, and their results come later."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """What an evaluation measures.
+
+    Attributes:
+        tasks: number of test tasks for each seed.
+        seeds: each seed samples other tasks and episodes.
+        methods: of `METHODS`, those to measure.
+        gradient_steps: K.
+        trajectories: N for each gradient step; None for the meta-policy's number.
+        budgets: numbers of trajectories to evaluate a single gradient step of the meta-policy with.
+
+    Raises:
+        ValueError: a method is unknown, or there is none.
+    """
+
+    tasks: int = 40
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = METHODS
+    gradient_steps: int = GRADIENT_STEPS
+    trajectories: int | None = None
+    budgets: tuple[int, ...] = BUDGETS
+
+    def __post_init__(self) -> None:
+        if not self.methods or not set(self.methods) <= set(METHODS):
+            raise ValueError(f"methods: {', '.join(self.methods) or 'none'}; expected some of {', '.join(METHODS)}")
+
+    @property
+    def fine_tuned(self) -> list[str]:
+        """The methods that need fine-tuning settings."""
+        return [method for method in FINE_TUNED if method in self.methods]
+
+    def trajectories_of(self, adaptation: AdaptationSpec) -> int:
+        """N for a meta-policy with these adaptation settings."""
+        return self.trajectories or adaptation.trajectories_per_round
+
+    def work(self, adaptation: AdaptationSpec, tuned: int = 0) -> int:
+        """The number of trajectories that an evaluation samples.
+
+        Args:
+            adaptation: the meta-policy's.
+            tuned: number of comparisons whose settings are chosen first.
+        """
+        N = self.trajectories_of(adaptation)
+        of_task = sum(N * (self.gradient_steps + 1) for method in self.methods if method != "oracle")
+        if "oracle" in self.methods:
+            of_task += N * len(oracle_noises(adaptation))
+        if "maml" in self.methods and self.budgets:
+            of_task += max(self.budgets) + N * len(self.budgets)
+        return tuned * tuning_trajectories(adaptation, N) + len(self.seeds) * self.tasks * of_task
 
 
 def evaluate(
     meta_policy: MetaPolicy,
+    plan: EvaluationPlan = EvaluationPlan(),
     *,
-    tasks: int = 40,
-    seeds: Sequence[int] = (0,),
-    gradient_steps: int = GRADIENT_STEPS,
-    trajectories: int | None = None,
-    budgets: Sequence[int] = BUDGETS,
-    on_step: Callable[[], None] = lambda: None,
+    fine_tuning: FineTuning | None = None,
+    on_trajectories: OnTrajectories = lambda count: None,
+    on_tasks: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Evaluation:
     """Measures a meta-policy and its comparisons on held-out tasks.
 
@@ -59,226 +115,158 @@ def evaluate(
 
     Args:
         meta_policy: an artifact that contains its comparisons.
-        tasks: number of test tasks for each seed.
-        seeds: each seed samples other tasks and episodes.
-        gradient_steps: K.
-        trajectories: N for each gradient step; None for the meta-policy's number.
-        budgets: numbers of trajectories to evaluate a single gradient step of the meta-policy with.
-        on_step: called after each of the `evaluation_steps` parts of the work.
+        plan: what to measure.
+        fine_tuning: settings of the fine-tuned comparisons; None for those that the artifact stores. Settings that are
+            in neither are chosen first, which can take longer than the measurement.
+        on_trajectories: called with the number of trajectories that were just sampled; `evaluation_work` is their sum.
+        on_tasks: called with the evaluation of all finished tasks, whenever more tasks have finished.
 
     Raises:
         ArtifactError: the comparisons are missing.
     """
     with task_threads(available_cores()) as each_task:
-        return _evaluate(meta_policy, tasks, seeds, gradient_steps, trajectories, budgets, on_step, each_task)
+        measurement = _Measurement(meta_policy, plan, fine_tuning, on_trajectories, each_task)
+        for seed in plan.seeds:
+            tasks = list(measurement.distribution.sample_tasks(plan.tasks, stream(seed, TASKS)))
+            for group, start in enumerate(range(0, len(tasks), TASKS_AT_ONCE)):
+                measurement.measure(tasks[start : start + TASKS_AT_ONCE], seed, group)
+                on_tasks(measurement.evaluation())
+        return measurement.evaluation()
 
 
-def _evaluate(
-    meta_policy: MetaPolicy,
-    tasks: int,
-    seeds: Sequence[int],
-    gradient_steps: int,
-    trajectories: int | None,
-    budgets: Sequence[int],
-    on_step: Callable[[], None],
-    each_task: MapTasks,
-) -> Evaluation:
-    manifest = meta_policy.manifest
-    distribution = resolve_tasks(manifest.provenance.distribution)
-    comparisons = load_comparisons(meta_policy, OracleTasks(distribution).environment)
-    N = trajectories or manifest.adaptation.trajectories_per_round
-    curve = functools.partial(
-        adaptation_curve, distribution, policy=meta_policy.policy, trajectories=N, each_task=each_task
-    )
-    starts = {"pretrained": comparisons.pretrained, "random": comparisons.random}
-    chosen = {}
-    for method, start in starts.items():
-        chosen[method] = _fine_tuning(curve, distribution, start, manifest.adaptation, seeds[0], on_step)
-    drawn: list[Task] = []
-    returns: dict[str, list[Returns]] = {method: [] for method in METHODS}
-    oracle: list[Returns] = []
-    by_budget: list[Returns] = []
-    for seed in seeds:
-        of_seed = list(distribution.sample_tasks(tasks, _stream(seed, _TASKS)))
-        drawn += of_seed
-        for method in METHODS:
-            own = method == "maml"
-            returns[method].append(
-                curve(
-                    tasks=of_seed,
-                    parameters=meta_policy.parameters if own else starts[method],
-                    step_sizes=meta_policy.step_sizes if own else None,
-                    adaptation=manifest.adaptation if own else chosen[method],
-                    gradient_steps=gradient_steps,
+def evaluation_work(meta_policy: MetaPolicy, plan: EvaluationPlan) -> int:
+    """The number of trajectories that `evaluate` samples with the settings that the artifact stores."""
+    missing = set(plan.fine_tuned) - set(stored_fine_tuning(meta_policy, plan.fine_tuned))
+    return plan.work(meta_policy.manifest.adaptation, len(missing))
+
+
+def tune_comparisons(
+    meta_policy: MetaPolicy, *, seed: int, on_trajectories: OnTrajectories = lambda count: None
+) -> FineTuning:
+    """The settings of both fine-tuned comparisons, chosen afresh on separate tasks.
+
+    Args:
+        meta_policy: an artifact that contains its comparisons.
+        seed: of the tasks and episodes to choose on.
+        on_trajectories: see `evaluate`.
+    """
+    plan = EvaluationPlan(seeds=(seed,), methods=FINE_TUNED)
+    with task_threads(available_cores()) as each_task:
+        return _Measurement(meta_policy, plan, {}, on_trajectories, each_task).fine_tuning
+
+
+class _Measurement:
+    """The results of an evaluation that grows by groups of tasks.
+
+    Attributes:
+        distribution: of the tasks.
+        fine_tuning: settings of the fine-tuned comparisons.
+    """
+
+    def __init__(
+        self,
+        meta_policy: MetaPolicy,
+        plan: EvaluationPlan,
+        fine_tuning: FineTuning | None,
+        on_trajectories: OnTrajectories,
+        each_task: MapTasks,
+    ) -> None:
+        self._meta_policy, self._plan = meta_policy, plan
+        self._adaptation = meta_policy.manifest.adaptation
+        self._trajectories = plan.trajectories_of(self._adaptation)
+        self._on_trajectories, self._each_task = on_trajectories, each_task
+        self.distribution: TaskDistribution = resolve_tasks(meta_policy.manifest.provenance.distribution)
+        self._comparisons = load_comparisons(meta_policy, OracleTasks(self.distribution).environment)
+        self._tasks: list[Task] = []
+        self._seeds: list[int] = []
+        self._returns: dict[str, list[Returns]] = {method: [] for method in plan.methods}
+        self._by_budget: list[Returns] = []
+        if fine_tuning is None:
+            fine_tuning = stored_fine_tuning(meta_policy, plan.fine_tuned)
+        self.fine_tuning: FineTuning = {
+            method: fine_tuning[method] if method in fine_tuning else self._tuned(method) for method in plan.fine_tuned
+        }
+
+    def _tuned(self, method: str) -> AdaptationSpec:
+        return tune_comparison(
+            self.distribution,
+            self._meta_policy.policy,
+            _start(self._comparisons, method),
+            self._adaptation,
+            trajectories=self._trajectories,
+            seed=self._plan.seeds[0],
+            on_trajectories=self._on_trajectories,
+            each_task=self._each_task,
+        )
+
+    def measure(self, tasks: Sequence[Task], seed: int, group: int) -> None:
+        """Measures every method on some tasks, and keeps the results once all are there."""
+        found = {method: self._measured(method, tasks, seed, group) for method in self._plan.methods}
+        if "maml" in found and self._plan.budgets:
+            self._by_budget.append(
+                returns_by_budget(
+                    self._meta_policy,
+                    self.distribution,
+                    tasks,
+                    self._trajectories,
+                    self._plan.budgets,
                     seed=seed,
-                    on_step=on_step,
+                    group=group,
+                    on_trajectories=self._on_trajectories,
+                    each_task=self._each_task,
                 )
             )
-        factor = manifest.adaptation.adapted_std_factor
-        oracle.append(_oracle_returns(comparisons, distribution, of_seed, N, seed, factor))
-        on_step()
-        if budgets:
-            by_budget.append(
-                _returns_by_budget(meta_policy, distribution, of_seed, N, budgets, seed, each_task, on_step)
+        for method, returns in found.items():
+            self._returns[method].append(returns)
+        self._tasks += tasks
+        self._seeds += [seed] * len(tasks)
+
+    def _measured(self, method: str, tasks: Sequence[Task], seed: int, group: int) -> Returns:
+        if method == "oracle":
+            return oracle_returns(
+                self._comparisons,
+                self.distribution,
+                tasks,
+                self._trajectories,
+                oracle_noises(self._adaptation),
+                seed=seed,
+                group=group,
+                on_trajectories=self._on_trajectories,
             )
-    return Evaluation(
-        meta_policy=meta_policy.label,
-        seeds=tuple(seeds),
-        trajectories=N,
-        tasks=drawn,
-        returns={method: np.concatenate(parts, axis=1) for method, parts in returns.items()},
-        oracle=np.concatenate(oracle),
-        fine_tuning=chosen,
-        budgets=tuple(budgets),
-        by_budget=np.concatenate(by_budget, axis=1) if by_budget else np.empty((0, len(drawn))),
-    )
-
-
-def _returns_by_budget(
-    meta_policy: MetaPolicy,
-    distribution: TaskDistribution,
-    tasks: Sequence[Task],
-    trajectories: int,
-    budgets: Sequence[int],
-    seed: int,
-    each_task: MapTasks,
-    on_step: Callable[[], None],
-) -> Returns:
-    """[B, T]: R_1 after a step on each number of trajectories, always the first ones of one sample."""
-    policy, theta, manifest = meta_policy.policy, meta_policy.parameters, meta_policy.manifest
-    rng = _stream(seed, _BUDGETS)
-    support = collect(distribution, tasks, policy, [theta] * len(tasks), max(budgets), rng=rng)
-    take = functools.partial(_adapted, policy, manifest.adaptation, 0, meta_policy.step_sizes)
-    returns = np.empty((len(budgets), len(tasks)))
-    for row, budget in enumerate(budgets):
-        adapted = each_task(take, [(theta, batch.first(budget)) for batch in support])
-        query = collect(distribution, tasks, policy, adapted, trajectories, rng=rng)
-        returns[row] = [float(batch.returns.mean()) for batch in query]
-        on_step()
-    return returns
-
-
-def fine_tuning_candidates(adaptation: AdaptationSpec) -> list[AdaptationSpec]:
-    """The fine-tuning settings to choose from: the meta-policy's, and the paper's with several step sizes.
-
-    The paper's settings move all parameters, halve the step size after the first step, and discount as the meta-policy
-    does or by 0.99. Each setting comes with the noise of the meta-policy's θ′ and with that of θ.
-    """
-    plain = {"inner_lr_schedule": (1.0, 0.5), "target_return": None, "normalize_gradient": False}
-    ways = [
-        adaptation,
-        *(
-            adaptation.model_copy(update={**plain, "inner_lr": rate, "context_lr": rate, "discount": discount})
-            for discount in sorted({adaptation.discount, 0.99})
-            for rate in FINE_TUNING_RATES
-        ),
-    ]
-    noises = sorted({adaptation.adapted_std_factor, 1.0})
-    return [way.model_copy(update={"adapted_std_factor": noise}) for noise in noises for way in ways]
-
-
-def _fine_tuning(
-    curve: Callable[..., Returns],
-    distribution: TaskDistribution,
-    parameters: Parameters,
-    adaptation: AdaptationSpec,
-    seed: int,
-    on_step: Callable[[], None],
-) -> AdaptationSpec:
-    """The fine-tuning candidate with the highest return after a few steps, on separate tasks."""
-    tasks = distribution.sample_tasks(_FINE_TUNING_TASKS, _stream(seed, _FINE_TUNING))
-    reached = {}
-    for spec in fine_tuning_candidates(adaptation):
-        returns = curve(
-            tasks=tasks,
-            parameters=parameters,
-            step_sizes=None,
-            adaptation=spec,
-            gradient_steps=_FINE_TUNING_STEPS,
-            seed=seed,
-        )
-        reached[float(returns[-1].mean())] = spec
-        on_step()
-    return reached[max(reached)]
-
-
-def evaluation_steps(
-    adaptation: AdaptationSpec, gradient_steps: int = GRADIENT_STEPS, seeds: int = 1, budgets: Sequence[int] = BUDGETS
-) -> int:
-    """The number of calls to `on_step` by `evaluate`."""
-    return (len(METHODS) - 1) * len(fine_tuning_candidates(adaptation)) + seeds * (
-        len(METHODS) * (gradient_steps + 1) + 1 + len(budgets)
-    )
-
-
-def adaptation_curve(
-    distribution: TaskDistribution,
-    tasks: Sequence[Task],
-    policy: Policy,
-    parameters: Parameters,
-    step_sizes: Parameters | None,
-    adaptation: AdaptationSpec,
-    *,
-    gradient_steps: int,
-    trajectories: int,
-    seed: int,
-    on_step: Callable[[], None] = lambda: None,
-    each_task: MapTasks = in_turn,
-) -> Returns:
-    """[K + 1, T]: the mean undiscounted return on each task after 0 to K gradient steps."""
-    current = [parameters] * len(tasks)
-    curve = np.empty((gradient_steps + 1, len(tasks)))
-    for step in range(gradient_steps + 1):
-        rng = _stream(seed, _EPISODES, step)
-        batches = collect(distribution, tasks, policy, current, trajectories, rng=rng)
-        curve[step] = [float(batch.returns.mean()) for batch in batches]
-        if step < gradient_steps:
-            take = functools.partial(_adapted, policy, adaptation, step, step_sizes)
-            current = each_task(take, list(zip(current, batches, strict=True)))
-        on_step()
-    return curve
-
-
-def _adapted(
-    policy: Policy,
-    adaptation: AdaptationSpec,
-    step: int,
-    step_sizes: Parameters | None,
-    start: tuple[Parameters, TrajectoryBatch],
-) -> Parameters:
-    return adapt_step(policy, *start, adaptation, step=step, step_sizes=step_sizes).parameters
-
-
-def oracle_return(meta_policy: MetaPolicy, task: Task, episodes: int, seed: int) -> float:
-    """The oracle's mean undiscounted return on one task."""
-    distribution = resolve_tasks(meta_policy.manifest.provenance.distribution)
-    comparisons = load_comparisons(meta_policy, OracleTasks(distribution).environment)
-    factor = meta_policy.manifest.adaptation.adapted_std_factor
-    return float(_oracle_returns(comparisons, distribution, [task], episodes, seed, factor)[0])
-
-
-def _oracle_returns(
-    comparisons: Comparisons,
-    distribution: TaskDistribution,
-    tasks: Sequence[Task],
-    trajectories: int,
-    seed: int,
-    std_factor: float,
-) -> Returns:
-    """[T]: the oracle's returns with its learned noise, or with `std_factor` of it if that returns more."""
-    reached = []
-    for factor in sorted({1.0, std_factor}):
-        batches = collect(
-            OracleTasks(distribution),
+        own = method == "maml"
+        return adaptation_curve(
+            self.distribution,
             tasks,
-            comparisons.oracle_policy,
-            [with_std_factor(comparisons.oracle, factor)] * len(tasks),
-            trajectories,
-            rng=_stream(seed, _ORACLE),
+            self._meta_policy.policy,
+            self._meta_policy.parameters if own else _start(self._comparisons, method),
+            self._meta_policy.step_sizes if own else None,
+            self._adaptation if own else self.fine_tuning[method],
+            gradient_steps=self._plan.gradient_steps,
+            trajectories=self._trajectories,
+            seed=seed,
+            group=group,
+            on_trajectories=self._on_trajectories,
+            each_task=self._each_task,
         )
-        reached.append(np.array([float(batch.returns.mean()) for batch in batches]))
-    return max(reached, key=np.mean)
+
+    def evaluation(self) -> Evaluation:
+        """The evaluation of the tasks that were measured so far."""
+        returns = {method: np.concatenate(parts, axis=1) for method, parts in self._returns.items()}
+        oracle = returns.pop("oracle", None)
+        budgets = self._plan.budgets if self._by_budget else ()
+        return Evaluation(
+            meta_policy=self._meta_policy.label,
+            seeds=tuple(dict.fromkeys(self._seeds)),
+            trajectories=self._trajectories,
+            tasks=list(self._tasks),
+            returns=returns,
+            oracle=None if oracle is None else best_noise(oracle),
+            fine_tuning=dict(self.fine_tuning),
+            budgets=budgets,
+            by_budget=np.concatenate(self._by_budget, axis=1) if budgets else np.empty((0, len(self._tasks))),
+            tasks_per_seed=self._plan.tasks,
+        )
 
 
-def _stream(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+def _start(comparisons: Comparisons, method: str) -> Parameters:
+    return {"pretrained": comparisons.pretrained, "random": comparisons.random}[method]

@@ -21,12 +21,14 @@ class Evaluation:
         meta_policy: ``name@version``.
         seeds: S seeds of the tasks and episodes.
         trajectories: number for each gradient step and each return.
-        tasks: T test tasks, equally many of each seed, ordered by seed.
+        tasks: T test tasks, equally many of each seed, ordered by seed; fewer of the last seed while the evaluation
+            is unfinished.
         fine_tuning: the adaptation settings of each fine-tuned comparison, by method.
-        returns: by method, [K + 1, T] mean undiscounted return after 0 to K gradient steps.
-        oracle: [T] mean undiscounted return of the oracle.
+        returns: by measured method, [K + 1, T] mean undiscounted return after 0 to K gradient steps.
+        oracle: [T] mean undiscounted return of the oracle; None if it was not measured.
         budgets: B numbers of trajectories.
         by_budget: [B, T] mean return of the meta-policy after one gradient step on so many trajectories.
+        tasks_per_seed: number of tasks of each seed but the last; None for T / S.
     """
 
     meta_policy: str
@@ -34,10 +36,16 @@ class Evaluation:
     trajectories: int
     tasks: list[Task]
     returns: dict[str, Returns]
-    oracle: Returns
+    oracle: Returns | None
     fine_tuning: dict[str, AdaptationSpec] = dataclasses.field(default_factory=dict)
     budgets: tuple[int, ...] = ()
     by_budget: Returns = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+    tasks_per_seed: int | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the methods that a score needs were measured: the meta-policy, the pretrained policy, the oracle."""
+        return {"maml", "pretrained"} <= self.returns.keys() and self.oracle is not None
 
     def scores(self, indices: npt.NDArray[np.int64] | slice = slice(None)) -> Returns:
         """S_k = (R_k − R_pretrained,0) / (R_oracle − R_pretrained,0), of means over tasks.
@@ -47,6 +55,9 @@ class Evaluation:
 
         Returns:
             [K + 1]; 0 for the pretrained policy before adaptation, 1 for the oracle.
+
+        Raises:
+            ValueError: the evaluation is not `scored`.
         """
         return self._normalized(self.returns["maml"], indices)
 
@@ -55,13 +66,17 @@ class Evaluation:
         return self._normalized(self.by_budget, indices)
 
     def _normalized(self, returns: Returns, indices: npt.NDArray[np.int64] | slice) -> Returns:
+        if self.oracle is None or not self.scored:
+            raise ValueError("a score needs the methods maml, pretrained and oracle")
         floor = self.returns["pretrained"][0, indices].mean()
         scores: Returns = (returns[:, indices].mean(1) - floor) / (self.oracle[indices].mean() - floor)
         return scores
 
     def scores_by_seed(self) -> Returns:
         """[S, K + 1]: S_k over each seed's tasks."""
-        return np.stack([self.scores(part) for part in np.array_split(np.arange(len(self.tasks)), len(self.seeds))])
+        size = self.tasks_per_seed or len(self.tasks) // len(self.seeds)
+        starts = range(0, size * len(self.seeds), size)
+        return np.stack([self.scores(slice(start, start + size)) for start in starts])
 
     def negative_adaptation(self) -> Returns:
         """[K]: for each k ≥ 1, the fraction of tasks with a lower return than before adaptation, R_k < R_0."""
@@ -93,9 +108,12 @@ class Evaluation:
         return self.interval(functools.partial(_mean_over, self.returns[method]))
 
     def to_json(self) -> dict[str, object]:
-        """The evaluation as a JSON object; lists are indexed by gradient step."""
+        """The evaluation as a JSON object; lists are indexed by gradient step.
+
+        Scores are null unless the evaluation is `scored`, and negative adaptation is null without the meta-policy.
+        """
         bounds = {method: self.return_interval(method) for method in self.returns}
-        score_bounds = self.interval(self.scores)
+        oracle = {} if self.oracle is None else {"oracle": self.oracle}
         return {
             "meta_policy": self.meta_policy,
             "tasks": len(self.tasks),
@@ -104,26 +122,30 @@ class Evaluation:
             "fine_tuning": {method: spec.model_dump(mode="json") for method, spec in self.fine_tuning.items()},
             "returns": {
                 **{method: curve.mean(1).tolist() for method, curve in self.returns.items()},
-                "oracle": float(self.oracle.mean()),
+                **{method: float(returns.mean()) for method, returns in oracle.items()},
             },
             "std_over_tasks": {
                 **{method: curve.std(1).tolist() for method, curve in self.returns.items()},
-                "oracle": float(self.oracle.std()),
+                **{method: float(returns.std()) for method, returns in oracle.items()},
             },
             "returns_interval_95": {method: [low.tolist(), high.tolist()] for method, (low, high) in bounds.items()},
-            "scores": self.scores().tolist(),
-            "scores_interval_95": [bound.tolist() for bound in score_bounds],
-            "scores_by_seed": self.scores_by_seed().tolist(),
-            "negative_adaptation": self.negative_adaptation().tolist(),
+            "scores": self.scores().tolist() if self.scored else None,
+            "scores_interval_95": self._interval_json(self.scores),
+            "scores_by_seed": self.scores_by_seed().tolist() if self.scored else None,
+            "negative_adaptation": self.negative_adaptation().tolist() if "maml" in self.returns else None,
             "budgets": list(self.budgets),
             **(self._budgets_json() if self.budgets else {}),
         }
 
     def _budgets_json(self) -> dict[str, object]:
         return {
-            "scores_by_budget": self.scores_by_budget().tolist(),
-            "scores_by_budget_interval_95": [bound.tolist() for bound in self.interval(self.scores_by_budget)],
+            "returns_by_budget": self.by_budget.mean(1).tolist(),
+            "scores_by_budget": self.scores_by_budget().tolist() if self.scored else None,
+            "scores_by_budget_interval_95": self._interval_json(self.scores_by_budget),
         }
+
+    def _interval_json(self, statistic: Callable[[npt.NDArray[np.int64]], Returns]) -> list[list[float]] | None:
+        return [bound.tolist() for bound in self.interval(statistic)] if self.scored else None
 
 
 def _mean_over(curve: Returns, indices: npt.NDArray[np.int64]) -> Returns:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import functools
 import importlib.metadata
 import json
 import os
@@ -14,8 +13,8 @@ from typing import Final
 from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, with_std_factor, write_meta_policy
 from thetaprime.training.algorithms.warm_start import run_record
 from thetaprime.training.checkpoint import RunState, load_checkpoint
-from thetaprime.training.evaluation.comparisons import Comparisons
-from thetaprime.training.evaluation.evaluation import BUDGETS, evaluate, evaluation_steps
+from thetaprime.training.evaluation.comparisons import EVALUATION_NAME, Comparisons
+from thetaprime.training.evaluation.evaluation import FINE_TUNED, EvaluationPlan, evaluate, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.model_card import model_card
@@ -27,7 +26,6 @@ from thetaprime.training.run import run_policy, run_tasks
 CARD_NAME: Final = "README.md"
 FIGURE_NAME: Final = "curves.png"
 LEARNING_NAME: Final = "learning.png"
-EVALUATION_NAME: Final = "evaluation.json"
 _PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
 
 
@@ -66,21 +64,28 @@ class ExportRequest:
     exploration_std_factor: float = 1.0
 
 
-def export_steps(request: ExportRequest) -> int:
-    """The number of calls to `on_step` by `export_meta_policy`."""
+def export_work(request: ExportRequest) -> int:
+    """The number of trajectories that `export_meta_policy` measures on."""
     adaptation = _adaptation(request, load_checkpoint(request.maml))
-    whole, more = (evaluation_steps(adaptation, seeds=len(request.seeds), budgets=each) for each in (BUDGETS, ()))
-    return whole + more * len(request.more_trajectories)
+    first, *more = _plans(request)
+    return first.work(adaptation, len(FINE_TUNED)) + sum(plan.work(adaptation) for plan in more)
+
+
+def _plans(request: ExportRequest) -> list[EvaluationPlan]:
+    """The evaluation of the model card, then those with other numbers of trajectories."""
+    first = EvaluationPlan(tasks=request.tasks, seeds=request.seeds)
+    more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in request.more_trajectories]
+    return [first, *more]
 
 
 def export_meta_policy(
-    request: ExportRequest, *, on_step: Callable[[], None] = lambda: None
+    request: ExportRequest, *, on_trajectories: Callable[[int], None] = lambda count: None
 ) -> tuple[MetaPolicy, Evaluation]:
     """Writes the artifact, evaluates it, and adds its model card and figures.
 
     Args:
         request: what to export.
-        on_step: called after each part of the evaluation.
+        on_trajectories: called with the number of trajectories that the evaluation has just sampled.
 
     Raises:
         CheckpointError: a run's folder holds no checkpoint.
@@ -122,9 +127,11 @@ def export_meta_policy(
         )
 
     meta_policy = write({})
-    measure = functools.partial(evaluate, meta_policy, tasks=request.tasks, seeds=request.seeds, on_step=on_step)
-    evaluation = measure()
-    more = [measure(trajectories=count, budgets=()) for count in request.more_trajectories]
+    fine_tuning = tune_comparisons(meta_policy, seed=request.seeds[0], on_trajectories=on_trajectories)
+    evaluation, *more = (
+        evaluate(meta_policy, plan, fine_tuning=fine_tuning, on_trajectories=on_trajectories)
+        for plan in _plans(request)
+    )
     card = model_card(meta_policy.manifest, evaluation, more, runs, figure=FIGURE_NAME, learning=LEARNING_NAME)
     written = write(
         {

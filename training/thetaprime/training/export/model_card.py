@@ -15,8 +15,9 @@ def returns_table(evaluation: Evaluation) -> str:
     for method, curve in evaluation.returns.items():
         cells = [f"{row.mean():.2f} ± {row.std():.2f}" for row in curve]
         rows.append(f"| {names[method]} | " + " | ".join(cells) + " |")
-    oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
-    rows.append("| oracle | " + oracle + " |" * len(steps))
+    if evaluation.oracle is not None:
+        oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
+        rows.append("| oracle | " + oracle + " |" * len(steps))
     low, high = evaluation.interval(evaluation.scores)
     scores = [f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in zip(evaluation.scores(), low, high, strict=True)]
     rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")

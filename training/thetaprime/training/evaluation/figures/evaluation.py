@@ -34,10 +34,10 @@ def curves_figure(evaluation: Evaluation) -> Figure:
             _draw_tasks(axes, evaluation, method, (place - (len(evaluation.returns) - 1) / 2) * _GAP)
             axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0, zorder=2)
             axes.plot(steps, curve.mean(1), color=color, marker=marker, label=label, zorder=3)
-        axes.axhline(
-            float(evaluation.oracle.mean()), color=GREEN, linestyle="--", label="oracle, observes the task", zorder=2
-        )
-        axes.set_xticks(range(len(evaluation.returns["maml"])))
+        if evaluation.oracle is not None:
+            level = float(evaluation.oracle.mean())
+            axes.axhline(level, color=GREEN, linestyle="--", label="oracle, observes the task", zorder=2)
+        axes.set_xticks(range(max((len(curve) for curve in evaluation.returns.values()), default=1)))
         axes.set_xlabel(f"gradient steps ({evaluation.trajectories} trajectories each)")
         axes.set_ylabel("undiscounted return")
         axes.set_title(

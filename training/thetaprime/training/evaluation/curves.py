@@ -1,0 +1,167 @@
+"""Measured returns: over gradient steps, over numbers of trajectories, and of the oracle."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from thetaprime.models import (
+    AdaptationSpec,
+    MetaPolicy,
+    Parameters,
+    Policy,
+    TrajectoryBatch,
+    adapt_step,
+    with_std_factor,
+)
+from thetaprime.training.evaluation.comparisons import Comparisons, load_comparisons
+from thetaprime.training.evaluation.scores import Returns
+from thetaprime.training.resources import MapTasks, in_turn
+from thetaprime.training.sampling.sampler import collect
+from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.oracle import OracleTasks
+from thetaprime.training.tasks.protocol import Task, TaskDistribution
+
+OnTrajectories = Callable[[int], None]
+"""Called with the number of trajectories that were just sampled."""
+
+# Streams of the evaluation's seed: the samples of one purpose do not shift those of another.
+TASKS, _EPISODES, _ORACLE, FINE_TUNING, _BUDGETS = range(5)
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """A random generator for one purpose of an evaluation.
+
+    Args:
+        seed: of the evaluation.
+        key: the purpose, then numbers that tell its streams apart.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def adaptation_curve(
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    policy: Policy,
+    parameters: Parameters,
+    step_sizes: Parameters | None,
+    adaptation: AdaptationSpec,
+    *,
+    gradient_steps: int,
+    trajectories: int,
+    seed: int,
+    group: int = 0,
+    on_trajectories: OnTrajectories = lambda count: None,
+    each_task: MapTasks = in_turn,
+) -> Returns:
+    """[K + 1, T]: the mean undiscounted return on each task after 0 to K gradient steps.
+
+    Args:
+        distribution: makes the environments.
+        tasks: T tasks, sampled side by side.
+        policy: the network.
+        parameters: θ, from which every task starts.
+        step_sizes: learned step sizes, or None.
+        adaptation: the inner loop.
+        gradient_steps: K.
+        trajectories: N of each gradient step and each return.
+        seed: of the evaluation.
+        group: number of this group of tasks; another group has other noise.
+        on_trajectories: see `OnTrajectories`.
+        each_task: applies the gradient step to each task.
+    """
+    current = [parameters] * len(tasks)
+    curve = np.empty((gradient_steps + 1, len(tasks)))
+    for step in range(gradient_steps + 1):
+        rng = stream(seed, _EPISODES, step, group)
+        batches = collect(distribution, tasks, policy, current, trajectories, rng=rng)
+        on_trajectories(len(tasks) * trajectories)
+        curve[step] = [float(batch.returns.mean()) for batch in batches]
+        if step < gradient_steps:
+            take = functools.partial(_adapted, policy, adaptation, step, step_sizes)
+            current = each_task(take, list(zip(current, batches, strict=True)))
+    return curve
+
+
+def returns_by_budget(
+    meta_policy: MetaPolicy,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    trajectories: int,
+    budgets: Sequence[int],
+    *,
+    seed: int,
+    group: int = 0,
+    on_trajectories: OnTrajectories = lambda count: None,
+    each_task: MapTasks = in_turn,
+) -> Returns:
+    """[B, T]: R_1 after a step on each number of trajectories, always the first ones of one sample."""
+    policy, theta, manifest = meta_policy.policy, meta_policy.parameters, meta_policy.manifest
+    rng = stream(seed, _BUDGETS, group)
+    support = collect(distribution, tasks, policy, [theta] * len(tasks), max(budgets), rng=rng)
+    on_trajectories(len(tasks) * max(budgets))
+    take = functools.partial(_adapted, policy, manifest.adaptation, 0, meta_policy.step_sizes)
+    returns = np.empty((len(budgets), len(tasks)))
+    for row, budget in enumerate(budgets):
+        adapted = each_task(take, [(theta, batch.first(budget)) for batch in support])
+        query = collect(distribution, tasks, policy, adapted, trajectories, rng=rng)
+        on_trajectories(len(tasks) * trajectories)
+        returns[row] = [float(batch.returns.mean()) for batch in query]
+    return returns
+
+
+def _adapted(
+    policy: Policy,
+    adaptation: AdaptationSpec,
+    step: int,
+    step_sizes: Parameters | None,
+    start: tuple[Parameters, TrajectoryBatch],
+) -> Parameters:
+    return adapt_step(policy, *start, adaptation, step=step, step_sizes=step_sizes).parameters
+
+
+def oracle_noises(adaptation: AdaptationSpec) -> list[float]:
+    """Factors on the oracle's noise, of which the better one counts: its learned noise, and that of θ′."""
+    return sorted({1.0, adaptation.adapted_std_factor})
+
+
+def oracle_returns(
+    comparisons: Comparisons,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    trajectories: int,
+    noises: Sequence[float],
+    *,
+    seed: int,
+    group: int = 0,
+    on_trajectories: OnTrajectories = lambda count: None,
+) -> Returns:
+    """[F, T]: the oracle's mean undiscounted return on each task, with each factor on its noise."""
+    reached = np.empty((len(noises), len(tasks)))
+    for row, noise in enumerate(noises):
+        parameters = with_std_factor(comparisons.oracle, noise)
+        batches = collect(
+            OracleTasks(distribution),
+            tasks,
+            comparisons.oracle_policy,
+            [parameters] * len(tasks),
+            trajectories,
+            rng=stream(seed, _ORACLE, group),
+        )
+        on_trajectories(len(tasks) * trajectories)
+        reached[row] = [float(batch.returns.mean()) for batch in batches]
+    return reached
+
+
+def best_noise(returns: Returns) -> Returns:
+    """[T]: of `oracle_returns` [F, T], those with the highest mean over tasks."""
+    best: Returns = returns[returns.mean(1).argmax()]
+    return best
+
+
+def oracle_return(meta_policy: MetaPolicy, task: Task, episodes: int, seed: int) -> float:
+    """The oracle's mean undiscounted return on one task."""
+    distribution = resolve_tasks(meta_policy.manifest.provenance.distribution)
+    comparisons = load_comparisons(meta_policy, OracleTasks(distribution).environment)
+    noises = oracle_noises(meta_policy.manifest.adaptation)
+    return float(best_noise(oracle_returns(comparisons, distribution, [task], episodes, noises, seed=seed))[0])
