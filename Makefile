@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak bench build zoo results profiles clean
+.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak bench gate-power build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -121,8 +121,13 @@ fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUN
 soak: $(VENV)/.ready-to-develop ## Kill a server under its clients, KILLS=1000 times, and watch it for MINUTES=60.
 	$(BIN)/python -m tests.durability.soak
 
+ROUNDS ?= 1000
+
 bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmarks/results.json and docs/speed.md.
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+gate-power: $(VENV)/.ready-to-develop ## Measure what the on-policy test refuses, in ROUNDS=1000 of each case; writes docs/trust.md.
+	$(BIN)/python benchmarks/gate.py --rounds $(ROUNDS)
 
 build: $(VENV)/.ready-to-develop ## Make wheels and sdist, and try the wheel in an empty environment.
 	rm -rf dist build/try

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from thetaprime.models import (
     PolicySpec,
     TrajectoryBatch,
     behavior_evidence,
+    measure_behavior,
 )
+from thetaprime.models.behavior import round_evidence, statistics_test
 
 
 def _policy(*, discrete: bool) -> Policy:
@@ -81,3 +84,100 @@ def test_another_policy_and_scaled_observations_are_refused(discrete: bool) -> N
     batch = _honest(policy, 0, lengths)
     scaled = dataclasses.replace(batch, observations=batch.observations * 20.0)
     assert (None, "OFF_POLICY") in _reasons(policy, scaled)
+
+
+def _split(batch: TrajectoryBatch, sizes: list[int]) -> list[TrajectoryBatch]:
+    """Whole trajectories in groups of the given sizes."""
+    parts, start, step = [], 0, 0
+    for size in sizes:
+        lengths = batch.lengths[start : start + size]
+        steps = slice(step, step + sum(lengths))
+        parts.append(
+            dataclasses.replace(
+                batch,
+                observations=batch.observations[steps],
+                actions=batch.actions[steps],
+                rewards=batch.rewards[steps],
+                lengths=lengths,
+                terminated=batch.terminated[start : start + size],
+                final_observations=batch.final_observations[start : start + size],
+            )
+        )
+        start, step = start + size, steps.stop
+    return parts
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    discrete=st.booleans(),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_the_statistics_of_a_whole_are_the_sums_of_its_parts(
+    seed: int, discrete: bool, lengths: list[int], data: st.DataObject
+) -> None:
+    policy = _policy(discrete=discrete)
+    parameters, earlier = policy.init(0), [policy.init(1), policy.init(2)]
+    batch = _honest(policy, seed, tuple(lengths))
+    sizes: list[int] = []
+    while sum(sizes) < len(lengths):
+        sizes.append(data.draw(st.integers(1, len(lengths) - sum(sizes))))
+    whole = measure_behavior(policy, parameters, batch, earlier=earlier)
+    parts = [measure_behavior(policy, parameters, each, earlier=earlier) for each in _split(batch, sizes)]
+    pooled = np.sum([each.statistics for each in parts], axis=0)
+    np.testing.assert_allclose(pooled, whole.statistics, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        round_evidence(policy, pooled[None]), round_evidence(policy, whole.statistics[None]), rtol=1e-3, atol=1e-3
+    )
+    np.testing.assert_allclose(np.concatenate([each.noise for each in parts]), whole.noise, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_each_alternative_has_the_mean_likelihood_ratio_1(discrete: bool) -> None:
+    """More than 1 in the mean, and a round could be refused by chance alone."""
+    policy = _policy(discrete=discrete)
+    batch = _honest(policy, 3, (2,) * 20_000)
+    measured = measure_behavior(policy, policy.init(0), batch, earlier=[policy.init(1), policy.init(2)])
+    ratios = np.exp(round_evidence(policy, measured.trajectories))
+    count = len(ratios) ** 0.5
+    assert ratios.mean() < 1 + 4 * ratios.std() / count
+    groups = statistics_test(policy).log_ratios(measured.trajectories)
+    assert sum(weight for weight, _ in groups.values()) <= 1 + 1e-9
+    for name, (_, logs) in groups.items():
+        ratio = np.exp(logs)
+        assert (ratio.mean(axis=0) < 1 + 1e-6 + 5 * ratio.std(axis=0) / count).all(), name
+
+
+def test_numbers_that_overflow_are_refused() -> None:
+    policy = _policy(discrete=False)
+    batch = _honest(policy, 0)
+    batch.actions[5] = 3e38
+    assert (0, "OFF_POLICY") in _reasons(policy, batch)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("held", "equal the action before"),
+        ("lagged", "successive actions has correlation"),
+        ("shared", "noise of the dimensions"),
+        ("still", "policy's mean in one dimension"),
+    ],
+)
+def test_other_mistakes_are_named(case: str, words: str) -> None:
+    policy, lengths = _policy(discrete=False), (100,) * 20
+    batch = _honest(policy, 0, lengths)
+    mean = policy.head(policy.init(0), batch.observations)
+    noise = batch.actions - mean
+    actions = {
+        "held": batch.actions.reshape(1000, 2, 2)[:, :1].expand(-1, 2, -1).reshape(2000, 2),
+        "lagged": mean + torch.cat([noise[:1], 0.7 * noise[1:] + 0.51**0.5 * noise[:-1]]) / 1.0,
+        "shared": mean + noise[:, :1],
+        "still": torch.where(torch.tensor([True, False]) & (noise[:, 1:] > 0.6), mean, batch.actions),
+    }[case]
+    messages = [
+        doubt.message
+        for doubt in behavior_evidence(policy, policy.init(0), dataclasses.replace(batch, actions=actions))
+    ]
+    assert words in messages[-1]

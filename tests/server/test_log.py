@@ -59,7 +59,7 @@ def test_concurrent_calls_log_under_their_own_session(
 
     with start(adaptation_threads=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
         monkeypatch.setattr(step, "adapt_step", logging_before("step", models.adapt_step))
-        monkeypatch.setattr(uploads, "behavior_evidence", logging_before("verification", models.behavior_evidence))
+        monkeypatch.setattr(uploads, "measure_behavior", logging_before("verification", models.measure_behavior))
         named = list(threads.map(use, [service] * SESSIONS))
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]
     service_name = "/thetaprime.v1.AdaptationService"

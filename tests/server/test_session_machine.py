@@ -4,6 +4,7 @@ The calls go to the service without gRPC (see without_wire): ten times as fast a
 the machine sets. tests/durability tests the service with gRPC.
 """
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -106,10 +107,18 @@ class SessionMachine(RuleBasedStateMachine):
     def create(self, tenant: str, request_id: str, arguments: Arguments) -> None:
         self._create(tenant, request_id, arguments)
 
-    @rule(data=st.data(), upload_id=upload_ids, seed=seeds, offset=offsets, stale=st.sampled_from([False, False, True]))
-    def upload(self, data: st.DataObject, upload_id: str, seed: int, offset: int, stale: bool) -> None:
+    @rule(
+        data=st.data(),
+        upload_id=upload_ids,
+        seed=seeds,
+        offset=offsets,
+        stale=st.sampled_from([False, False, True]),
+        again=st.booleans(),
+    )
+    def upload(self, data: st.DataObject, upload_id: str, seed: int, offset: int, stale: bool, again: bool) -> None:
         tenant, session = self._drawn(data)
-        self._upload(tenant, session, upload_id, self._collected(session, seed, session.round + offset, stale))
+        upload = self._collected(session, seed, session.round + offset, stale)
+        self._upload(tenant, session, upload_id, dataclasses.replace(upload, count_again=again))
 
     @rule(data=st.data())
     def upload_again(self, data: st.DataObject) -> None:
@@ -226,6 +235,7 @@ class SessionMachine(RuleBasedStateMachine):
             return
         acknowledged = service_pb.UploadTrajectoriesResponse.FromString(reply)
         if upload_id not in session.uploads:
+            assert acknowledged.counted_as == session.counted_as(upload)
             session.uploads[upload_id] = upload
             session.acknowledgements[upload_id] = acknowledged
             assert (acknowledged.upload_id, acknowledged.sha256) == (upload_id, upload.sha256)

@@ -99,11 +99,14 @@ class UploadReceipt:
         upload_id: id of the upload.
         sha256: digest (hex) of the received payload.
         batch: the round's uploads, this one included.
+        counted_as: id of an upload of the round with the same content, which counts in place of this one; None where
+            this one counts.
     """
 
     upload_id: str
     sha256: str
     batch: UploadedBatch
+    counted_as: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +191,8 @@ class SessionInfo:
         create_time: time of creation (UTC).
         expire_time: time of expiry (UTC).
         delete_time: time until which its policies can be read (UTC).
+        doubt: why the uploads of this round are implausible together; None where they are not. The round takes no
+            uploads and no step until some are discarded (`Session.discard`).
     """
 
     session_id: str
@@ -200,6 +205,7 @@ class SessionInfo:
     create_time: datetime.datetime
     expire_time: datetime.datetime
     delete_time: datetime.datetime
+    doubt: str | None = None
 
     @classmethod
     def from_message(cls, message: pb.Session) -> Self:
@@ -216,6 +222,7 @@ class SessionInfo:
             create_time=_time(message.create_time),
             expire_time=_time(message.expire_time),
             delete_time=_time(message.delete_time),
+            doubt=message.doubt or None,
         )
 
 

@@ -36,7 +36,7 @@ class UploadedBatch(_message.Message):
     def __init__(self, uploads: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time", "delete_time")
+    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time", "delete_time", "doubt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     META_POLICY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     DELETE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DOUBT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     meta_policy: _policy_pb2.MetaPolicy
     state: SessionState
@@ -57,7 +58,8 @@ class Session(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     expire_time: _timestamp_pb2.Timestamp
     delete_time: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delete_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    doubt: str
+    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delete_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., doubt: _Optional[str] = ...) -> None: ...
 
 class SessionOptions(_message.Message):
     __slots__ = ("step_size_scale",)
@@ -98,16 +100,18 @@ class UploadTrajectoriesRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[UploadChunk, _Mapping]] = ..., footer: _Optional[_Union[UploadFooter, _Mapping]] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("session_id", "upload_id", "round", "payload_bytes")
+    __slots__ = ("session_id", "upload_id", "round", "payload_bytes", "count_again")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_AGAIN_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     upload_id: str
     round: int
     payload_bytes: int
-    def __init__(self, session_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., round: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
+    count_again: bool
+    def __init__(self, session_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., round: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., count_again: bool = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("data",)
@@ -126,14 +130,32 @@ class UploadFooter(_message.Message):
     def __init__(self, trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class UploadTrajectoriesResponse(_message.Message):
-    __slots__ = ("upload_id", "sha256", "batch")
+    __slots__ = ("upload_id", "sha256", "batch", "counted_as")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_AS_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
     sha256: str
     batch: UploadedBatch
-    def __init__(self, upload_id: _Optional[str] = ..., sha256: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ...) -> None: ...
+    counted_as: str
+    def __init__(self, upload_id: _Optional[str] = ..., sha256: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., counted_as: _Optional[str] = ...) -> None: ...
+
+class DiscardUploadsRequest(_message.Message):
+    __slots__ = ("session_id", "round", "upload_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    round: int
+    upload_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ..., upload_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DiscardUploadsResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class AdaptRequest(_message.Message):
     __slots__ = ("session_id", "expected_round", "batch_sha256")

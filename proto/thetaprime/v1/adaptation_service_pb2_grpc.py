@@ -47,6 +47,11 @@ class AdaptationServiceStub(object):
                 request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesRequest.SerializeToString,
                 response_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesResponse.FromString,
                 _registered_method=True)
+        self.DiscardUploads = channel.unary_unary(
+                '/thetaprime.v1.AdaptationService/DiscardUploads',
+                request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsRequest.SerializeToString,
+                response_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsResponse.FromString,
+                _registered_method=True)
         self.Adapt = channel.unary_unary(
                 '/thetaprime.v1.AdaptationService/Adapt',
                 request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.AdaptRequest.SerializeToString,
@@ -88,6 +93,13 @@ class AdaptationServiceServicer(object):
 
     def UploadTrajectories(self, request_iterator, context):
         """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardUploads(self, request, context):
+        """Discards uploads of the current round, above all where they are implausible together (`Session.doubt`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +150,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.UploadTrajectories,
                     request_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesRequest.FromString,
                     response_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesResponse.SerializeToString,
+            ),
+            'DiscardUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardUploads,
+                    request_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsRequest.FromString,
+                    response_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsResponse.SerializeToString,
             ),
             'Adapt': grpc.unary_unary_rpc_method_handler(
                     servicer.Adapt,
@@ -222,6 +239,33 @@ class AdaptationService(object):
             '/thetaprime.v1.AdaptationService/UploadTrajectories',
             thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesRequest.SerializeToString,
             thetaprime_dot_v1_dot_adaptation__service__pb2.UploadTrajectoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thetaprime.v1.AdaptationService/DiscardUploads',
+            thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsRequest.SerializeToString,
+            thetaprime_dot_v1_dot_adaptation__service__pb2.DiscardUploadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class AdaptationServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]
     UploadTrajectories: _grpc.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]
     """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
+    DiscardUploads: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.DiscardUploadsRequest, _adaptation_service_pb2.DiscardUploadsResponse]
+    """Discards uploads of the current round, above all where they are implausible together (`Session.doubt`)."""
     Adapt: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]
     """Takes one REINFORCE step on the uploads of this round."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]
@@ -59,6 +61,8 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CreateSessionRequest, _adaptation_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     UploadTrajectories: _aio.StreamUnaryMultiCallable[_adaptation_service_pb2.UploadTrajectoriesRequest, _adaptation_service_pb2.UploadTrajectoriesResponse]  # type: ignore[assignment]
     """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
+    DiscardUploads: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.DiscardUploadsRequest, _adaptation_service_pb2.DiscardUploadsResponse]  # type: ignore[assignment]
+    """Discards uploads of the current round, above all where they are implausible together (`Session.doubt`)."""
     Adapt: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]  # type: ignore[assignment]
     """Takes one REINFORCE step on the uploads of this round."""
     GetSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetSessionRequest, _adaptation_service_pb2.GetSessionResponse]  # type: ignore[assignment]
@@ -88,6 +92,14 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.UploadTrajectoriesResponse, _abc.Awaitable[_adaptation_service_pb2.UploadTrajectoriesResponse]]:
         """Sends a header, chunks, a footer, and the end of the stream. An acknowledged upload counts."""
+
+    @_abc_1.abstractmethod
+    def DiscardUploads(
+        self,
+        request: _adaptation_service_pb2.DiscardUploadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adaptation_service_pb2.DiscardUploadsResponse, _abc.Awaitable[_adaptation_service_pb2.DiscardUploadsResponse]]:
+        """Discards uploads of the current round, above all where they are implausible together (`Session.doubt`)."""
 
     @_abc_1.abstractmethod
     def Adapt(

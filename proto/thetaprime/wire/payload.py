@@ -160,10 +160,15 @@ def iter_upload(
     trajectories: int,
     steps: int,
     sha256: str | None = None,
+    count_again: bool = False,
 ) -> Iterator[service_pb.UploadTrajectoriesRequest]:
     """The messages of one upload: header, chunks, footer. Without `sha256` the payload's digest is computed here."""
     header = service_pb.UploadHeader(
-        session_id=session_id, upload_id=upload_id, round=round_index, payload_bytes=len(payload)
+        session_id=session_id,
+        upload_id=upload_id,
+        round=round_index,
+        payload_bytes=len(payload),
+        count_again=count_again,
     )
     yield service_pb.UploadTrajectoriesRequest(header=header)
     for start in range(0, len(payload), CHUNK_BYTES):

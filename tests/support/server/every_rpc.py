@@ -25,6 +25,9 @@ ABOUT_A_SESSION: Final[Mapping[str, Call]] = {
     "GetPolicy of a round": lambda service, session_id: service.stub.GetPolicy(
         service_pb.GetPolicyRequest(session_id=session_id, round=1)
     ),
+    "DiscardUploads": lambda service, session_id: service.stub.DiscardUploads(
+        service_pb.DiscardUploadsRequest(session_id=session_id)
+    ),
     "CloseSession": lambda service, session_id: service.stub.CloseSession(
         service_pb.CloseSessionRequest(session_id=session_id)
     ),

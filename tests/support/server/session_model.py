@@ -51,6 +51,7 @@ class Upload:
         trajectories: number of its trajectories.
         steps: number of its environment steps.
         policy_id: policy id of the policy that collected it.
+        count_again: whether it counts beside another one of its content.
     """
 
     round: int
@@ -58,6 +59,7 @@ class Upload:
     trajectories: int
     steps: int
     policy_id: str
+    count_again: bool = False
 
     @property
     def sha256(self) -> str:
@@ -65,7 +67,12 @@ class Upload:
 
     def messages(self, session_id: str, upload_id: str) -> list[service_pb.UploadTrajectoriesRequest]:
         """The stream of messages of the upload."""
-        return list(wire.iter_upload(session_id, upload_id, self.round, self.payload, self.trajectories, self.steps))
+        counts = (self.trajectories, self.steps)
+        return list(
+            wire.iter_upload(
+                session_id, upload_id, self.round, self.payload, *counts, self.sha256, count_again=self.count_again
+            )
+        )
 
 
 @dataclasses.dataclass
@@ -121,13 +128,30 @@ class Session:
     def batch(self, round_index: int | None = None) -> service_pb.UploadedBatch:
         """The acknowledged uploads of a round; of the current round by default."""
         index = self.round if round_index is None else round_index
-        mine = [upload for upload in self.uploads.values() if upload.round == index]
+        mine = [self.uploads[upload_id] for upload_id in self.counted(index)]
         return service_pb.UploadedBatch(
             uploads=len(mine),
             trajectories=sum(upload.trajectories for upload in mine),
             steps=sum(upload.steps for upload in mine),
             sha256=wire.batch_digest(upload.sha256 for upload in mine),
         )
+
+    def counted(self, round_index: int) -> list[str]:
+        """The ids of a round's uploads that count: not those of a known content, unless this is meant."""
+        found: dict[str, Upload] = {}
+        for upload_id, upload in self.uploads.items():
+            if upload.round == round_index and (
+                upload.count_again or upload.sha256 not in {each.sha256 for each in found.values()}
+            ):
+                found[upload_id] = upload
+        return list(found)
+
+    def counted_as(self, upload: Upload) -> str:
+        """The upload that counts in place of a new one; empty where the new one counts."""
+        if upload.count_again:
+            return ""
+        same = [each for each in self.counted(upload.round) if self.uploads[each].sha256 == upload.sha256]
+        return min(same, default="")
 
 
 class Model:
@@ -210,7 +234,7 @@ class Model:
             return OTHER_ROUND
         if upload.policy_id != session.policy_ids[-1]:
             return StatusCode.FAILED_PRECONDITION, "STALE_POLICY"
-        if session.batch().uploads >= self._max_round_uploads:
+        if sum(each.round == session.round for each in session.uploads.values()) >= self._max_round_uploads:
             return StatusCode.RESOURCE_EXHAUSTED, "ROUND_FULL"
         return OK
 

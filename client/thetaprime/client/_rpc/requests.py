@@ -51,6 +51,7 @@ def prepare_upload(
     contract: wire.EnvironmentContract,
     trajectories: Sequence[wire.Trajectory],
     upload_id: str | None,
+    count_again: bool = False,
 ) -> Callable[[], Iterator[pb.UploadTrajectoriesRequest]]:
     """Validates and packs trajectories.
 
@@ -60,6 +61,7 @@ def prepare_upload(
         contract: the contract of the environment.
         trajectories: whole episodes.
         upload_id: names the upload; None derives the name from the content.
+        count_again: whether content counts that the round already has.
 
     Returns:
         A function that returns the upload's messages from the start, for each attempt.
@@ -85,6 +87,7 @@ def prepare_upload(
         len(trajectories),
         sum(len(trajectory) for trajectory in trajectories),
         digest,
+        count_again,
     )
 
 

@@ -116,7 +116,12 @@ class Session:
 
     @runtime.traced("session.upload")
     def upload(
-        self, trajectories: Sequence[wire.Trajectory], upload_id: str | None = None, *, timeout: float | None = None
+        self,
+        trajectories: Sequence[wire.Trajectory],
+        upload_id: str | None = None,
+        *,
+        count_again: bool = False,
+        timeout: float | None = None,
     ) -> UploadReceipt:
         """Uploads trajectories of `policy` to the current round.
 
@@ -125,24 +130,54 @@ class Session:
         Args:
             trajectories: whole episodes.
             upload_id: names the upload; None derives the name from the content.
+            count_again: whether the same content, or the same noise, counts again under another `upload_id`. Otherwise
+                the receipt's `counted_as` names the upload that counts, or the upload is refused as `REPEATED_NOISE`.
             timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
             InvalidInputError: a trajectory is invalid; `violations` names the step and field.
-            PreconditionError: the trajectories do not match `policy`; `reason` says why.
+            PreconditionError: the trajectories, or all of the round, do not match `policy`; `reason` says why. If it is
+                `ROUND_DOUBTED`, `discard` the uploads that the message names.
             StaleRoundError: the session is in another round.
             ThetaPrimeError: the call failed.
         """
         messages = runtime.offload(
-            prepare_upload, self.id, self.round, self.meta_policy.environment, trajectories, upload_id
+            prepare_upload, self.id, self.round, self.meta_policy.environment, trajectories, upload_id, count_again
         )
         response = self._transport.stream(self._transport.adaptation.UploadTrajectories, messages, timeout)
-        receipt = UploadReceipt(response.upload_id, response.sha256, UploadedBatch.from_message(response.batch))
+        batch = UploadedBatch.from_message(response.batch)
+        receipt = UploadReceipt(response.upload_id, response.sha256, batch, response.counted_as or None)
         with self._lock:
             # Responses of concurrent uploads may arrive out of order.
             if self._batch is None or receipt.batch.uploads >= self._batch.uploads:
                 self._batch = receipt.batch
         return receipt
+
+    @runtime.traced("session.discard")
+    def discard(self, *upload_ids: str, timeout: float | None = None) -> SessionInfo:
+        """Discards uploads of this round, so that no step uses them.
+
+        A round whose uploads are implausible together (`SessionInfo.doubt`) takes uploads and steps again once the
+        other uploads are plausible.
+
+        Args:
+            upload_ids: ids of the uploads; none for all uploads of the round. They cannot be used again.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
+
+        Returns:
+            The session with the uploads that are left.
+
+        Raises:
+            NotFoundError: the round has no such upload; nothing is discarded.
+            StaleRoundError: the session is in another round.
+            ThetaPrimeError: the call failed. It is safe to repeat.
+        """
+        request = pb.DiscardUploadsRequest(session_id=self.id, round=self.round, upload_ids=upload_ids)
+        response = self._transport.call(self._transport.adaptation.DiscardUploads, request, timeout)
+        with self._lock:
+            self._info = SessionInfo.from_message(response.session)
+            self._batch = self._info.batch if self._info.batch.uploads else None
+        return self._info
 
     @runtime.traced("session.adapt")
     def adapt(self, *, timeout: float | None = None) -> AdaptedPolicy:

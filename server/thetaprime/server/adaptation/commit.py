@@ -15,6 +15,7 @@ from thetaprime.server.adaptation.precompute import take_precomputed_step
 from thetaprime.server.adaptation.step import PendingRound, StepInputs, StepResult, compute_step
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
+from thetaprime.server.sessions.on_policy import require_plausible_round
 from thetaprime.server.sessions.policies import PolicyRecord, cache_parameters, find_policy, session_entry
 from thetaprime.server.sessions.rows import SessionRecord, add_kept, find_session, uploaded_batch
 from thetaprime.server.store import Store
@@ -73,7 +74,7 @@ def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | PendingRound:
     Raises:
         NotFoundError: the session does not exist.
         RoundMismatchError: the session is at another round.
-        PreconditionError: the session is closed or expired, or its batch is empty or has another digest.
+        PreconditionError: the session is closed or expired, or its batch is empty, has another digest or is doubted.
     """
     with store.reading() as connection:
         found = _compare(connection, call, store.now())
@@ -93,7 +94,7 @@ def take_round(store: Store, catalog: Catalog, metrics: Metrics, call: AdaptCall
     """
     with metrics.track_step():
         result = _computed_step(store, catalog, call)
-        outcome = result if isinstance(result, AdaptOutcome) else _commit(store, call, result)
+        outcome = result if isinstance(result, AdaptOutcome) else _commit(store, catalog, call, result)
     metrics.record_round(outcome.session.meta_policy, time.perf_counter() - call.started, outcome.report.seconds)
     return outcome
 
@@ -109,11 +110,12 @@ def _computed_step(store: Store, catalog: Catalog, call: AdaptCall) -> StepResul
         return pending
     failpoints.reach("adapt.begun")
     entry = session_entry(catalog, pending.session)
+    require_plausible_round(entry.meta_policy.policy, pending.session, pending.batch)
     return compute_step(entry, pending, StepInputs.read(store, entry, pending))
 
 
-def _commit(store: Store, call: AdaptCall, result: StepResult) -> AdaptOutcome:
-    """Records a step, if the round is still at the call's round and batch."""
+def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult) -> AdaptOutcome:
+    """Records a step, if the round is still at the call's round and batch, and plausible."""
     failpoints.reach("adapt.computed")
     record, blobs = result.record, {result.record.onnx_sha256: result.policy.onnx}
     store.prepare(blobs)
@@ -122,6 +124,7 @@ def _commit(store: Store, call: AdaptCall, result: StepResult) -> AdaptOutcome:
         found = _compare(connection, call, store.now())
         if not isinstance(found, PendingRound):
             return _recorded_outcome(store, *found)
+        require_plausible_round(session_entry(catalog, found.session).meta_policy.policy, found.session, found.batch)
         connection.execute(
             _ADVANCE_SESSION,
             {
@@ -152,6 +155,7 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRou
             return session, record
         raise RoundMismatchError(call.expected_round, session.round)
     session.require_open(now)
+    session.require_plausible()
     batch = uploaded_batch(connection, session)
     if not batch.uploads:
         raise PreconditionError("EMPTY_BATCH", f"round {session.round} has no uploads")

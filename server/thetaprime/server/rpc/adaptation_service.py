@@ -19,6 +19,7 @@ from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header,
 from thetaprime.server.scheduling.fair_slots import FairThreads
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.sessions import sessions
+from thetaprime.server.sessions.discard import discard_uploads
 from thetaprime.server.sessions.policies import get_policy
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH, SessionRecord, UploadedBatch
 from thetaprime.server.sessions.uploads import AcceptedUpload, AdmittedUpload, accept_upload, admit_upload
@@ -114,6 +115,24 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             if accepted.new is not None:
                 await self._engine.precompute(accepted.new)
         return accepted.acknowledgement
+
+    async def DiscardUploads(  # noqa: N802
+        self, request: service_pb.DiscardUploadsRequest, context: Context
+    ) -> service_pb.DiscardUploadsResponse:
+        """Discards uploads of the current round."""
+        caller = current_caller()
+        _bind_session(request.session_id)
+        session, batch = await self._transact(
+            discard_uploads,
+            self._store,
+            self._catalog,
+            caller.tenant,
+            request.session_id,
+            request.round,
+            list(request.upload_ids),
+        )
+        audit.record("discarded", caller, **_audited(session))
+        return service_pb.DiscardUploadsResponse(session=self._message(session, batch))
 
     async def Adapt(  # noqa: N802
         self, request: service_pb.AdaptRequest, context: Context

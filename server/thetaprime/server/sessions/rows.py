@@ -26,9 +26,16 @@ _SESSION: Final = sa.select(sessions).where(
     is_readable(sa.bindparam("now")),
 )
 _ROUND_UPLOADS: Final = (
-    sa.select(uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
+    sa.select(
+        uploads.c.upload_id,
+        uploads.c.payload_sha256,
+        uploads.c.trajectories,
+        uploads.c.steps,
+        uploads.c.counted,
+        uploads.c.evidence,
+    )
     .where(uploads.c.session_id == sa.bindparam("session_id"), uploads.c.round == sa.bindparam("round"))
-    .order_by(uploads.c.payload_sha256)
+    .order_by(uploads.c.payload_sha256, uploads.c.upload_id)
 )
 _ADD_KEPT: Final = (
     sessions.update()
@@ -38,26 +45,39 @@ _ADD_KEPT: Final = (
         kept_steps=sessions.c.kept_steps + sa.bindparam("more_steps"),
     )
 )
+_SET_DOUBT: Final = (
+    sessions.update().where(sessions.c.session_id == sa.bindparam("session")).values(doubt=sa.bindparam("new_doubt"))
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class UploadedBatch:
-    """The uploads of one round.
+    """The uploads that count in one round.
 
     Attributes:
         payloads: SHA-256 (hex) of each upload's payload, sorted.
         trajectories: N over all uploads.
         steps: S over all uploads.
+        upload_ids: id of each upload.
+        evidence: what each upload's row keeps for the on-policy test; None where the row is older than the test.
+        uncounted: number of uploads that do not count: discarded, or with the content of another one.
     """
 
     payloads: tuple[str, ...] = ()
     trajectories: int = 0
     steps: int = 0
+    upload_ids: tuple[str, ...] = ()
+    evidence: tuple[bytes | None, ...] = dataclasses.field(default=(), repr=False)
+    uncounted: int = 0
 
     @property
     def uploads(self) -> int:
         """The number of uploads."""
         return len(self.payloads)
+
+    def upload_with(self, digest: str) -> str | None:
+        """Returns the id of an upload with this payload, or None."""
+        return self.upload_ids[self.payloads.index(digest)] if digest in self.payloads else None
 
     @property
     def sha256(self) -> str:
@@ -92,6 +112,7 @@ class SessionRecord:
         delete_time: when its policies are deleted; microseconds since 1970.
         kept_bytes: size of its uploads' payloads and of its policies.
         kept_steps: environment steps of its uploads, over all rounds.
+        doubt: why the uploads of the current round are implausible together; None where they are not.
     """
 
     session_id: str
@@ -110,6 +131,7 @@ class SessionRecord:
     delete_time: int
     kept_bytes: int = 0
     kept_steps: int = 0
+    doubt: str | None = None
 
     def require_open(self, now: int) -> None:
         """Checks that the session takes uploads and steps.
@@ -128,6 +150,15 @@ class SessionRecord:
                 f"session {self.session_id} expired at {_as_text(self.expire_time)}; its policies can be read until "
                 f"{_as_text(self.delete_time)}",
             )
+
+    def require_plausible(self) -> None:
+        """Checks that the uploads of the current round are plausible together.
+
+        Raises:
+            PreconditionError: ROUND_DOUBTED.
+        """
+        if self.doubt is not None:
+            raise PreconditionError("ROUND_DOUBTED", self.doubt, scope="round")
 
     def message(
         self, batch: UploadedBatch, meta_policy: policy_pb2.MetaPolicy, *, expired: bool = False
@@ -151,6 +182,7 @@ class SessionRecord:
             create_time=_timestamp(self.create_time),
             expire_time=_timestamp(self.expire_time),
             delete_time=_timestamp(self.delete_time),
+            doubt=self.doubt or "",
         )
 
 
@@ -182,13 +214,22 @@ def add_kept(connection: sa.Connection, session_id: str, *, size: int, steps: in
     connection.execute(_ADD_KEPT, {"session": session_id, "more_bytes": size, "more_steps": steps})
 
 
+def set_doubt(connection: sa.Connection, session_id: str, doubt: str | None) -> None:
+    """Records why the uploads of a session's current round are implausible together, or that they are not."""
+    connection.execute(_SET_DOUBT, {"session": session_id, "new_doubt": doubt})
+
+
 def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:
     """Returns the uploads of a session's current round."""
     rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": session.round}).all()
+    counted = [row for row in rows if row.counted is not False]
     return UploadedBatch(
-        payloads=tuple(row.payload_sha256 for row in rows),
-        trajectories=sum(row.trajectories for row in rows),
-        steps=sum(row.steps for row in rows),
+        payloads=tuple(row.payload_sha256 for row in counted),
+        trajectories=sum(row.trajectories for row in counted),
+        steps=sum(row.steps for row in counted),
+        upload_ids=tuple(row.upload_id for row in counted),
+        evidence=tuple(row.evidence for row in counted),
+        uncounted=len(rows) - len(counted),
     )
 
 
@@ -198,7 +239,7 @@ def uploaded_batches(connection: sa.Connection, page: Iterable[SessionRecord]) -
     query = (
         sa.select(uploads.c.session_id, uploads.c.payload_sha256, uploads.c.trajectories, uploads.c.steps)
         .join(sessions, (sessions.c.session_id == uploads.c.session_id) & (sessions.c.round == uploads.c.round))
-        .where(sessions.c.session_id.in_(batches))
+        .where(sessions.c.session_id.in_(batches), uploads.c.counted.is_not(False))
         .order_by(uploads.c.payload_sha256)
     )
     for session_id, payload, trajectories, steps in connection.execute(query):

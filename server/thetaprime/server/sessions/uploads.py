@@ -1,18 +1,20 @@
 """Admits, verifies and stores uploads. These functions block."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
 from thetaprime import wire
 from thetaprime.models import (
+    BehaviorMeasurement,
     ForwardPass,
     Parameters,
     TrajectoryBatch,
-    behavior_evidence,
     forward_pass,
+    measure_behavior,
     moving_parameters,
 )
 from thetaprime.server import failpoints
@@ -20,6 +22,7 @@ from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
+    CorruptDataError,
     InvalidRequestError,
     PreconditionError,
     QuotaError,
@@ -27,6 +30,7 @@ from thetaprime.server.errors import (
     RoundMismatchError,
     shown,
 )
+from thetaprime.server.sessions.on_policy import UploadEvidence, refuse_upload
 from thetaprime.server.sessions.policies import PolicyRecord, current_parameters, find_policy, session_entry
 from thetaprime.server.sessions.rows import (
     SessionRecord,
@@ -34,6 +38,7 @@ from thetaprime.server.sessions.rows import (
     add_kept,
     check_id,
     find_session,
+    set_doubt,
     uploaded_batch,
 )
 from thetaprime.server.store import Store
@@ -61,6 +66,7 @@ class AdmittedUpload:
         header: the upload's header.
         session: the session, as it was when the upload began.
         record: the step that made θ_k, which must have collected the trajectories; None for θ.
+        previous: the step that made θ_{k−1}; None for θ, and in round 0.
         known: the upload's row, where it was accepted before.
     """
 
@@ -68,6 +74,7 @@ class AdmittedUpload:
     header: service_pb.UploadHeader
     session: SessionRecord
     record: PolicyRecord | None = None
+    previous: PolicyRecord | None = None
     known: sa.RowMapping | None = None
 
 
@@ -79,11 +86,13 @@ class VerifiedTrajectories:
         parameters: θ_k, which collected them.
         trajectories: the trajectories.
         forward: θ_k run over them; one gradient may consume it.
+        measurement: how the actions fit θ_k.
     """
 
     parameters: Parameters
     trajectories: TrajectoryBatch
     forward: ForwardPass
+    measurement: BehaviorMeasurement
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,8 +144,11 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
         if known is not None:
             return AdmittedUpload(tenant, header, session, known=known)
         _require_current(session, header, store.now())
-        record = find_policy(connection, session.session_id, session.round) if session.round else None
-    return AdmittedUpload(tenant, header, session, record)
+        record, previous = (
+            find_policy(connection, session.session_id, index) if index > 0 else None
+            for index in (session.round, session.round - 1)
+        )
+    return AdmittedUpload(tenant, header, session, record, previous)
 
 
 def accept_upload(
@@ -156,7 +168,8 @@ def accept_upload(
         InvalidRequestError: the footer's counts differ from the payload's.
         ReusedIdError: the upload id was used for another payload.
         QuotaError: the upload exceeds a limit of the upload, the round or the tenant.
-        PreconditionError: the session is closed or expired, or θ_k did not collect the trajectories.
+        PreconditionError: the session is closed or expired; or θ_k did not collect the trajectories, or those of the
+            round, this upload included.
         RoundMismatchError: the session is at another round.
     """
     failpoints.reach("upload.received")
@@ -173,9 +186,7 @@ def accept_upload(
     with store.reading() as connection:
         quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
     entry = session_entry(catalog, upload.session)
-    verified = _verified_trajectories(
-        entry, _unpacked(entry, upload.session, payload, footer), current_parameters(store, entry, upload.record)
-    )
+    verified = _verified_trajectories(store, entry, upload, _unpacked(entry, upload.session, payload, footer))
     failpoints.reach("upload.verified")
 
     # Tenants share blobs without seeing it: a blob is only read through the rows of a session. Whether this one existed
@@ -189,25 +200,43 @@ def accept_upload(
         now = store.now()
         session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header, now)
-        quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
-        batch = _extended_batch(uploaded_batch(connection, session), digest, footer, config)
-        acknowledgement = service_pb.UploadTrajectoriesResponse(
-            upload_id=header.upload_id, sha256=digest, batch=batch.message()
-        )
-        row = {
-            "session_id": header.session_id,
-            "upload_id": header.upload_id,
-            "round": header.round,
-            "payload_sha256": digest,
-            "trajectories": footer.trajectories,
-            "steps": footer.steps,
-            "acknowledgement": acknowledgement.SerializeToString(),
-        }
-        connection.execute(_INSERT, row)
-        add_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
-        store.keep(connection, blobs)
-        failpoints.reach("upload.row")
+        before = uploaded_batch(connection, session)
+        counted_as = None if header.count_again else before.upload_with(digest)
+        batch = before
+        refusal = None
+        if counted_as is not None:
+            _require_place(before, config)
+        else:
+            quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
+            batch = _extended_batch(before, digest, footer, config)
+            refusal = refuse_upload(before, verified.measurement, header.upload_id, repeats=header.count_again)
+        if refusal is None:
+            acknowledgement = service_pb.UploadTrajectoriesResponse(
+                upload_id=header.upload_id, sha256=digest, batch=batch.message(), counted_as=counted_as or ""
+            )
+            row = {
+                "session_id": header.session_id,
+                "upload_id": header.upload_id,
+                "round": header.round,
+                "payload_sha256": digest,
+                "trajectories": footer.trajectories,
+                "steps": footer.steps,
+                "acknowledgement": acknowledgement.SerializeToString(),
+                "counted": counted_as is None,
+                "evidence": UploadEvidence.of(verified.measurement).pack() if counted_as is None else None,
+            }
+            connection.execute(_INSERT, row)
+            if counted_as is None:
+                add_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
+            store.keep(connection, blobs)
+            failpoints.reach("upload.row")
+        elif refusal.round_doubt is not None:
+            set_doubt(connection, session.session_id, refusal.round_doubt)
+    if refusal is not None:
+        raise refusal.error
     failpoints.reach("upload.committed")
+    if counted_as is not None:
+        return AcceptedUpload(acknowledgement)
     return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, entry, verified))
 
 
@@ -236,32 +265,49 @@ def _acknowledge_again(
             f"upload_id {shown(header.upload_id)} was acknowledged for payload {known['payload_sha256']} of round "
             f"{known['round']}; now payload {digest} of round {header.round} came",
         )
-    return service_pb.UploadTrajectoriesResponse.FromString(known["acknowledgement"])
+    acknowledgement = service_pb.UploadTrajectoriesResponse.FromString(known["acknowledgement"])
+    if known["counted"] is False and not acknowledgement.counted_as:
+        raise PreconditionError(
+            "UPLOAD_DISCARDED",
+            f"upload_id {shown(header.upload_id)} was discarded; send the content under another id to count it",
+        )
+    return acknowledgement
 
 
 def _require_current(session: SessionRecord, header: service_pb.UploadHeader, now: int) -> None:
     session.require_open(now)
     if header.round != session.round:
         raise RoundMismatchError(header.round, session.round)
+    session.require_plausible()
 
 
 def _extended_batch(
     batch: UploadedBatch, digest: str, footer: service_pb.UploadFooter, config: ServerConfig
 ) -> UploadedBatch:
     """Returns the round's batch with the upload added, if the limits allow the upload."""
-    extended = UploadedBatch(
-        (*batch.payloads, digest), batch.trajectories + footer.trajectories, batch.steps + footer.steps
+    extended = dataclasses.replace(
+        batch,
+        payloads=(*batch.payloads, digest),
+        trajectories=batch.trajectories + footer.trajectories,
+        steps=batch.steps + footer.steps,
     )
+    _require_place(batch, config)
     for reason, subject, came, limit in (
         ("TOO_MANY_TRAJECTORIES", "footer.trajectories", footer.trajectories, config.max_upload_trajectories),
         ("TOO_MANY_STEPS", "footer.steps", footer.steps, config.max_upload_steps),
-        ("ROUND_FULL", "uploads of the round", extended.uploads, config.max_round_uploads),
         ("ROUND_FULL", "trajectories of the round", extended.trajectories, config.max_round_trajectories),
         ("ROUND_FULL", "steps of the round", extended.steps, config.max_round_steps),
     ):
         if came > limit:
             raise QuotaError(reason, subject, came, limit)
     return extended
+
+
+def _require_place(batch: UploadedBatch, config: ServerConfig) -> None:
+    """Checks that the round takes one more upload, whether it counts or not."""
+    came = batch.uploads + batch.uncounted + 1
+    if came > config.max_round_uploads:
+        raise QuotaError("ROUND_FULL", "uploads of the round", came, config.max_round_uploads)
 
 
 def _unpacked(
@@ -297,17 +343,24 @@ def _unpacked(
 
 
 def _verified_trajectories(
-    entry: CatalogEntry, trajectories: Sequence[wire.Trajectory], parameters: Parameters
+    store: Store, entry: CatalogEntry, upload: AdmittedUpload, trajectories: Sequence[wire.Trajectory]
 ) -> VerifiedTrajectories:
-    """Runs θ_k over the trajectories, and refuses actions that θ_k is too unlikely to have chosen."""
+    """Runs θ_k over the trajectories, and measures how their actions fit it."""
     meta_policy = entry.meta_policy
+    parameters = current_parameters(store, entry, upload.record)
     batch = trajectory_batch(trajectories)
     moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
     forward = forward_pass(meta_policy.policy, parameters, batch, moving)
-    for doubt in behavior_evidence(meta_policy.policy, parameters, batch, forward.values):
-        if doubt.trajectory is None:
-            raise PreconditionError(doubt.reason, f"trajectories: {doubt.message}")
-        raise PreconditionError(
-            doubt.reason, f"trajectories[{doubt.trajectory}]: {doubt.message}", trajectory=doubt.trajectory
-        )
-    return VerifiedTrajectories(parameters, batch, forward)
+    earlier = list(_earlier_parameters(store, entry, upload))
+    measurement = measure_behavior(meta_policy.policy, parameters, batch, forward.values, earlier)
+    return VerifiedTrajectories(parameters, batch, forward, measurement)
+
+
+def _earlier_parameters(store: Store, entry: CatalogEntry, upload: AdmittedUpload) -> Iterator[Parameters]:
+    """Yields θ_{k−1} and θ: a collector that was not updated acts with one of them."""
+    if upload.previous is not None:
+        # The upload does not depend on θ_{k−1}: a damaged file makes the test weaker, and no more.
+        with contextlib.suppress(CorruptDataError):
+            yield current_parameters(store, entry, upload.previous)
+    if upload.record is not None:
+        yield entry.meta_policy.parameters

@@ -245,12 +245,23 @@ class Store:
                         f"store {folder}: schema version {version}; this server reads version {tables.SCHEMA_VERSION}: "
                         f"{remedy}"
                     )
-                # A store that was created before this table existed.
-                tables.clock.create(connection, checkfirst=True)
+                _add_what_is_missing(connection)
                 return
             tables.metadata.create_all(connection)
             failpoints.reach("start.schema")
             connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))
+
+
+def _add_what_is_missing(connection: sa.Connection) -> None:
+    """Adds what a store of this schema version lacks if it is older: tables, and columns that may be NULL."""
+    tables.metadata.create_all(connection)
+    inspector = sa.inspect(connection)
+    for table in tables.metadata.sorted_tables:
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
 
 def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:

@@ -61,6 +61,8 @@ sessions = Table(
     # Size of its uploads and policies, for the tenant's quota.
     Column("kept_bytes", BigInteger, nullable=False),
     Column("kept_steps", BigInteger, nullable=False),
+    # Why the uploads of the current round are implausible together; NULL where they are not.
+    Column("doubt", String),
     UniqueConstraint("tenant", "request_id"),
     Index("sessions_newest", "tenant", "create_time", "session_id"),
     # Covering indexes: each holds every column of its query.
@@ -81,6 +83,11 @@ uploads = Table(
     Column("steps", BigInteger, nullable=False),
     # The UploadTrajectoriesResponse, to send again for a repeated upload.
     Column("acknowledgement", LargeBinary, nullable=False),
+    # Whether the step uses it: not where another upload of the round has the same content, or it was discarded.
+    # NULL, in a store that is older than the column, means that it does.
+    Column("counted", Boolean),
+    # What the on-policy test keeps of it (`UploadEvidence`). NULL in a store that is older than the column.
+    Column("evidence", LargeBinary),
     PrimaryKeyConstraint("session_id", "upload_id"),
     Index("uploads_round", "session_id", "round"),
     Index("uploads_payload", "payload_sha256"),

@@ -1,0 +1,229 @@
+"""Measures how often the on-policy test refuses rounds that another policy collected, and honest ones.
+
+python benchmarks/gate.py                   every case; writes the table of docs/trust.md
+python benchmarks/gate.py --rounds 200      fewer rounds of each case
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+from thetaprime.models import (  # noqa: E402
+    BoxAction,
+    DiscreteAction,
+    EnvironmentContract,
+    Parameters,
+    Policy,
+    PolicySpec,
+    TrajectoryBatch,
+    measure_behavior,
+)
+from thetaprime.models.behavior import ROUND_BOUND, round_evidence, single_bound  # noqa: E402
+
+PAGE: Final = HERE.parent / "docs" / "trust.md"
+EPISODES, STEPS = 20, 100
+SPLITS: Final = {"one upload": 20, "one episode an upload": 1, "one step an upload": 1}
+_KL: Final = 0.3
+_BEGIN, _END = "<!-- measured by make gate-power -->", "<!-- until here -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """The policies of one round.
+
+    Attributes:
+        policy: the network.
+        named: θ_k, which the trajectories name.
+        previous: θ_{k−1}.
+        observations: [S, O].
+        generator: draws the actions.
+    """
+
+    policy: Policy
+    named: Parameters
+    previous: Parameters
+    observations: torch.Tensor
+    generator: torch.Generator
+
+    def sample(self) -> torch.Tensor:
+        """Actions of θ_k."""
+        return self.policy.sample(self.named, self.observations, self.generator)
+
+    def likeliest(self) -> torch.Tensor:
+        """The deterministic actions of θ_k."""
+        head = self.policy.head(self.named, self.observations)
+        return head if self.policy.continuous else head.argmax(-1)
+
+    def some(self, share: float, *, episodes: bool = False) -> torch.Tensor:
+        """[S] bool: some of the steps, or some of the episodes."""
+        drawn = torch.rand(EPISODES if episodes else EPISODES * STEPS, generator=self.generator) < share
+        if episodes:
+            # Exactly the share: with fewer episodes the case would be another one.
+            drawn = torch.randperm(EPISODES, generator=self.generator) < round(share * EPISODES)
+        return drawn.repeat_interleave(STEPS) if episodes else drawn
+
+    def mixed(self, some: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Actions of θ_k, except at some steps."""
+        sampled = self.sample()
+        return torch.where(some if sampled.ndim == 1 else some[:, None], actions, sampled)
+
+    def noisier(self, factor: float) -> torch.Tensor:
+        """Actions with a multiple of the noise; of a temperature, where they are discrete."""
+        head = self.policy.head(self.named, self.observations)
+        if self.policy.continuous:
+            return head + factor * (self.sample() - head)
+        return _draw(head / factor, self.generator)
+
+    def shifted(self, shift: float, *, everywhere: bool = False) -> torch.Tensor:
+        """Actions shifted by a part of σ, in the first dimension or in all; of a shifted logit, where discrete."""
+        if not self.policy.continuous:
+            head = self.policy.head(self.named, self.observations).clone()
+            head[:, 0] += 2.5 * shift
+            return _draw(head, self.generator)
+        mask = torch.ones(self.policy.environment.action.size)
+        mask[1:] = float(everywhere)
+        return self.sample() + shift * mask * self.policy.log_std(self.named).exp()
+
+    def held(self, repeats: int) -> torch.Tensor:
+        """Each action of θ_k, held for some steps."""
+        held = self.sample().reshape(EPISODES, STEPS, -1)[:, ::repeats].repeat_interleave(repeats, dim=1)
+        return held[:, :STEPS].reshape(self.sample().shape)
+
+    def stale(self) -> torch.Tensor:
+        """Actions of θ_{k−1}."""
+        return self.policy.sample(self.previous, self.observations, self.generator)
+
+
+Case = tuple[str, Callable[[Round], torch.Tensor], str]
+CASES: Final[tuple[Case, ...]] = (
+    ("30 % deterministic steps", lambda r: r.mixed(r.some(0.3), r.likeliest()), ""),
+    ("30 % deterministic episodes", lambda r: r.mixed(r.some(0.3, episodes=True), r.likeliest()), ""),
+    ("noise × 0.8", lambda r: r.noisier(0.8), ""),
+    ("noise × 1.25", lambda r: r.noisier(1.25), ""),
+    ("shift of 0.2 σ in one dimension", lambda r: r.shifted(0.2), ""),
+    ("shift of 0.2 σ in all dimensions", lambda r: r.shifted(0.2, everywhere=True), "continuous"),
+    ("θ_{k−1} at KL 0.3, in the mean", lambda r: r.stale(), "mean"),
+    ("θ_{k−1} at KL 0.3, in σ", lambda r: r.stale(), "std"),
+    ("actions held for two steps", lambda r: r.held(2), ""),
+    ("honest", lambda r: r.sample(), ""),
+)
+
+
+def policies() -> Iterator[tuple[str, Policy]]:
+    """The networks of the table."""
+    for size in (1, 2, 6, 8):
+        action = BoxAction(low=(-1.0,) * size, high=(1.0,) * size)
+        yield f"{size} dimension{'s' * (size > 1)}", _network(action)
+    for count in (2, 6):
+        yield f"{count} discrete actions", _network(DiscreteAction(count=count))
+
+
+def refusals(policy: Policy, case: Case, rounds: int) -> dict[str, int]:
+    """How many rounds were refused, by split."""
+    _, act, _ = case
+    refused = dict.fromkeys(SPLITS, 0)
+    for seed in range(rounds):
+        one = _round(policy, seed, case)
+        actions = act(one)
+        for split in SPLITS:
+            refused[split] += is_refused(one, actions, split)
+    return refused
+
+
+def is_refused(one: Round, actions: torch.Tensor, split: str) -> bool:
+    """Whether the test refuses an upload of the round, or the round."""
+    lengths = (1,) * EPISODES * STEPS if split == "one step an upload" else (STEPS,) * EPISODES
+    batch = TrajectoryBatch(
+        observations=one.observations,
+        actions=actions,
+        rewards=torch.zeros(len(actions)),
+        lengths=lengths,
+        terminated=torch.zeros(len(lengths), dtype=torch.bool),
+        final_observations=torch.zeros(len(lengths), one.observations.shape[1]),
+    )
+    measured = measure_behavior(one.policy, one.named, batch, earlier=(one.previous,))
+    alone = measured.evidence[:-1] >= single_bound(np.arange(len(lengths)))
+    if split == "one upload":
+        return bool(alone.any() or measured.evidence[-1] >= ROUND_BOUND)
+    pooled = round_evidence(one.policy, np.cumsum(measured.trajectories, axis=0))
+    return bool((alone | (pooled >= ROUND_BOUND)).any())
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _network(action: BoxAction | DiscreteAction) -> Policy:
+    environment = EnvironmentContract(environment_id="gate", observation_shape=(8,), action=action, horizon=STEPS)
+    return Policy(environment, PolicySpec(hidden_sizes=(32,), init_log_std=-0.7, init_output_scale=3.0))
+
+
+def _round(policy: Policy, seed: int, case: Case) -> Round:
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randn(EPISODES * STEPS, 8, generator=generator)
+    named = policy.init(seed)
+    other = policy.init(seed + 10_000)
+    moved = [name for name in named if (name == "log_std") == (case[2] == "std")]
+    if case[2] == "std":
+        other = {**named, "log_std": named["log_std"] + torch.randn(len(named["log_std"]), generator=generator)}
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        previous = {n: v + middle * (other[n] - v) if n in moved else v for n, v in named.items()}
+        divergence = torch.distributions.kl_divergence(
+            policy.distribution(previous, observations), policy.distribution(named, observations)
+        ).mean()
+        low, high = (low, middle) if divergence > _KL else (middle, high)
+    return Round(policy, named, previous, observations, generator)
+
+
+def table(rounds: int) -> str:
+    """The table of the page: how many rounds of each case were refused, by split."""
+    networks = dict(policies())
+    measured = {
+        (name, case[0]): refusals(policy, case, rounds)
+        for name, policy in track(list(networks.items()), "measuring")
+        for case in CASES
+        if policy.continuous or case[2] not in ("continuous", "std")
+    }
+    lines = [
+        f"| {rounds:,} rounds of {EPISODES} × {STEPS} steps | {' | '.join(networks)} |",
+        f"|---|{'---|' * len(networks)}",
+    ]
+    for case, *_ in CASES:
+        for split in SPLITS:
+            cells = [_cell(measured.get((name, case)), split) for name in networks]
+            lines.append(f"| {case}; {split} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(refused: dict[str, int] | None, split: str) -> str:
+    return "" if refused is None else f"{refused[split]:,}"
+
+
+def main() -> None:
+    """Measures, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000, help="rounds of each case; default: %(default)s")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = table(arguments.rounds)
+    page = PAGE.read_text()
+    marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?=\n{re.escape(_END)})", re.DOTALL)
+    PAGE.write_text(marked.sub(lambda _: found, page))
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The test of a Gaussian policy's actions, on their standardized noise z = (a − μ(o)) / σ, which is standard normal."""
+
+import dataclasses
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+
+from thetaprime.models.behavior.evidence import Array, share_ratios
+from thetaprime.models.policy import Policy
+from thetaprime.models.trajectories import TrajectoryBatch
+
+_NEAR: Final = 0.05
+_DENSITY: Final = 1.0 / math.sqrt(2.0 * math.pi)
+# |z| ≤ _NEAR with a resolution of at most _NEAR: the float32 grid on which actions lie.
+NEAR_CHANCE: Final = _DENSITY * 3.0 * _NEAR
+"""At least the probability that the noise in one dimension is near 0."""
+# A smaller bound would let a single chance hit weigh too much.
+_LEAST_CHANCE: Final = 1e-4
+_REPEAT_CHANCE: Final = 1e-3
+# The spacing of float32 numbers below _LARGEST, with room for the rounding of the mean.
+_LARGEST: Final = 64.0
+_GRID: Final = _LARGEST * 2.0**-22
+_SHARES: Final = (0.05, 0.3, 0.9)
+_TAIL_SHARE, _TAIL_SPREAD = 0.1, 3.0
+_CLIPPED_SHARE: Final = 0.003
+_SHIFT_VARIANCES: Final = (0.0225, 1.0)
+_LAG_CORRELATIONS: Final = (-0.3, 0.2, 0.5, 0.8, 0.99)
+_DIMENSION_CORRELATIONS: Final = (0.2, 0.5, 0.9, 0.999)
+
+
+class GaussianStatistics(NamedTuple):
+    """The statistics of `GaussianTest` by name; each with the leading axes of the statistics."""
+
+    steps: Array
+    pairs: Array
+    shift: Array
+    spread: Array
+    near: Array
+    all_near: Array
+    repeats: Array
+    clipped: Array
+    clipping: Array
+    tail: Array
+    lag: Array
+    lag_spread: Array
+    common: Array
+    earlier: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianTest:
+    """The statistics of a Gaussian policy's trajectories, and the alternatives that they are tested against.
+
+    The statistics are sums over steps, so those of a whole are the sums of those of its parts. The columns are, for A
+    dimensions:
+
+    ======================= ==============================================================
+    steps, pairs            numbers of steps, and of steps with a predecessor
+    shift [A]               Σ z
+    spread [A]              Σ (z² − 1)
+    near [A], near_all      steps with z within ±0.05, in one dimension and in all
+    repeats                 steps with exactly the action of the step before
+    clipped, clipping       steps with an action of exactly ±1; log likelihood ratio
+    tail                    log likelihood ratio of a tenth of the steps with three times the noise
+    lag, lag_spread         Σ z_t·z_{t−1} and Σ (z_t² + z_{t−1}² − 2), over all dimensions
+    common                  Σ ((Σ_d z_d)² / A − 1)
+    earlier [2]             log likelihood ratios of the previous policy and of the first
+    ======================= ==============================================================
+
+    Attributes:
+        size: A.
+    """
+
+    size: int
+
+    @property
+    def columns(self) -> int:
+        """The number of statistics."""
+        return 3 * self.size + 13
+
+    def measure(
+        self, policy: Policy, outputs: tuple[torch.Tensor, ...], batch: TrajectoryBatch, earlier: Array
+    ) -> Array:
+        """Returns the statistics of each trajectory.
+
+        Args:
+            policy: the network.
+            outputs: its mean [S, A] and log standard deviation [A], as from `Policy.outputs`.
+            batch: the trajectories.
+            earlier: [2, S], log likelihood ratios of earlier policies.
+
+        Returns:
+            [N, columns] float64.
+        """
+        size, steps = self.size, sum(batch.lengths)
+        actions, mean = batch.actions.numpy(), outputs[0].numpy()
+        std = np.exp(outputs[1].numpy().astype(np.float64))
+        first = np.cumsum((0, *batch.lengths[:-1]))
+
+        # One row for each statistic, so that every operation runs along the steps.
+        rows = np.zeros((self.columns, steps), np.float32)
+        rows[:2] = 1.0
+        rows[1, first] = 0.0
+        pairs, z = rows[1, 1:], rows[2 : 2 + size]
+        np.subtract(actions.T, mean.T, out=z)
+        z /= std.astype(np.float32)[:, None]
+        squares, spread = z * z, rows[2 + size : 2 + 2 * size]
+        np.subtract(squares, 1.0, out=spread)
+        # The grid of float32 must be fine beside the noise: otherwise honest actions may equal the mean, or repeat.
+        exact = np.abs(mean).max() < _LARGEST
+        near, rest = rows[2 + 2 * size : 2 + 3 * size], rows[2 + 3 * size :]
+        if exact:
+            np.less(squares, np.where(_GRID / std <= _NEAR, _NEAR**2, 0.0).astype(np.float32)[:, None], out=near)
+            np.multiply.reduce(near, axis=0, out=rest[0])
+        norms = squares.sum(axis=0)
+        if exact and (_GRID / std * _DENSITY <= _REPEAT_CHANCE).any():
+            repeats = actions[1:, 0] == actions[:-1, 0]
+            if repeats.any():
+                rest[1, 1:] = repeats & (actions[1:] == actions[:-1]).all(axis=1) & (pairs > 0)
+        self._count_clipped(policy, actions, std, rest[2], rest[3])
+        far = math.log(_TAIL_SHARE) - size * math.log(_TAIL_SPREAD)
+        ratio = np.exp((1 - _TAIL_SPREAD**-2) / 2 * norms + (far - math.log1p(-_TAIL_SHARE)))
+        np.log1p(ratio, out=rest[4])
+        rest[4] += math.log1p(-_TAIL_SHARE)
+        np.multiply((z[:, 1:] * z[:, :-1]).sum(axis=0), pairs, out=rest[5, 1:])
+        np.multiply(norms[1:] + norms[:-1] - 2 * size, pairs, out=rest[6, 1:])
+        np.square(z.sum(axis=0), out=rest[7])
+        rest[7] /= size
+        rest[7] -= 1.0
+        rest[8:10] = earlier
+        totals: Array = np.add.reduceat(rows, first, axis=1, dtype=np.float64)
+        return totals.T
+
+    @staticmethod
+    def _count_clipped(policy: Policy, actions: Array, std: Array, count: Array, ratio: Array) -> None:
+        """Writes whether each step has a clipped action, and the step's log likelihood ratio."""
+        clip = policy.scaling[0].numpy()
+        chance = min(max(1e-6, float((np.isfinite(clip) * _DENSITY * 2.0**-22 / std).sum())), 1.0)
+        ratio[:] = math.log1p(-_CLIPPED_SHARE)
+        found = np.flatnonzero((np.abs(actions) == clip).ravel())
+        if len(found):
+            clipped = np.unique(found // len(clip))
+            count[clipped] = 1.0
+            ratio[clipped] = math.log1p(_CLIPPED_SHARE * (1 / chance - 1))
+
+    def log_ratios(self, statistics: Array) -> dict[str, tuple[float, Array]]:
+        """Returns the log likelihood ratios of the alternatives.
+
+        Args:
+            statistics: [R, columns].
+
+        Returns:
+            By name of a group: its weight, and [R, alternatives], each alternative with an equal part of the weight.
+            The weights add up to 1.
+        """
+        size = self.size
+        each = self.named(statistics)
+        steps, total = each.steps[:, None], each.spread.sum(axis=1)
+        narrow, wide = _SHIFT_VARIANCES
+        near = share_ratios(each.near, steps, NEAR_CHANCE, _SHARES)
+        return {
+            "shift": (0.75, _shifted(each.shift, steps, narrow)),
+            "far shift": (0.05, _shifted(each.shift, steps, wide)),
+            "spread": (0.04, _scaled(total[:, None], steps * size)),
+            "spread of one": (0.02, _scaled(each.spread, steps)),
+            "mean": (0.05, share_ratios(each.all_near, each.steps, max(NEAR_CHANCE**size, _LEAST_CHANCE), _SHARES)),
+            "mean of one": (0.02, near.reshape(len(steps), -1)),
+            "repeats": (0.01, share_ratios(each.repeats, each.steps, _REPEAT_CHANCE, _SHARES)),
+            "clipped": (0.01, each.clipping[:, None]),
+            "tail": (0.01, each.tail[:, None]),
+            "lag": (0.01, _correlated(each.lag, each.lag_spread, each.pairs * size)),
+            "common": (0.01, _equally_correlated(each.common, total, each.steps, size)),
+            "earlier": (0.02, each.earlier),
+        }
+
+    def named(self, statistics: Array) -> "GaussianStatistics":
+        """Returns the statistics [..., columns] by name."""
+        ends = np.cumsum((1, 1, self.size, self.size, self.size, *(1,) * 8))
+        parts = np.split(statistics, ends, axis=-1)
+        return GaussianStatistics(
+            *(
+                part[..., 0] if part.shape[-1] == 1 and index not in (2, 3, 4) else part
+                for index, part in enumerate(parts)
+            )
+        )
+
+
+def _shifted(shift: Array, steps: Array, variance: float) -> Array:
+    """A normal mixture of shifts with a mean of 0: ∫ Π N(z; δ, 1) / N(z; 0, 1) dN(δ; 0, variance)."""
+    shifted: Array = np.square(shift) / (2 * (steps + 1 / variance)) - 0.5 * np.log1p(steps * variance)
+    return shifted
+
+
+def _scaled(spread: Array, numbers: Array) -> Array:
+    """An exponential mixture of precisions with a mean of 1: ∫ Π N(z; 0, 1/λ) / N(z; 0, 1) e^(−λ) dλ.
+
+    Args:
+        spread: Σ (z² − 1) over the numbers.
+        numbers: how many there are.
+    """
+    half, squares = numbers / 2, (spread + numbers) / 2
+    scaled: Array = squares + torch.lgamma(torch.from_numpy(half + 1)).numpy() - (half + 1) * np.log1p(squares)
+    return scaled
+
+
+def _correlated(products: Array, spread: Array, pairs: Array) -> Array:
+    """A correlation ρ of pairs (x, y) whose y is standard normal given x: [R] -> [R, correlations].
+
+    Args:
+        products: Σ xy.
+        spread: Σ (x² + y² − 2).
+        pairs: how many there are.
+    """
+    rho = np.array(_LAG_CORRELATIONS)
+    rest = 1 - rho**2
+    squares = (spread + 2 * pairs)[:, None]
+    correlated: Array = -pairs[:, None] / 2 * np.log(rest) - (rho**2 * squares - 2 * rho * products[:, None]) / (
+        2 * rest
+    )
+    return correlated
+
+
+def _equally_correlated(common: Array, total: Array, steps: Array, size: int) -> Array:
+    """One correlation ρ of all pairs of dimensions; [R] -> [R, correlations].
+
+    Args:
+        common: Σ ((Σ_d z_d)² / A − 1).
+        total: Σ (z² − 1) over all dimensions.
+        steps: how many steps there are.
+        size: A.
+    """
+    rho = np.array(_DIMENSION_CORRELATIONS) if size > 1 else np.zeros(1)
+    along, across = 1 + (size - 1) * rho, 1 - rho
+    common, total, steps = common[:, None] + steps[:, None], total[:, None] + size * steps[:, None], steps[:, None]
+    correlated: Array = (
+        -steps / 2 * (np.log(along) + (size - 1) * np.log(across))
+        + (1 - 1 / along) / 2 * common
+        + (1 - 1 / across) / 2 * (total - common)
+    )
+    return correlated
