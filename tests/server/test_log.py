@@ -111,12 +111,12 @@ def test_the_logs_of_libraries_are_json_lines(capsys: pytest.CaptureFixture[str]
         root.handlers.clear()
         configure_logging()
         adopt_library_logs()
-        logging.getLogger("a.library").warning("%d spans were lost", 3)
-        logging.getLogger("a.library").info("chatter")
+        logging.getLogger("a.package").warning("%d spans were lost", 3)
+        logging.getLogger("a.package").info("chatter")
         try:
             raise OSError("at fault")
         except OSError:
-            logging.getLogger("a.library").exception("it failed")
+            logging.getLogger("a.package").exception("it failed")
     finally:
         root.handlers[:], root.level = before
     flush_logs()
