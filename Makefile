@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak bench gate-power build zoo results profiles clean
+.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak attack bench gate-power build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -120,6 +120,9 @@ fuzz: $(VENV)/.ready-to-fuzz ## Search for bytes that a parser cannot stand, RUN
 
 soak: $(VENV)/.ready-to-develop ## Kill a server under its clients, KILLS=1000 times, and watch it for MINUTES=60.
 	$(BIN)/python -m tests.durability.soak
+
+attack: $(VENV)/.ready-to-develop ## Attack a server beside an honest client, for MINUTES=10.
+	$(BIN)/python -m tests.attack.run
 
 ROUNDS ?= 1000
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from prometheus_client import start_http_server
 
 from tests.support.server.metrics_page import free_address, scrape, value
 from tests.support.server.supervised import Channels, supervised, until
 from thetaprime import models, wire
 from thetaprime.server import StartupError, running_server
 from thetaprime.server.sessions import uploads
+from thetaprime.server.telemetry import exposition
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -200,11 +200,12 @@ def test_the_dashboard_queries_served_metrics_only(start: "Start") -> None:
 def test_no_metrics_are_served_by_default(configure: "Configure", monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
 
-    def record(*arguments: Any) -> Any:
-        opened.append(arguments)
-        return start_http_server(*arguments)
+    class Recorded(exposition.MetricsServer):
+        def __init__(self, *arguments: Any) -> None:
+            opened.append(arguments)
+            super().__init__(*arguments)
 
-    monkeypatch.setattr("thetaprime.server.telemetry.exposition.start_http_server", record)
+    monkeypatch.setattr(exposition, "MetricsServer", Recorded)
     for metrics_address, ports in (("", 0), (free_address(), 1)):
         with (
             running_server(configure(metrics_address=metrics_address)) as address,

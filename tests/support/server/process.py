@@ -102,6 +102,10 @@ class ServerProcess:
         assert status in {None, -signal.SIGKILL}, f"the server ended with status {status}: {self._end_of_log()}"
         return status is not None
 
+    def runs(self) -> bool:
+        """Returns whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """Kills the process with SIGKILL: no handler runs."""
         assert self._process is not None
