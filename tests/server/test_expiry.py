@@ -18,6 +18,7 @@ from thetaprime.server import running_server
 from thetaprime.server.errors import NotFoundError
 from thetaprime.server.sessions.rows import SessionRecord, find_session
 from thetaprime.server.store import Store, SweptSession, tables
+from thetaprime.server.store.usage import Usage, recount, tenant_usage
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def test_uploads_are_deleted_at_expiry_and_policies_at_their_delete_time(tmp_pat
     assert kept() == {onnx}
     with store.reading() as connection:
         found = find_session(connection, "alice", "s", now)
-        assert (found.kept_bytes, found.kept_steps) == (len(b"onnx"), 0)
+        usage = recount(connection, store.blobs)["s"]
+        assert (found.kept_bytes, found.kept_steps) == (usage.bytes, 0)
+        assert tenant_usage(connection, "alice") == usage
         assert connection.execute(tables.uploads.select()).all() == []
     assert store.sweep(swept.append) == 0
     now = 3_000
@@ -159,6 +162,8 @@ def test_uploads_are_deleted_at_expiry_and_policies_at_their_delete_time(tmp_pat
         find_session(connection, "alice", "s", now)
     assert store.sweep(swept.append) == 1
     assert not kept()
+    with store.reading() as connection:
+        assert tenant_usage(connection, "alice") == Usage()
     assert [dataclasses.astuple(each) for each in swept] == [
         ("expired", "alice", "s", 1, "p"),
         ("deleted", "alice", "s", 1, "p"),

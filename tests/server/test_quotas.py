@@ -1,7 +1,9 @@
 """A call beyond a quota is refused, for its tenant only, with a time to retry where waiting helps."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,13 @@ def tenants(
             return running.enter_context(connect(address, "a")), running.enter_context(connect(address, "b"))
 
         yield start
+
+
+def stored_bytes(store: Path, tenant: str) -> int:
+    """What a tenant has stored."""
+    with closing(sqlite3.connect(store / "thetaprime.sqlite3")) as database:
+        row = database.execute("SELECT bytes FROM usage WHERE tenant = ?", (tenant,)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def assert_no_retry(refusal: "Refusal", reason: str, limit: int) -> None:
@@ -77,32 +86,65 @@ def test_steps_of_a_tenant_over_all_its_sessions_and_rounds(tenants: Tenants, co
     bob.upload(bobs.session.session_id, collect(bobs.policy, steps=8))
 
 
-def test_bytes_count_for_each_tenant_that_sent_them(tenants: Tenants, collect: Collect) -> None:
-    alice, bob = tenants("max_bytes = 2000")
+def test_bytes_count_for_each_tenant_that_sent_them(tenants: Tenants, collect: Collect, tmp_path: Path) -> None:
+    alice, bob = tenants("", store=tmp_path)
     trajectories = collect(bob.create().policy)
-    size = len(wire.pack(trajectories))
-    assert 1000 < size < 2000
     bob.upload(bob.create().session.session_id, trajectories)
-    alice.upload(alice.create().session.session_id, trajectories, upload_id="u")
-    for _ in range(2):
-        session_id = alice.create().session.session_id
-        with alice.refuses(session_id) as refusal:
-            alice.upload(session_id, trajectories)
-        assert_no_retry(refusal, "TENANT_BYTES", 2000)
-        assert refusal.metadata["came"] == str(2 * size)
-        bob.upload(bob.create().session.session_id, trajectories)
+    before = stored_bytes(tmp_path, "alice")
+    for number in range(1, 3):
+        alice.upload(alice.create().session.session_id, trajectories)
+        added = stored_bytes(tmp_path, "alice") - before
+        assert added > number * len(wire.pack(trajectories))
 
 
-def test_policies_count_as_stored_bytes(tenants: Tenants, collect: Collect) -> None:
-    alice, _ = tenants("max_bytes = 3000")
-    created = alice.create()
-    session_id = created.session.session_id
-    batch = alice.upload(session_id, collect(created.policy)).batch
-    policy = alice.adapt(session_id, 0, batch.sha256).policy
-    assert len(policy.onnx) > 1500
+def test_what_is_admitted_can_be_adapted_within_the_bytes(tenants: Tenants, collect: Collect, tmp_path: Path) -> None:
+    limit = 100_000
+    alice, bob = tenants(f"max_bytes = {limit}", store=tmp_path)
+    # Each upload has a few hundred bytes, and each policy ten times as many.
+    batches: dict[str, str] = {}
+    while True:
+        created = alice.create()
+        session_id = created.session.session_id
+        try:
+            batches[session_id] = alice.upload(session_id, collect(created.policy, 1, 2)).batch.sha256
+        except grpc.RpcError:
+            break
     with alice.refuses(session_id) as refusal:
-        alice.upload(session_id, collect(policy), round_index=1)
-    assert_no_retry(refusal, "TENANT_BYTES", 3000)
+        alice.upload(session_id, collect(created.policy, 1, 2))
+    assert_no_retry(refusal, "TENANT_BYTES", limit)
+    assert int(refusal.metadata["came"]) > limit
+    for session_id, digest in batches.items():
+        alice.adapt(session_id, 0, digest)
+    assert len(batches) > 3
+    assert limit / 2 < stored_bytes(tmp_path, "alice") <= limit
+    bobs = bob.create()
+    bob.upload(bobs.session.session_id, collect(bobs.policy))
+
+
+def test_closed_sessions_count_as_stored_bytes(tenants: Tenants) -> None:
+    alice, bob = tenants("max_bytes = 20_000")
+    with alice.refuses() as refusal:
+        for index in range(20):
+            created = alice.create(request_id="r" * 127 + chr(0x1F980 + index))
+            alice.stub.CloseSession(service_pb.CloseSessionRequest(session_id=created.session.session_id))
+    assert_no_retry(refusal, "TENANT_BYTES", 20_000)
+    bob.create()
+
+
+def test_creates_that_race_for_the_last_bytes(tenants: Tenants, tmp_path: Path) -> None:
+    alice, _ = tenants("max_bytes = 20_000", store=tmp_path)
+
+    def create(_: int) -> bool:
+        try:
+            alice.create()
+        except grpc.RpcError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as threads:
+        created = sum(threads.map(create, range(40)))
+    assert 1 < created < 40
+    assert stored_bytes(tmp_path, "alice") <= 20_000
 
 
 def test_adaptations_of_a_tenant_in_a_second(tenants: Tenants, collect: Collect) -> None:

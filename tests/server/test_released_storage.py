@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import structlog
 from google.protobuf import duration_pb2
 
 from tests.support.point_navigation import NAME, play
@@ -90,6 +91,32 @@ def test_a_request_id_used_again_before_the_sweep_leaves_nothing_of_its_first_se
     with calls.store.reading() as connection:
         assert calls.blobs() == {*connection.scalars(sa.select(tables.uploads.c.payload_sha256))}
         assert not connection.execute(tables.policies.select()).all()
+
+
+@pytest.mark.usefixtures("everything_logged")
+def test_what_has_expired_makes_room_before_the_sweep(configure: "Configure") -> None:
+    calls = Calls(configure(keep_policies=0, max_tenant_steps=40))
+    with calls.service, structlog.testing.capture_logs() as logs:
+        first = calls.create("r")
+        calls.upload(first, seed=1)
+        calls.now += (TTL - 1) * SECOND
+        second = calls.create("s")
+        with pytest.raises(RefusedError, match="64; at most 40"):
+            calls.upload(second, seed=2)
+        calls.now += SECOND
+        calls.upload(second, seed=2)
+        ends = [line["session_id"] for line in logs if line.get("action") == "expired"]
+        assert ends == [first.session.session_id]
+
+
+def test_a_clock_that_jumped_ahead_makes_no_room(configure: "Configure") -> None:
+    calls = Calls(configure(keep_policies=0, max_tenant_steps=40))
+    with calls.service:
+        assert ClockGuard(calls.store).trusts_clock()
+        calls.upload(calls.create("r"), seed=1)
+        calls.now += 2 * 24 * 3600 * SECOND
+        with pytest.raises(RefusedError, match="64; at most 40"):
+            calls.upload(calls.create("s"), seed=2)
 
 
 def test_a_session_is_not_replaced_by_a_clock_that_jumped_ahead(calls: Calls) -> None:

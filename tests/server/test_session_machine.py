@@ -15,6 +15,7 @@ import grpc
 import hypothesis
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -42,6 +43,9 @@ from tests.support.server.tokens import write_tokens
 from tests.support.server.without_wire import RefusedError, ServiceWithoutWire
 from thetaprime import wire
 from thetaprime.server import ServerConfig
+from thetaprime.server.store import tables
+from thetaprime.server.store.expiry import named_blobs, unnamed_blob_rows
+from thetaprime.server.store.usage import Usage, recount, tenant_usage
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
@@ -211,6 +215,23 @@ class SessionMachine(RuleBasedStateMachine):
                     assert not report.uploads
                     report.uploads.extend(reports[report.round].uploads)
                 assert list(found.reports) == reports
+
+    @invariant()
+    def every_byte_is_counted_and_named(self) -> None:
+        store = self._service.store
+        with store.reading() as connection:
+            counted = recount(connection, store.blobs)
+            for tenant in (*TENANTS, "carol"):
+                mine = connection.scalars(sa.select(tables.sessions.c.session_id).filter_by(tenant=tenant)).all()
+                expected = Usage(
+                    len(mine),
+                    sum(counted[each].bytes for each in mine),
+                    sum(counted[each].steps for each in mine),
+                )
+                assert tenant_usage(connection, tenant) == expected
+            assert not unnamed_blob_rows(connection)
+            named = named_blobs(connection)
+        assert set(store.blobs.digests()) <= named
 
     # Calls and their expected answers.
 

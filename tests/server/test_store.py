@@ -232,7 +232,7 @@ def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: p
     second.close()
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(1, "use another folder"), (3, "use another"), (5, "upgrade")])
+@pytest.mark.parametrize(("version", "remedy"), [(1, "use another folder"), (3, "use another"), (6, "upgrade")])
 def test_a_store_of_another_schema_version_is_refused_unchanged(tmp_path: Path, version: int, remedy: str) -> None:
     connection = sqlite3.connect(tmp_path / "thetaprime.sqlite3")
     connection.execute("CREATE TABLE schema_info (version INTEGER NOT NULL, PRIMARY KEY (version))")
@@ -240,7 +240,7 @@ def test_a_store_of_another_schema_version_is_refused_unchanged(tmp_path: Path, 
     connection.execute("INSERT INTO schema_info VALUES (?)", (version,))
     connection.commit()
     before = list(connection.iterdump())
-    expected = f"{tmp_path}: schema version {version}; this server reads version 4: {remedy}"
+    expected = f"{tmp_path}: schema version {version}; this server reads version 5: {remedy}"
     with pytest.raises(StartupError, match=re.escape(expected)):
         Store(tmp_path)
     assert list(connection.iterdump()) == before

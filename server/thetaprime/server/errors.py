@@ -10,6 +10,7 @@
     ├── RoundMismatchError     ABORTED              ErrorInfo: the current round
     ├── CorruptDataError       DATA_LOSS            ErrorInfo
     ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: a retry does not help
+    │   └── TenantQuotaError   RESOURCE_EXHAUSTED   as QuotaError: the tenant has stored too much
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
     ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: the call has no valid token
@@ -115,6 +116,10 @@ class QuotaError(ServiceError):
         )
 
 
+class TenantQuotaError(QuotaError):
+    """The call exceeds a quota of what the tenant has stored; expiry makes room."""
+
+
 class BusyError(ServiceError):
     """The server is busy; a retry may succeed."""
 
@@ -159,6 +164,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     RoundMismatchError: grpc.StatusCode.ABORTED,
     CorruptDataError: grpc.StatusCode.DATA_LOSS,
     QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TenantQuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,

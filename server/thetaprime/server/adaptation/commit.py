@@ -20,6 +20,7 @@ from thetaprime.server.sessions.policies import PolicyRecord, cache_parameters, 
 from thetaprime.server.sessions.rows import SessionRecord, add_kept, find_session, uploaded_batch
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
+from thetaprime.server.store.usage import row_bytes
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
@@ -118,9 +119,8 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
     """Records a step, if the round is still at the call's round and batch, and plausible."""
     failpoints.reach("adapt.computed")
     record, blobs = result.record, {result.record.onnx_sha256: result.policy.onnx}
-    store.prepare(blobs)
-    failpoints.reach("adapt.blobs")
-    with store.writing() as connection:
+    with store.storing(blobs) as connection:
+        failpoints.reach("adapt.blobs")
         found = _compare(connection, call, store.now())
         if not isinstance(found, PendingRound):
             return _recorded_outcome(store, *found)
@@ -134,10 +134,11 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
                 "next_policy_id": result.policy.policy_id,
             },
         )
-        connection.execute(_INSERT_POLICY, dataclasses.asdict(record))
-        # A policy counts toward the tenant's bytes, and is never refused for them: the step's uploads were admitted.
-        add_kept(connection, call.session_id, size=sum(map(len, blobs.values())))
-        store.keep(connection, blobs)
+        row = dataclasses.asdict(record)
+        connection.execute(_INSERT_POLICY, row)
+        # The first upload of the round has counted the policy, before its size was known.
+        size = row_bytes(policies, row) + store.keep(connection, blobs) - found.session.policy_bytes
+        add_kept(connection, call.session_id, size=size)
         failpoints.reach("adapt.rows")
     failpoints.reach("adapt.committed")
     cache_parameters(store, record.onnx_sha256, result.parameters)

@@ -4,8 +4,9 @@ import pydantic
 import sqlalchemy as sa
 
 from thetaprime.server.config import ServerConfig
-from thetaprime.server.errors import QuotaError
-from thetaprime.server.store.tables import is_readable, sessions
+from thetaprime.server.errors import QuotaError, TenantQuotaError
+from thetaprime.server.store.tables import sessions
+from thetaprime.server.store.usage import tenant_usage
 
 
 class Quotas(pydantic.BaseModel):
@@ -13,8 +14,8 @@ class Quotas(pydantic.BaseModel):
 
     Attributes:
         max_sessions: sessions open at once.
-        max_bytes: bytes of payloads and ONNX files; an expired session counts its ONNX files until they are deleted.
-        max_steps: environment steps of sessions that have not expired.
+        max_bytes: bytes of all its sessions on the disk, with their uploads and policies, in any state.
+        max_steps: environment steps of the uploads of these sessions.
         max_adaptations_per_second: mean rate of adaptation steps; the steps of one second may come in a burst.
     """
 
@@ -52,7 +53,7 @@ class Quotas(pydantic.BaseModel):
         if count >= self.max_sessions:
             raise QuotaError("TENANT_SESSIONS", "the tenant's open sessions", count + 1, self.max_sessions)
 
-    def require_room(self, connection: sa.Connection, tenant: str, now: int, *, size: int, steps: int = 0) -> None:
+    def require_room(self, connection: sa.Connection, tenant: str, *, size: int, steps: int = 0) -> None:
         """Checks, in the transaction that stores data of a tenant, that its quotas have room.
 
         Bytes count as they were sent, also if another tenant has stored the same blob: a smaller count would disclose
@@ -61,23 +62,18 @@ class Quotas(pydantic.BaseModel):
         Args:
             connection: of the transaction.
             tenant: the owner of the data.
-            now: microseconds since 1970.
-            size: bytes to store.
+            size: bytes to store, as `store.usage` counts them.
             steps: environment steps to store.
 
         Raises:
-            QuotaError: the data exceeds `max_bytes` or `max_steps`.
+            TenantQuotaError: the data exceeds `max_bytes` or `max_steps`.
         """
         if self.max_bytes is None and self.max_steps is None:
             return
-        kept = sa.select(
-            sa.func.coalesce(sa.func.sum(sessions.c.kept_bytes), 0),
-            sa.func.coalesce(sa.func.sum(sessions.c.kept_steps), 0),
-        ).where(sessions.c.tenant == tenant, is_readable(now))
-        kept_bytes, kept_steps = connection.execute(kept).one()
+        kept = tenant_usage(connection, tenant)
         for reason, subject, came, limit in (
-            ("TENANT_BYTES", "the tenant's stored bytes", kept_bytes + size, self.max_bytes),
-            ("TENANT_STEPS", "the tenant's stored environment steps", kept_steps + steps, self.max_steps),
+            ("TENANT_BYTES", "the tenant's stored bytes", kept.bytes + size, self.max_bytes),
+            ("TENANT_STEPS", "the tenant's stored environment steps", kept.steps + steps, self.max_steps),
         ):
             if limit is not None and came > limit:
-                raise QuotaError(reason, subject, came, limit)
+                raise TenantQuotaError(reason, subject, came, limit)

@@ -110,9 +110,10 @@ class SessionRecord:
         create_time: microseconds since 1970.
         expire_time: when it begins to refuse uploads and steps; microseconds since 1970.
         delete_time: when its policies are deleted; microseconds since 1970.
-        kept_bytes: size of its uploads' payloads and of its policies.
+        kept_bytes: bytes on the disk of its row, its uploads and its policies (`store.usage`).
         kept_steps: environment steps of its uploads, over all rounds.
         doubt: why the uploads of the current round are implausible together; None where they are not.
+        policy_bytes: bytes of its next policy, which `kept_bytes` includes while the round has uploads.
     """
 
     session_id: str
@@ -132,6 +133,7 @@ class SessionRecord:
     kept_bytes: int = 0
     kept_steps: int = 0
     doubt: str | None = None
+    policy_bytes: int = 0
 
     def require_open(self, now: int) -> None:
         """Checks that the session takes uploads and steps.

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from thetaprime.server import failpoints
 from thetaprime.server.auth import audit
 from thetaprime.server.auth.quotas import Quotas
-from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdError, UnavailableError, shown
 from thetaprime.server.sessions.policies import session_entry
+from thetaprime.server.sessions.room import with_expired_deleted
 from thetaprime.server.sessions.rows import (
     SessionRecord,
     UploadedBatch,
@@ -29,6 +30,7 @@ from thetaprime.server.sessions.rows import (
 from thetaprime.server.store import Store, SweptSession
 from thetaprime.server.store.clock import may_delete_expired, seconds_since_sweep
 from thetaprime.server.store.tables import is_readable, policies, sessions
+from thetaprime.server.store.usage import expected_policy_bytes, row_bytes
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 from thetaprime.wire import sha256_hex
@@ -98,7 +100,11 @@ def create_session(
     """
     check_id(request_id, "request_id")
     arguments.check(config)
-    session, batch = _found_or_created(store, catalog, config, quotas, tenant, request_id, arguments)
+    session, batch = with_expired_deleted(
+        store,
+        tenant,
+        lambda: _found_or_created(store, catalog, config, quotas, tenant, request_id, arguments),
+    )
     # Another process may have created the session from a version that this one has not seen: after the transaction,
     # since the catalog then scans its folders.
     return session, batch, session_entry(catalog, session).theta
@@ -150,6 +156,9 @@ def _found_or_created(
             expire_time=now + ttl,
             delete_time=now + ttl + round(config.keep_policies * 1e6),
         )
+        session = dataclasses.replace(session, policy_bytes=_policy_bytes(store, entry, session))
+        session = dataclasses.replace(session, kept_bytes=row_bytes(sessions, dataclasses.asdict(session)))
+        quotas.require_room(connection, tenant, size=session.kept_bytes)
         connection.execute(sessions.insert().values(dataclasses.asdict(session)))
         failpoints.reach("create.row")
     failpoints.reach("create.committed")
@@ -228,6 +237,15 @@ def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRe
 
 def _is_readable(session: SessionRecord, now: int) -> bool:
     return session.expire_time > now or (session.round > 0 and session.delete_time > now)
+
+
+def _policy_bytes(store: Store, entry: CatalogEntry, session: SessionRecord) -> int:
+    """Returns the bytes that a policy of a session will take: those of θ, which has the same template."""
+    theta = policy_pb2.Policy()
+    theta.CopyFrom(entry.theta)
+    theta.ClearField("onnx")
+    size = len(entry.theta.onnx)
+    return expected_policy_bytes(session.session_id, theta.SerializeToString(), size, is_row=store.is_row(size))
 
 
 def _require_trusted_clock(connection: sa.Connection, now: int, request_id: str) -> None:

@@ -32,6 +32,7 @@ from thetaprime.server.errors import (
 )
 from thetaprime.server.sessions.on_policy import UploadEvidence, refuse_upload
 from thetaprime.server.sessions.policies import PolicyRecord, current_parameters, find_policy, session_entry
+from thetaprime.server.sessions.room import with_expired_deleted
 from thetaprime.server.sessions.rows import (
     SessionRecord,
     UploadedBatch,
@@ -43,6 +44,7 @@ from thetaprime.server.sessions.rows import (
 )
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import sessions, uploads
+from thetaprime.server.store.usage import upload_bytes
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 _UPLOAD: Final = (
@@ -183,8 +185,7 @@ def accept_upload(
         return AcceptedUpload(_acknowledge_again(upload.known, header, digest))
     # Verification is expensive: first refuse an upload that exceeds the limits by itself.
     _extended_batch(UploadedBatch(), digest, footer, config)
-    with store.reading() as connection:
-        quotas.require_room(connection, tenant, store.now(), size=len(payload), steps=footer.steps)
+    with_expired_deleted(store, tenant, lambda: _require_room_early(store, quotas, tenant, len(payload), footer.steps))
     entry = session_entry(catalog, upload.session)
     verified = _verified_trajectories(store, entry, upload, _unpacked(entry, upload.session, payload, footer))
     failpoints.reach("upload.verified")
@@ -192,8 +193,7 @@ def accept_upload(
     # Tenants share blobs without seeing it: a blob is only read through the rows of a session. Whether this one existed
     # shows in the upload's speed alone, and only to a sender of its every byte, noise of actions included.
     blobs = {digest: payload}
-    store.prepare(blobs)
-    with store.writing() as connection:
+    with store.storing(blobs) as connection:
         known = _find_upload(connection, tenant, header)
         if known is not None:
             return AcceptedUpload(_acknowledge_again(known, header, digest))
@@ -207,7 +207,6 @@ def accept_upload(
         if counted_as is not None:
             _require_place(before, config)
         else:
-            quotas.require_room(connection, tenant, now, size=len(payload), steps=footer.steps)
             batch = _extended_batch(before, digest, footer, config)
             refusal = refuse_upload(before, verified.measurement, header.upload_id, repeats=header.count_again)
         if refusal is None:
@@ -225,10 +224,12 @@ def accept_upload(
                 "counted": counted_as is None,
                 "evidence": UploadEvidence.of(verified.measurement).pack() if counted_as is None else None,
             }
+            size = upload_bytes(row) + store.keep(connection, blobs)
+            # The round's policy has its room from the first upload on: `Adapt` is never refused for it.
+            size += session.policy_bytes if before.uploads + before.uncounted == 0 else 0
+            quotas.require_room(connection, tenant, size=size, steps=footer.steps)
             connection.execute(_INSERT, row)
-            if counted_as is None:
-                add_kept(connection, session.session_id, size=len(payload), steps=footer.steps)
-            store.keep(connection, blobs)
+            add_kept(connection, session.session_id, size=size, steps=footer.steps)
             failpoints.reach("upload.row")
         elif refusal.round_doubt is not None:
             set_doubt(connection, session.session_id, refusal.round_doubt)
@@ -238,6 +239,12 @@ def accept_upload(
     if counted_as is not None:
         return AcceptedUpload(acknowledgement)
     return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, entry, verified))
+
+
+def _require_room_early(store: Store, quotas: Quotas, tenant: str, size: int, steps: int) -> None:
+    """Checks that the quotas have room for the payload, before it is verified; its rows are counted later."""
+    with store.reading() as connection:
+        quotas.require_room(connection, tenant, size=size, steps=steps)
 
 
 def trajectory_batch(trajectories: Sequence[wire.Trajectory]) -> TrajectoryBatch:

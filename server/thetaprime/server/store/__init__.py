@@ -4,7 +4,7 @@ from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
 from thetaprime.server.store.cache import RecentCache
 from thetaprime.server.store.clock import ClockGuard
-from thetaprime.server.store.database import Store
 from thetaprime.server.store.expiry import SweptSession
+from thetaprime.server.store.store import Store
 
 __all__ = ["BlobStore", "ClockGuard", "RecentCache", "Store", "SweptSession", "tables"]

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 from thetaprime.server.store import tables
 
 if TYPE_CHECKING:
-    from thetaprime.server.store.database import Store
+    from thetaprime.server.store.store import Store
 
 _HOUR: Final = 3600.0
 _clock = tables.clock

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from thetaprime.server import failpoints
 from thetaprime.server.store import tables
 from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.usage import recount
 
 # Sessions of one transaction: other writers wait for it.
 _BATCH: Final = 200
@@ -44,37 +45,43 @@ class SweptSession:
     policy_id: str
 
 
-def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int) -> list[SweptSession]:
+def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int, tenant: str | None = None) -> list[SweptSession]:
     """Deletes the data of up to a few hundred expired sessions, in a writing transaction.
 
     Args:
         connection: the transaction's connection.
         blobs: the large blobs.
         now: microseconds since 1970.
+        tenant: whose sessions; None for those of all tenants.
 
     Returns:
         The sessions; empty where nothing is left to delete.
     """
-    expired, kept = _sessions.c.expire_time <= now, _sessions.c.delete_time > now
-    whole = [
-        *_select(connection, "expired", expired & (_sessions.c.round == 0)),
-        *_select(connection, "deleted", ~kept & expired & (_sessions.c.round > 0)),
+    deleted = _select(connection, _sessions.c.delete_time <= now, tenant)
+    # A session without policies ends when it expires.
+    deleted = [each if each.round else dataclasses.replace(each, action="expired") for each in deleted]
+    gone = set(_ids(deleted))
+    expired = [
+        dataclasses.replace(each, action="expired")
+        for each in _select(connection, _has_expired(now), tenant)
+        if each.session_id not in gone
     ]
-    # Every upload has steps: without steps left, the session's uploads were deleted before.
-    with_policies = _select(
-        connection, "expired", expired & kept & (_sessions.c.round > 0) & (_sessions.c.kept_steps > 0)
-    )
+    with_policies = [each for each in expired if each.round]
+    whole = [*(each for each in expired if not each.round), *deleted]
     delete_sessions(connection, blobs, whole)
     digests = _blobs_of(connection, with_policies, [_uploads.c.payload_sha256])
     connection.execute(_uploads.delete().where(_uploads.c.session_id.in_(_ids(with_policies))))
-    for each in with_policies:
-        policies = _blobs_of(connection, [each], [_policies.c.onnx_sha256])
-        size = sum(_size(connection, blobs, digest) for digest in policies)
-        is_session = _sessions.c.session_id == each.session_id
-        connection.execute(_sessions.update().where(is_session).values(kept_bytes=size, kept_steps=0))
+    for session_id, usage in recount(connection, blobs, _ids(with_policies)).items():
+        kept = {"kept_bytes": usage.bytes, "kept_steps": usage.steps}
+        connection.execute(_sessions.update().where(_sessions.c.session_id == session_id).values(kept))
     failpoints.reach("sweep.rows")
     release(connection, blobs, digests)
     return [*whole, *with_policies]
+
+
+def may_sweep(connection: sa.Connection, now: int, tenant: str) -> bool:
+    """Returns whether a tenant has a session from which `sweep_some` would delete something."""
+    return any(_select(connection, each, tenant) for each in (_sessions.c.delete_time <= now, _has_expired(now)))
 
 
 def delete_sessions(connection: sa.Connection, blobs: BlobStore, swept: Sequence[SweptSession]) -> None:
@@ -91,10 +98,15 @@ def delete_sessions(connection: sa.Connection, blobs: BlobStore, swept: Sequence
 def release(connection: sa.Connection, blobs: BlobStore, digests: Iterable[str]) -> None:
     """Deletes the blobs that no row names, in a writing transaction: its lock keeps new rows away."""
     for digest in digests:
-        if not connection.scalar(_IS_NAMED, {"digest": digest}):
+        if not is_named(connection, digest):
             connection.execute(_DELETE_BLOB, {"digest": digest})
             blobs.delete(digest)
             failpoints.reach("sweep.blob")
+
+
+def is_named(connection: sa.Connection, digest: str) -> bool:
+    """Returns whether an upload or a policy names a blob."""
+    return bool(connection.scalar(_IS_NAMED, {"digest": digest}))
 
 
 def unnamed_blob_rows(connection: sa.Connection) -> list[str]:
@@ -107,12 +119,16 @@ def named_blobs(connection: sa.Connection) -> set[str]:
     return {digest for column in tables.BLOB_COLUMNS for digest in connection.scalars(sa.select(column))}
 
 
-def _select(
-    connection: sa.Connection, action: Literal["expired", "deleted"], condition: sa.ColumnElement[bool]
-) -> list[SweptSession]:
+def _has_expired(now: int) -> sa.ColumnElement[bool]:
+    return sa.and_(_sessions.c.expire_time <= now, tables.HAS_UPLOADS_OR_NO_POLICY)
+
+
+def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], tenant: str | None) -> list[SweptSession]:
     columns = (_sessions.c.tenant, _sessions.c.session_id, _sessions.c.round, _sessions.c.policy_id)
-    rows = connection.execute(sa.select(*columns).where(condition).limit(_BATCH))
-    return [SweptSession(action, *row) for row in rows]
+    query = sa.select(*columns).where(condition).limit(_BATCH)
+    if tenant is not None:
+        query = query.where(_sessions.c.tenant == tenant)
+    return [SweptSession("deleted", *row) for row in connection.execute(query)]
 
 
 def _ids(swept: Sequence[SweptSession]) -> list[str]:
@@ -126,8 +142,3 @@ def _blobs_of(
     for column in columns:
         digests.update(connection.scalars(sa.select(column).where(column.table.c.session_id.in_(_ids(swept)))))
     return digests
-
-
-def _size(connection: sa.Connection, blobs: BlobStore, digest: str) -> int:
-    row = sa.select(sa.func.length(tables.blobs.c.data)).where(tables.blobs.c.sha256 == digest)
-    return connection.scalar(row) or blobs.size(digest)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     BindParameter,
     Boolean,
@@ -19,10 +20,17 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     and_,
+    event,
     or_,
+    text,
 )
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
+
+COUNTED_BYTES: Final = "counted_bytes"
+"""Key in `Column.info` of the bytes that quotas count for a text that changes: about its longest."""
+HAS_UPLOADS_OR_NO_POLICY: Final = text("(round = 0 OR kept_steps > 0)")
+"""Condition of a session from which expiry deletes something. Every upload has steps: without steps, none is left."""
 
 metadata = MetaData()
 
@@ -58,19 +66,55 @@ sessions = Table(
     Column("expire_time", BigInteger, nullable=False),
     # When the session's policies are deleted.
     Column("delete_time", BigInteger, nullable=False),
-    # Size of its uploads and policies, for the tenant's quota.
+    # What it takes of the tenant's quotas (`store.usage`).
     Column("kept_bytes", BigInteger, nullable=False),
     Column("kept_steps", BigInteger, nullable=False),
     # Why the uploads of the current round are implausible together; NULL where they are not.
-    Column("doubt", String),
+    Column("doubt", String, info={COUNTED_BYTES: 300}),
+    # What its next policy will take: counted from the first upload of a round, so that `Adapt` never lacks the room.
+    Column("policy_bytes", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("tenant", "request_id"),
     Index("sessions_newest", "tenant", "create_time", "session_id"),
-    # Covering indexes: each holds every column of its query.
-    Index("sessions_kept", "tenant", "delete_time", "expire_time", "round", "kept_bytes", "kept_steps"),
+    # A covering index: it holds every column of its query.
     Index("sessions_open", "closed", "expire_time", "tenant"),
-    Index("sessions_expiry", "expire_time", "round", "kept_steps"),
+    Index("sessions_expiry", "expire_time", "tenant", sqlite_where=HAS_UPLOADS_OR_NO_POLICY),
     Index("sessions_deletion", "delete_time"),
 )
+
+# The sums of `sessions` by tenant. Triggers maintain them.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+)
+
+USAGE_TRIGGERS: Final = (
+    """
+    CREATE TRIGGER usage_insert AFTER INSERT ON sessions BEGIN
+        INSERT INTO usage (tenant, sessions, bytes, steps) VALUES (NEW.tenant, 1, NEW.kept_bytes, NEW.kept_steps)
+        ON CONFLICT (tenant) DO UPDATE SET sessions = sessions + 1, bytes = bytes + NEW.kept_bytes,
+            steps = steps + NEW.kept_steps;
+    END
+    """,
+    """
+    CREATE TRIGGER usage_update AFTER UPDATE OF kept_bytes, kept_steps ON sessions BEGIN
+        UPDATE usage SET bytes = bytes + NEW.kept_bytes - OLD.kept_bytes,
+            steps = steps + NEW.kept_steps - OLD.kept_steps WHERE tenant = NEW.tenant;
+    END
+    """,
+    """
+    CREATE TRIGGER usage_delete AFTER DELETE ON sessions BEGIN
+        UPDATE usage SET sessions = sessions - 1, bytes = bytes - OLD.kept_bytes, steps = steps - OLD.kept_steps
+            WHERE tenant = OLD.tenant;
+        DELETE FROM usage WHERE tenant = OLD.tenant AND sessions = 0;
+    END
+    """,
+)
+for _trigger in USAGE_TRIGGERS:
+    event.listen(usage, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]
 
 uploads = Table(
     "uploads",
