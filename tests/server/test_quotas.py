@@ -1,6 +1,7 @@
 """A call beyond a quota is refused, for its tenant only, with a time to retry where waiting helps."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -15,6 +16,7 @@ from thetaprime.server import running_server
 from thetaprime.server.errors import BusyError
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
 if TYPE_CHECKING:
     from tests.support.server.service import Configure, Connect, Refusal, Service, WriteTokens
@@ -164,6 +166,42 @@ def test_adaptations_of_a_tenant_in_a_second(tenants: Tenants, collect: Collect)
         assert 0 < refusal.retry_delay <= 100
         # A repeated call is never refused for its rate.
         assert service.adapt(session_id, 0, batch.sha256).policy == policy
+
+
+def test_requests_of_a_tenant_in_a_second(tenants: Tenants) -> None:
+    alice, bob = tenants("max_requests_per_second = 0.5")
+    alice.create()
+    listing = service_pb.ListSessionsRequest()
+    calls = {
+        "CreateSession": lambda: alice.create(),
+        "GetSession": lambda: alice.get("s"),
+        "ListSessions": lambda: alice.stub.ListSessions(listing),
+        "UploadTrajectories": lambda: alice.upload("s", []),
+        "ListMetaPolicies": lambda: alice.meta_stub.ListMetaPolicies(meta_pb.ListMetaPoliciesRequest()),
+    }
+    for name, call in calls.items():
+        with alice.refuses() as refusal:
+            call()
+        assert (refusal.code, refusal.reason) == (EXHAUSTED, "TENANT_REQUESTS"), name
+        assert refusal.metadata == {"limit": "0.5"}
+        assert 0 < refusal.retry_delay <= 2
+        bob.stub.ListSessions(listing)
+    # A refused call costs nothing: the calls above have not lengthened the wait.
+    wait_until_accepted(lambda: alice.stub.ListSessions(listing), seconds=refusal.retry_delay)
+
+
+def wait_until_accepted(call: Callable[[], object], seconds: float) -> None:
+    """Asserts that a call is accepted after so many seconds, and not long before."""
+    started = time.monotonic()
+    while True:
+        try:
+            call()
+        except grpc.RpcError:
+            assert time.monotonic() - started < seconds + 30
+            time.sleep(0.02)
+        else:
+            assert time.monotonic() - started > seconds / 2
+            return
 
 
 def test_the_settings_limit_tenants_without_limits_in_the_file(tenants: Tenants) -> None:

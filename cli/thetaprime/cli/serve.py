@@ -25,6 +25,7 @@ SECTIONS: Final = {
     ),
     "Limits of each tenant": (
         *("max_tenant_sessions", "max_tenant_bytes", "max_tenant_steps", "max_tenant_adaptations_per_second"),
+        "max_tenant_requests_per_second",
     ),
     "Lifetimes": ("default_ttl", "max_ttl", "keep_policies"),
     "Shutdown": ("drain_notice", "grace"),

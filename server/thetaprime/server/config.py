@@ -102,11 +102,13 @@ class ServerConfig(BaseSettings):
     max_tenant_sessions: pydantic.PositiveInt | None = None
     """Maximum of open sessions of each tenant. The tokens file can override a tenant's limits."""
     max_tenant_bytes: pydantic.PositiveInt | None = None
-    """Maximum of stored payload and policy bytes of each tenant."""
+    """Maximum of bytes that each tenant has on the disk: sessions, uploads and policies, with their rows."""
     max_tenant_steps: pydantic.PositiveInt | None = None
     """Maximum of stored environment steps of each tenant."""
     max_tenant_adaptations_per_second: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     """Maximum mean rate of each tenant's adaptation steps. The steps of one second may come in a burst."""
+    max_tenant_requests_per_second: float | None = pydantic.Field(default=1000.0, gt=0, allow_inf_nan=False)
+    """Maximum mean rate of each tenant's calls, of all kinds. The calls of one second may come in a burst."""
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
     """Maximum of payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB

@@ -12,6 +12,7 @@
     ├── QuotaError             RESOURCE_EXHAUSTED   QuotaFailure, ErrorInfo: a retry does not help
     │   └── TenantQuotaError   RESOURCE_EXHAUSTED   as QuotaError: the tenant has stored too much
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
+    │   └── RateLimitError     RESOURCE_EXHAUSTED   RetryInfo, ErrorInfo: the tenant's rate
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
     ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: the call has no valid token
     ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: the call changed nothing
@@ -123,8 +124,16 @@ class TenantQuotaError(QuotaError):
 class BusyError(ServiceError):
     """The server is busy; a retry may succeed."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message, _retry_info(retry_after))
+    def __init__(self, message: str, retry_after: float, *details: Message) -> None:
+        super().__init__(message, _retry_info(retry_after), *details)
+
+
+class RateLimitError(BusyError):
+    """The tenant has reached a rate; a retry succeeds once it is below."""
+
+    def __init__(self, reason: str, subject: str, limit: float, retry_after: float) -> None:
+        message = f"the tenant may make {limit:g} {subject} per second; retry in {retry_after:.3g} s"
+        super().__init__(message, retry_after, _error_info(reason, {"limit": f"{limit:g}"}))
 
 
 class StalledUploadError(ServiceError):
@@ -166,6 +175,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TenantQuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RateLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     StoreFailedError: grpc.StatusCode.UNAVAILABLE,

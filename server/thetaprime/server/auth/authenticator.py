@@ -74,6 +74,8 @@ class Authenticator:
         self._defaults = defaults
         self._now = now
         self._table = TokenTable()
+        # Of authenticated tenants, until the file changes: every call asks for them.
+        self._quotas: dict[str, Quotas] = {}
         self._stamp: _FileStamp = None
         if path is not None:
             self._stamp = _stamp(path)
@@ -109,10 +111,17 @@ class Authenticator:
         """Returns the adaptation steps per second that a tenant may take; None for no limit."""
         return self.quotas_of(tenant).max_adaptations_per_second
 
+    def request_rate(self, tenant: str) -> float | None:
+        """Returns the calls per second that a tenant may make; None for no limit."""
+        return self.quotas_of(tenant).max_requests_per_second
+
     def quotas_of(self, tenant: str) -> Quotas:
         """Returns a tenant's quotas."""
-        own = self._table.tenants.get(tenant)
-        return self._defaults if own is None else self._defaults.override(own)
+        quotas = self._quotas.get(tenant)
+        if quotas is None:
+            own = self._table.tenants.get(tenant)
+            quotas = self._quotas[tenant] = self._defaults if own is None else self._defaults.override(own)
+        return quotas
 
     def _reload_if_changed(self, path: Path) -> None:
         stamp = _stamp(path)
@@ -125,6 +134,7 @@ class Authenticator:
         except TokenFileError as error:
             _log.error("tokens not reloaded", problem=str(error))
         else:
+            self._quotas.clear()
             _log.info("tokens reloaded", tokens=len(self._table.tokens))
 
 

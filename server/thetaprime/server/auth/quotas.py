@@ -17,6 +17,7 @@ class Quotas(pydantic.BaseModel):
         max_bytes: bytes of all its sessions on the disk, with their uploads and policies, in any state.
         max_steps: environment steps of the uploads of these sessions.
         max_adaptations_per_second: mean rate of adaptation steps; the steps of one second may come in a burst.
+        max_requests_per_second: mean rate of calls of any kind; the calls of one second may come in a burst.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +26,7 @@ class Quotas(pydantic.BaseModel):
     max_bytes: pydantic.PositiveInt | None = None
     max_steps: pydantic.PositiveInt | None = None
     max_adaptations_per_second: pydantic.PositiveFloat | None = pydantic.Field(default=None, allow_inf_nan=False)
+    max_requests_per_second: pydantic.PositiveFloat | None = pydantic.Field(default=None, allow_inf_nan=False)
 
     @classmethod
     def defaults(cls, config: ServerConfig) -> "Quotas":
@@ -34,6 +36,7 @@ class Quotas(pydantic.BaseModel):
             max_bytes=config.max_tenant_bytes,
             max_steps=config.max_tenant_steps,
             max_adaptations_per_second=config.max_tenant_adaptations_per_second,
+            max_requests_per_second=config.max_tenant_requests_per_second,
         )
 
     def override(self, quotas: "Quotas") -> "Quotas":

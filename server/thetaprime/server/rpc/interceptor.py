@@ -14,6 +14,7 @@ from thetaprime.server.auth import Authenticator, audit
 from thetaprime.server.auth.authenticator import Caller, set_caller
 from thetaprime.server.errors import InvalidRequestError, UnauthenticatedError, UnavailableError, error_status
 from thetaprime.server.logging import LineLimit
+from thetaprime.server.scheduling.rate_limit import RequestRate
 from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
@@ -36,6 +37,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def __init__(self, authenticator: Authenticator, observer: CallObserver) -> None:
         self._authenticator = authenticator
         self._observer = observer
+        self._request_rate = RequestRate(authenticator.request_rate)
         self._audit_limit = LineLimit()
         self._draining = False
         self._running = 0
@@ -113,6 +115,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             raise
         set_caller(Caller(tenant, context.peer()))
         structlog.contextvars.bind_contextvars(tenant=tenant)
+        self._request_rate.charge(tenant)
 
 
 async def _abort(context: "_Context[Any, Any]", error: Exception, observed: ObservedCall) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Limits the adaptation steps that each tenant may take per second: a token bucket."""
+"""Limits the rates of each tenant: token buckets of its requests and of its adaptation steps."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,73 @@ from typing import Final
 
 from cachetools import TTLCache
 
-from thetaprime.server.errors import BusyError
+from thetaprime.server.errors import RateLimitError
 
 _PREPAID_STEPS: Final = 10_000
 _PREPAID_SECONDS: Final = 3600.0
 
 
-class RateLimit:
-    """A token bucket for each tenant; one adaptation step costs one token. Use it on one event loop.
+class TokenBuckets:
+    """A token bucket for each tenant. Use it on one event loop.
 
-    A bucket holds one second's worth of tokens, and at least one. The step of a round may be precomputed, and is then
+    A bucket holds one second's worth of tokens, and at least one.
+
+    Args:
+        rate_of: tokens per second of a tenant; None for no limit.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, rate_of: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate_of = rate_of
+        self._clock = clock
+        # Tokens of each tenant, and when they were counted. Authenticated tenants only, so the dictionary is small.
+        self._tokens: dict[str, tuple[float, float]] = {}
+
+    def take(self, tenant: str) -> tuple[float, float] | None:
+        """Takes one token.
+
+        Returns:
+            None; or, where the bucket is empty, the tenant's rate and the seconds until it holds a token. A refused
+            call costs nothing: retrying early does not lengthen the wait.
+        """
+        rate = self._rate_of(tenant)
+        if rate is None:
+            return None
+        now, capacity = self._clock(), max(1.0, rate)
+        tokens, since = self._tokens.get(tenant, (capacity, now))
+        tokens = min(capacity, tokens + (now - since) * rate)
+        if tokens < 1.0:
+            return rate, (1.0 - tokens) / rate
+        self._tokens[tenant] = (tokens - 1.0, now)
+        return None
+
+
+class RequestRate:
+    """Limits the calls of each tenant, of all kinds together.
+
+    Args:
+        rate_of: calls per second that a tenant may make; None for no limit.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, rate_of: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._buckets = TokenBuckets(rate_of, clock)
+
+    def charge(self, tenant: str) -> None:
+        """Charges one call.
+
+        Raises:
+            RateLimitError: TENANT_REQUESTS; the error says when to retry.
+        """
+        refused = self._buckets.take(tenant)
+        if refused is not None:
+            raise RateLimitError("TENANT_REQUESTS", "requests", *refused)
+
+
+class RateLimit:
+    """Limits the adaptation steps of each tenant. Use it on one event loop.
+
+    The step of a round may be precomputed, and is then
     charged before `Adapt` asks for it: `Adapt` of that round is free. A second upload discards the precomputed step, so
     a tenant computes at most two steps for each token.
 
@@ -25,10 +82,7 @@ class RateLimit:
     """
 
     def __init__(self, rate_of: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate_of = rate_of
-        self._clock = clock
-        # Tokens of each tenant, and when they were counted. Authenticated tenants only, so the dictionary is small.
-        self._tokens: dict[str, tuple[float, float]] = {}
+        self._buckets = TokenBuckets(rate_of, clock)
         # Rounds whose precomputed step was charged, until `Adapt` asks for it.
         self._prepaid: TTLCache[tuple[str, str, int], None] = TTLCache(_PREPAID_STEPS, _PREPAID_SECONDS, timer=clock)
 
@@ -36,19 +90,15 @@ class RateLimit:
         """Charges the step that `Adapt` asks for, unless its precomputation was charged.
 
         Raises:
-            BusyError: the bucket is empty; the error says when to retry.
+            RateLimitError: TENANT_ADAPTATIONS; the error says when to retry.
         """
-        rate = self._rate_of(tenant)
         prepaid = (tenant, session_id, round_index)
-        if rate is None or prepaid in self._prepaid:
+        if prepaid in self._prepaid:
             self._prepaid.pop(prepaid, None)
             return
-        tokens = self._refill(tenant, rate)
-        if tokens < 1.0:
-            # A refused call costs nothing: retrying early does not lengthen the wait.
-            delay = (1.0 - tokens) / rate
-            raise BusyError(f"the tenant may take {rate:g} adaptation steps per second", retry_after=delay)
-        self._tokens[tenant] = (tokens - 1.0, self._clock())
+        refused = self._buckets.take(tenant)
+        if refused is not None:
+            raise RateLimitError("TENANT_ADAPTATIONS", "adaptation steps", *refused)
 
     def prepay(self, tenant: str, session_id: str, round_index: int) -> bool:
         """Charges a step that is precomputed.
@@ -56,18 +106,7 @@ class RateLimit:
         Returns:
             False where the tenant's rate does not allow the step now; nothing is charged then.
         """
-        rate = self._rate_of(tenant)
-        if rate is None:
-            return True
-        tokens = self._refill(tenant, rate)
-        if tokens < 1.0:
+        if self._buckets.take(tenant) is not None:
             return False
-        self._tokens[tenant] = (tokens - 1.0, self._clock())
         self._prepaid[tenant, session_id, round_index] = None
         return True
-
-    def _refill(self, tenant: str, rate: float) -> float:
-        """Returns the tenant's tokens now."""
-        now, capacity = self._clock(), max(1.0, rate)
-        tokens, since = self._tokens.get(tenant, (capacity, now))
-        return min(capacity, tokens + (now - since) * rate)
