@@ -8,9 +8,9 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -20,6 +20,7 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from thetaprime.models import (  # noqa: E402
+    BehaviorMeasurement,
     BoxAction,
     DiscreteAction,
     EnvironmentContract,
@@ -33,7 +34,7 @@ from thetaprime.models.behavior import ROUND_BOUND, round_evidence, single_bound
 
 PAGE: Final = HERE.parent / "docs" / "trust.md"
 EPISODES, STEPS = 20, 100
-SPLITS: Final = {"one upload": 20, "one episode an upload": 1, "one step an upload": 1}
+SPLITS: Final = ("one upload", "one episode an upload", "one step an upload")
 _KL: Final = 0.3
 _BEGIN, _END = "<!-- measured by make gate-power -->", "<!-- until here -->"
 
@@ -130,20 +131,31 @@ def policies() -> Iterator[tuple[str, Policy]]:
 
 
 def refusals(policy: Policy, case: Case, rounds: int) -> dict[str, int]:
-    """How many rounds were refused, by split."""
+    """How many of some rounds were refused, by split."""
     _, act, _ = case
     refused = dict.fromkeys(SPLITS, 0)
     for seed in range(rounds):
         one = _round(policy, seed, case)
         actions = act(one)
-        for split in SPLITS:
-            refused[split] += is_refused(one, actions, split)
+        for split in refusing_splits(one, actions):
+            refused[split] += 1
     return refused
 
 
-def is_refused(one: Round, actions: torch.Tensor, split: str) -> bool:
-    """Whether the test refuses an upload of the round, or the round."""
-    lengths = (1,) * EPISODES * STEPS if split == "one step an upload" else (STEPS,) * EPISODES
+def refusing_splits(one: Round, actions: torch.Tensor) -> Iterator[str]:
+    """Yields the splits of a round of which the test refuses an upload, or the round."""
+    whole = _measured(one, actions, (STEPS,) * EPISODES)
+    refused = bool((whole.evidence[:-1] >= single_bound(np.arange(EPISODES))).any())
+    if refused or whole.evidence[-1] >= ROUND_BOUND:
+        yield "one upload"
+    if refused or _exceeds(one, whole.trajectories):
+        yield "one episode an upload"
+    steps = _measured(one, actions, (1,) * (EPISODES * STEPS))
+    if (steps.evidence[:-1] >= single_bound(np.arange(EPISODES * STEPS))).any() or _exceeds(one, steps.trajectories):
+        yield "one step an upload"
+
+
+def _measured(one: Round, actions: torch.Tensor, lengths: tuple[int, ...]) -> BehaviorMeasurement:
     batch = TrajectoryBatch(
         observations=one.observations,
         actions=actions,
@@ -152,12 +164,13 @@ def is_refused(one: Round, actions: torch.Tensor, split: str) -> bool:
         terminated=torch.zeros(len(lengths), dtype=torch.bool),
         final_observations=torch.zeros(len(lengths), one.observations.shape[1]),
     )
-    measured = measure_behavior(one.policy, one.named, batch, earlier=(one.previous,))
-    alone = measured.evidence[:-1] >= single_bound(np.arange(len(lengths)))
-    if split == "one upload":
-        return bool(alone.any() or measured.evidence[-1] >= ROUND_BOUND)
-    pooled = round_evidence(one.policy, np.cumsum(measured.trajectories, axis=0))
-    return bool((alone | (pooled >= ROUND_BOUND)).any())
+    return measure_behavior(one.policy, one.named, batch, earlier=(one.previous,))
+
+
+def _exceeds(one: Round, uploads: np.ndarray[Any, Any]) -> bool:
+    """Whether the round exceeds its bound after an upload; of very many uploads, after some of them."""
+    after = np.cumsum(uploads, axis=0)[:: -max(len(uploads) // 100, 1)]
+    return bool((round_evidence(one.policy, after) >= ROUND_BOUND).any())
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -174,11 +187,13 @@ def _round(policy: Policy, seed: int, case: Case) -> Round:
     observations = torch.randn(EPISODES * STEPS, 8, generator=generator)
     named = policy.init(seed)
     other = policy.init(seed + 10_000)
+    if case[2] not in ("mean", "std"):
+        return Round(policy, named, other, observations, generator)
     moved = [name for name in named if (name == "log_std") == (case[2] == "std")]
     if case[2] == "std":
         other = {**named, "log_std": named["log_std"] + torch.randn(len(named["log_std"]), generator=generator)}
-    low, high = 0.0, 1.0
-    for _ in range(20):
+    low, high = 0.0, 16.0
+    for _ in range(24):
         middle = (low + high) / 2
         previous = {n: v + middle * (other[n] - v) if n in moved else v for n, v in named.items()}
         divergence = torch.distributions.kl_divergence(
@@ -202,14 +217,15 @@ def table(rounds: int) -> str:
         f"|---|{'---|' * len(networks)}",
     ]
     for case, *_ in CASES:
-        for split in SPLITS:
-            cells = [_cell(measured.get((name, case)), split) for name in networks]
-            lines.append(f"| {case}; {split} | {' | '.join(cells)} |")
+        cells = [_cell(measured.get((name, case), {})) for name in networks]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(refused: dict[str, int] | None, split: str) -> str:
-    return "" if refused is None else f"{refused[split]:,}"
+def _cell(refused: Mapping[str, int]) -> str:
+    """One number, or one for each split where they differ."""
+    counts = [f"{count:,}" for count in refused.values()]
+    return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
 
 
 def main() -> None:
@@ -220,8 +236,8 @@ def main() -> None:
     torch.set_num_threads(1)
     found = table(arguments.rounds)
     page = PAGE.read_text()
-    marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?=\n{re.escape(_END)})", re.DOTALL)
-    PAGE.write_text(marked.sub(lambda _: found, page))
+    marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?={re.escape(_END)})", re.DOTALL)
+    PAGE.write_text(marked.sub(lambda _: f"{found}\n", page))
     print(found)
 
 

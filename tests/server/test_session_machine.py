@@ -127,7 +127,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def upload_again(self, data: st.DataObject) -> None:
         tenant, session = self._drawn(data)
-        for upload_id, upload in session.uploads.items():
+        for upload_id, upload in list(session.uploads.items()):
             self._upload(tenant, session, upload_id, upload)
 
     @rule(data=st.data(), upload_id=upload_ids, damage=st.sampled_from(["cut", "digest", "counts"]))
@@ -148,6 +148,17 @@ class SessionMachine(RuleBasedStateMachine):
             messages[-1].footer.trajectories += 1
             expected = INVALID if expected == OK else expected
         self._reply(tenant, "UploadTrajectories", messages, expected)
+
+    @rule(data=st.data(), offset=offsets, chosen=st.lists(upload_ids, max_size=2))
+    def discard(self, data: st.DataObject, offset: int, chosen: list[str]) -> None:
+        tenant, session = self._drawn(data)
+        index = session.round + offset
+        expected = self._model.answer_discard(tenant, session.session_id, index, chosen)
+        request = service_pb.DiscardUploadsRequest(session_id=session.session_id, round=index, upload_ids=chosen)
+        reply = self._reply(tenant, "DiscardUploads", [request], expected)
+        if reply is not None:
+            session.discard(chosen)
+            assert service_pb.DiscardUploadsResponse.FromString(reply).session == self._message(session)
 
     @rule(data=st.data(), offset=offsets, wrong=st.sampled_from(["", "", "0" * 64, "ø"]))
     def adapt(self, data: st.DataObject, offset: int, wrong: str) -> None:
@@ -256,8 +267,7 @@ class SessionMachine(RuleBasedStateMachine):
             return
         acknowledged = service_pb.UploadTrajectoriesResponse.FromString(reply)
         if upload_id not in session.uploads:
-            assert acknowledged.counted_as == session.counted_as(upload)
-            session.uploads[upload_id] = upload
+            assert acknowledged.counted_as == session.accept(upload_id, upload)
             session.acknowledgements[upload_id] = acknowledged
             assert (acknowledged.upload_id, acknowledged.sha256) == (upload_id, upload.sha256)
             assert acknowledged.batch == session.batch()
@@ -355,7 +365,7 @@ class SessionMachine(RuleBasedStateMachine):
         again = service_pb.CreateSessionResponse.FromString(reply).session.session_id
         for index, step in enumerate(session.steps):
             for upload_id, upload in reversed(session.uploads.items()):
-                if upload.round == index:
+                if upload.round == index and upload_id in session.counting:
                     self._reply("carol", "UploadTrajectories", upload.messages(again, upload_id), OK)
             request = service_pb.AdaptRequest(
                 session_id=again, expected_round=index, batch_sha256=session.batch(index).sha256

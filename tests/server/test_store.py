@@ -1,5 +1,6 @@
 """The store: blobs by digest, rows that keep blobs alive, and the schema version."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from thetaprime.server import StartupError
 from thetaprime.server.errors import CorruptDataError, NotFoundError, UnavailableError
-from thetaprime.server.sessions.rows import SessionRecord, find_session
+from thetaprime.server.sessions.rows import SessionRecord, find_session, uploaded_batch
 from thetaprime.server.store import BlobStore, Store, database, tables
 from thetaprime.wire import sha256_hex
 
@@ -230,6 +231,25 @@ def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: p
         pass
     first.close()
     second.close()
+
+
+def test_a_store_that_is_older_than_a_column_gets_it(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "thetaprime.sqlite3")) as connection:
+        for table, column in (("uploads", "counted"), ("uploads", "evidence"), ("sessions", "doubt")):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute(
+            "INSERT INTO sessions VALUES ('s', '', 'r', 'd', 'm', 1, 't', NULL, 0, 0, 'p', 1, 9, 9, 0, 0)"
+        )
+        connection.execute("INSERT INTO uploads VALUES ('s', 'u', 0, 'f', 2, 8, x'00')")
+        connection.commit()
+    store = Store(tmp_path, now=lambda: 5)
+    with store.reading() as connection:
+        session = find_session(connection, "", "s", store.now())
+        batch = uploaded_batch(connection, session)
+    assert (session.doubt, batch.uploads, batch.trajectories, batch.evidence) == (None, 1, 2, (None,))
+    store.close()
+    Store(tmp_path).close()
 
 
 @pytest.mark.parametrize(("version", "remedy"), [(1, "use another folder"), (3, "use another"), (6, "upgrade")])

@@ -82,6 +82,8 @@ class Session:
     Attributes:
         policy_ids: policy ids of θ_0 … θ_k.
         uploads: acknowledged uploads by id, in the order of their arrival.
+        counting: ids of the uploads that count: not those of a known content, unless this is meant, or discarded.
+        discarded: ids of the discarded uploads.
         acknowledgements: the reply to each upload, by id.
         steps: the reply to each round's `Adapt`.
         deleted: when its policies are deleted.
@@ -98,6 +100,8 @@ class Session:
     policy_ids: list[str]
     closed: bool = False
     uploads: dict[str, Upload] = dataclasses.field(default_factory=dict)
+    counting: set[str] = dataclasses.field(default_factory=set)
+    discarded: set[str] = dataclasses.field(default_factory=set)
     acknowledgements: dict[str, service_pb.UploadTrajectoriesResponse] = dataclasses.field(default_factory=dict)
     steps: list[service_pb.AdaptResponse] = dataclasses.field(default_factory=list)
     swept: bool = False
@@ -137,21 +141,24 @@ class Session:
         )
 
     def counted(self, round_index: int) -> list[str]:
-        """The ids of a round's uploads that count: not those of a known content, unless this is meant."""
-        found: dict[str, Upload] = {}
-        for upload_id, upload in self.uploads.items():
-            if upload.round == round_index and (
-                upload.count_again or upload.sha256 not in {each.sha256 for each in found.values()}
-            ):
-                found[upload_id] = upload
-        return list(found)
+        """The ids of a round's uploads that count."""
+        return [each for each, upload in self.uploads.items() if upload.round == round_index and each in self.counting]
 
-    def counted_as(self, upload: Upload) -> str:
-        """The upload that counts in place of a new one; empty where the new one counts."""
-        if upload.count_again:
-            return ""
+    def accept(self, upload_id: str, upload: Upload) -> str:
+        """Records a new upload, and returns the one that counts in its place; empty where the new one counts."""
         same = [each for each in self.counted(upload.round) if self.uploads[each].sha256 == upload.sha256]
-        return min(same, default="")
+        self.uploads[upload_id] = upload
+        if same and not upload.count_again:
+            return min(same)
+        self.counting.add(upload_id)
+        return ""
+
+    def discard(self, upload_ids: list[str]) -> None:
+        """Discards uploads of the current round; all of them without ids."""
+        chosen = upload_ids or [each for each, upload in self.uploads.items() if upload.round == self.round]
+        # An upload that never counted is acknowledged as before.
+        self.discarded.update(self.counting.intersection(chosen))
+        self.counting.difference_update(chosen)
 
 
 class Model:
@@ -224,8 +231,9 @@ class Model:
             return NOT_FOUND
         known = None if session.swept else session.uploads.get(upload_id)
         if known is not None:
-            same = (known.round, known.payload) == (upload.round, upload.payload)
-            return OK if same else (StatusCode.ALREADY_EXISTS, "UPLOAD_ID_REUSED")
+            if (known.round, known.payload) != (upload.round, upload.payload):
+                return StatusCode.ALREADY_EXISTS, "UPLOAD_ID_REUSED"
+            return (StatusCode.FAILED_PRECONDITION, "UPLOAD_DISCARDED") if upload_id in session.discarded else OK
         if session.closed:
             return CLOSED
         if session.expires <= self.now:
@@ -237,6 +245,20 @@ class Model:
         if sum(each.round == session.round for each in session.uploads.values()) >= self._max_round_uploads:
             return StatusCode.RESOURCE_EXHAUSTED, "ROUND_FULL"
         return OK
+
+    def answer_discard(self, tenant: str, session_id: str, round_index: int, upload_ids: list[str]) -> Answer:
+        """Uploads of the current round can be discarded, any number of times."""
+        session = self.find(tenant, session_id)
+        if session is None:
+            return NOT_FOUND
+        if session.closed:
+            return CLOSED
+        if session.expires <= self.now:
+            return EXPIRED
+        if round_index != session.round:
+            return OTHER_ROUND
+        known = {each for each, upload in session.uploads.items() if upload.round == session.round}
+        return OK if known.issuperset(upload_ids) else NOT_FOUND
 
     def answer_adapt(self, tenant: str, session_id: str, round_index: int, sha256: str) -> Answer:
         """A step is taken once for each round, on the round's uploads."""
