@@ -293,3 +293,42 @@ def test_a_mismatched_environment_is_refused_by_field(client: tp.Client) -> None
 def test_zero_rounds_are_refused(client: tp.Client) -> None:
     with pytest.raises(tp.InvalidInputError, match="rounds: 0"):
         client.adapt("pendulum", None, rounds=0)
+
+
+def test_a_repeated_upload_says_which_one_counts(client: tp.Client) -> None:
+    session = client.create_session("pendulum")
+    trajectories = trajectories_of(session.policy)
+    first = session.upload(trajectories, "first")
+    second = session.upload(trajectories, "second")
+    assert (first.counted_as, second.counted_as, second.batch) == (None, "first", first.batch)
+    third = session.upload(trajectories, "third", count_again=True)
+    assert (third.counted_as, third.batch.trajectories) == (None, 8)
+    session.adapt()
+    assert session.report is not None
+    assert session.report.trajectories == 8
+
+
+def test_a_doubted_round_goes_on_after_a_discard(client: tp.Client) -> None:
+    session = client.create_session("pendulum")
+    session.upload(trajectories_of(session.policy, 2), "good")
+    with pytest.raises(tp.PreconditionError) as caught:
+        for index, each in enumerate(trajectories_of(session.policy, 40, seed=1)):
+            # Half of the noise is missing: too little to show in one short episode.
+            mean = np.stack([session.policy.act(each) for each in each.observations[:10]]) / 2.0
+            halved = (mean + 0.5 * (each.actions[:10] - mean)).astype(np.float32)
+            short = dataclasses.replace(
+                each, observations=each.observations[:10], actions=halved, rewards=each.rewards[:10]
+            )
+            session.upload([short], f"bad {index}")
+    assert caught.value.reason == "ROUND_DOUBTED"
+    with pytest.raises(tp.PreconditionError, match="together"):
+        session.adapt()
+    session.refresh()
+    assert session.info.doubt is not None
+    assert session.info.doubt in str(caught.value)
+    left = session.discard(*(f"bad {index}" for index in range(session.batch.uploads - 1)))
+    assert (left.doubt, left.batch.uploads, session.batch.trajectories) == (None, 1, 2)
+    session.adapt()
+    assert session.round == 1
+    with pytest.raises(tp.NotFoundError):
+        session.discard("good")
