@@ -48,8 +48,8 @@ __all__ = [
     "statistics_test",
 ]
 
-# An earlier policy is evaluated at this many steps of an upload: enough to tell it from another at a KL of 0.1.
-_EARLIER_STEPS: Final = 256
+# The previous policy, and the first, are evaluated at this many steps of an upload: enough at a KL of 0.2 and of 0.6.
+_EARLIER_STEPS: Final = (256, 64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -225,11 +225,10 @@ def _earlier_ratios(
     """[2, S]: the log likelihood ratios of earlier policies at some of the steps; 0 at the others."""
     steps = len(batch.rewards)
     ratios = np.zeros((2, steps), np.float32)
-    if earlier:
-        some = torch.arange(0, steps, -(-steps // _EARLIER_STEPS))
-        observations, actions = batch.observations[some], batch.actions[some]
+    for row, parameters, most in zip(ratios, earlier, _EARLIER_STEPS, strict=False):
+        some = slice(None, None, -(-steps // most))
+        actions = batch.actions[some]
         named = policy.log_prob((outputs[0][some], *outputs[1:]), actions)
-        for row, parameters in zip(ratios, earlier, strict=False):
-            other = policy.log_prob(policy.outputs(parameters, observations), actions)
-            row[some.numpy()] = (other - named).numpy()
+        other = policy.log_prob(policy.outputs(parameters, batch.observations[some]), actions)
+        row[some] = (other - named).numpy()
     return ratios
