@@ -11,6 +11,7 @@ however it was split into uploads. An honest round is refused less than once in 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -25,7 +26,7 @@ from thetaprime.models.behavior.doubt import (
     explain_gaussian,
     in_environment_units,
 )
-from thetaprime.models.behavior.evidence import ROUND_BOUND, Array, log_mean, single_bound
+from thetaprime.models.behavior.evidence import ROUND_BOUND, Array, log_sum, log_weights, single_bound
 from thetaprime.models.behavior.gaussian import GaussianTest
 from thetaprime.models.behavior.noise import NOISE_NUMBERS, beginning_noise, find_repeated_noise
 from thetaprime.models.parameters import Parameters
@@ -177,10 +178,20 @@ def round_evidence(policy: Policy, statistics: Array) -> Array:
     Returns:
         [R] in nats; infinite for numbers that no policy yields.
     """
+    test = statistics_test(policy)
+    coefficients, weights = _linear(test)
     with np.errstate(all="ignore"):
-        groups = statistics_test(policy).log_ratios(statistics).values()
-        weights = np.concatenate([np.full(logs.shape[1], weight / logs.shape[1]) for weight, logs in groups])
-        return log_mean(np.concatenate([logs for _, logs in groups], axis=1), weights)
+        curved = [logs for _, logs in test.curved_ratios(statistics).values()]
+        return log_sum(np.concatenate([statistics @ coefficients, *curved], axis=1) + weights)
+
+
+@functools.lru_cache(maxsize=64)
+def _linear(test: GaussianTest | CategoricalTest) -> tuple[Array, Array]:
+    """[K, F'] the coefficients of the linear log likelihood ratios, and [F] the log weights of all, in their order."""
+    unit = np.eye(test.columns)
+    linear = test.linear_ratios(unit)
+    coefficients = np.concatenate([logs for _, logs in linear.values()], axis=1)
+    return coefficients, log_weights({**linear, **test.curved_ratios(unit)})
 
 
 def doubt_round(

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from thetaprime.models.behavior.evidence import Array
+from thetaprime.models.behavior.evidence import Array, Groups
 from thetaprime.models.policy import Policy
 from thetaprime.models.trajectories import TrajectoryBatch
 
@@ -90,19 +90,19 @@ class CategoricalTest:
         totals: Array = np.add.reduceat(values, first, axis=1)
         return totals.T
 
-    def log_ratios(self, statistics: Array) -> dict[str, tuple[float, Array]]:
-        """Returns the log likelihood ratios of the alternatives.
+    def log_ratios(self, statistics: Array) -> Groups:
+        """Returns the log likelihood ratios of the alternatives; see `Groups`.
 
         Args:
             statistics: [R, columns].
-
-        Returns:
-            By name of a group: its weight, and [R, alternatives], each alternative with an equal part of the weight.
-            The weights add up to 1.
         """
+        return self.linear_ratios(statistics)
+
+    def linear_ratios(self, statistics: Array) -> Groups:
+        """Returns those of the log likelihood ratios that are linear in the statistics [R, columns]: all."""
         ends = np.cumsum((_SUMS, len(_TILTS), len(_GREEDY_SHARES), len(_REPEATED_SHARES)))
         _, tilts, greedy, repeats, preferences = np.split(statistics[:, :-2], ends, axis=1)
-        groups = {
+        groups: Groups = {
             "spread": (0.3, tilts),
             "mean": (0.2, greedy),
             "repeats": (0.1, repeats),
@@ -111,3 +111,7 @@ class CategoricalTest:
         if preferences.shape[1]:
             groups["shift"] = (0.3, preferences)
         return groups
+
+    def curved_ratios(self, statistics: Array) -> Groups:
+        """Returns the others: none."""
+        return {}

@@ -18,6 +18,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+Groups = dict[str, tuple[float, Array]]
+"""Log likelihood ratios by name of a group: its weight, and [R, alternatives] of R sets of trajectories.
+
+Each alternative has an equal part of its group's weight. The weights add up to at most 1."""
+
 ROUND_BOUND: Final = -math.log(8.8e-8)
 """The evidence, in nats, at which all trajectories of a round together are refused."""
 _SINGLE_BOUND: Final = -math.log(5e-9)
@@ -34,12 +39,16 @@ def single_bound(position: int | Array) -> Any:
     return _SINGLE_BOUND + np.log((np.asarray(position) + 1.0) * (np.asarray(position) + 2.0))
 
 
-def log_mean(logs: Array, weights: Array) -> Array:
-    """Returns log Σ w exp(x) along the last axis: [..., F] and [F] -> [...]. NaN gives infinity."""
-    shifted = logs + np.log(weights)
-    top = shifted.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        total = np.log(np.exp(shifted - top).sum(axis=-1)) + top[..., 0]
+def log_weights(groups: Groups) -> Array:
+    """[F]: the log of the weight of each alternative."""
+    parts = [np.full(logs.shape[1], math.log(weight / logs.shape[1])) for weight, logs in groups.values()]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def log_sum(logs: Array) -> Array:
+    """Returns log Σ exp(x) along the last axis; infinity where it is not a number."""
+    top = logs.max(axis=-1)
+    total = np.log(np.exp(logs - top[..., None]).sum(axis=-1)) + top
     return np.where(np.isnan(total), np.inf, total)
 
 

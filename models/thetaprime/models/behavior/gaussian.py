@@ -1,13 +1,14 @@
 """The test of a Gaussian policy's actions, on their standardized noise z = (a − μ(o)) / σ, which is standard normal."""
 
 import dataclasses
+import itertools
 import math
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
-from thetaprime.models.behavior.evidence import Array, share_ratios
+from thetaprime.models.behavior.evidence import Array, Groups, share_ratios
 from thetaprime.models.policy import Policy
 from thetaprime.models.trajectories import TrajectoryBatch
 
@@ -145,46 +146,51 @@ class GaussianTest:
             count[clipped] = 1.0
             ratio[clipped] = math.log1p(_CLIPPED_SHARE * (1 / chance - 1))
 
-    def log_ratios(self, statistics: Array) -> dict[str, tuple[float, Array]]:
-        """Returns the log likelihood ratios of the alternatives.
+    def log_ratios(self, statistics: Array) -> Groups:
+        """Returns the log likelihood ratios of the alternatives; see `Groups`.
 
         Args:
             statistics: [R, columns].
-
-        Returns:
-            By name of a group: its weight, and [R, alternatives], each alternative with an equal part of the weight.
-            The weights add up to 1.
         """
-        size = self.size
+        return {**self.linear_ratios(statistics), **self.curved_ratios(statistics)}
+
+    def linear_ratios(self, statistics: Array) -> Groups:
+        """Returns those of the log likelihood ratios that are linear in the statistics [R, columns]."""
         each = self.named(statistics)
-        steps, total = each.steps[:, None], each.spread.sum(axis=1)
-        narrow, wide = _SHIFT_VARIANCES
-        near = share_ratios(each.near, steps, NEAR_CHANCE, _SHARES)
+        near = share_ratios(each.near, each.steps[:, None], NEAR_CHANCE, _SHARES)
+        all_near_chance = max(NEAR_CHANCE**self.size, _LEAST_CHANCE)
         return {
-            "shift": (0.75, _shifted(each.shift, steps, narrow)),
-            "far shift": (0.05, _shifted(each.shift, steps, wide)),
-            "spread": (0.04, _scaled(total[:, None], steps * size)),
-            "spread of one": (0.02, _scaled(each.spread, steps)),
-            "mean": (0.05, share_ratios(each.all_near, each.steps, max(NEAR_CHANCE**size, _LEAST_CHANCE), _SHARES)),
-            "mean of one": (0.02, near.reshape(len(steps), -1)),
+            "mean": (0.05, share_ratios(each.all_near, each.steps, all_near_chance, _SHARES)),
+            "mean of one": (0.02, near.reshape(len(statistics), -1)),
             "repeats": (0.01, share_ratios(each.repeats, each.steps, _REPEAT_CHANCE, _SHARES)),
             "clipped": (0.01, each.clipping[:, None]),
             "tail": (0.01, each.tail[:, None]),
-            "lag": (0.01, _correlated(each.lag, each.lag_spread, each.pairs * size)),
-            "common": (0.01, _equally_correlated(each.common, total, each.steps, size)),
+            "lag": (0.01, _correlated(each.lag, each.lag_spread, each.pairs * self.size)),
+            "common": (0.01, _equally_correlated(each.common, each.spread.sum(axis=1), each.steps, self.size)),
             "earlier": (0.02, each.earlier),
         }
 
-    def named(self, statistics: Array) -> "GaussianStatistics":
+    def curved_ratios(self, statistics: Array) -> Groups:
+        """Returns the others: mixtures of all shifts, and of all scales."""
+        each, size = self.named(statistics), self.size
+        steps = each.steps[:, None]
+        spread = np.concatenate([each.spread, each.spread.sum(axis=1, keepdims=True)], axis=1)
+        scaled = _scaled(spread, steps * np.array([1.0] * size + [size]))
+        narrow, wide = _SHIFT_VARIANCES
+        return {
+            "shift": (0.75, _shifted(each.shift, steps, narrow)),
+            "far shift": (0.05, _shifted(each.shift, steps, wide)),
+            "spread of one": (0.02, scaled[:, :-1]),
+            "spread": (0.04, scaled[:, -1:]),
+        }
+
+    def named(self, statistics: Array) -> GaussianStatistics:
         """Returns the statistics [..., columns] by name."""
-        ends = np.cumsum((1, 1, self.size, self.size, self.size, *(1,) * 8))
-        parts = np.split(statistics, ends, axis=-1)
-        return GaussianStatistics(
-            *(
-                part[..., 0] if part.shape[-1] == 1 and index not in (2, 3, 4) else part
-                for index, part in enumerate(parts)
-            )
-        )
+        ends = [2 + part * self.size for part in range(4)]
+        dimensions = (statistics[..., begin:end] for begin, end in itertools.pairwise(ends))
+        rest = (statistics[..., ends[-1] + index] for index in range(8))
+        parts = (statistics[..., 0], statistics[..., 1], *dimensions, *rest, statistics[..., -2:])
+        return GaussianStatistics._make(parts)
 
 
 def _shifted(shift: Array, steps: Array, variance: float) -> Array:

@@ -18,6 +18,7 @@ from thetaprime.server.errors import PreconditionError, shown
 from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch
 
 _VERSION: Final = b"\x01"
+_NOISE_BYTES: Final = 2 * NOISE_NUMBERS
 _NAMED_UPLOADS: Final = 5
 
 
@@ -42,14 +43,40 @@ class UploadEvidence:
         """Returns a row's bytes: a version, [K] float32 and [N, 8] float16, little-endian."""
         return _VERSION + self.statistics.astype("<f4").tobytes() + self.noise.astype("<f2").tobytes()
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RoundEvidence:
+    """What the rows of U uploads keep for the tests of their round.
+
+    Attributes:
+        statistics: [U, K]: sums over each upload's steps.
+        noise: [M, 8]: how the noise of each trajectory begins, upload by upload.
+        counts: [U]: number of the rows of `noise` of each upload.
+    """
+
+    statistics: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float16]
+    counts: tuple[int, ...]
+
     @classmethod
-    def unpack(cls, packed: bytes | None, columns: int) -> Self:
-        """Reads a row's bytes. Those of another version of the server count as no evidence."""
-        end = 1 + 4 * columns
-        if packed is None or packed[:1] != _VERSION or len(packed) < end or (len(packed) - end) % (2 * NOISE_NUMBERS):
-            return cls(np.zeros(columns), np.zeros((0, NOISE_NUMBERS), np.float16))
-        statistics = np.frombuffer(packed, "<f4", columns, 1).astype(np.float64)
-        return cls(statistics, np.frombuffer(packed, "<f2", offset=end).reshape(-1, NOISE_NUMBERS))
+    def of(cls, policy: Policy, batch: UploadedBatch) -> Self:
+        """Reads the rows. One that is older than the test, or of another version of it, counts as no evidence."""
+        columns = statistics_test(policy).columns
+        end = len(_VERSION) + 4 * columns
+        nothing = bytes(end)
+        rows = [
+            row
+            if row and row.startswith(_VERSION) and (len(row) - end) % _NOISE_BYTES == 0 and len(row) >= end
+            else nothing
+            for row in batch.evidence
+        ]
+        statistics = np.frombuffer(b"".join(row[len(_VERSION) : end] for row in rows), "<f4")
+        noise = np.frombuffer(b"".join(row[end:] for row in rows), "<f2")
+        return cls(
+            statistics.reshape(-1, columns).astype(np.float64),
+            noise.reshape(-1, NOISE_NUMBERS),
+            tuple((len(row) - end) // _NOISE_BYTES for row in rows),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +112,12 @@ def refuse_upload(
         message = f"trajectories[{doubt.trajectory}]: {doubt.message}"
         return Refusal(PreconditionError(doubt.reason, message, trajectory=doubt.trajectory))
     policy = measurement.policy
-    known = _evidence(policy, batch)
+    known = RoundEvidence.of(policy, batch)
     if not repeats and (error := _repeated_noise(batch, known, measurement, upload_id)):
         return Refusal(error)
-    if not known:
+    if not batch.uploads:
         return None
-    every = np.stack([*(each.statistics for each in known), measurement.statistics])
+    every = np.concatenate([known.statistics, measurement.statistics[None]])
     found = doubt_round(policy, every, measurement)
     if found is None:
         return None
@@ -127,29 +154,20 @@ def find_round_doubt(policy: Policy, batch: UploadedBatch, bound: float = ROUND_
     # A round that never had another upload was tested when this one was accepted.
     if not batch.uploads or (batch.uploads == 1 and not batch.uncounted and bound == ROUND_BOUND):
         return None
-    found = doubt_round(policy, np.stack([each.statistics for each in _evidence(policy, batch)]), bound=bound)
+    found = doubt_round(policy, RoundEvidence.of(policy, batch).statistics, bound=bound)
     return None if found is None else _describe(found, batch.upload_ids, batch.trajectories)
 
 
-def _evidence(policy: Policy, batch: UploadedBatch) -> list[UploadEvidence]:
-    columns = statistics_test(policy).columns
-    return [UploadEvidence.unpack(packed, columns) for packed in batch.evidence]
-
-
 def _repeated_noise(
-    batch: UploadedBatch, known: Sequence[UploadEvidence], measurement: BehaviorMeasurement, upload_id: str
+    batch: UploadedBatch, known: RoundEvidence, measurement: BehaviorMeasurement, upload_id: str
 ) -> PreconditionError | None:
-    before = np.concatenate([np.zeros((0, NOISE_NUMBERS), np.float16), *(each.noise for each in known)])
-    found = find_repeated_noise(measurement.noise, before)
+    found = find_repeated_noise(measurement.noise, known.noise)
     if found is None:
         return None
-    later, earlier = found
-    upload, index = upload_id, earlier - len(before)
-    for name, each in zip(batch.upload_ids, known, strict=True):
-        if earlier < len(each.noise):
-            upload, index = name, earlier
-            break
-        earlier -= len(each.noise)
+    later, index = found
+    ends = np.cumsum([*known.counts, len(measurement.noise)])
+    place = int(np.searchsorted(ends, index, side="right"))
+    upload, index = (*batch.upload_ids, upload_id)[place], index - int(ends[place - 1]) if place else index
     return PreconditionError(
         "REPEATED_NOISE",
         f"trajectories[{later}] has the noise of trajectories[{index}] of upload {shown(upload)}: send each episode "
