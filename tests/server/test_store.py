@@ -239,7 +239,7 @@ def test_a_store_that_is_older_than_a_column_gets_it(tmp_path: Path) -> None:
         for table, column in (("uploads", "counted"), ("uploads", "evidence"), ("sessions", "doubt")):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute(
-            "INSERT INTO sessions VALUES ('s', '', 'r', 'd', 'm', 1, 't', NULL, 0, 0, 'p', 1, 9, 9, 0, 0)"
+            "INSERT INTO sessions VALUES ('s', '', 'r', 'd', 'm', 1, 't', NULL, 0, 0, 'p', 1, 9, 9, 0, 0, 0)"
         )
         connection.execute("INSERT INTO uploads VALUES ('s', 'u', 0, 'f', 2, 8, x'00')")
         connection.commit()

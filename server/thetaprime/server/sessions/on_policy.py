@@ -19,7 +19,7 @@ from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch
 
 _VERSION: Final = b"\x01"
 _NOISE_BYTES: Final = 2 * NOISE_NUMBERS
-_NAMED_UPLOADS: Final = 5
+_NAMED_UPLOADS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
