@@ -5,10 +5,17 @@ from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
 from tests.support.training.corridor import CorridorTasks
-from tests.support.training.tiny import algorithm_of, in_double, meta_objective, meta_update, sampled
+from tests.support.training.tiny import (
+    algorithm_of,
+    in_double,
+    meta_objective,
+    meta_update,
+    sampled,
+    tiny_config,
+)
 from thetaprime.training.algorithms.objective import flatten, unflatten
 from thetaprime.training.algorithms.trpo import FisherProduct, conjugate_gradient, line_search
-from thetaprime.training.config import TrainConfig
+from thetaprime.training.config import OuterLoopName, TrainConfig
 from thetaprime.training.tasks import TaskDistribution, resolve_tasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,6 +76,34 @@ def test_outer_gradient_and_fisher_product_agree_with_finite_differences(
 
     expected = (slope(theta + 1e-5 * direction) - slope(theta - 1e-5 * direction)) / 2e-5
     torch.testing.assert_close(FisherProduct(objective)(direction), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("outer_loop", ["maml_trpo", "e_maml"])
+def test_a_cheaper_fisher_product_takes_a_part_of_every_task_s_trajectories(
+    distribution: TaskDistribution, outer_loop: OuterLoopName
+) -> None:
+    config = tiny_config({"outer_loop": outer_loop, "adaptation.inner_steps": 2, "multi_step_loss": True})
+    policy, parameters, data = sampled(distribution, config)
+    half = config.model_copy(update={"fisher_fraction": 0.5})
+    direction = torch.randn(flatten(parameters).shape, generator=torch.Generator().manual_seed(0))
+    found = FisherProduct(meta_objective(half, policy, parameters, data))(direction)
+    parts = [task.first(0.5) for task in data]
+    for part, task in zip(parts, data, strict=True):
+        for fewer, collected in zip((*part.support, *part.judged), (*task.support, *task.judged), strict=True):
+            steps = sum(collected.batch.lengths[:2])
+            assert fewer.batch.lengths == collected.batch.lengths[:2]
+            assert fewer.advantages.tolist() == collected.advantages[:steps].tolist()
+            taken = collected.batch.actions
+            torch.testing.assert_close(
+                fewer.behavior.log_prob(taken[:steps]), collected.behavior.log_prob(taken)[:steps]
+            )
+            assert (fewer.credit is None) == (collected.credit is None)
+    torch.testing.assert_close(found, FisherProduct(meta_objective(config, policy, parameters, parts))(direction))
+    # Each task has its share: without one, the product is another.
+    by_task = [FisherProduct(meta_objective(config, policy, parameters, [part]))(direction) for part in parts]
+    torch.testing.assert_close(found, torch.stack(by_task).mean(0), rtol=1e-4, atol=1e-6)
+    assert all(float(each.norm()) > 0.0 for each in by_task)
+    assert [len(each.batch.lengths) for each in data[0].first(0.01).support] == [1, 1]
 
 
 def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) -> None:

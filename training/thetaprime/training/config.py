@@ -39,7 +39,8 @@ class TrainConfig(Spec):
     """δ: the largest KL divergence, in nats, by which an iteration may move the adapted policies. It is TRPO's trust
     region and ends the epochs of Adam."""
     fisher_fraction: float = pydantic.Field(default=0.2, gt=0.0, le=1.0)
-    """maml_trpo, e_maml: fraction of the tasks used for Fisher-vector products. Less is faster and noisier."""
+    """maml_trpo, e_maml: fraction of each task's trajectories used for Fisher-vector products. Less is faster and
+    noisier."""
     outer_lr: pydantic.PositiveFloat = 1e-3
     """promp, dice: learning rate of Adam on θ."""
     outer_epochs: pydantic.PositiveInt = 5

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
 from thetaprime.training.config import TrainConfig
@@ -33,6 +33,18 @@ class Collected:
     behavior: Distribution
     credit: torch.Tensor | None = None
 
+    def first(self, trajectories: int) -> "Collected":
+        """The first `trajectories` trajectories, or all if there are fewer."""
+        batch = self.batch.first(trajectories)
+        steps = len(batch.rewards)
+        return Collected(
+            self.inner_step,
+            batch,
+            self.advantages[:steps],
+            _first_rows(self.behavior, steps),
+            None if self.credit is None else self.credit[:steps],
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskData:
@@ -51,6 +63,18 @@ class TaskData:
     def query(self) -> TrajectoryBatch:
         """D′, sampled after the last inner step."""
         return self.judged[-1].batch
+
+    def first(self, fraction: float) -> "TaskData":
+        """The first trajectories of each inner step and of each policy that is judged, at least one each.
+
+        Args:
+            fraction: of the trajectories.
+        """
+        support, judged = (
+            [each.first(max(1, round(fraction * len(each.batch.lengths)))) for each in collected]
+            for collected in (self.support, self.judged)
+        )
+        return TaskData(support, judged)
 
 
 def support_trajectories(
@@ -78,6 +102,14 @@ def query_trajectories(
 @torch.no_grad()
 def _behavior(policy: Policy, parameters: Parameters, batch: TrajectoryBatch) -> Distribution:
     return policy.distribution(parameters, batch.observations)
+
+
+def _first_rows(distribution: Distribution, rows: int) -> Distribution:
+    """The action distribution at the first observations."""
+    if isinstance(distribution, Categorical):
+        return Categorical(logits=distribution.logits[:rows], validate_args=False)
+    mean, std = distribution.mean[:rows], distribution.stddev[:rows]
+    return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
 
 
 def stack(parameters: Sequence[Parameters]) -> Parameters:
