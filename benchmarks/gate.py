@@ -222,6 +222,37 @@ def table(rounds: int) -> str:
     return "\n".join(lines)
 
 
+def honest_chances(thousands: int) -> str:
+    """A table: how often the evidence against honest episodes, and against growing honest rounds, reaches a bound.
+
+    Args:
+        thousands: number of episodes of each network, in thousands.
+    """
+    levels = (0.1, 0.01, 0.001, 1e-4, 1e-5)
+    episodes, rounds = np.zeros(len(levels)), np.zeros(len(levels))
+    count = 0
+    for _, policy in policies():
+        for seed in range(thousands):
+            generator = torch.Generator().manual_seed(seed)
+            observations = torch.randn(1000 * STEPS, 8, generator=generator)
+            named, previous = policy.init(seed), policy.init(seed + 10_000)
+            one = Round(policy, named, previous, observations, generator)
+            measured = _measured(one, one.sample(), (STEPS,) * 1000)
+            after = np.cumsum(measured.trajectories.reshape(1000 // EPISODES, EPISODES, -1), axis=1)
+            evidence = round_evidence(policy, after.reshape(1000, -1)).reshape(-1, EPISODES)
+            for index, level in enumerate(levels):
+                episodes[index] += (measured.evidence[:-1] >= -np.log(level)).sum()
+                rounds[index] += (evidence.max(axis=1) >= -np.log(level)).sum()
+            count += 1000
+    lines = [
+        f"| evidence of ln 1/α | {count:,} honest episodes | {count // EPISODES:,} honest rounds, after any episode |",
+        "|---|---|---|",
+    ]
+    for level, episode, growing in zip(levels, episodes, rounds, strict=True):
+        lines.append(f"| α = {level:g} | {episode / count:.2g} | {growing / (count / EPISODES):.2g} |")
+    return "\n".join(lines)
+
+
 def _cell(refused: Mapping[str, int]) -> str:
     """One number, or one for each split where they differ."""
     counts = [f"{count:,}" for count in refused.values()]
@@ -234,7 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of each case; default: %(default)s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = table(arguments.rounds)
+    found = f"{table(arguments.rounds)}\n\n{honest_chances(max(arguments.rounds // 4, 1))}"
     page = PAGE.read_text()
     marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?={re.escape(_END)})", re.DOTALL)
     PAGE.write_text(marked.sub(lambda _: f"{found}\n", page))
