@@ -29,6 +29,27 @@ def test_models_of_a_server(address: str, thetaprime: Command) -> None:
     assert "thetaprime/PointNavigation-v0" in result.stdout
 
 
+def test_models_state_their_reward(tmp_path: Path, thetaprime: Command) -> None:
+    action = models.DiscreteAction(count=2)
+    for name, reward in (
+        ("measured", models.RewardContract(formula="speed - |u|^2", step_range=(-2, 1), return_range=(-300, 41.5))),
+        ("stated", models.RewardContract(formula="1 for each step")),
+        ("unknown", None),
+    ):
+        contract = models.EnvironmentContract(
+            environment_id=name, observation_shape=(4,), action=action, horizon=30, reward=reward
+        )
+        write_untrained(tmp_path, name, contract)
+    shown = thetaprime("models", "--zoo", tmp_path).stdout
+    assert "reward speed - |u|^2; return of θ in meta-training -300 to 41.5\n" in shown
+    assert "reward 1 for each step\n" in shown
+    assert shown.count("reward") == 2
+    listed = last_json(thetaprime("models", "--zoo", tmp_path, "--json"))["meta_policies"]
+    rewards = {each["name"]: each["environment"]["reward"] for each in listed}
+    assert rewards["measured"] == {"formula": "speed - |u|^2", "step_range": [-2, 1], "return_range": [-300, 41.5]}
+    assert rewards["unknown"] is None
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, None])
 def test_names_and_ids_of_models_are_never_folded(
     columns: int | None, tmp_path: Path, thetaprime: Command, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thetaprime.models import TrajectoryBatch, estimate_advantages
@@ -29,7 +29,10 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
         total = [sum(discount ** (s - t) * reward[s] for s in range(t, len(reward))) for t in range(len(reward))]
         returns.append(torch.stack([torch.as_tensor(each) for each in total]))
     inputs = features(batch.observations, batch.time)
-    values = (inputs @ fit_baseline(inputs, torch.cat(returns), 1e-5)).split(batch.lengths)
+    mean = batch.rewards.double().mean()
+    constant = torch.stack([mean * sum(discount**s for s in range(HORIZON - int(t))) for t in batch.time])
+    values = inputs @ fit_baseline(inputs, torch.cat(returns) - constant, 1e-5) + constant
+    values = values.split(batch.lengths)
     found = []
     for reward, value in zip(rewards, values, strict=True):
         follow = torch.cat([value[1:], torch.zeros(1, dtype=torch.float64)])
@@ -41,7 +44,7 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
             advantage[t] = running
         found.append(advantage)
     flat = torch.cat(found)
-    return ((flat - flat.mean()) / (flat.std(correction=0) + 1e-8)).float()
+    return ((flat - flat.mean()) / flat.std(correction=0)).float()
 
 
 @settings(max_examples=30, deadline=None)
@@ -53,6 +56,8 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
 )
 def test_advantages_agree_with_their_definition(ends: list[int], discount: float, gae_lambda: float, seed: int) -> None:
     batch = _batch(ends, [n < HORIZON for n in ends], seed)
+    # With fewer steps than features the baseline knows all returns, and advantages are its rounding.
+    assume(sum(ends) > 10)
     found = estimate_advantages(batch, horizon=HORIZON, discount=discount, gae_lambda=gae_lambda, ridge=1e-5)
     torch.testing.assert_close(found, _slow_advantages(batch, discount, gae_lambda), atol=1e-4, rtol=1e-4)
 

@@ -13,6 +13,7 @@ from thetaprime.wire import (
     CHUNK_BYTES,
     ActionKind,
     EnvironmentContract,
+    RewardContract,
     Trajectory,
     WireError,
     array_from_message,
@@ -133,6 +134,10 @@ def test_batch_digest_ignores_order_and_counts_repeats(digests: list[str], data:
     [
         EnvironmentContract("box", (2, 3), ActionKind.BOX, 2, (-1.0, -np.inf), (1.0, np.inf), horizon=9),
         EnvironmentContract("disc", (4,), ActionKind.DISCRETE, 3, action_start=-1, horizon=9, control_timestep=0.05),
+        EnvironmentContract("formula", (1,), ActionKind.DISCRETE, 2, reward=RewardContract("1 for each step")),
+        EnvironmentContract(
+            "measured", (1,), ActionKind.DISCRETE, 2, reward=RewardContract("x", (-1.5, 0.0), (0.0, 0.0))
+        ),
     ],
 )
 def test_contracts_round_trip(contract: EnvironmentContract) -> None:

@@ -1,5 +1,6 @@
 """The contract between a policy and its environment, as JSON and as the client's type."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from thetaprime import wire
@@ -17,6 +18,7 @@ def describe_contract(contract: wire.EnvironmentContract) -> dict[str, Any]:
         "action_size": contract.action_size,
         "horizon": contract.horizon,
         "control_timestep": contract.control_timestep,
+        "reward": None if contract.reward is None else dataclasses.asdict(contract.reward),
     }
     if contract.action_kind is wire.ActionKind.BOX:
         return {**facts, "action_low": list(contract.action_low), "action_high": list(contract.action_high)}
@@ -36,4 +38,9 @@ def contract_of(environment: "EnvironmentContract") -> wire.EnvironmentContract:
         action_start=0 if action.kind == "box" else action.start,
         horizon=environment.horizon,
         control_timestep=environment.control_timestep,
+        reward=None
+        if environment.reward is None
+        else wire.RewardContract(
+            environment.reward.formula, environment.reward.step_range, environment.reward.return_range
+        ),
     )

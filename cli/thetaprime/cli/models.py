@@ -13,6 +13,7 @@ from thetaprime.cli._output import console_for, json_option, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from thetaprime import wire
     from thetaprime.client import MetaPolicyInfo
 
 _INDENT: Final = 4
@@ -61,8 +62,19 @@ def _print(console: "Console", info: "MetaPolicyInfo", *, first: bool) -> None:
         console.print()
     console.print(Text(info.label, "bold"), soft_wrap=True)
     console.print(Text(f"{'':{_INDENT}}{contract.environment_id}"), soft_wrap=True)
-    for line in (facts, info.description):
+    for line in (facts, *_reward(contract), info.description):
         console.print(Padding(Text(line), (0, 0, 0, _INDENT), expand=False))
+
+
+def _reward(contract: "wire.EnvironmentContract") -> list[str]:
+    """The line on the reward, if the contract states it."""
+    reward = contract.reward
+    if reward is None:
+        return []
+    line = f"reward {reward.formula}"
+    if reward.return_range is not None:
+        line += "; return of θ in meta-training {:.4g} to {:.4g}".format(*reward.return_range)
+    return [line]
 
 
 def _as_json(info: "MetaPolicyInfo") -> dict[str, Any]:

@@ -46,7 +46,7 @@ from thetaprime.client._types import (
     UploadReceipt,
     UploadShare,
 )
-from thetaprime.wire import ActionKind, EnvironmentContract, Trajectory
+from thetaprime.wire import ActionKind, EnvironmentContract, RewardContract, Trajectory
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -70,6 +70,7 @@ __all__ = [
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
+    "RewardContract",
     "RobotDescription",
     "ServerError",
     "Session",

@@ -72,12 +72,15 @@ if TYPE_CHECKING:
         parameters_to_bytes,
     )
     from thetaprime.models.policy import ForwardPass, Policy, forward_pass
+    from thetaprime.models.reward_units import reward_deviation
     from thetaprime.models.spec import (
         AdaptationSpec,
         BoxAction,
         DiscreteAction,
         EnvironmentContract,
         PolicySpec,
+        RewardContract,
+        RewardDeviation,
     )
     from thetaprime.models.trajectories import TrajectoryBatch, estimate_advantages
 
@@ -107,6 +110,8 @@ __all__ = [
     "PolicySpec",
     "ProfileError",
     "Provenance",
+    "RewardContract",
+    "RewardDeviation",
     "RobotDescription",
     "RoundDoubt",
     "StepSummary",
@@ -133,6 +138,7 @@ __all__ = [
     "read_tensors",
     "reinforce_loss",
     "resolve_meta_policy",
+    "reward_deviation",
     "scan_meta_policies",
     "summarize_step",
     "trajectory_contributions",
@@ -167,6 +173,8 @@ _MODULES: Final = {
     "PolicySpec": "spec",
     "ProfileError": "onnx",
     "Provenance": "manifest",
+    "RewardContract": "spec",
+    "RewardDeviation": "spec",
     "RobotDescription": "onnx",
     "RoundDoubt": "behavior",
     "StepSummary": "inner_loop",
@@ -193,6 +201,7 @@ _MODULES: Final = {
     "read_tensors": "artifact",
     "reinforce_loss": "inner_loop",
     "resolve_meta_policy": "artifact_folders",
+    "reward_deviation": "reward_units",
     "scan_meta_policies": "artifact_folders",
     "summarize_step": "inner_loop",
     "trajectory_contributions": "contributions",

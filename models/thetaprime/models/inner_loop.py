@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
+from thetaprime.models.reward_units import return_gap
 from thetaprime.models.spec import AdaptationSpec, Curvature
 from thetaprime.models.trajectories import TrajectoryBatch, decayed_past, estimate_advantages
 
@@ -148,7 +149,7 @@ def adapt_step(
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         gradient, layer_gradients = _plain_gradient(policy, batch, advantage, forward)
 
-    factor: float | torch.Tensor = scale * _step_scale(adaptation, step, float(batch.returns.mean()))
+    factor: float | torch.Tensor = scale * _step_scale(policy, batch, adaptation, step)
     if adaptation.normalize_gradient:
         factor = factor / _norm(gradient)
     adapted = {
@@ -204,12 +205,15 @@ def _fixed_sizes(parameters: Parameters, adaptation: AdaptationSpec) -> Paramete
     return {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
 
 
-def _step_scale(adaptation: AdaptationSpec, step: int, mean_return: float) -> float:
+def _step_scale(policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec, step: int) -> float:
     """The factor on the step sizes: the schedule's, times the return gap's if a target return is specified."""
     scheduled = adaptation.inner_lr_schedule[min(step, len(adaptation.inner_lr_schedule) - 1)]
     if adaptation.target_return is None:
         return scheduled
-    return scheduled * max(adaptation.target_return - mean_return, 0.0) / adaptation.return_gap
+    gap, measured = return_gap(batch, adaptation, policy.environment.reward, step)
+    # Without a measured distance each step is half as long as the one before: the gradient says on which side the goal
+    # lies, and k bisections leave 2^-k of the first length.
+    return (scheduled if measured else 0.5**step) * gap / adaptation.return_gap
 
 
 def with_std_factor(parameters: Parameters, factor: float) -> Parameters:

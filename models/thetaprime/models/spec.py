@@ -64,8 +64,53 @@ class DiscreteAction(Spec):
 Action = Annotated[BoxAction | DiscreteAction, pydantic.Field(discriminator="kind")]
 
 
+class RewardDeviation(Spec):
+    """The deviation of one step's reward around its linear baseline (`reward_deviation`), over meta-training tasks."""
+
+    median: pydantic.PositiveFloat
+    """Median over tasks. A few tasks may deviate less, such as a goal velocity among the velocities of θ."""
+    low: pydantic.PositiveFloat
+    """Lowest deviation of a task."""
+    high: pydantic.PositiveFloat
+    """Highest deviation of a task."""
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.median <= self.high:
+            raise ValueError(f"deviation: low {self.low}, median {self.median}, high {self.high}; expected this order")
+        return self
+
+
+Range = tuple[float, float]
+
+
+class RewardContract(Spec):
+    """The reward that a meta-policy was trained with. Ranges and deviations are in that reward's units."""
+
+    formula: str
+    """The reward of one step, in words."""
+    step_range: Range | None = None
+    """Lowest and highest reward of one step under θ, over meta-training tasks; None if not measured."""
+    return_range: Range | None = None
+    """Lowest and highest mean return of θ on a meta-training task; None if not measured."""
+    deviation: tuple[RewardDeviation, ...] = ()
+    """Deviation of one step's reward under θ, and under the policy after each inner step; later steps repeat the last
+    one. It tells the scale of the rewards of a session. Empty if not measured."""
+    tasks: pydantic.NonNegativeInt = 0
+    """Number of meta-training tasks that were measured."""
+    seed: int = 0
+    """Seed of the measurement."""
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, bounds in (("step_range", self.step_range), ("return_range", self.return_range)):
+            if bounds is not None and not bounds[0] <= bounds[1]:
+                raise ValueError(f"reward.{name}: {bounds}; expected the lowest number first")
+        return self
+
+
 class EnvironmentContract(Spec):
-    """The observations that an environment sends and the actions that it takes."""
+    """The observations that an environment sends, the actions that it takes and the reward that it gives."""
 
     environment_id: str
     """Gymnasium id of the environment, or any name if it is not registered."""
@@ -77,6 +122,8 @@ class EnvironmentContract(Spec):
     """H: longest episode, in steps. The return counts these steps."""
     control_timestep: float = pydantic.Field(default=0.0, ge=0.0)
     """Seconds between two actions; 0 if the environment has no clock."""
+    reward: RewardContract | None = None
+    """The reward in meta-training; None if it was not recorded."""
 
     @property
     def observation_size(self) -> int:
@@ -129,7 +176,8 @@ class AdaptationSpec(Spec):
     target_return: float | None = None
     """R*: approximately the best undiscounted return of any task. If specified, step sizes are also multiplied by
     (R* − R_k) / return_gap, where R_k is the batch's mean return: steps are long far from the goal and short near it
-    (after Polyak 1969). Normalized advantages do not show that distance."""
+    (after Polyak 1969). Normalized advantages do not show that distance. R_k is in the units of meta-training: see
+    `thetaprime.models.reward_units`."""
     return_gap: float = pydantic.Field(default=1.0, gt=0.0)
     """The gap R* − R_k at which that factor is 1."""
     normalize_gradient: bool = False

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 _RIDGE_ATTEMPTS: Final = 5
+# float32 rewards carry a relative error of 6e-8, and the baseline's ridge adds a little.
+_ROUNDING: Final = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,6 +166,12 @@ def _discounting(steps: int, discount: float) -> torch.Tensor:
     return powers.tril()
 
 
+def _discounted_count(steps: int, discount: float) -> torch.Tensor:
+    """[steps + 1] float64: Σ_{s<n} discount^s for n = 0 … steps, the return of n rewards of 1."""
+    powers = torch.pow(torch.tensor(discount, dtype=torch.float64), torch.arange(steps))
+    return torch.cat([powers.new_zeros(1), powers.cumsum(0)])
+
+
 def discounted_sums(padded: torch.Tensor, discount: float) -> torch.Tensor:
     """Σ_{s≥t} discount^(s−t) x_s along the last axis of [N, H] float64."""
     return padded @ _discounting(padded.shape[1], discount)
@@ -181,6 +189,9 @@ def estimate_advantages(
 ) -> torch.Tensor:
     """Generalized advantages (Schulman et al. 2016), normalized over the task.
 
+    The baseline is the return of the mean reward until the horizon, plus a linear function of `features`. So a constant
+    that is added to every reward changes no advantage of episodes of `horizon` steps.
+
     The return counts `horizon` steps. Nothing follows a trajectory that terminated or reached the horizon. For a
     trajectory that was truncated earlier, the baseline at its final observation stands for the remaining return. That
     baseline is fitted to the complete trajectories, or to all if none is complete.
@@ -193,30 +204,41 @@ def estimate_advantages(
         ridge: ridge of the baseline.
 
     Returns:
-        [S] float32 with mean 0 and standard deviation 1 (all 0 if all advantages are equal).
+        [S] float32 with mean 0 and standard deviation 1 (all 0 if the advantages differ by rounding alone). They depend
+        neither on the reward's scale nor, if all trajectories have one length, on its offset.
     """
-    rewards = batch.pad(batch.rewards.double())
+    # The largest reward as the unit: neither a threshold below nor a number that overflows depends on the scale.
+    unit = batch.rewards.double().abs().max()
+    flat = batch.rewards.double() / unit if float(unit) else batch.rewards.double()
+    rewards, level = batch.pad(flat), flat.mean()
     inputs = features(batch.observations, batch.time)
     lengths = torch.tensor(batch.lengths)
     last = lengths - 1
     rows = torch.arange(len(lengths))
+    # The return of the mean reward until the horizon. No cubic of time resembles it near the end of an episode.
+    constant = level * _discounted_count(horizon, discount)
+    at_steps = constant[(horizon - batch.time.long()).clamp_min(0)]
 
     cut_short = ~batch.terminated & (lengths < horizon)
     tail = torch.zeros(len(lengths), dtype=torch.float64)
     if bool(cut_short.any()):
         complete = ~cut_short if not bool(cut_short.all()) else torch.ones_like(cut_short)
         used = batch.unpad(complete[:, None].expand(batch.mask.shape))
-        sums = batch.unpad(discounted_sums(rewards, discount))
+        sums = batch.unpad(discounted_sums(rewards, discount)) - at_steps
         weights = fit_baseline(inputs[used], sums[used], ridge)
-        tail = torch.where(cut_short, features(batch.final_observations, lengths) @ weights, 0.0)
+        after = features(batch.final_observations, lengths) @ weights + constant[(horizon - lengths).clamp_min(0)]
+        tail = torch.where(cut_short, after, 0.0)
 
     followed = rewards.clone()
     followed[rows, last] += discount * tail
     targets = batch.unpad(discounted_sums(followed, discount))
-    values = batch.pad(inputs @ fit_baseline(inputs, targets, ridge))
+    values = batch.pad(inputs @ fit_baseline(inputs, targets - at_steps, ridge) + at_steps)
 
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     residuals = (followed + discount * next_values - values) * batch.mask
     advantage = batch.unpad(discounted_sums(residuals, discount * gae_lambda))
     centered = advantage - advantage.mean()
-    return (centered / (centered.square().mean().sqrt() + 1e-8)).float()
+    deviation = centered.square().mean().sqrt()
+    if float(deviation) <= _ROUNDING * float(targets.abs().max()):
+        return torch.zeros_like(centered, dtype=torch.float32)
+    return (centered / deviation).float()

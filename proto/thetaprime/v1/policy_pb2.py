@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thetaprime.v1 import trajectory_pb2 as thetaprime_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1athetaprime/v1/policy.proto\x12\rthetaprime.v1\x1a\x1ethetaprime/v1/trajectory.proto\"&\n\tBoxAction\x12\x0b\n\x03low\x18\x01 \x03(\x01\x12\x0c\n\x04high\x18\x02 \x03(\x01\".\n\x0e\x44iscreteAction\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x03\"\xd9\x01\n\x13\x45nvironmentContract\x12\x16\n\x0e\x65nvironment_id\x18\x01 \x01(\t\x12\x19\n\x11observation_shape\x18\x02 \x03(\x03\x12\'\n\x03\x62ox\x18\x03 \x01(\x0b\x32\x18.thetaprime.v1.BoxActionH\x00\x12\x31\n\x08\x64iscrete\x18\x04 \x01(\x0b\x32\x1d.thetaprime.v1.DiscreteActionH\x00\x12\x0f\n\x07horizon\x18\x05 \x01(\x03\x12\x18\n\x10\x63ontrol_timestep\x18\x06 \x01(\x01\x42\x08\n\x06\x61\x63tion\"i\n\x0e\x41\x64\x61ptationSpec\x12\x10\n\x08inner_lr\x18\x01 \x01(\x01\x12\x1e\n\x16trajectories_per_round\x18\x02 \x01(\x03\x12\x13\n\x0binner_steps\x18\x03 \x01(\x03\x12\x10\n\x08\x64iscount\x18\x04 \x01(\x01\"\xd8\x01\n\nMetaPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x37\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\".thetaprime.v1.EnvironmentContract\x12\x31\n\nadaptation\x18\x05 \x01(\x0b\x32\x1d.thetaprime.v1.AdaptationSpec\x12\x11\n\tpolicy_id\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x03\"b\n\rGoldenVectors\x12*\n\x0cobservations\x18\x01 \x01(\x0b\x32\x14.thetaprime.v1.Array\x12%\n\x07\x61\x63tions\x18\x02 \x01(\x0b\x32\x14.thetaprime.v1.Array\"\xf8\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x0c\n\x04onnx\x18\x03 \x01(\x0c\x12\x13\n\x0bonnx_sha256\x18\x04 \x01(\t\x12\x35\n\x08metadata\x18\x05 \x03(\x0b\x32#.thetaprime.v1.Policy.MetadataEntry\x12,\n\x06golden\x18\x06 \x01(\x0b\x32\x1c.thetaprime.v1.GoldenVectors\x12\x0f\n\x07profile\x18\x07 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xba\x01\n\x10RobotDescription\x12\x13\n\x0bjoint_names\x18\x01 \x03(\t\x12\x17\n\x0fjoint_stiffness\x18\x02 \x03(\x01\x12\x15\n\rjoint_damping\x18\x03 \x03(\x01\x12\x19\n\x11\x64\x65\x66\x61ult_joint_pos\x18\x04 \x03(\x01\x12\x14\n\x0c\x61\x63tion_scale\x18\x05 \x03(\x01\x12\x19\n\x11observation_names\x18\x06 \x03(\t\x12\x15\n\rcommand_names\x18\x07 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1athetaprime/v1/policy.proto\x12\rthetaprime.v1\x1a\x1ethetaprime/v1/trajectory.proto\"&\n\tBoxAction\x12\x0b\n\x03low\x18\x01 \x03(\x01\x12\x0c\n\x04high\x18\x02 \x03(\x01\".\n\x0e\x44iscreteAction\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x03\"\"\n\x05Range\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"w\n\x0eRewardContract\x12\x0f\n\x07\x66ormula\x18\x01 \x01(\t\x12(\n\nstep_range\x18\x02 \x01(\x0b\x32\x14.thetaprime.v1.Range\x12*\n\x0creturn_range\x18\x03 \x01(\x0b\x32\x14.thetaprime.v1.Range\"\x88\x02\n\x13\x45nvironmentContract\x12\x16\n\x0e\x65nvironment_id\x18\x01 \x01(\t\x12\x19\n\x11observation_shape\x18\x02 \x03(\x03\x12\'\n\x03\x62ox\x18\x03 \x01(\x0b\x32\x18.thetaprime.v1.BoxActionH\x00\x12\x31\n\x08\x64iscrete\x18\x04 \x01(\x0b\x32\x1d.thetaprime.v1.DiscreteActionH\x00\x12\x0f\n\x07horizon\x18\x05 \x01(\x03\x12\x18\n\x10\x63ontrol_timestep\x18\x06 \x01(\x01\x12-\n\x06reward\x18\x07 \x01(\x0b\x32\x1d.thetaprime.v1.RewardContractB\x08\n\x06\x61\x63tion\"i\n\x0e\x41\x64\x61ptationSpec\x12\x10\n\x08inner_lr\x18\x01 \x01(\x01\x12\x1e\n\x16trajectories_per_round\x18\x02 \x01(\x03\x12\x13\n\x0binner_steps\x18\x03 \x01(\x03\x12\x10\n\x08\x64iscount\x18\x04 \x01(\x01\"\xd8\x01\n\nMetaPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x37\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\".thetaprime.v1.EnvironmentContract\x12\x31\n\nadaptation\x18\x05 \x01(\x0b\x32\x1d.thetaprime.v1.AdaptationSpec\x12\x11\n\tpolicy_id\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x03\"b\n\rGoldenVectors\x12*\n\x0cobservations\x18\x01 \x01(\x0b\x32\x14.thetaprime.v1.Array\x12%\n\x07\x61\x63tions\x18\x02 \x01(\x0b\x32\x14.thetaprime.v1.Array\"\xf8\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x0c\n\x04onnx\x18\x03 \x01(\x0c\x12\x13\n\x0bonnx_sha256\x18\x04 \x01(\t\x12\x35\n\x08metadata\x18\x05 \x03(\x0b\x32#.thetaprime.v1.Policy.MetadataEntry\x12,\n\x06golden\x18\x06 \x01(\x0b\x32\x1c.thetaprime.v1.GoldenVectors\x12\x0f\n\x07profile\x18\x07 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xba\x01\n\x10RobotDescription\x12\x13\n\x0bjoint_names\x18\x01 \x03(\t\x12\x17\n\x0fjoint_stiffness\x18\x02 \x03(\x01\x12\x15\n\rjoint_damping\x18\x03 \x03(\x01\x12\x19\n\x11\x64\x65\x66\x61ult_joint_pos\x18\x04 \x03(\x01\x12\x14\n\x0c\x61\x63tion_scale\x18\x05 \x03(\x01\x12\x19\n\x11observation_names\x18\x06 \x03(\t\x12\x15\n\rcommand_names\x18\x07 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +38,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOXACTION']._serialized_end=115
   _globals['_DISCRETEACTION']._serialized_start=117
   _globals['_DISCRETEACTION']._serialized_end=163
-  _globals['_ENVIRONMENTCONTRACT']._serialized_start=166
-  _globals['_ENVIRONMENTCONTRACT']._serialized_end=383
-  _globals['_ADAPTATIONSPEC']._serialized_start=385
-  _globals['_ADAPTATIONSPEC']._serialized_end=490
-  _globals['_METAPOLICY']._serialized_start=493
-  _globals['_METAPOLICY']._serialized_end=709
-  _globals['_GOLDENVECTORS']._serialized_start=711
-  _globals['_GOLDENVECTORS']._serialized_end=809
-  _globals['_POLICY']._serialized_start=812
-  _globals['_POLICY']._serialized_end=1060
-  _globals['_POLICY_METADATAENTRY']._serialized_start=1013
-  _globals['_POLICY_METADATAENTRY']._serialized_end=1060
-  _globals['_ROBOTDESCRIPTION']._serialized_start=1063
-  _globals['_ROBOTDESCRIPTION']._serialized_end=1249
+  _globals['_RANGE']._serialized_start=165
+  _globals['_RANGE']._serialized_end=199
+  _globals['_REWARDCONTRACT']._serialized_start=201
+  _globals['_REWARDCONTRACT']._serialized_end=320
+  _globals['_ENVIRONMENTCONTRACT']._serialized_start=323
+  _globals['_ENVIRONMENTCONTRACT']._serialized_end=587
+  _globals['_ADAPTATIONSPEC']._serialized_start=589
+  _globals['_ADAPTATIONSPEC']._serialized_end=694
+  _globals['_METAPOLICY']._serialized_start=697
+  _globals['_METAPOLICY']._serialized_end=913
+  _globals['_GOLDENVECTORS']._serialized_start=915
+  _globals['_GOLDENVECTORS']._serialized_end=1013
+  _globals['_POLICY']._serialized_start=1016
+  _globals['_POLICY']._serialized_end=1264
+  _globals['_POLICY_METADATAENTRY']._serialized_start=1217
+  _globals['_POLICY_METADATAENTRY']._serialized_end=1264
+  _globals['_ROBOTDESCRIPTION']._serialized_start=1267
+  _globals['_ROBOTDESCRIPTION']._serialized_end=1453
 # @@protoc_insertion_point(module_scope)

@@ -23,21 +23,41 @@ class DiscreteAction(_message.Message):
     start: int
     def __init__(self, count: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
 
+class Range(_message.Message):
+    __slots__ = ("low", "high")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class RewardContract(_message.Message):
+    __slots__ = ("formula", "step_range", "return_range")
+    FORMULA_FIELD_NUMBER: _ClassVar[int]
+    STEP_RANGE_FIELD_NUMBER: _ClassVar[int]
+    RETURN_RANGE_FIELD_NUMBER: _ClassVar[int]
+    formula: str
+    step_range: Range
+    return_range: Range
+    def __init__(self, formula: _Optional[str] = ..., step_range: _Optional[_Union[Range, _Mapping]] = ..., return_range: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+
 class EnvironmentContract(_message.Message):
-    __slots__ = ("environment_id", "observation_shape", "box", "discrete", "horizon", "control_timestep")
+    __slots__ = ("environment_id", "observation_shape", "box", "discrete", "horizon", "control_timestep", "reward")
     ENVIRONMENT_ID_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_SHAPE_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     DISCRETE_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
     CONTROL_TIMESTEP_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
     environment_id: str
     observation_shape: _containers.RepeatedScalarFieldContainer[int]
     box: BoxAction
     discrete: DiscreteAction
     horizon: int
     control_timestep: float
-    def __init__(self, environment_id: _Optional[str] = ..., observation_shape: _Optional[_Iterable[int]] = ..., box: _Optional[_Union[BoxAction, _Mapping]] = ..., discrete: _Optional[_Union[DiscreteAction, _Mapping]] = ..., horizon: _Optional[int] = ..., control_timestep: _Optional[float] = ...) -> None: ...
+    reward: RewardContract
+    def __init__(self, environment_id: _Optional[str] = ..., observation_shape: _Optional[_Iterable[int]] = ..., box: _Optional[_Union[BoxAction, _Mapping]] = ..., discrete: _Optional[_Union[DiscreteAction, _Mapping]] = ..., horizon: _Optional[int] = ..., control_timestep: _Optional[float] = ..., reward: _Optional[_Union[RewardContract, _Mapping]] = ...) -> None: ...
 
 class AdaptationSpec(_message.Message):
     __slots__ = ("inner_lr", "trajectories_per_round", "inner_steps", "discount")

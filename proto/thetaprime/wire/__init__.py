@@ -9,6 +9,7 @@ Shapes: H steps, O observation (its shape, flattened where one number is meant),
 from thetaprime.wire.contract import (
     ActionKind,
     EnvironmentContract,
+    RewardContract,
     contract_from_message,
     contract_to_message,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "DigestMismatchError",
     "EnvironmentContract",
     "OnnxFile",
+    "RewardContract",
     "Trajectory",
     "WireError",
     "array_from_message",

@@ -15,8 +15,23 @@ class ActionKind(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardContract:
+    """The reward that a meta-policy was trained with.
+
+    Attributes:
+        formula: the reward of one step, in words.
+        step_range: lowest and highest reward of one step under θ, over meta-training tasks; None if not measured.
+        return_range: lowest and highest mean return of θ on a meta-training task; None if not measured.
+    """
+
+    formula: str
+    step_range: tuple[float, float] | None = None
+    return_range: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class EnvironmentContract:
-    """The observations that a policy's environment sends and the actions that it takes.
+    """The observations that a policy's environment sends, the actions that it takes and the reward that it gives.
 
     Attributes:
         environment_id: Gymnasium id of the environment the meta-policy was trained on.
@@ -28,6 +43,7 @@ class EnvironmentContract:
         action_start: discrete: the environment's number of the first action. Otherwise 0.
         horizon: longest episode, in steps.
         control_timestep: seconds between two actions; 0 if the environment has no clock.
+        reward: the reward in meta-training; None if it was not recorded, and in policy files, which do not hold it.
     """
 
     environment_id: str
@@ -39,6 +55,7 @@ class EnvironmentContract:
     action_start: int = 0
     horizon: int = 0
     control_timestep: float = 0.0
+    reward: RewardContract | None = None
 
     @property
     def observation_size(self) -> int:
@@ -58,7 +75,18 @@ def contract_to_message(contract: EnvironmentContract) -> pb.EnvironmentContract
         message.box.CopyFrom(pb.BoxAction(low=contract.action_low, high=contract.action_high))
     else:
         message.discrete.CopyFrom(pb.DiscreteAction(count=contract.action_size, start=contract.action_start))
+    if contract.reward is not None:
+        message.reward.formula = contract.reward.formula
+        _set_range(message.reward.step_range, contract.reward.step_range)
+        _set_range(message.reward.return_range, contract.reward.return_range)
     return message
+
+
+def _set_range(message: pb.Range, bounds: tuple[float, float] | None) -> None:
+    if bounds is not None:
+        # A range from 0 to 0 is set, too.
+        message.SetInParent()
+        message.low, message.high = bounds
 
 
 def contract_from_message(message: pb.EnvironmentContract) -> EnvironmentContract:
@@ -74,4 +102,14 @@ def contract_from_message(message: pb.EnvironmentContract) -> EnvironmentContrac
         action_start=message.discrete.start if discrete else 0,
         horizon=message.horizon,
         control_timestep=message.control_timestep,
+        reward=_reward_from_message(message.reward) if message.HasField("reward") else None,
+    )
+
+
+def _reward_from_message(message: pb.RewardContract) -> RewardContract:
+    step, total = message.step_range, message.return_range
+    return RewardContract(
+        formula=message.formula,
+        step_range=(step.low, step.high) if message.HasField("step_range") else None,
+        return_range=(total.low, total.high) if message.HasField("return_range") else None,
     )

@@ -59,7 +59,7 @@ class OnnxTemplate:
         self._constant = {
             "thetaprime.contract_version": CONTRACT_VERSION,
             "thetaprime.meta_policy": meta_policy,
-            "thetaprime.environment": policy.environment.model_dump_json(),
+            "thetaprime.environment": policy.environment.model_dump_json(exclude={"reward"}),
             "thetaprime.distribution": "gaussian" if policy.continuous else "categorical",
         }
         onnx.checker.check_model(self._model, full_check=True)

@@ -215,6 +215,11 @@ def wire_contract(environment: EnvironmentContract) -> wire.EnvironmentContract:
         action_start=0 if isinstance(action, BoxAction) else action.start,
         horizon=environment.horizon,
         control_timestep=environment.control_timestep,
+        reward=None
+        if environment.reward is None
+        else wire.RewardContract(
+            environment.reward.formula, environment.reward.step_range, environment.reward.return_range
+        ),
     )
 
 

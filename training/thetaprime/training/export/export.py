@@ -18,7 +18,7 @@ from thetaprime.training.evaluation.evaluation import FINE_TUNED, EvaluationPlan
 from thetaprime.training.evaluation.figures import curves_png, learning_png
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.model_card import model_card
-from thetaprime.training.export.reference import describe_tasks
+from thetaprime.training.export.reference import describe_tasks, measure_reward
 from thetaprime.training.history import read_history
 from thetaprime.training.resources import task_threads
 from thetaprime.training.run import run_policy, run_tasks
@@ -99,7 +99,9 @@ def export_meta_policy(
     theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
     adaptation = _adaptation(request, run)
     with task_threads(1):  # each operation of torch on one thread, as in training
-        reference, golden = describe_tasks(distribution, policy, theta, step_sizes, adaptation, run.config.seed)
+        described = (distribution, policy, theta, step_sizes, adaptation, run.config.seed)
+        reference, golden = describe_tasks(*described)
+        environment = distribution.environment.model_copy(update={"reward": measure_reward(*described)})
     comparisons = Comparisons(
         pretrained=runs["pretrained"].parameters,
         random=policy.init(run.config.seed + 1),
@@ -115,7 +117,7 @@ def export_meta_policy(
             name=request.name,
             version=request.version,
             description=request.description,
-            environment=distribution.environment,
+            environment=environment,
             policy_spec=run.config.policy,
             adaptation=adaptation,
             parameters=theta,

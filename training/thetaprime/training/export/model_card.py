@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from thetaprime.models import AdaptationSpec, BoxAction, Manifest
+from thetaprime.models import AdaptationSpec, BoxAction, EnvironmentContract, Manifest
 from thetaprime.training.checkpoint import RunState
 from thetaprime.training.evaluation.scores import Evaluation
 
@@ -68,6 +68,19 @@ def _ways(evaluation: Evaluation, own: AdaptationSpec) -> str:
     return ", ".join(ways)
 
 
+def reward_row(environment: EnvironmentContract) -> str:
+    """The card's table row on the reward, with its newline; empty if the contract says nothing about it."""
+    reward = environment.reward
+    if reward is None:
+        return ""
+    facts = [f"`{reward.formula.replace('|', chr(92) + '|')}`"]
+    if reward.step_range is not None:
+        facts.append("one step under θ: {:.3g} to {:.3g}".format(*reward.step_range))
+    if reward.return_range is not None:
+        facts.append("θ's return on {} tasks: {:.4g} to {:.4g}".format(reward.tasks, *reward.return_range))
+    return f"| reward | {'; '.join(facts)} |\n"
+
+
 def model_card(
     manifest: Manifest,
     evaluation: Evaluation,
@@ -122,7 +135,7 @@ def model_card(
 | environment | `{environment.environment_id}`, at most {environment.horizon} steps |
 | observation | {environment.observation_size} numbers, raw |
 | action | {taken} |
-| network | MLP {network}, {manifest.policy.activation} |
+{reward_row(environment)}| network | MLP {network}, {manifest.policy.activation} |
 | what adapts | {moving} |
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
 | step size | {sizes}; factor by round: {schedule}, and the last one in later rounds |

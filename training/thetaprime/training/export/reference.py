@@ -3,7 +3,16 @@
 import numpy as np
 import torch
 
-from thetaprime.models import AdaptationSpec, Parameters, Policy, TrajectoryBatch, adapt_step
+from thetaprime.models import (
+    AdaptationSpec,
+    Parameters,
+    Policy,
+    RewardContract,
+    RewardDeviation,
+    TrajectoryBatch,
+    adapt_step,
+    reward_deviation,
+)
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.protocol import TaskDistribution
 
@@ -45,3 +54,51 @@ def describe_tasks(
 
 def _quantiles(batches: list[TrajectoryBatch]) -> torch.Tensor:
     return torch.stack([batch.returns.mean() for batch in batches]).quantile(_QUANTILES).float()
+
+
+def measure_reward(
+    distribution: TaskDistribution,
+    policy: Policy,
+    parameters: Parameters,
+    step_sizes: Parameters | None,
+    adaptation: AdaptationSpec,
+    seed: int,
+) -> RewardContract | None:
+    """Measures the reward of fresh meta-training tasks, under θ and after one inner step.
+
+    Returns:
+        The distribution's formula with its ranges and deviations; None if the distribution states no formula.
+    """
+    stated = distribution.environment.reward
+    if stated is None:
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
+    tasks = distribution.sample_tasks(_TASKS, rng)
+    N = adaptation.trajectories_per_round
+    before = collect(distribution, tasks, policy, [parameters] * len(tasks), N, rng=rng)
+    adapted = [adapt_step(policy, parameters, b, adaptation, step=0, step_sizes=step_sizes).parameters for b in before]
+    after = collect(distribution, tasks, policy, adapted, N, rng=rng)
+    rewards = torch.cat([batch.rewards for batch in before])
+    returns = torch.stack([batch.returns.mean() for batch in before])
+    deviations = [_deviation(batches, adaptation.baseline_ridge) for batches in (before, after)]
+    return RewardContract(
+        formula=stated.formula,
+        step_range=(_rounded(rewards.min()), _rounded(rewards.max())),
+        return_range=(_rounded(returns.min()), _rounded(returns.max())),
+        deviation=tuple(each for each in deviations if each is not None) if all(deviations) else (),
+        tasks=len(tasks),
+        seed=seed,
+    )
+
+
+def _deviation(batches: list[TrajectoryBatch], ridge: float) -> RewardDeviation | None:
+    """The deviation over tasks; None if a task's rewards are constant, and tell no scale."""
+    found = torch.tensor([reward_deviation(batch, ridge) for batch in batches], dtype=torch.float64)
+    if bool((found <= 0).any()):
+        return None
+    return RewardDeviation(median=_rounded(found.median()), low=_rounded(found.min()), high=_rounded(found.max()))
+
+
+def _rounded(value: torch.Tensor) -> float:
+    """A number for people and files: six significant digits."""
+    return float(f"{float(value):.6g}")

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from thetaprime.models import BoxAction, EnvironmentContract
+from thetaprime.models import BoxAction, EnvironmentContract, RewardContract
 from thetaprime.training.registration import LOCOMOTION_HORIZON, POINT_NAVIGATION_HORIZON, POINT_NAVIGATION_ID
 from thetaprime.training.tasks.environments import point_navigation
 from thetaprime.training.tasks.environments.locomotion import (
@@ -34,6 +34,7 @@ class PointNavigationTasks:
         observation_shape=(2,),
         action=BoxAction(low=(-point_navigation.MAX_SPEED,) * 2, high=(point_navigation.MAX_SPEED,) * 2),
         horizon=POINT_NAVIGATION_HORIZON,
+        reward=RewardContract(formula="-|position - goal|, after the move"),
     )
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
@@ -68,6 +69,7 @@ class LocomotionTasks:
             action=BoxAction(low=(-1.0,) * size, high=(1.0,) * size),
             horizon=LOCOMOTION_HORIZON,
             control_timestep=self.body.seconds,
+            reward=RewardContract(formula=self.body.formula(self.kind)),
         )
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:

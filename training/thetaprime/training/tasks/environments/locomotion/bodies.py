@@ -30,6 +30,7 @@ class Goal:
         name: as in the environments' names.
         reward: (forward velocity [...] in m/s, goal [...]) -> reward of one step [...].
         accepts: whether numbers are valid goals.
+        formula: that part of the reward, in words.
         expected: a description of valid goals, for error messages.
         default: the goal of an environment made without one.
     """
@@ -37,6 +38,7 @@ class Goal:
     name: str
     reward: Callable[[Any, Any], Any]
     accepts: Callable[[Floats], npt.NDArray[np.bool_]]
+    formula: str
     expected: str
     default: float
 
@@ -59,6 +61,7 @@ VELOCITY: Final = Goal(
     name="velocity",
     reward=lambda velocity, goal: -np.abs(velocity - goal),
     accepts=np.isfinite,
+    formula="-|forward velocity - goal velocity|",
     expected="a forward velocity in m/s, finite",
     default=1.0,
 )
@@ -66,6 +69,7 @@ DIRECTION: Final = Goal(
     name="direction",
     reward=lambda velocity, goal: velocity * goal,
     accepts=lambda goals: np.abs(goals) == 1.0,
+    formula="forward velocity * goal direction",
     expected="1 (forward) or -1 (backward)",
     default=1.0,
 )
@@ -170,6 +174,14 @@ class Body:
     def observe(self, position: Floats, velocity: Floats) -> Floats:
         """The observation [..., O], from qpos [..., nq] and qvel [..., nv]."""
         return np.concatenate([position[..., self.unobserved :], velocity], axis=-1)
+
+    def formula(self, goal: Goal) -> str:
+        """The reward of one step, in words; see `outcome`."""
+        bonus = self.bonus + (self.velocity_bonus if goal.name == "velocity" else 0.0)
+        terms = [goal.formula, f"{self.control_cost:g} * |action|^2"]
+        if self.contact_cost:
+            terms.append(f"{self.contact_cost:g} * |contact forces|^2")
+        return " - ".join(terms) + (f" + {bonus:g}" if bonus else "")
 
     def outcome(
         self, goal: Goal, goals: Floats, actions: npt.NDArray[Any], before: Floats, after: "State", sensors: Floats

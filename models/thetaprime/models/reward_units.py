@@ -1,0 +1,106 @@
+"""The units of a task's reward, from the rewards themselves.
+
+Normalized advantages do not depend on the reward's scale a or offset b. The gap to a target return does. So a batch's
+mean return is converted to the units of meta-training before it is compared with the target:
+
+- **Scale.** What a linear baseline cannot explain of one step's reward has the deviation a·d, where d hardly depends on
+  the task: every task starts with θ, which explores in the same way. A deviation that occurred in meta-training means
+  that the reward has the units of meta-training, exactly. Otherwise a is the ratio to the median deviation.
+- **Offset.** b is not visible in one batch in general: −|v − g| + b has the same values for many pairs of g and b. But
+  a return above the target says nothing about the distance, and one below all of θ's returns in meta-training only that
+  the distance is long.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+from thetaprime.models.spec import AdaptationSpec, RewardContract, RewardDeviation
+from thetaprime.models.trajectories import TrajectoryBatch, features, fit_baseline
+
+# A deviation below this share of the largest reward is rounding: the rewards are constant.
+_ROUNDING: Final = 1e-6
+# The measured tasks do not reach the ends of the range: what lies this share of its width below is still in it.
+_MARGIN: Final = 0.2
+
+
+def reward_deviation(batch: TrajectoryBatch, ridge: float) -> float:
+    """The root mean square of one step's reward around a linear baseline of observation and time.
+
+    Args:
+        batch: trajectories of one task.
+        ridge: ridge of the baseline.
+
+    Returns:
+        In the reward's units; 0 if the rewards are constant.
+    """
+    rewards = batch.rewards.double()
+    largest = float(rewards.abs().max())
+    if largest == 0.0:
+        return 0.0
+    # The ridge is relative to the features, so the unit of the targets does not matter; their square must not overflow.
+    targets = rewards / largest
+    inputs = features(batch.observations, batch.time)
+    deviation = float((targets - inputs @ fit_baseline(inputs, targets, ridge)).square().mean().sqrt())
+    return deviation * largest if deviation > _ROUNDING else 0.0
+
+
+def reward_scale(deviation: float, known: RewardDeviation) -> float:
+    """a, the scale of a task's reward relative to meta-training, from its deviation.
+
+    It is 1 for a deviation within the range of meta-training, and continuous (firm shrinkage; Gao & Bruce 1997).
+
+    Args:
+        deviation: from `reward_deviation`, above 0.
+        known: the deviation in meta-training.
+    """
+    ratio = math.log(deviation / known.median)
+    usual = math.log((known.high if ratio > 0 else known.low) / known.median)
+    if abs(ratio) <= abs(usual):
+        return 1.0
+    if abs(ratio) < 2.0 * abs(usual):
+        ratio = 2.0 * (ratio - usual)
+    return math.exp(ratio)
+
+
+class ReturnGap(NamedTuple):
+    """The distance of a batch's mean return from the target return.
+
+    Attributes:
+        gap: R* − R_k in the units of meta-training, at least 0.
+        measured: whether the return tells the distance. Otherwise `gap` is a typical one.
+    """
+
+    gap: float
+    measured: bool
+
+
+def return_gap(
+    batch: TrajectoryBatch, adaptation: AdaptationSpec, reward: RewardContract | None, step: int
+) -> ReturnGap:
+    """Measures R* − R_k, the distance of a batch's mean return from the target return.
+
+    Args:
+        batch: trajectories of one task, collected with θ_k.
+        adaptation: specifies the target return.
+        reward: the reward in meta-training; None or without measurements: the rewards have its units.
+        step: k, counted from 0.
+
+    Raises:
+        ValueError: `adaptation` specifies no target return.
+    """
+    target, mean_return = adaptation.target_return, float(batch.returns.mean())
+    if target is None:
+        raise ValueError("adaptation.target_return: None; expected the target return")
+    if reward is None or reward.return_range is None or not reward.deviation:
+        return ReturnGap(max(target - mean_return, 0.0), measured=True)
+    lowest, highest = reward.return_range
+    middle = (lowest + highest) / 2.0
+    lowest -= _MARGIN * (highest - lowest)
+    deviation = reward_deviation(batch, adaptation.baseline_ridge)
+    if deviation > 0.0:
+        mean_return /= reward_scale(deviation, reward.deviation[min(step, len(reward.deviation) - 1)])
+        if mean_return < lowest:
+            return ReturnGap(target - lowest, measured=False)
+        if mean_return <= target:
+            return ReturnGap(target - mean_return, measured=True)
+    return ReturnGap(target - middle, measured=False)
