@@ -19,7 +19,7 @@ from thetaprime.models import (
     inner_advantages,
     reward_deviation,
 )
-from thetaprime.models.reward_units import return_gap, reward_scale
+from thetaprime.models.reward_units import ReturnGap, return_gap, reward_scale
 
 HORIZON = 12
 PLAIN = AdaptationSpec(inner_lr=0.3, discount=0.5)
@@ -124,9 +124,10 @@ def test_a_return_above_the_target_says_nothing_about_the_distance(policy: Polic
     parameters, batch = _whole(policy, make_batch)
     reward = _contract(batch)
     above = _with_rewards(batch, 1.0, 50.0)
-    assert return_gap(above, TARGETED, None, 0) == (0.0, True)
+    assert return_gap(above, TARGETED, None, 0) == ReturnGap(0.0, measured=True)
     # The middle of θ's returns in meta-training is −12.5.
-    assert return_gap(above, TARGETED, reward, 0) == (pytest.approx(32.5), False)
+    assert return_gap(above, TARGETED, reward, 0).gap == pytest.approx(32.5)
+    assert not return_gap(above, TARGETED, reward, 0).measured
     adapted = adapt_step(_told(policy, reward), parameters, above, TARGETED, step=0).parameters
     assert not all(torch.equal(adapted[name], value) for name, value in parameters.items())
 
@@ -136,7 +137,8 @@ def test_a_return_below_all_of_meta_training_gives_the_longest_step_of_meta_trai
 ) -> None:
     _, batch = _whole(policy, make_batch)
     below = _with_rewards(batch, 1.0, -1000.0)
-    assert return_gap(below, TARGETED, _contract(batch), 0) == (pytest.approx(60.0 + 0.2 * 55.0), False)
+    assert return_gap(below, TARGETED, _contract(batch), 0).gap == pytest.approx(60.0 + 0.2 * 55.0)
+    assert not return_gap(below, TARGETED, _contract(batch), 0).measured
 
 
 def test_steps_without_a_measured_distance_bisect(policy: Policy, make_batch: MakeBatch) -> None:
@@ -156,9 +158,11 @@ def test_later_rounds_compare_with_the_deviation_of_adapted_policies(policy: Pol
     adapted = RewardDeviation(median=first.median / 10, low=first.low / 10, high=first.high / 10)
     reward = _contract(batch).model_copy(update={"deviation": (first, adapted)})
     mean_return = float(batch.returns.mean())
-    assert return_gap(batch, TARGETED, reward, 0) == (pytest.approx(20.0 - mean_return), True)
+    assert return_gap(batch, TARGETED, reward, 0).gap == pytest.approx(20.0 - mean_return)
+    assert return_gap(batch, TARGETED, reward, 0).measured
     for step in (1, 5):
-        assert return_gap(batch, TARGETED, reward, step) == (pytest.approx(20.0 - mean_return / 10), True)
+        assert return_gap(batch, TARGETED, reward, step).gap == pytest.approx(20.0 - mean_return / 10)
+        assert return_gap(batch, TARGETED, reward, step).measured
 
 
 def test_a_contract_without_measurements_takes_the_rewards_as_they_are(policy: Policy, make_batch: MakeBatch) -> None:
@@ -166,7 +170,7 @@ def test_a_contract_without_measurements_takes_the_rewards_as_they_are(policy: P
     scaled = _with_rewards(batch, 0.1)
     expected = 20.0 - float(scaled.returns.mean())
     for reward in (None, RewardContract(formula="test")):
-        assert return_gap(scaled, TARGETED, reward, 0) == (expected, True)
+        assert return_gap(scaled, TARGETED, reward, 0) == ReturnGap(expected, measured=True)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,13 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
         total = [sum(discount ** (s - t) * reward[s] for s in range(t, len(reward))) for t in range(len(reward))]
         returns.append(torch.stack([torch.as_tensor(each) for each in total]))
     inputs = features(batch.observations, batch.time)
-    mean = batch.rewards.double().mean()
-    constant = torch.stack([mean * sum(discount**s for s in range(HORIZON - int(t))) for t in batch.time])
-    values = inputs @ fit_baseline(inputs, torch.cat(returns) - constant, 1e-5) + constant
+    counts = [sum(discount**s for s in range(HORIZON - int(t))) for t in batch.time]
+    constant = torch.tensor(counts, dtype=torch.float64) / sum(discount**s for s in range(HORIZON))
+    inputs = torch.cat([inputs, constant[:, None]], dim=1)
+    level = batch.rewards.double().mean() * sum(discount**s for s in range(HORIZON))
+    weights = fit_baseline(inputs, torch.cat(returns) - level * constant, 1e-5)
+    weights[-1] += level
+    values = inputs @ weights
     values = values.split(batch.lengths)
     found = []
     for reward, value in zip(rewards, values, strict=True):

@@ -101,7 +101,7 @@ def test_nothing_leaks_from_one_task_into_another(order: list[int]) -> None:
         policy,
         parameters,
         None,
-        AdaptationSpec(inner_lr=1e-9),
+        AdaptationSpec(inner_lr=1e-12),
         gradient_steps=2,
         trajectories=2,
         seed=0,

@@ -140,6 +140,8 @@ def test_credit_unit_is_one_over_horizon_and_spread_of_the_advantages() -> None:
             backwards.append(following)
         remaining += reversed(backwards)
     inputs, returns = features(query.batch.observations, query.batch.time), torch.tensor(remaining, dtype=torch.float64)
+    constant = 1.0 - 0.9 ** (100.0 - query.batch.time.double())
+    inputs = torch.cat([inputs, constant[:, None]], dim=1)
     residuals = returns - inputs @ fit_baseline(inputs, returns, config.adaptation.baseline_ridge)
     horizon = len(remaining) / len(query.batch.lengths)
     assert credit_unit(data, 0.9) == pytest.approx(1.0 / (horizon * residuals.square().mean().sqrt().item()), rel=1e-3)

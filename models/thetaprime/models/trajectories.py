@@ -166,6 +166,12 @@ def _discounting(steps: int, discount: float) -> torch.Tensor:
     return powers.tril()
 
 
+def _with_feature(inputs: torch.Tensor, count: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """[S, F] -> [S, F + 1]: and the return of a constant reward from each time to the horizon, 1 at time 0."""
+    remaining = count[(len(count) - 1 - time.long()).clamp_min(0)]
+    return torch.cat([inputs, (remaining / count[-1])[:, None]], dim=1)
+
+
 def _discounted_count(steps: int, discount: float) -> torch.Tensor:
     """[steps + 1] float64: Σ_{s<n} discount^s for n = 0 … steps, the return of n rewards of 1."""
     powers = torch.pow(torch.tensor(discount, dtype=torch.float64), torch.arange(steps))
@@ -189,8 +195,8 @@ def estimate_advantages(
 ) -> torch.Tensor:
     """Generalized advantages (Schulman et al. 2016), normalized over the task.
 
-    The baseline is the return of the mean reward until the horizon, plus a linear function of `features`. So a constant
-    that is added to every reward changes no advantage of episodes of `horizon` steps.
+    The baseline is linear in `features` and in the return of a constant reward until the horizon. So a constant that is
+    added to every reward changes no advantage of episodes of `horizon` steps.
 
     The return counts `horizon` steps. Nothing follows a trajectory that terminated or reached the horizon. For a
     trajectory that was truncated earlier, the baseline at its final observation stands for the remaining return. That
@@ -211,28 +217,32 @@ def estimate_advantages(
     unit = batch.rewards.double().abs().max()
     flat = batch.rewards.double() / unit if float(unit) else batch.rewards.double()
     rewards, level = batch.pad(flat), flat.mean()
-    inputs = features(batch.observations, batch.time)
     lengths = torch.tensor(batch.lengths)
     last = lengths - 1
     rows = torch.arange(len(lengths))
-    # The return of the mean reward until the horizon. No cubic of time resembles it near the end of an episode.
-    constant = level * _discounted_count(horizon, discount)
-    at_steps = constant[(horizon - batch.time.long()).clamp_min(0)]
+    # The return of a constant reward. No cubic of time resembles it near the end of an episode.
+    count = _discounted_count(horizon, discount)
+    inputs = _with_feature(features(batch.observations, batch.time), count, batch.time)
+    constant = level * count[-1]
 
     cut_short = ~batch.terminated & (lengths < horizon)
     tail = torch.zeros(len(lengths), dtype=torch.float64)
     if bool(cut_short.any()):
         complete = ~cut_short if not bool(cut_short.all()) else torch.ones_like(cut_short)
         used = batch.unpad(complete[:, None].expand(batch.mask.shape))
-        sums = batch.unpad(discounted_sums(rewards, discount)) - at_steps
-        weights = fit_baseline(inputs[used], sums[used], ridge)
-        after = features(batch.final_observations, lengths) @ weights + constant[(horizon - lengths).clamp_min(0)]
+        sums = batch.unpad(discounted_sums(rewards, discount))
+        weights = fit_baseline(inputs[used], (sums - constant * inputs[:, -1])[used], ridge)
+        weights[-1] += constant
+        after = _with_feature(features(batch.final_observations, lengths), count, lengths) @ weights
         tail = torch.where(cut_short, after, 0.0)
 
     followed = rewards.clone()
     followed[rows, last] += discount * tail
     targets = batch.unpad(discounted_sums(followed, discount))
-    values = batch.pad(inputs @ fit_baseline(inputs, targets - at_steps, ridge) + at_steps)
+    # The ridge shrinks the weight of the constant reward toward that of the mean reward, instead of toward 0.
+    weights = fit_baseline(inputs, targets - constant * inputs[:, -1], ridge)
+    weights[-1] += constant
+    values = batch.pad(inputs @ weights)
 
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     residuals = (followed + discount * next_values - values) * batch.mask

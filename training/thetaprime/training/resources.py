@@ -91,7 +91,7 @@ def _read(file: Path) -> str:
 def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
     """Refuses a run whose largest arrays do not fit into the available memory. Nothing is allocated for the check.
 
-    - The baseline solves a system of F = 2·O + 4 equations in float64: four matrices [F, F] at once, for one task at a
+    - The baseline solves a system of F = 2·O + 5 equations in float64: four matrices [F, F] at once, for one task at a
       time, and two feature matrices [S, F] of its steps.
     - Observations are float32: those of all trajectories of an iteration, and a second time those being sampled.
 
@@ -107,7 +107,7 @@ def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
         return
     size, H, T = environment.observation_size, environment.horizon, config.meta_batch_size
     adaptation = config.adaptation
-    query, F = adaptation.trajectories_per_round, 2 * size + 4
+    query, F = adaptation.trajectories_per_round, 2 * size + 5
     support = config.support_trajectories or query
     most = max(query, support) if adaptation.inner_steps else query
     baseline = 8 * F * (_BASELINE_MATRICES * F + 2 * most * H)
