@@ -58,7 +58,7 @@ class _GrayCameraTasks(CameraTasks):
 
 REFUSED = (
     r"observation: \(84, 84, 3\) is 21,168 numbers, for which training needs about 5\d\.\d GB of memory "
-    r"\(5\d\.\d GB for the baseline, whose matrices are 42,340 x 42,340 float64; 0\.\d GB for the trajectories of 20 "
+    r"\(5\d\.\d GB for the baseline, whose matrices are 42,341 x 42,341 float64; 0\.\d GB for the trajectories of 20 "
     r"tasks\); 16\.0 GB are available: give a smaller observation"
 )
 
