@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ import numpy as np
 
 import thetaprime.client as tp
 from tests.attack.attack import Attack
+from tests.attack.attacks import attack
 from tests.attack.honest import Honest, Kept, Measured, find_lost
 from tests.attack.memory import MemoryWatch, memory_cgroup
 from tests.support.artifacts import write_point_artifact
@@ -25,6 +25,9 @@ from tests.support.server.tokens import write_tokens
 LIMIT_MIB: Final = 1536.0
 """A server that needs more is killed."""
 
+# Attackers are copies of a process that has imported them: each starts at once.
+_PROCESSES: Final = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tests.attack.attacks"])
 _WARM_UP_ROUNDS: Final = 5
 _HONEST, _HOSTILE = "the-honest-token", "the-hostile-token"
 # Tenants without limits show how the server stands the most that they send.
@@ -123,10 +126,10 @@ class Arena:
         finally:
             self.server.__exit__()
 
-    def aim(self) -> str:
-        """Returns the aim of an attacker, as JSON."""
+    def aim(self) -> dict[str, str]:
+        """Returns the fields of an attacker's `Aim`, but for its end."""
         aim = {"address": self.server.address, "metrics": self._metrics, "authority": self._authority}
-        return json.dumps({**aim, "token": _HOSTILE if self.guarded else ""})
+        return {**aim, "token": _HOSTILE if self.guarded else ""}
 
     def find_lost(self) -> list[str]:
         """Starts the server again, and asks for everything that it has acknowledged."""
@@ -168,9 +171,9 @@ class Served:
         """
         pid, already = self._arena.server.pid, len(self._honest.kept)
         self._watch.peak = 0.0
-        command = [sys.executable, "-m", "tests.attack.attacks", kind.title(), self._arena.aim(), str(seconds)]
-        with subprocess.Popen(command) as attacker:
-            measured = self._measure(seconds, attacker)
+        attacker = _PROCESSES.Process(target=attack, args=(kind.title(), self._arena.aim(), seconds))
+        attacker.start()
+        measured = self._measure(seconds, attacker)
         peak = self._watch.peak
         survived = self._arena.server.runs() and not self._honest.failures
         return Result(
@@ -183,13 +186,14 @@ class Served:
             survived=survived and pid == self._arena.server.pid and len(self._honest.kept) > already,
         )
 
-    def _measure(self, seconds: float, attacker: "subprocess.Popen[bytes] | None" = None) -> Measured:
+    def _measure(self, seconds: float, attacker: BaseProcess | None = None) -> Measured:
         """Measures until the time is over and each client has been served once more."""
         measured = self._honest.measured = Measured()
         if attacker is None:
             time.sleep(seconds)
         else:
-            assert attacker.wait(seconds + 60) == 0, "the attacker failed"
+            attacker.join(seconds + 60)
+            assert attacker.exitcode == 0, "the attacker failed"
         end = time.monotonic() + 30
         while not (measured.rounds and measured.newcomers) and time.monotonic() < end and not self._honest.failures:
             time.sleep(0.01)

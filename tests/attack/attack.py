@@ -36,6 +36,10 @@ class Aim:
         """Returns whether the attack is not over."""
         return time.monotonic() < self.end
 
+    def left(self) -> float:
+        """Returns the seconds until the attack is over, and a little more."""
+        return max(0.0, self.end - time.monotonic()) + 0.1
+
     def connect(self, window: int = 65535) -> RawPeer:
         """Opens a connection of the attacker."""
         return RawPeer(self.address, SOURCE, window=window)

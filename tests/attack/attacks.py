@@ -4,9 +4,7 @@ python -m tests.attack.attacks NAME '{"address": …}'
 """
 
 import inspect
-import json
 import os
-import sys
 import time
 from typing import Final
 
@@ -26,14 +24,16 @@ ATTACKS: Final[dict[str, type[Attack]]] = {
 """The classes of attacks by name, in the order of their modules."""
 
 
-def main() -> None:
-    """Runs one attack for a number of seconds, and ends the process with all its connections."""
+def attack(name: str, aim: dict[str, str], seconds: float) -> None:
+    """Runs one attack for a number of seconds, and ends this process with all its connections.
+
+    Args:
+        name: of the attack.
+        aim: the fields of an `Aim`, but for its end.
+        seconds: how long to attack.
+    """
     # The attacker stands for another machine: it takes the processors that the server leaves.
     os.nice(10)
-    name, aim, seconds = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
     ATTACKS[name]().run(Aim(**aim, end=time.monotonic() + seconds))
+    # Threads may still wait for replies.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -76,7 +76,7 @@ class TenantAttack(Attack):
                 each.join()
 
     def _repeat(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> None:
-        attempt = self.begin(stub, metadata)
+        attempt = self.begin(aim, stub, metadata)
         while aim.goes_on():
             try:
                 attempt()
@@ -84,7 +84,7 @@ class TenantAttack(Attack):
                 time.sleep(0.001)
 
     @abstractmethod
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         """Returns what a thread does again and again."""
 
 
@@ -94,7 +94,7 @@ class SlowUploads(TenantAttack):
     about = "uploads of a tenant that announce 16 MiB each and send a byte at a time"
     threads = 32
 
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         create = service_pb.CreateSessionRequest(request_id=uuid.uuid4().hex, meta_policy=_NAME)
         header = service_pb.UploadTrajectoriesRequest()
         header.header.upload_id, header.header.payload_bytes = "slow", 16 << 20
@@ -106,9 +106,9 @@ class SlowUploads(TenantAttack):
                 time.sleep(0.05)
 
         def upload() -> None:
-            session = stub.CreateSession(create, timeout=5, metadata=metadata).session
+            session = stub.CreateSession(create, timeout=aim.left(), metadata=metadata).session
             header.header.session_id = session.session_id
-            stub.UploadTrajectories(drip(), timeout=5, metadata=metadata)
+            stub.UploadTrajectories(drip(), timeout=aim.left(), metadata=metadata)
 
         return upload
 
@@ -118,10 +118,10 @@ class ManySessions(TenantAttack):
 
     about = "sessions of a tenant, created as fast as it can, with request ids of 128 characters"
 
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         def create() -> object:
             request = service_pb.CreateSessionRequest(request_id=uuid.uuid4().hex * 4, meta_policy=_NAME)
-            return stub.CreateSession(request, timeout=5, metadata=metadata)
+            return stub.CreateSession(request, timeout=aim.left(), metadata=metadata)
 
         return create
 
@@ -131,12 +131,12 @@ class OpenedAndClosed(TenantAttack):
 
     about = "sessions of a tenant that are closed as soon as they are open"
 
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         def create_and_close() -> None:
             request = service_pb.CreateSessionRequest(request_id=uuid.uuid4().hex, meta_policy=_NAME)
-            session = stub.CreateSession(request, timeout=5, metadata=metadata).session
+            session = stub.CreateSession(request, timeout=aim.left(), metadata=metadata).session
             stub.CloseSession(
-                service_pb.CloseSessionRequest(session_id=session.session_id), timeout=5, metadata=metadata
+                service_pb.CloseSessionRequest(session_id=session.session_id), timeout=aim.left(), metadata=metadata
             )
 
         return create_and_close
@@ -147,13 +147,13 @@ class ManyReads(TenantAttack):
 
     about = "listings and look-ups of a tenant, as many as it can"
 
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         numbers = itertools.count()
 
         def read() -> None:
-            stub.ListSessions(service_pb.ListSessionsRequest(page_size=1000), timeout=5, metadata=metadata)
+            stub.ListSessions(service_pb.ListSessionsRequest(page_size=1000), timeout=aim.left(), metadata=metadata)
             missing = service_pb.GetSessionRequest(session_id=f"{next(numbers):032x}")
-            stub.GetSession(missing, timeout=5, metadata=metadata)
+            stub.GetSession(missing, timeout=aim.left(), metadata=metadata)
 
         return read
 
@@ -163,9 +163,9 @@ class InvalidTokens(TenantAttack):
 
     about = "calls with tokens that the peer guesses"
 
-    def begin(self, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
+    def begin(self, aim: Aim, stub: AdaptationServiceStub, metadata: _Metadata) -> Callable[[], object]:
         def guess() -> object:
             wrong: _Metadata = (("authorization", f"Bearer {uuid.uuid4().hex}"),)
-            return stub.GetSession(service_pb.GetSessionRequest(session_id="0"), timeout=5, metadata=wrong)
+            return stub.GetSession(service_pb.GetSessionRequest(session_id="0"), timeout=aim.left(), metadata=wrong)
 
         return guess

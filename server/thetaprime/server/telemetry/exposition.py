@@ -82,6 +82,9 @@ def _rest_between_pages(page: Callable[..., Any]) -> Callable[..., Any]:
 class MetricsServer(WSGIServer):
     """Answers each request on a thread, and closes connections that are too many or too slow."""
 
+    # Connections that wait to be accepted: with the 5 of the base class, a burst makes others wait for seconds.
+    request_queue_size = 128
+
     def __init__(self, host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
