@@ -15,7 +15,7 @@ from tests.attack.attacks import ATTACKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")]
 
-SECONDS = 0.4
+SECONDS = 0.3
 MOST_MIB = 64.0
 
 
