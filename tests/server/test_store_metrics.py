@@ -51,6 +51,7 @@ def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> d
         "delete_time": expire_time + 10,
         "kept_bytes": 0,
         "kept_steps": 0,
+        "doubt": None,
         "policy_bytes": 0,
     }
 
