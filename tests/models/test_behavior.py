@@ -10,6 +10,7 @@ from thetaprime.models import (
     BoxAction,
     DiscreteAction,
     EnvironmentContract,
+    Parameters,
     Policy,
     PolicySpec,
     TrajectoryBatch,
@@ -164,6 +165,7 @@ def test_numbers_that_overflow_are_refused() -> None:
         ("lagged", "successive actions has correlation"),
         ("shared", "noise of the dimensions"),
         ("still", "policy's mean in one dimension"),
+        ("truncated", "beyond ±2"),
     ],
 )
 def test_other_mistakes_are_named(case: str, words: str) -> None:
@@ -176,9 +178,38 @@ def test_other_mistakes_are_named(case: str, words: str) -> None:
         "lagged": mean + torch.cat([noise[:1], 0.7 * noise[1:] + 0.51**0.5 * noise[:-1]]) / 1.0,
         "shared": mean + noise[:, :1],
         "still": torch.where(torch.tensor([True, False]) & (noise[:, 1:] > 0.6), mean, batch.actions),
+        "truncated": mean + noise.clamp(-1.9, 1.9),
     }[case]
     messages = [
         doubt.message
         for doubt in behavior_evidence(policy, policy.init(0), dataclasses.replace(batch, actions=actions))
     ]
     assert words in messages[-1]
+
+
+def test_a_pair_of_dimensions_with_one_noise_is_named() -> None:
+    environment = EnvironmentContract(
+        environment_id="test", observation_shape=(3,), action=BoxAction(low=(-1.0,) * 6, high=(1.0,) * 6), horizon=100
+    )
+    policy = Policy(environment, PolicySpec(hidden_sizes=(16,)))
+    batch = _honest(policy, 0, (100,) * 20)
+    mean = policy.head(policy.init(0), batch.observations)
+    noise = batch.actions - mean
+    noise[:, 4] = noise[:, 1]
+    (doubt, *_) = behavior_evidence(policy, policy.init(0), dataclasses.replace(batch, actions=mean + noise))
+    assert "two dimensions" in doubt.message
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_the_likelihood_ratios_of_earlier_policies_are_among_the_alternatives(discrete: bool) -> None:
+    policy = _policy(discrete=discrete)
+    named, earlier = policy.init(0), [policy.init(1), policy.init(2)]
+    batch = _honest(policy, 0, (60,))
+    measured = measure_behavior(policy, named, batch, earlier=earlier)
+    _, found = statistics_test(policy).log_ratios(measured.trajectories)["earlier"]
+
+    def log_likelihood(parameters: Parameters) -> float:
+        return float(policy.distribution(parameters, batch.observations).log_prob(batch.actions).sum())
+
+    expected = [log_likelihood(each) - log_likelihood(named) for each in earlier]
+    np.testing.assert_allclose(found, [expected], rtol=1e-4)

@@ -9,7 +9,7 @@ import torch
 
 from thetaprime.models.behavior.categorical import CategoricalTest
 from thetaprime.models.behavior.evidence import Array
-from thetaprime.models.behavior.gaussian import NEAR_CHANCE, GaussianTest
+from thetaprime.models.behavior.gaussian import NEAR_CHANCE, WIDE_CHANCE, GaussianTest
 from thetaprime.models.policy import Policy
 
 Reason = Literal["DETERMINISTIC_ACTIONS", "CLIPPED_ACTIONS", "UNSCALED_ACTIONS", "OFF_POLICY"]
@@ -72,6 +72,9 @@ def explain_gaussian(
         "repeats": f"{found.repeats:.0f} of {steps} actions equal the action before; sample an action in every step",
         "lag": f"the noise of successive actions has correlation {found.lag / max(found.pairs * test.size, 1):.2g} "
         "where 0 is expected; draw new noise in every step",
+        "wide": f"{found.wide:.0f} of {steps * test.size} standardized actions are beyond ±2, where "
+        f"{steps * test.size * WIDE_CHANCE:.0f} are expected; draw normal noise, and do not truncate it",
+        "together": "two dimensions of the actions have correlated noise; draw the noise of each dimension",
         "common": "the noise of the dimensions of an action is correlated; draw the noise of each dimension",
         "earlier": f"an earlier policy of the session explains them better: {_CAUSE}",
     }

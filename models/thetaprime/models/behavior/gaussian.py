@@ -1,6 +1,7 @@
 """The test of a Gaussian policy's actions, on their standardized noise z = (a − μ(o)) / σ, which is standard normal."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Final, NamedTuple
@@ -29,6 +30,13 @@ _CLIPPED_SHARE: Final = 0.003
 _SHIFT_VARIANCES: Final = (0.0225, 1.0)
 _LAG_CORRELATIONS: Final = (-0.3, 0.2, 0.5, 0.8, 0.99)
 _DIMENSION_CORRELATIONS: Final = (0.2, 0.5, 0.9, 0.999)
+_PAIR_CORRELATIONS: Final = (-0.9, -0.5, 0.5, 0.9, 0.999)
+# Beyond this many dimensions only those side by side are paired.
+_PAIRED_DIMENSIONS: Final = 8
+_WIDE: Final = 2.0
+WIDE_CHANCE: Final = math.erfc(_WIDE / math.sqrt(2.0))
+"""The probability that the noise in one dimension is beyond ±2."""
+_WIDE_SHARES: Final = (0.002, 0.02, 0.08, 0.15)
 
 
 class GaussianStatistics(NamedTuple):
@@ -44,9 +52,11 @@ class GaussianStatistics(NamedTuple):
     clipped: Array
     clipping: Array
     tail: Array
+    wide: Array
     lag: Array
     lag_spread: Array
     common: Array
+    together: Array
     earlier: Array
 
 
@@ -65,8 +75,10 @@ class GaussianTest:
     repeats                 steps with exactly the action of the step before
     clipped, clipping       steps with an action of exactly ±1; log likelihood ratio
     tail                    log likelihood ratio of a tenth of the steps with three times the noise
+    wide                    numbers z beyond ±2
     lag, lag_spread         Σ z_t·z_{t−1} and Σ (z_t² + z_{t−1}² − 2), over all dimensions
     common                  Σ ((Σ_d z_d)² / A − 1)
+    together [pairs]        Σ z_d·z_e, over pairs of dimensions
     earlier [2]             log likelihood ratios of the previous policy and of the first
     ======================= ==============================================================
 
@@ -79,7 +91,16 @@ class GaussianTest:
     @property
     def columns(self) -> int:
         """The number of statistics."""
-        return 3 * self.size + 13
+        return 3 * self.size + 13 + len(self.pairs[0])
+
+    @functools.cached_property
+    def pairs(self) -> tuple[list[int], list[int]]:
+        """The first and the second dimension of each pair that is tested for a correlation."""
+        if self.size <= _PAIRED_DIMENSIONS:
+            found = list(itertools.combinations(range(self.size), 2))
+        else:
+            found = list(itertools.pairwise(range(self.size)))
+        return [first for first, _ in found], [second for _, second in found]
 
     def measure(
         self, policy: Policy, outputs: tuple[torch.Tensor, ...], batch: TrajectoryBatch, earlier: Array
@@ -104,7 +125,7 @@ class GaussianTest:
         rows = np.zeros((self.columns, steps), np.float32)
         rows[:2] = 1.0
         rows[1, first] = 0.0
-        pairs, z = rows[1, 1:], rows[2 : 2 + size]
+        successive, z = rows[1, 1:], rows[2 : 2 + size]
         np.subtract(actions.T, mean.T, out=z)
         z /= std.astype(np.float32)[:, None]
         squares, spread = z * z, rows[2 + size : 2 + 2 * size]
@@ -119,18 +140,21 @@ class GaussianTest:
         if exact and (_GRID / std * _DENSITY <= _REPEAT_CHANCE).any():
             repeats = actions[1:, 0] == actions[:-1, 0]
             if repeats.any():
-                rest[1, 1:] = repeats & (actions[1:] == actions[:-1]).all(axis=1) & (pairs > 0)
+                rest[1, 1:] = repeats & (actions[1:] == actions[:-1]).all(axis=1) & (successive > 0)
         self._count_clipped(policy, actions, std, rest[2], rest[3])
         far = math.log(_TAIL_SHARE) - size * math.log(_TAIL_SPREAD)
         ratio = np.exp((1 - _TAIL_SPREAD**-2) / 2 * norms + (far - math.log1p(-_TAIL_SHARE)))
         np.log1p(ratio, out=rest[4])
         rest[4] += math.log1p(-_TAIL_SHARE)
-        np.multiply((z[:, 1:] * z[:, :-1]).sum(axis=0), pairs, out=rest[5, 1:])
-        np.multiply(norms[1:] + norms[:-1] - 2 * size, pairs, out=rest[6, 1:])
-        np.square(z.sum(axis=0), out=rest[7])
-        rest[7] /= size
-        rest[7] -= 1.0
-        rest[8:10] = earlier
+        (squares > _WIDE**2).sum(axis=0, out=rest[5], dtype=np.float32)
+        np.multiply((z[:, 1:] * z[:, :-1]).sum(axis=0), successive, out=rest[6, 1:])
+        np.multiply(norms[1:] + norms[:-1] - 2 * size, successive, out=rest[7, 1:])
+        np.square(z.sum(axis=0), out=rest[8])
+        rest[8] /= size
+        rest[8] -= 1.0
+        first_dimensions, second_dimensions = self.pairs
+        np.multiply(z[first_dimensions], z[second_dimensions], out=rest[9:-2])
+        rest[-2:] = earlier
         totals: Array = np.add.reduceat(rows, first, axis=1, dtype=np.float64)
         return totals.T
 
@@ -164,11 +188,21 @@ class GaussianTest:
             "mean of one": (0.02, near.reshape(len(statistics), -1)),
             "repeats": (0.01, share_ratios(each.repeats, each.steps, _REPEAT_CHANCE, _SHARES)),
             "clipped": (0.01, each.clipping[:, None]),
-            "tail": (0.01, each.tail[:, None]),
-            "lag": (0.01, _correlated(each.lag, each.lag_spread, each.pairs * self.size)),
-            "common": (0.01, _equally_correlated(each.common, each.spread.sum(axis=1), each.steps, self.size)),
+            "tail": (0.005, each.tail[:, None]),
+            "wide": (0.005, _counted(each.wide, each.steps * self.size)),
+            "lag": (0.01, _correlated(each.lag, each.lag_spread, each.pairs * self.size, _LAG_CORRELATIONS)),
+            **self._pair_ratios(each),
+            "common": (0.005, _equally_correlated(each.common, each.spread.sum(axis=1), each.steps, self.size)),
             "earlier": (0.02, each.earlier),
         }
+
+    def _pair_ratios(self, each: "GaussianStatistics") -> Groups:
+        first, second = self.pairs
+        if not first:
+            return {}
+        spread, steps = each.spread[:, first] + each.spread[:, second], each.steps[:, None]
+        ratios = _correlated(each.together, spread, np.broadcast_to(steps, spread.shape), _PAIR_CORRELATIONS)
+        return {"together": (0.005, ratios.reshape(len(steps), -1))}
 
     def curved_ratios(self, statistics: Array) -> Groups:
         """Returns the others: mixtures of all shifts, and of all scales."""
@@ -188,8 +222,9 @@ class GaussianTest:
         """Returns the statistics [..., columns] by name."""
         ends = [2 + part * self.size for part in range(4)]
         dimensions = (statistics[..., begin:end] for begin, end in itertools.pairwise(ends))
-        rest = (statistics[..., ends[-1] + index] for index in range(8))
-        parts = (statistics[..., 0], statistics[..., 1], *dimensions, *rest, statistics[..., -2:])
+        rest = (statistics[..., ends[-1] + index] for index in range(9))
+        together = statistics[..., ends[-1] + 9 : -2]
+        parts = (statistics[..., 0], statistics[..., 1], *dimensions, *rest, together, statistics[..., -2:])
         return GaussianStatistics._make(parts)
 
 
@@ -211,18 +246,27 @@ def _scaled(spread: Array, numbers: Array) -> Array:
     return scaled
 
 
-def _correlated(products: Array, spread: Array, pairs: Array) -> Array:
-    """A correlation ρ of pairs (x, y) whose y is standard normal given x: [R] -> [R, correlations].
+def _counted(hits: Array, numbers: Array) -> Array:
+    """Other shares of the numbers beyond ±2 than the normal distribution's; [R] -> [R, shares]."""
+    share = np.array(_WIDE_SHARES)
+    hit, miss = np.log(share / WIDE_CHANCE), np.log((1 - share) / (1 - WIDE_CHANCE))
+    counted: Array = hits[:, None] * hit + (numbers - hits)[:, None] * miss
+    return counted
+
+
+def _correlated(products: Array, spread: Array, pairs: Array, correlations: tuple[float, ...]) -> Array:
+    """A correlation ρ of pairs (x, y) whose y is standard normal given x: [...] -> [..., correlations].
 
     Args:
         products: Σ xy.
         spread: Σ (x² + y² − 2).
         pairs: how many there are.
+        correlations: the values of ρ.
     """
-    rho = np.array(_LAG_CORRELATIONS)
+    rho = np.array(correlations)
     rest = 1 - rho**2
-    squares = (spread + 2 * pairs)[:, None]
-    correlated: Array = -pairs[:, None] / 2 * np.log(rest) - (rho**2 * squares - 2 * rho * products[:, None]) / (
+    squares = (spread + 2 * pairs)[..., None]
+    correlated: Array = -pairs[..., None] / 2 * np.log(rest) - (rho**2 * squares - 2 * rho * products[..., None]) / (
         2 * rest
     )
     return correlated

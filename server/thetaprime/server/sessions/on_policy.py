@@ -17,7 +17,7 @@ from thetaprime.models.behavior import NOISE_NUMBERS, ROUND_BOUND, find_repeated
 from thetaprime.server.errors import PreconditionError, shown
 from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch
 
-_VERSION: Final = b"\x01"
+_VERSION: Final = b"\x02"
 _NOISE_BYTES: Final = 2 * NOISE_NUMBERS
 _NAMED_UPLOADS: Final = 3
 
