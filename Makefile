@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+comma := ,
 SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
@@ -14,24 +15,54 @@ help: ## Show this list.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Two stamps, since the demo needs none of the developer's tools.
-$(VENV)/.ready-to-run: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing thetaprime with its server and training extras (a few minutes the first time)"
-	$(PIP) --editable '.[server,training]'
+# The pins of constraints.txt without their hashes: pip takes no editable project, and no wheel of ours, beside a hash.
+$(VENV)/pins.txt: constraints.txt | $(BIN)/python
+	@sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' constraints.txt > $@
+
+# Prints the sections $(1) of constraints.txt.
+sections = awk -v wanted=' $(1) ' '/^\# section: / {shown = index(wanted, " " $$3 " ")} shown' constraints.txt
+
+# torch may be installed already, or lie in a folder that pip's configuration names. Otherwise pip chooses among its
+# builds before it sees the hashes: with them, it would prefer the build of the index, and gigabytes of CUDA libraries.
+$(VENV)/.ready-with-torch: $(VENV)/pins.txt
+	@$(call sections,torch) > $(VENV)/torch.txt
+	@$(PIP) --require-hashes --no-deps --no-index --requirement $(VENV)/torch.txt 2> /dev/null \
+	|| { $(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --constraint $(VENV)/pins.txt \
+		--dest $(VENV)/torch torch \
+	&& $(PIP) --require-hashes --no-deps --no-index --find-links $(VENV)/torch --requirement $(VENV)/torch.txt \
+	&& rm -rf $(VENV)/torch; }
 	@touch $@
 
-$(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
+# Installs the sections $(1) of constraints.txt, each file checked by its hash, and then the project with the extras $(2),
+# which then lacks nothing but what a CUDA build of torch asks for.
+define install
+	@$(call sections,$(1)) > $(VENV)/requirements.txt
+	$(PIP) --require-hashes --no-deps --requirement $(VENV)/requirements.txt
+	$(PIP) --constraint $(VENV)/pins.txt --no-build-isolation --editable '.[$(2)]'
+endef
+
+# Two stamps, since the demo needs none of the developer's tools.
+$(VENV)/.ready-to-run: pyproject.toml constraints.txt | $(VENV)/pins.txt $(VENV)/.ready-with-torch
+	@echo "installing thetaprime with its server and training extras (a few minutes the first time)"
+	$(call install,run,server$(comma)training)
+	@touch $@
+
+$(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(VENV)/pins.txt $(VENV)/.ready-with-torch
 	@echo "installing thetaprime with everything a developer needs (a few minutes the first time)"
-	$(PIP) --editable '.[dev]'
+	$(call install,run develop,dev)
 	@touch $@ $(VENV)/.ready-to-run
 
 $(VENV)/.ready-to-measure: $(VENV)/.ready-to-develop
 	@echo "installing what the benchmarks compare with"
-	$(PIP) --editable '.[bench]'
+	$(call install,run develop measure,bench)
 	@touch $@
 
 $(VENV)/.ready-to-fuzz: $(VENV)/.ready-to-develop
-	$(PIP) --editable '.[fuzz]'
+	$(call install,run develop fuzz,fuzz)
+	@touch $@
+
+$(VENV)/.ready-to-maintain: $(VENV)/.ready-to-develop
+	$(call install,run develop maintain,dev$(comma)maintain)
 	@touch $@
 
 demo: $(VENV)/.ready-to-run ## Watch a policy adapt to an unseen goal through a real server.
@@ -52,7 +83,7 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, spelling, generat
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
-	$(BIN)/codespell $(SOURCES) docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md pyproject.toml Makefile
+	$(BIN)/codespell $(SOURCES) docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md pyproject.toml Makefile
 	@$(BIN)/python benchmarks/results.py --check
 	@$(BIN)/python benchmarks/speed.py --check
 	@$(BIN)/python models/document_profiles.py --check
@@ -132,12 +163,25 @@ bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmar
 gate-power: $(VENV)/.ready-to-develop ## Measure what the on-policy test refuses, in ROUNDS=1000 of each case; writes docs/trust.md.
 	$(BIN)/python benchmarks/gate.py --rounds $(ROUNDS)
 
+pin: $(VENV)/.ready-to-maintain ## Write constraints.txt again, with the hash of every file, after a change of pyproject.toml.
+	$(BIN)/python -m tests.dependencies.pin
+
+audit: $(VENV)/.ready-to-maintain ## Look every pinned version up in a database of advisories; status 2: none was reached.
+	$(BIN)/python -m tests.dependencies.audit
+
+floors: $(VENV)/.ready-to-run ## Run the client's tests with the lowest versions that pyproject.toml allows.
+	rm -rf build/floors && $(PYTHON) -m venv build/floors
+	$(BIN)/python -m tests.dependencies.floors > build/floors/requirements.txt
+	build/floors/bin/python -m pip --disable-pip-version-check install --quiet --requirement build/floors/requirements.txt
+	build/floors/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --editable .
+	build/floors/bin/python -m pytest -m "not slow" --ignore tests/client/test_minari.py tests/client tests/wire tests/dependencies
+
 build: $(VENV)/.ready-to-develop ## Make wheels and sdist, and try the wheel in an empty environment.
 	rm -rf dist build/try
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --wheel --outdir dist cli/web
 	$(PYTHON) -m venv build/try
-	build/try/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/thetaprime-*.whl
+	build/try/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/pins.txt dist/thetaprime-*.whl
 	cd build && try/bin/thetaprime --help > /dev/null
 	cd build && try/bin/python -c "import importlib.util as u, thetaprime.client; assert u.find_spec('torch') is None"
 	cd build && try/bin/thetaprime demo --web 2>&1 | grep -q "pip install 'thetaprime\[web\]'"

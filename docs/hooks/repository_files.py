@@ -18,7 +18,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-_FIRST: Final = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+_FIRST: Final = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 _LANGUAGES: Final = {".py": "python", ".toml": "toml", ".proto": "protobuf", ".yaml": "yaml"}
 _SOURCE_LINK: Final = re.compile(r"(\]\((?!https?:)[^)\s#]+\.(?:py|toml|proto|yaml))\)")
 _HTML_PICTURE: Final = re.compile(r'(\b(?:src|srcset)=")([^":\s]+)(")')
