@@ -166,7 +166,7 @@ gate-power: $(VENV)/.ready-to-develop ## Measure what the on-policy test refuses
 pin: $(VENV)/.ready-to-maintain ## Write constraints.txt again, with the hash of every file, after a change of pyproject.toml.
 	$(BIN)/python -m tests.dependencies.pin
 
-audit: $(VENV)/.ready-to-maintain ## Look every pinned version up in a database of advisories; status 2: none was reached.
+audit: $(VENV)/.ready-to-maintain ## Look every pinned version up in databases of advisories; fails where none was reached.
 	$(BIN)/python -m tests.dependencies.audit
 
 floors: $(VENV)/.ready-to-run ## Run the client's tests with the lowest versions that pyproject.toml allows.

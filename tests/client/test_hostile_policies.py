@@ -189,6 +189,10 @@ CASES: Final[dict[str, tuple[Edit, str]]] = {
         metadata_of(golden=json.dumps({"observations": [[0, 0, 0]] * 5000, "actions": [[0]] * 5000})),
         r"thetaprime\.golden has 5000 vectors; expected at most 1024 for this graph",
     ),
+    "escape sequence in the metadata": (
+        metadata_of(meta_policy="x\x1b]0;title\x07@1"),
+        r"onnx\.metadata_props: a control character in 'thetaprime\.meta_policy' or its value",
+    ),
     "much metadata": (metadata_of(more="x" * (5 << 20)), r"onnx\.metadata_props: \d+ bytes; expected at most 4194304"),
     "huge observation": (
         environment_of(observation_shape=[10**6] * 9),
@@ -242,6 +246,14 @@ def test_a_refusal_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("reader", [tp.AdaptedPolicy, tp.PolicyFile])
+def test_golden_numbers_beyond_float32_are_refused(original: bytes, reader: Callable[[bytes], object]) -> None:
+    model = onnx.ModelProto.FromString(original)
+    set_metadata(model, golden='{"observations": [[1e300, 0, 0]], "actions": [[0]]}')
+    with pytest.raises(tp.PolicyVerificationError):
+        reader(model.SerializeToString())
 
 
 @pytest.mark.parametrize("value", [1000.0, np.nan, np.inf])

@@ -8,6 +8,7 @@ refused by its path.
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -47,6 +48,8 @@ _MAX_BATCH_WORK: Final = 1 << 32
 _MAX_NAME_BYTES: Final = 256
 # Every element takes four bytes of the file, or more.
 _MAX_LENGTH: Final = MAX_ONNX_BYTES // 4
+# Commands print metadata on terminals, where these can do more than show text.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _IR_VERSION: Final = 8
 _OPSET: Final = (b"", 15)
 _ELEMENT_BYTES: Final = {1: 4, 7: 8}  # float32, int64
@@ -117,6 +120,8 @@ def _read_metadata(data: bytes, spans: Sequence[Span]) -> dict[str, str]:
             raise WireError(path, f"not UTF-8: {error.reason} at byte {error.start} of a key or value") from error
         if key in metadata:
             raise WireError(path, f"the key {shown(key)} twice")
+        if _CONTROL.search(key) or _CONTROL.search(value):
+            raise WireError(path, f"a control character in {shown(key)} or its value; expected text")
         metadata[key] = value
     return metadata
 
