@@ -142,9 +142,14 @@ def test_an_evaluation_that_is_interrupted_at_once_has_nothing_to_keep(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("thetaprime.training.evaluation.evaluation.adaptation_curve", interrupt)
-    result = thetaprime("evaluate", "point-navigation", "--methods", "maml", "--output", tmp_path)
+    evaluation = ("evaluate", "point-navigation", "--methods", "maml", "--output", tmp_path)
+    result = thetaprime(*evaluation)
     assert result.exit_code == 130 and "interrupted after 0 of 40 tasks: nothing to keep" in result.stderr
     assert list(tmp_path.iterdir()) == []
+    # The results of an earlier interruption stay until there are others.
+    earlier = tmp_path / "evaluation-partial.json"
+    earlier.write_text("{}")
+    assert thetaprime(*evaluation).exit_code == 130 and earlier.read_text() == "{}"
 
 
 @pytest.mark.slow

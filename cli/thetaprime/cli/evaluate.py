@@ -178,7 +178,6 @@ def _measured(artifact: "MetaPolicy", plan: "EvaluationPlan", console: "Console"
             console.print(f"task {task + 1} of {planned}: {task_text(finished, task)}", soft_wrap=True)
 
     partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
     work = evaluation_work(artifact, plan)
     try:
         with (
