@@ -98,6 +98,7 @@ def test_only_regular_files_are_read(
         with pytest.raises(ArtifactError, match=says) as caught:
             load_meta_policy(artifact)
     assert caught.value.file == str(path)
+    assert str(caught.value).count(name) == 1
 
 
 def test_a_device_inside_the_zoo_is_not_opened(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

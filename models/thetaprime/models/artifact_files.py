@@ -95,6 +95,8 @@ class ArtifactFiles:
         """Opens a regular file; yields it with its size."""
         try:
             descriptor = self._open_inside(name)
+        except ArtifactError:
+            raise
         except (OSError, ValueError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
             raise ArtifactError(name, f"cannot be read: {problem}") from error
