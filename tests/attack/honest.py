@@ -68,8 +68,8 @@ class Honest:
         self._address, self._token, self._authority = address, token, authority
         self._seeds = itertools.count()
         self._stop_event = threading.Event()
-        self._channel = self._connect()
-        self._client = tp.Client(channel=self._channel, token=token or None, timeout=20.0)
+        credentials = tp.tls_credentials(Path(authority)) if authority else None
+        self._client = tp.Client(address, credentials=credentials, token=token or None, timeout=20.0)
         self._threads = [threading.Thread(target=self._repeat, args=(each,)) for each in (self.take_round, self._come)]
         self.kept: list[Kept] = []
         self.measured = Measured()
@@ -89,7 +89,6 @@ class Honest:
             if thread.is_alive():
                 thread.join()
         self._client.close()
-        self._channel.close()
 
     def _connect(self) -> grpc.Channel:
         options = [_OWN_CONNECTION, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]

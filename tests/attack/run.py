@@ -2,6 +2,7 @@
 
     MINUTES=10 make attack
     ONLY=rapid-reset,ping-flood MINUTES=1 make attack
+    PAGE=1 MINUTES=10 make attack    # writes the table of docs/reliability.md
 
 An honest client takes rounds meanwhile. Each attack meets a fresh process on the same store, in a memory cgroup where
 one can be made. At the end the server is killed and started again, and must have everything that it acknowledged. The
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from tests.attack.arena import HEADING, Arena, Result
 from tests.attack.attacks import ATTACKS
+from tests.attack.page import write_table
 
 _REST_SECONDS: Final = 3.0
 _SHORTEST, _LONGEST = 5.0, 30.0
@@ -55,11 +57,14 @@ def main() -> None:
     for line in lost:
         console.print(line)
     console.print(f"\n{HEADING}")
-    for attack in chosen:
-        console.print(_worst([each for each in results if each.attack == attack]).line())
+    worst = {attack: _worst([each for each in results if each.attack == attack]) for attack in chosen}
+    for result in worst.values():
+        console.print(result.line())
+    if os.environ.get("PAGE"):
+        write_table(worst)
     caged = "a memory cgroup" if arenas[0].caged or arenas[1].caged else "no memory cgroup could be made"
     console.print(f"{caged}; {sum(len(arena.kept) for arena in arenas)} honest rounds; {each:.0f} s for each attack")
-    result = {
+    summary = {
         "attacks": len({each.attack for each in results}),
         "peak_rss_mib": round(max(each.mib for each in results), 1),
         "honest_p95_ratio": round(max(each.ratio for each in results), 2),
@@ -67,12 +72,12 @@ def main() -> None:
         "lost": len(lost),
         "survived": all(each.survived for each in results),
     }
-    sys.stdout.write(json.dumps(result) + "\n")
-    sys.exit(bool(lost) or not result["survived"])
+    sys.stdout.write(json.dumps(summary) + "\n")
+    sys.exit(bool(lost) or not summary["survived"])
 
 
 def _worst(results: list[Result]) -> Result:
-    """Returns the run of an attack that took the most memory, with the median of its ratios."""
+    """Returns the run of an attack that took the most memory."""
     return max(results, key=lambda each: each.mib)
 
 
