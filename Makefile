@@ -195,6 +195,7 @@ point-navigation := 100 2500
 half-cheetah-velocity := 80 610
 # MAML as published, not shipped yet: make zoo-half-cheetah-direction-maml
 half-cheetah-direction-maml := 360 690
+half-cheetah-velocity-maml := 160 610
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
 measure-ant-direction := --adapted-std-factor 0.25 --more-trajectories 40
@@ -202,6 +203,7 @@ measure-ant-velocity := --exploration-std-factor 2 --adapted-std-factor 0.125
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
 describe-half-cheetah-direction-maml := MAML as published: every parameter adapts, to run forward or backward.
+describe-half-cheetah-velocity-maml := MAML as published: every parameter adapts, to run at a velocity between 0 and 2 m/s.
 describe-half-cheetah-velocity := Runs at a velocity between 0 and 2 m/s that only the reward knows.
 describe-ant-velocity := Runs on four legs at a velocity between 0 and 3 m/s that only the reward knows.
 describe-ant-direction := Walks forward or backward on four legs: only the reward knows which.
