@@ -17,10 +17,12 @@ SECTIONS: Final = {
     "Connections": ("max_connections", "max_address_connections", "handshake_seconds", "connection_idle"),
     "Meta-policies": ("zoo", "catalog_seconds"),
     "Store": ("store", "row_bytes", "recent_bytes"),
-    "Monitoring": ("metrics_address", "probe_seconds", "tracing"),
+    "Monitoring": ("metrics_address", "probe_seconds", "reflection", "tracing"),
     "Processes": ("workers", "adaptation_threads", "queue"),
     "Limits of the server": (
-        *("max_sessions", "max_inflight_bytes", "max_upload_bytes", "max_upload_trajectories", "max_upload_steps"),
+        *("max_sessions", "max_inflight_bytes", "max_address_bytes", "max_address_calls", "max_connection_calls"),
+        *("request_seconds", "reply_seconds"),
+        *("max_upload_bytes", "max_upload_trajectories", "max_upload_steps"),
         *("max_round_uploads", "max_round_trajectories", "max_round_steps", "upload_idle", "upload_seconds"),
     ),
     "Limits of each tenant": (

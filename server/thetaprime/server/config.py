@@ -88,6 +88,8 @@ class ServerConfig(BaseSettings):
     """Host and port for Prometheus metrics, as host:port. Without it, no metrics are served."""
     probe_seconds: pydantic.PositiveFloat = 1.0
     """Seconds between test writes to the store. While they fail or hang, health checks answer NOT_SERVING."""
+    reflection: bool = True
+    """Serve gRPC reflection, with which tools list the services. It needs no token."""
     tracing: bool = False
     """Record OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT."""
     workers: pydantic.PositiveInt = 1
@@ -112,7 +114,17 @@ class ServerConfig(BaseSettings):
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
     """Maximum of payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
-    """Maximum of payload bytes of all uploads in progress; bounds their memory."""
+    """Maximum of bytes of all uploads in progress; with other requests and unread replies, a quarter more."""
+    max_address_bytes: pydantic.PositiveInt = 20 * _MIB
+    """The same maximum for the calls without a token from one address; a third of it for those of one connection."""
+    max_address_calls: pydantic.PositiveInt = 256
+    """Maximum of calls in progress from one IPv4 address or IPv6 network of 64 bits."""
+    max_connection_calls: pydantic.PositiveInt = 100
+    """Maximum of calls in progress on one connection. A client lets further calls wait."""
+    request_seconds: pydantic.PositiveFloat = 20.0
+    """Seconds that the request of a call, or the first message of an upload, may take to arrive."""
+    reply_seconds: pydantic.PositiveFloat = 60.0
+    """Seconds that a client may take to read a reply. Then its connection is closed."""
     max_upload_trajectories: pydantic.PositiveInt = 1_000
     """Maximum of trajectories in one upload."""
     max_upload_steps: pydantic.PositiveInt = 200_000

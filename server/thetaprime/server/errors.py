@@ -14,6 +14,7 @@
     ├── BusyError              RESOURCE_EXHAUSTED   RetryInfo
     │   └── RateLimitError     RESOURCE_EXHAUSTED   RetryInfo, ErrorInfo: the tenant's rate
     ├── StalledUploadError     DEADLINE_EXCEEDED    ErrorInfo
+    ├── StalledRequestError    DEADLINE_EXCEEDED    ErrorInfo
     ├── UnauthenticatedError   UNAUTHENTICATED      ErrorInfo: the call has no valid token
     ├── StoreFailedError       UNAVAILABLE          ErrorInfo, RetryInfo: the call changed nothing
     └── UnavailableError       UNAVAILABLE          RetryInfo
@@ -143,6 +144,13 @@ class StalledUploadError(ServiceError):
         super().__init__(problem, _error_info("UPLOAD_STALLED", {}))
 
 
+class StalledRequestError(ServiceError):
+    """A request did not arrive within `request_seconds`."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, _error_info("REQUEST_STALLED", {}))
+
+
 class UnauthenticatedError(ServiceError):
     """The call has no valid token."""
 
@@ -177,6 +185,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RateLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StalledUploadError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    StalledRequestError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     StoreFailedError: grpc.StatusCode.UNAVAILABLE,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,

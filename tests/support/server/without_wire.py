@@ -5,10 +5,9 @@ status, as gRPC would.
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Final, Self, cast
 
@@ -24,9 +23,11 @@ from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.logging import configure_logging
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer
+from thetaprime.server.rpc.gate import END_OF_REQUESTS, MESSAGE_BYTES, Gate
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
 from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
+from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.calls import CallObserver
@@ -82,11 +83,19 @@ class ServiceWithoutWire:
             queue=config.queue,
             rate_limit=RateLimit(authenticator.adaptation_rate),
         )
-        self._calls = CallInterceptor(authenticator, CallObserver(metrics, CallTracer(config.tracing)))
+        memory = MemoryBudget(config.max_inflight_bytes, message_bytes=MESSAGE_BYTES)
+        gate = Gate(
+            memory,
+            lambda *_: None,
+            max_address_calls=config.max_address_calls,
+            request_seconds=config.request_seconds,
+            reply_seconds=config.reply_seconds,
+        )
+        self._calls = CallInterceptor(authenticator, CallObserver(metrics, CallTracer(config.tracing)), gate)
         self._handlers = _Handlers()
         server = cast("grpc.Server", self._handlers)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, self.store, catalog, self._engine, inline, inline, authenticator), server
+            AdaptationServicer(config, self.store, catalog, self._engine, inline, inline, authenticator, memory), server
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(
             MetaPolicyServicer(catalog, inline), server
@@ -122,20 +131,30 @@ class ServiceWithoutWire:
 
         details = cast("grpc.HandlerCallDetails", _Details(path, metadata))
         handler: Any = await self._calls.intercept_service(continuation, details)
-        context = _Context(metadata)
-        if handler.request_streaming:
-            async with contextlib.aclosing(_stream(messages)) as stream:
-                reply = await handler.stream_unary(stream, context)
-        else:
-            reply = await handler.unary_unary(b"".join(messages), context)
-        return bytes(handler.response_serializer(reply))
+        context = _Context(metadata, iter(messages if found.request_streaming else [b"".join(messages)]))
+        try:
+            return bytes(await handler.stream_unary(None, context))
+        finally:
+            context.end()
 
 
 class _Context:
     """The parts of a call's context that the service uses."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, messages: Iterator[bytes]) -> None:
         self._metadata = metadata
+        self._messages = messages
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    async def read(self) -> object:
+        return next(self._messages, END_OF_REQUESTS)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def end(self) -> None:
+        for callback in self._callbacks:
+            callback(self)
 
     def invocation_metadata(self) -> Metadata:
         return self._metadata
@@ -180,8 +199,3 @@ class _Inline(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
-
-
-async def _stream(messages: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
-    for message in messages:
-        yield message

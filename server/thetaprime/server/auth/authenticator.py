@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from thetaprime.server.address import client_network
 from thetaprime.server.auth.quotas import Quotas
 from thetaprime.server.auth.tokens import TokenFileError, TokenTable
 from thetaprime.server.errors import StartupError, UnauthenticatedError
@@ -33,6 +34,11 @@ class Caller:
 
     tenant: str
     peer: str
+
+    @property
+    def network(self) -> str:
+        """Its IPv4 address or IPv6 network, without a port."""
+        return client_network(self.peer)
 
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")

@@ -45,6 +45,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         transactions: threads for work that waits for the store.
         processors: threads for work that computes.
         authenticator: the tenants' quotas.
+        memory: the bytes of uploads in progress.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         transactions: FairThreads,
         processors: FairThreads,
         authenticator: Authenticator,
+        memory: MemoryBudget,
     ) -> None:
         self._config = config
         self._store = store
@@ -64,7 +66,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._transactions = transactions
         self._processors = processors
         self._authenticator = authenticator
-        self._memory = MemoryBudget(config.max_inflight_bytes)
+        self._memory = memory
 
     async def CreateSession(  # noqa: N802
         self, request: service_pb.CreateSessionRequest, context: Context
@@ -103,7 +105,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         # Verification and step share one turn of the tenant: two turns would wait twice behind other tenants' work.
         async with contextlib.AsyncExitStack() as turn:
-            with self._memory.reserve(caller.tenant, header.payload_bytes):
+            async with self._memory.upload(caller, header.payload_bytes):
                 payload, footer = await receive_payload(
                     request_iterator, assembly, self._config.upload_idle, self._config.upload_seconds
                 )

@@ -8,21 +8,18 @@ among the process's open files, and shuts them down. gRPC then reads the end of 
 import collections
 import contextlib
 import dataclasses
-import functools
-import ipaddress
 import os
 import socket
 import stat
 import struct
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from thetaprime.server.address import is_unix_socket
+from thetaprime.server.address import is_unix_socket, normalize_host, parse_peer
 from thetaprime.server.auth import audit
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.logging import LineLimit
@@ -42,8 +39,6 @@ _KEEPALIVE_SECONDS: Final = 60.0
 _KEEPALIVE_TIMEOUT: Final = 20.0
 # With this SO_LINGER, closing a socket resets its connection: the kernel keeps no bytes for a peer that reads nothing.
 _RESET: Final = struct.pack("ii", 1, 0)
-# Bits of an IPv6 address that its owner chooses: providers assign at least such a network.
-_IPV6_HOST: Final = 64
 
 _Peer = tuple[str, int]
 
@@ -162,7 +157,7 @@ class Connections:
         Returns:
             Whether there was such a connection.
         """
-        found = _parse_peer(peer)
+        found = parse_peer(peer)
         if found is None or not self._port:
             return False
         with self._lock:
@@ -257,7 +252,7 @@ class Connections:
             return None
         finally:
             borrowed.detach()
-        host, owner = _owner(host)
+        host, owner = normalize_host(host)
         return _Connection(inode, (host, port), owner)
 
 
@@ -275,30 +270,6 @@ def _shut_down(descriptor: int, inode: int) -> None:
         with shut:
             shut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             shut.shutdown(socket.SHUT_RDWR)
-
-
-@functools.lru_cache(4096)
-def _owner(host: str) -> tuple[str, str]:
-    """Returns an address in its shortest form, and the address or network whose connections are counted together.
-
-    An IPv4 address in IPv6 form becomes an IPv4 address.
-    """
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address), str(address)
-    network = ipaddress.IPv6Network((int(address) >> _IPV6_HOST << _IPV6_HOST, 128 - _IPV6_HOST))
-    return str(address), str(network)
-
-
-def _parse_peer(peer: str) -> _Peer | None:
-    """Parses gRPC's form of a peer, ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``; None for any other."""
-    scheme, _, rest = urllib.parse.unquote(peer).partition(":")
-    host, _, port = rest.rpartition(":")
-    if scheme not in {"ipv4", "ipv6"}:
-        return None
-    return _owner(host.strip("[]"))[0], int(port)
 
 
 def _format_peer(peer: _Peer) -> str:

@@ -1,19 +1,29 @@
-"""Wraps every call: refuses it while the server drains, authenticates it, decodes it, maps errors to statuses."""
+"""Wraps every call: refuses it while the server drains, admits and authenticates it by its headers, maps errors.
+
+gRPC reads the message of a unary call before its handler runs. Here every handler takes a stream, also that of a method
+with one message, so that a call which is refused never has its message read. On the wire the two are equal.
+"""
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from thetaprime.server.auth import Authenticator, audit
-from thetaprime.server.auth.authenticator import Caller, set_caller
-from thetaprime.server.errors import InvalidRequestError, UnauthenticatedError, UnavailableError, error_status
+from thetaprime.server.auth.authenticator import DEFAULT_TENANT, Caller, set_caller
+from thetaprime.server.errors import (
+    ServiceError,
+    UnauthenticatedError,
+    UnavailableError,
+    error_status,
+)
 from thetaprime.server.logging import LineLimit
+from thetaprime.server.rpc.gate import Gate
+from thetaprime.server.rpc.requests import Requests
 from thetaprime.server.scheduling.rate_limit import RequestRate
 from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
@@ -21,23 +31,25 @@ _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
 _Context = grpc.aio.ServicerContext
-_Behavior = Callable[..., Awaitable[Any]]
+_Handler = grpc.RpcMethodHandler
 
 _log = structlog.get_logger()
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Wraps the calls of this package's services; health checks and reflection pass unchanged.
+    """Wraps the calls of every service. Health checks and reflection need no token, and are neither logged nor counted.
 
     Args:
         authenticator: finds the tenant of a call.
         observer: traces, logs and counts each call.
+        gate: limits what a call may cost.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: CallObserver) -> None:
+    def __init__(self, authenticator: Authenticator, observer: CallObserver, gate: Gate) -> None:
         self._authenticator = authenticator
         self._observer = observer
         self._request_rate = RequestRate(authenticator.request_rate)
+        self._gate = gate
         self._audit_limit = LineLimit()
         self._draining = False
         self._running = 0
@@ -51,7 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             audit.record_refusals(reason, count)
 
     def drain(self) -> None:
-        """Refuses every new call from now on."""
+        """Refuses every new call from now on, except health checks and reflection."""
         self._draining = True
 
     async def finish(self) -> None:
@@ -60,37 +72,60 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler[Any, Any]"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
+    ) -> "_Handler[Any, Any]":
         """Returns the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         # gRPC passes None for an unknown method, against its type hints.
-        if handler is None or not method.startswith(_PREFIX):
+        if handler is None:
             return handler
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(
-            self._wrap(method, _decode_first(handler)),
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
+        if not method.startswith(_PREFIX):
+            return grpc.stream_stream_rpc_method_handler(self._wrap_open(method, handler))
+        return grpc.stream_unary_rpc_method_handler(self._wrap(method, handler))
 
-    def _wrap(self, method: str, behavior: _Behavior) -> Callable[..., Any]:
-        async def call(request: Any, context: "_Context[Any, Any]") -> Any:
+    def _wrap(self, method: str, handler: "_Handler[Any, Any]") -> Callable[..., Awaitable[bytes]]:
+        """Wraps a method of this package: one reply, for callers with a token."""
+        behavior: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        decode: Any = handler.request_deserializer
+        serialize: Any = handler.response_serializer
+
+        async def call(_messages: object, context: "_Context[Any, Any]") -> bytes:
             with self._count_running(), self._observer.observe(method, context) as observed:
                 try:
                     if self._draining:
                         raise UnavailableError("the server is shutting down", retry_after=1.0)
-                    self._authenticate(method, context)
-                    reply = await behavior(request, context)
+                    admitted = self._gate.admit(context, self._authenticate(method, context))
+                    requests = Requests(method, decode, context, admitted)
+                    request = requests if handler.request_streaming else await requests.only()
+                    reply: bytes = serialize(await behavior(request, context))
+                    admitted.begin_reply(len(reply))
                 # Every failure of a call becomes a status here.
                 except Exception as error:
                     await _abort(context, error, observed)
                 observed.code = grpc.StatusCode.OK
                 return reply
+
+        return call
+
+    def _wrap_open(self, method: str, handler: "_Handler[Any, Any]") -> Callable[..., Awaitable[None]]:
+        """Wraps a method of health checks or reflection: any number of replies, for any caller."""
+        decode: Any = handler.request_deserializer
+        serialize: Any = handler.response_serializer
+
+        async def call(_messages: object, context: "_Context[Any, Any]") -> None:
+            try:
+                admitted = self._gate.admit(context, Caller(DEFAULT_TENANT, context.peer()))
+                requests = Requests(method, decode, context, admitted)
+                async with contextlib.aclosing(_replies(handler, requests, context)) as replies:
+                    async for reply in replies:
+                        data: bytes = serialize(reply)
+                        admitted.begin_reply(len(data))
+                        await context.write(data)
+                        admitted.end_reply()
+            except ServiceError as error:
+                await _abort(context, error, ObservedCall())
 
         return call
 
@@ -105,17 +140,35 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             if not self._running:
                 self._idle.set()
 
-    def _authenticate(self, method: str, context: "_Context[Any, Any]") -> None:
-        """Sets the caller, for the call and for every line that it logs."""
+    def _authenticate(self, method: str, context: "_Context[Any, Any]") -> Caller:
+        """Returns the caller, and sets it for the call and for every line that the call logs."""
         try:
             tenant = self._authenticator.authenticate(context.invocation_metadata() or ())
         except UnauthenticatedError as error:
+            self._gate.count_refusal(context.peer())
             if self._audit_limit.admits(error.reason):
                 audit.record_refusal(context.peer(), method, error.reason)
             raise
-        set_caller(Caller(tenant, context.peer()))
+        caller = Caller(tenant, context.peer())
+        set_caller(caller)
         structlog.contextvars.bind_contextvars(tenant=tenant)
         self._request_rate.charge(tenant)
+        return caller
+
+
+async def _replies(handler: "_Handler[Any, Any]", requests: Requests, context: object) -> AsyncGenerator[Any, None]:
+    """Yields the replies of a handler of any kind."""
+    if handler.request_streaming:
+        argument, stream, single = requests, handler.stream_stream, handler.stream_unary
+    else:
+        argument, stream, single = await requests.only(), handler.unary_stream, handler.unary_unary
+    behavior: Any = stream if handler.response_streaming else single
+    if handler.response_streaming:
+        async with contextlib.aclosing(behavior(argument, context)) as replies:
+            async for reply in replies:
+                yield reply
+    else:
+        yield await behavior(argument, context)
 
 
 async def _abort(context: "_Context[Any, Any]", error: Exception, observed: ObservedCall) -> NoReturn:
@@ -131,43 +184,3 @@ async def _abort(context: "_Context[Any, Any]", error: Exception, observed: Obse
     except grpc.aio.AbortError:
         observed.code, observed.refusal = code, status
         raise
-
-
-def _decode_first(handler: "grpc.RpcMethodHandler[Any, Any]") -> _Behavior:
-    """Returns a handler's behavior for requests as bytes, decoded once the call is authenticated.
-
-    gRPC itself would decode before authentication, and end a call whose bytes are invalid as an internal error.
-
-    The behavior raises `InvalidRequestError` for bytes that are not the method's message.
-    """
-    decode: Any = handler.request_deserializer
-    if handler.request_streaming:
-        stream_behavior: Any = handler.stream_unary
-        return lambda messages, context: stream_behavior(_DecodedStream(messages, decode), context)
-    behavior: Any = handler.unary_unary
-
-    async def call(request: bytes, context: object) -> Any:
-        return await behavior(_decode(request, decode), context)
-
-    return call
-
-
-class _DecodedStream:
-    """Decodes the messages of a stream, each when it is requested."""
-
-    def __init__(self, messages: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
-        self._messages = messages
-        self._decode = decode
-
-    def __aiter__(self) -> "_DecodedStream":
-        return self
-
-    async def __anext__(self) -> Any:
-        return _decode(await anext(self._messages), self._decode)
-
-
-def _decode(data: bytes, decode: Callable[[bytes], Any]) -> Any:
-    try:
-        return decode(data)
-    except DecodeError as error:
-        raise InvalidRequestError("request", f"{len(data)} bytes that are not the method's message") from error

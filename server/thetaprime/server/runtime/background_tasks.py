@@ -44,6 +44,7 @@ def start_background_tasks(components: Components, *, sweeping: bool) -> list[as
 async def _report_every_second(components: Components) -> None:
     while True:
         await asyncio.sleep(1.0)
+        components.gate.close_unread()
         components.calls.report_omitted_lines()
         components.connections.report_omitted_lines()
         report_omitted_library_lines()

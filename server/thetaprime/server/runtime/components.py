@@ -21,9 +21,11 @@ from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer
 from thetaprime.server.rpc.connections import Connections
+from thetaprime.server.rpc.gate import MESSAGE_BYTES, Gate
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
 from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
+from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.telemetry.calls import CallObserver
 from thetaprime.server.telemetry.health import Health
@@ -58,6 +60,7 @@ class Components:
         threads: run transactions and background tasks.
         engine: schedules adaptation steps.
         connections: limits and closes the connections of clients.
+        gate: limits what calls may cost.
         calls: wraps every call.
         health: answers health checks.
         adaptation: implements AdaptationService.
@@ -72,6 +75,7 @@ class Components:
     threads: ThreadPoolExecutor
     engine: AdaptationEngine
     connections: Connections
+    gate: Gate
     calls: CallInterceptor
     health: Health
     adaptation: AdaptationServicer
@@ -117,6 +121,15 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             waiting=metrics.track_waiting_step,
         )
         closing.enter_context(contextlib.closing(engine))
+        memory = MemoryBudget(config.max_inflight_bytes, config.max_address_bytes, message_bytes=MESSAGE_BYTES)
+        connections = Connections(config.max_address_connections, metrics)
+        gate = Gate(
+            memory,
+            connections.close,
+            max_address_calls=config.max_address_calls,
+            request_seconds=config.request_seconds,
+            reply_seconds=config.reply_seconds,
+        )
         yield Components(
             config=config,
             metrics=metrics,
@@ -125,9 +138,12 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             watch=watch,
             threads=threads,
             engine=engine,
-            connections=Connections(config.max_address_connections, metrics),
-            calls=CallInterceptor(authenticator, observer),
+            connections=connections,
+            gate=gate,
+            calls=CallInterceptor(authenticator, observer, gate),
             health=Health(SERVICES, metrics),
-            adaptation=AdaptationServicer(config, store, catalog, engine, transactions, processors, authenticator),
+            adaptation=AdaptationServicer(
+                config, store, catalog, engine, transactions, processors, authenticator, memory
+            ),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )

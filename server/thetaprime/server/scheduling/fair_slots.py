@@ -36,6 +36,10 @@ class FairQueue(Generic[Item]):
         """Returns the number of items that a tenant has queued."""
         return len(self._lines.get(tenant, ()))
 
+    def first(self, tenant: str) -> Item:
+        """Returns the first item of a tenant that has queued some."""
+        return self._lines[tenant][0]
+
     def add(self, tenant: str, item: Item) -> None:
         """Appends an item to its tenant's line."""
         self._lines.setdefault(tenant, deque()).append(item)
