@@ -8,7 +8,7 @@ import pytest
 
 from thetaprime import models, server, wire
 from thetaprime.server import ServerConfig
-from thetaprime.server.runtime.lifecycle import _MESSAGE_BYTES
+from thetaprime.server.rpc.gate import MESSAGE_BYTES
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH
 from thetaprime.v1 import adaptation_service_pb2, meta_policy_service_pb2
 from thetaprime.wire.payload import _MAX_AXES
@@ -64,5 +64,5 @@ def test_the_limits_on_the_page_are_the_defaults(page: str) -> None:
     assert len(rows) == 12
     for name, shown in rows:
         assert int(shown.replace(",", "")) == ServerConfig.model_fields[name].default, name
-    for fixed in (wire.CHUNK_BYTES, _MESSAGE_BYTES, MAX_ID_LENGTH, _MAX_AXES):
+    for fixed in (wire.CHUNK_BYTES, MESSAGE_BYTES, MAX_ID_LENGTH, _MAX_AXES):
         assert re.search(rf"\b{fixed:,}\b", page.partition("Fixed: ")[2].partition("\n")[0]), fixed

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from thetaprime.server import ServerConfig, running_server
 from thetaprime.server.adaptation.commit import AdaptCall
 from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.auth import Quotas
+from thetaprime.server.auth.authenticator import Caller
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import BusyError
 from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots, FairThreads
@@ -168,29 +169,106 @@ def test_the_queue_is_round_robin_between_tenants_and_first_in_first_out_within_
             assert len(between) == len(set(between))
 
 
+def caller(tenant: str, peer: str = "ipv4:10.0.0.1:1") -> Caller:
+    return Caller(tenant, peer)
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thetaprime.server.scheduling.memory_budget._PATIENCE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("no_patience")
 def test_concurrent_uploads_of_one_tenant_leave_memory_for_another() -> None:
-    budget = MemoryBudget(1000)
-    with ExitStack() as arriving:
-        taken = 0
-        with pytest.raises(BusyError):
-            for _ in range(1000):
-                arriving.enter_context(budget.reserve("a", 10))
-                taken += 10
-        assert taken == 500
-        arriving.enter_context(budget.reserve("b", 300))
-        with pytest.raises(BusyError):
-            arriving.enter_context(budget.reserve("b", 10))
-        arriving.enter_context(budget.reserve("c", 200))
-        with pytest.raises(BusyError):
-            arriving.enter_context(budget.reserve("d", 1))
-    with budget.reserve("a", 1000):
-        pass
+    async def run() -> None:
+        budget = MemoryBudget(1000)
+        async with AsyncExitStack() as arriving:
+            taken = 0
+            with pytest.raises(BusyError):
+                for _ in range(1000):
+                    await arriving.enter_async_context(budget.upload(caller("a"), 10))
+                    taken += 10
+            assert taken == 500
+            await arriving.enter_async_context(budget.upload(caller("b"), 300))
+            with pytest.raises(BusyError):
+                await arriving.enter_async_context(budget.upload(caller("b"), 10))
+            await arriving.enter_async_context(budget.upload(caller("c"), 200))
+            with pytest.raises(BusyError):
+                await arriving.enter_async_context(budget.upload(caller("d"), 1))
+        assert budget.used == 0
+        async with budget.upload(caller("a"), 1000):
+            pass
+
+    asyncio.run(run())
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_the_single_tenant_of_a_server_without_tokens_may_take_all_memory() -> None:
-    budget = MemoryBudget(1000)
-    with budget.reserve("", 600), budget.reserve("", 400), pytest.raises(BusyError), budget.reserve("", 1):
-        pass
+    async def run() -> None:
+        budget = MemoryBudget(1000)
+        async with budget.upload(caller(""), 600), budget.upload(caller(""), 400):
+            with pytest.raises(BusyError):
+                async with budget.upload(caller(""), 1):
+                    pass
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_connections_and_addresses_without_a_token_share_their_limits() -> None:
+    async def run() -> None:
+        budget = MemoryBudget(1000, 100)
+        async with AsyncExitStack() as arriving:
+
+            async def takes(peer: str, size: int) -> bool:
+                try:
+                    await arriving.enter_async_context(budget.upload(caller("", peer), size))
+                except BusyError:
+                    return False
+                return True
+
+            assert await takes("ipv4:10.0.0.1:1", 40)
+            assert not await takes("ipv4:10.0.0.1:1", 11)
+            assert await takes("ipv4:10.0.0.1:2", 50)
+            assert not await takes("ipv4:10.0.0.1:3", 11)
+            # A large upload is possible while its address has no other.
+            assert await takes("ipv4:10.0.0.2:1", 300)
+            assert not await takes("ipv4:10.0.0.2:2", 1)
+            # Addresses of one IPv6 network are one.
+            assert await takes("ipv6:%5B2001:db8::1%5D:1", 90)
+            assert not await takes("ipv6:%5B2001:db8::2%5D:1", 11)
+            assert await takes("ipv6:%5B2001:db8:0:1::1%5D:1", 11)
+            # A quarter more is left for other messages and replies.
+            budget.hold(caller("", "ipv4:10.0.0.1:4"), 35)
+            with pytest.raises(BusyError):
+                budget.hold(caller("", "ipv4:10.0.0.1:4"), 1)
+            budget.release(caller("", "ipv4:10.0.0.1:4"), 35)
+        assert budget.used == 0
+
+    asyncio.run(run())
+
+
+def test_uploads_wait_for_memory_in_turns() -> None:
+    async def run() -> list[str]:
+        budget, order = MemoryBudget(100), list[str]()
+
+        async def upload(tenant: str, size: int) -> None:
+            async with budget.upload(caller(tenant), size):
+                order.append(tenant)
+                await asyncio.sleep(0)
+
+        async with budget.upload(caller("x"), 100):
+            tasks = [asyncio.create_task(upload(tenant, 60)) for tenant in ("a", "a", "a", "b", "c")]
+            canceled = asyncio.create_task(upload("d", 60))
+            await asyncio.sleep(0)
+            canceled.cancel()
+            await asyncio.sleep(0)
+            assert order == []
+        await asyncio.gather(*tasks)
+        assert budget.used == 0
+        return order
+
+    assert asyncio.run(run()) == ["a", "b", "c", "a", "a"]
 
 
 class Clock:

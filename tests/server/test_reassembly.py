@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thetaprime.server import ServerConfig
-from thetaprime.server.errors import BusyError, InvalidRequestError, QuotaError
+from thetaprime.server.auth.authenticator import Caller
+from thetaprime.server.errors import InvalidRequestError, QuotaError
 from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
@@ -58,20 +59,27 @@ def test_a_payload_of_another_size_than_declared_is_refused(parts: list[bytes], 
         receive(declared, [*map(chunk, parts), FOOTER])
 
 
-@given(st.lists(st.integers(1, 60), max_size=8))
-def test_the_budget_is_never_exceeded_and_fully_released(sizes: list[int]) -> None:
-    budget = MemoryBudget(100)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60), st.booleans()), max_size=20))
+def test_the_budget_is_never_exceeded_and_fully_released(events: list[tuple[str, int, bool]]) -> None:
+    async def run() -> None:
+        budget, tasks = MemoryBudget(100), list[tuple[asyncio.Task[None], asyncio.Event]]()
 
-    def hold(rest: list[int], held: int) -> None:
-        if not rest:
-            return
-        if held + rest[0] > 100:
-            with pytest.raises(BusyError), budget.reserve("", rest[0]):
-                pass
-            return
-        with budget.reserve("", rest[0]):
-            hold(rest[1:], held + rest[0])
+        async def hold(tenant: str, size: int, over: asyncio.Event) -> None:
+            async with budget.upload(Caller(tenant, ""), size):
+                await over.wait()
 
-    hold(sizes, 0)
-    with budget.reserve("", 100):
-        pass
+        for tenant, size, canceled in events:
+            over = asyncio.Event()
+            task = asyncio.create_task(hold(tenant, size, over))
+            tasks.append((task, over))
+            await asyncio.sleep(0)
+            assert budget.used <= 100
+            if canceled:
+                task.cancel()
+        for task, over in tasks:
+            over.set()
+            await asyncio.wait([task])
+            assert budget.used <= 100
+        assert budget.used == 0
+
+    asyncio.run(run())

@@ -207,7 +207,10 @@ def test_the_number_of_open_sessions_is_limited(start: "Start") -> None:
         service.create()
 
 
-def test_concurrent_uploads_share_a_memory_budget(start: "Start", collect: Collect) -> None:
+def test_concurrent_uploads_share_a_memory_budget(
+    start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thetaprime.server.scheduling.memory_budget._PATIENCE_SECONDS", 0.1)
     with start(max_upload_bytes=4000, max_inflight_bytes=4000) as service:
         created = service.create()
         session_id = created.session.session_id

@@ -115,8 +115,8 @@ class ServerConfig(BaseSettings):
     """Maximum of payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
     """Maximum of bytes of all uploads in progress; with other requests and unread replies, a quarter more."""
-    max_address_bytes: pydantic.PositiveInt = 20 * _MIB
-    """The same maximum for the calls without a token from one address; a third of it for those of one connection."""
+    max_address_bytes: pydantic.PositiveInt = 16 * _MIB
+    """The same maximum for the calls without a token from one address; half of it for those of one connection."""
     max_address_calls: pydantic.PositiveInt = 256
     """Maximum of calls in progress from one IPv4 address or IPv6 network of 64 bits."""
     max_connection_calls: pydantic.PositiveInt = 100

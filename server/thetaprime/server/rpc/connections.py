@@ -27,6 +27,10 @@ from thetaprime.server.telemetry.metrics import Metrics
 
 TOO_MANY: Final = "TOO_MANY_CONNECTIONS"
 """Reason of connections above the limit of one address."""
+UNREAD_REPLY: Final = "REPLY_UNREAD"
+"""Reason of connections that did not read a reply in time."""
+REFUSED_CALLS: Final = "TOO_MANY_REFUSED_CALLS"
+"""Reason of connections with too many calls that were refused before they cost much."""
 
 _FILES: Final = Path("/proc/self/fd")
 _SCAN_SECONDS: Final = 0.05
@@ -104,7 +108,8 @@ class Connections:
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
         self._metrics = metrics
-        metrics.record_closed_connections(TOO_MANY, 0)
+        for reason in (TOO_MANY, UNREAD_REPLY, REFUSED_CALLS):
+            metrics.record_closed_connections(reason, 0)
         self._port = 0
         # The scan on its thread, and `close` on others.
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ import grpc
 
 from thetaprime.server.auth.authenticator import Caller
 from thetaprime.server.errors import BusyError, QuotaError, StalledRequestError
+from thetaprime.server.rpc.connections import REFUSED_CALLS, UNREAD_REPLY
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.wire import CHUNK_BYTES
 
@@ -17,10 +18,6 @@ MESSAGE_BYTES: Final = CHUNK_BYTES + (64 << 10)
 """The largest message: one chunk and its envelope."""
 END_OF_REQUESTS: Final[object] = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in its stubs
 """Received in place of a message that does not exist."""
-UNREAD_REPLY: Final = "REPLY_UNREAD"
-"""Reason of connections that are closed because a reply was not read in time."""
-REFUSED_CALLS: Final = "TOO_MANY_REFUSED_CALLS"
-"""Reason of connections that are closed because too many of their calls were refused."""
 
 # A message or reply up to this size costs no more than the call itself.
 _SMALL: Final = 4096

@@ -12,9 +12,11 @@ from thetaprime.server.scheduling.fair_slots import FairQueue
 
 _PATIENCE_SECONDS = 5.0
 # A connection's share of the limit of its address.
-_CONNECTION_SHARE: Final = 1 / 3
+_CONNECTION_SHARE: Final = 1 / 2
 # Messages and replies may exceed the limits of uploads by this factor: waiting uploads never block them.
 _HEADROOM: Final = 1.25
+# The budget's own is at least this: the replies of single calls fit, however small the budget.
+_LEAST_HEADROOM_BYTES: Final = 4 << 20
 # No limit can require less than one eighth of the budget for a message whose size is unknown.
 _MESSAGE_SHARE: Final = 1 / 8
 
@@ -34,7 +36,7 @@ class MemoryBudget:
     - A tenant with bytes in flight gets room for more only while its total is at most the bytes left for the other
       tenants (the dynamic thresholds of Choudhury and Hahne, 1998). However many uploads one tenant sends, and however
       slowly, there is room for another tenant's.
-    - Callers without a tenant share the limit of their address, and each connection has a third of it. An address
+    - Callers without a tenant share the limit of their address, and each connection has half of it. An address
       or a connection without bytes in flight may exceed its limit once.
 
     Args:
@@ -134,7 +136,8 @@ class MemoryBudget:
             raise
 
     def _fits(self, caller: Caller, size: int, headroom: float) -> bool:
-        left = self._limit * headroom - self._used - size
+        more = 0 if headroom == 1.0 else max(_LEAST_HEADROOM_BYTES, self._limit * (headroom - 1.0))
+        left = self._limit + more - self._used - size
         if left < 0:
             return False
         if caller.tenant != DEFAULT_TENANT:
