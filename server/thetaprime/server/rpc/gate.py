@@ -64,7 +64,7 @@ class Gate:
         self._close_connection = close_connection
         self._max_address_calls = max_address_calls
         self._reply_seconds = reply_seconds
-        self._clock = clock
+        self._now = clock
         self._calls: collections.Counter[str] = collections.Counter()
         # Calls whose reply is being sent, by the time when they began, and so in order of time.
         self._sending: dict[AdmittedCall, float] = {}
@@ -93,7 +93,7 @@ class Gate:
 
     def count_refusal(self, peer: str) -> None:
         """Counts a call that was refused before it cost much, and closes a connection with too many of them."""
-        if (second := int(self._clock())) != self._second:
+        if (second := int(self._now())) != self._second:
             self._second = second
             self._refusals.clear()
         self._refusals[peer] += 1
@@ -102,7 +102,7 @@ class Gate:
 
     def close_unread(self) -> None:
         """Closes each connection that has not read a reply in time. For a periodic task."""
-        due = self._clock() - self._reply_seconds
+        due = self._now() - self._reply_seconds
         unread = []
         for call, began in self._sending.items():
             if began > due:
@@ -115,7 +115,7 @@ class Gate:
 
     def begin_sending(self, call: "AdmittedCall") -> None:
         """Starts the time in which the call's reply must be read."""
-        self._sending[call] = self._clock()
+        self._sending[call] = self._now()
 
     def end_sending(self, call: "AdmittedCall") -> None:
         """Stops the time."""
