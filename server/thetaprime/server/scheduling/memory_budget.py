@@ -17,7 +17,7 @@ _CONNECTION_SHARE: Final = 1 / 2
 _HEADROOM: Final = 1.25
 # The budget's own is at least this: the replies of single calls fit, however small the budget.
 _LEAST_HEADROOM_BYTES: Final = 4 << 20
-# No limit can require less than one eighth of the budget for a message whose size is unknown.
+# A message whose size is unknown counts as at most this share of a limit: several fit, however small the limit.
 _MESSAGE_SHARE: Final = 1 / 8
 
 
@@ -55,7 +55,7 @@ class MemoryBudget:
         self._limit = limit
         self._address_limit = limit * _HEADROOM if address_limit is None else address_limit
         self._connection_limit = self._address_limit * (1.0 if address_limit is None else _CONNECTION_SHARE)
-        self._message_bytes = min(message_bytes, int(limit * _MESSAGE_SHARE))
+        self._message_bytes = min(message_bytes, int(min(limit, self._address_limit) * _MESSAGE_SHARE))
         self._used = 0
         self._tenants: Counter[str] = Counter()
         self._addresses: Counter[str] = Counter()
