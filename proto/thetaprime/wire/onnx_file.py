@@ -7,10 +7,11 @@ refused by its path.
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from thetaprime.wire.errors import WireError
 from thetaprime.wire.onnx_fields import (
@@ -31,7 +32,7 @@ from thetaprime.wire.onnx_fields import (
     read_fields,
     shown,
 )
-from thetaprime.wire.onnx_operators import OPERATORS, Attributes, Shape, count_elements
+from thetaprime.wire.onnx_operators import OPERATORS, Attributes, Operator, Shape, count_elements
 
 MAX_ONNX_BYTES: Final = 64 << 20
 """Largest file."""
@@ -46,6 +47,7 @@ _MAX_GOLDEN_VECTORS: Final = 1024
 _MAX_BATCH_ELEMENTS: Final = 1 << 26
 _MAX_BATCH_WORK: Final = 1 << 32
 _MAX_NAME_BYTES: Final = 256
+_SMALL_BYTES: Final = 512
 # Every element takes four bytes of the file, or more.
 _MAX_LENGTH: Final = MAX_ONNX_BYTES // 4
 # Commands print metadata on terminals, where these can do more than show text.
@@ -139,38 +141,32 @@ class _Graph:
         graph = read_fields(self._data, span, GRAPH, "onnx.graph")
         for index, each in enumerate(graph.get("input", ())):
             path = f"onnx.graph.input[{index}]"
-            name, shape = self._read_value(each, path)
+            name, shape = _small(_parse_value, read_bytes(self._data, each), path)
             self._define(name, shape, path)
             self._add(count_elements(shape), 0, path)
         for index, each in enumerate(graph.get("initializer", ())):
             path = f"onnx.graph.initializer[{index}]"
-            name, shape = self._read_tensor(each, path)
+            name, shape = _read_tensor(self._data, each, path)
             self._define(name, shape, path)
         for index, each in enumerate(graph.get("node", ())):
             self._check_node(each, f"onnx.graph.node[{index}]")
         for index, each in enumerate(graph.get("output", ())):
             path = f"onnx.graph.output[{index}]"
-            name, declared = self._read_value(each, path)
+            name, declared = _small(_parse_value, read_bytes(self._data, each), path)
             if (found := self._shapes.get(name)) != declared:
                 raise WireError(path, f"{shown(name)} has shape {shown(found)}; it is declared {shown(declared)}")
 
     def _check_node(self, span: Span, path: str) -> None:
-        data = self._data
-        node = read_fields(data, span, NODE, path)
-        name, domain = read_bytes(data, node.get("op_type")), read_bytes(data, node.get("domain"))
-        operator = OPERATORS.get(name)
-        if operator is None or domain:
-            known = ", ".join(each.decode() for each in OPERATORS)
-            raise WireError(path, f"operator {shown(name)} of domain {shown(domain)}; expected one of {known}")
+        operator, names, attributes, outputs = _small(_parse_node, read_bytes(self._data, span), path)
         inputs = []
-        for each in node.get("input", ()):
-            shape = self._shapes.get(read_bytes(data, each))
+        for name in names:
+            shape = self._shapes.get(name)
             if shape is None:
-                raise WireError(path, f"reads {shown(read_bytes(data, each))}, which nothing before it computes")
+                raise WireError(path, f"reads {shown(name)}, which nothing before it computes")
             inputs.append(shape)
-        result, work = operator(inputs, self._read_attributes(node.get("attribute", ()), path), path)
-        for each in node.get("output", ()):
-            self._define(read_bytes(data, each), result, path)
+        result, work = operator(inputs, attributes, path)
+        for name in outputs:
+            self._define(name, result, path)
         self._add(count_elements(result), work, path)
 
     def _define(self, name: bytes, shape: Shape, path: str) -> None:
@@ -187,54 +183,78 @@ class _Graph:
         if self.work > MAX_WORK:
             raise WireError(path, f"{self.work} operations for one observation; expected at most {MAX_WORK}")
 
-    def _read_tensor(self, span: Span, path: str) -> tuple[bytes, Shape]:
-        """Reads the name and the shape of a tensor whose numbers are in the file."""
-        tensor = read_fields(self._data, span, TENSOR, path)
-        element = tensor.get("data_type")
-        if element not in _ELEMENT_BYTES:
-            raise WireError(f"{path}.data_type", f"{shown(element)}; expected 1 (float32) or 7 (int64)")
-        shape = tuple(tensor.get("dims", ()))
-        _check_shape(shape, path)
-        start, end = tensor.get("raw_data", (0, 0))
-        expected = math.prod(shape) * _ELEMENT_BYTES[element]
-        if end - start != expected:
-            raise WireError(f"{path}.raw_data", f"{end - start} bytes; expected {expected} for shape {list(shape)}")
-        return read_bytes(self._data, tensor.get("name")), shape
 
-    def _read_value(self, span: Span, path: str) -> tuple[bytes, Shape]:
-        """Reads the name and the declared shape of an input or output."""
-        data = self._data
-        value = read_fields(data, span, VALUE, path)
-        path = f"{path}.type"
-        tensor = read_fields(data, value.get("type", (0, 0)), TYPE, path).get("tensor_type", (0, 0))
-        kind = read_fields(data, tensor, TENSOR_TYPE, path)
-        if kind.get("elem_type") not in _ELEMENT_BYTES or "shape" not in kind:
-            raise WireError(path, "expected a tensor of float32 or int64 with a shape")
-        lengths = [
-            read_fields(data, each, DIMENSION, path)
-            for each in read_fields(data, kind["shape"], SHAPE, path).get("dim", ())
-        ]
-        if any(len(each) != 1 for each in lengths):
-            raise WireError(path, "an axis without a length; expected a length or a name")
-        for each in lengths:
-            if "dim_param" in each:
-                _check_name(read_bytes(data, each["dim_param"]), path)
-        shape = tuple(each.get("dim_value") for each in lengths)
-        _check_shape(shape, path)
-        return read_bytes(data, value.get("name")), shape
+_Parsed = TypeVar("_Parsed")
 
-    def _read_attributes(self, spans: Sequence[Span], path: str) -> Attributes:
-        attributes: dict[bytes, int | Shape] = {}
-        for span in spans:
-            attribute = read_fields(self._data, span, ATTRIBUTE, f"{path}.attribute")
-            name = read_bytes(self._data, attribute.get("name"))
-            if name in attributes or ("i" in attribute) == ("t" in attribute):
-                raise WireError(f"{path}.attribute", f"{shown(name)}; expected one integer or one tensor")
-            value: Any = attribute.get("i")
-            if value is None:
-                value = self._read_tensor(attribute["t"], f"{path}.attribute")[1]
-            attributes[name] = value
-        return attributes
+
+def _small(parse: Callable[[bytes, str], _Parsed], data: bytes, path: str) -> _Parsed:
+    """Parses a message; one of few bytes is remembered, since every policy of a meta-policy has the same."""
+    if len(data) > _SMALL_BYTES:
+        parse = getattr(parse, "__wrapped__")  # noqa: B009
+    return parse(data, path)
+
+
+@functools.lru_cache(maxsize=512)
+def _parse_node(data: bytes, path: str) -> tuple[Operator, tuple[bytes, ...], Attributes, tuple[bytes, ...]]:
+    """Reads the operator, the names of the inputs, the attributes and the names of the outputs of a node."""
+    node = read_fields(data, (0, len(data)), NODE, path)
+    name, domain = read_bytes(data, node.get("op_type")), read_bytes(data, node.get("domain"))
+    operator = OPERATORS.get(name)
+    if operator is None or domain:
+        known = ", ".join(each.decode() for each in OPERATORS)
+        raise WireError(path, f"operator {shown(name)} of domain {shown(domain)}; expected one of {known}")
+    inputs, outputs = (tuple(read_bytes(data, each) for each in node.get(side, ())) for side in ("input", "output"))
+    return operator, inputs, _read_attributes(data, node.get("attribute", ()), path), outputs
+
+
+@functools.lru_cache(maxsize=128)
+def _parse_value(data: bytes, path: str) -> tuple[bytes, Shape]:
+    """Reads the name and the declared shape of an input or output."""
+    value = read_fields(data, (0, len(data)), VALUE, path)
+    path = f"{path}.type"
+    tensor = read_fields(data, value.get("type", (0, 0)), TYPE, path).get("tensor_type", (0, 0))
+    kind = read_fields(data, tensor, TENSOR_TYPE, path)
+    if kind.get("elem_type") not in _ELEMENT_BYTES or "shape" not in kind:
+        raise WireError(path, "expected a tensor of float32 or int64 with a shape")
+    axes = read_fields(data, kind["shape"], SHAPE, path).get("dim", ())
+    lengths = [read_fields(data, each, DIMENSION, path) for each in axes]
+    if any(len(each) != 1 for each in lengths):
+        raise WireError(path, "an axis without a length; expected a length or a name")
+    for each in lengths:
+        if "dim_param" in each:
+            _check_name(read_bytes(data, each["dim_param"]), path)
+    shape = tuple(each.get("dim_value") for each in lengths)
+    _check_shape(shape, path)
+    return read_bytes(data, value.get("name")), shape
+
+
+def _read_tensor(data: bytes, span: Span, path: str) -> tuple[bytes, Shape]:
+    """Reads the name and the shape of a tensor whose numbers are in the file."""
+    tensor = read_fields(data, span, TENSOR, path)
+    element = tensor.get("data_type")
+    if element not in _ELEMENT_BYTES:
+        raise WireError(f"{path}.data_type", f"{shown(element)}; expected 1 (float32) or 7 (int64)")
+    shape = tuple(tensor.get("dims", ()))
+    _check_shape(shape, path)
+    start, end = tensor.get("raw_data", (0, 0))
+    expected = math.prod(shape) * _ELEMENT_BYTES[element]
+    if end - start != expected:
+        raise WireError(f"{path}.raw_data", f"{end - start} bytes; expected {expected} for shape {list(shape)}")
+    return read_bytes(data, tensor.get("name")), shape
+
+
+def _read_attributes(data: bytes, spans: Sequence[Span], path: str) -> Attributes:
+    attributes: dict[bytes, int | Shape] = {}
+    for span in spans:
+        attribute = read_fields(data, span, ATTRIBUTE, f"{path}.attribute")
+        name = read_bytes(data, attribute.get("name"))
+        if name in attributes or ("i" in attribute) == ("t" in attribute):
+            raise WireError(f"{path}.attribute", f"{shown(name)}; expected one integer or one tensor")
+        value: Any = attribute.get("i")
+        if value is None:
+            value = _read_tensor(data, attribute["t"], f"{path}.attribute")[1]
+        attributes[name] = value
+    return attributes
 
 
 def _check_name(name: bytes, path: str) -> None:
