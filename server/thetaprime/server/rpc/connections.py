@@ -39,6 +39,7 @@ _BURST: Final = 50
 # Descriptors that stay free for the store, the log and the metrics, as a share of all and at least.
 _SPARE_SHARE: Final = 0.1
 _SPARE_LEAST: Final = 64
+_READ_BYTES: Final = 1 << 18
 _KEEPALIVE_SECONDS: Final = 60.0
 _KEEPALIVE_TIMEOUT: Final = 20.0
 # With this SO_LINGER, closing a socket resets its connection: the kernel keeps no bytes for a peer that reads nothing.
@@ -73,6 +74,9 @@ def connection_options(config: ServerConfig) -> list[tuple[str, int]]:
         # Covers TLS and the first frame of HTTP/2.
         ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(config.connection_idle)),
+        # By default a connection reads up to 4 MiB at once: a flood of small frames then took 50 MiB more.
+        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
+        ("grpc.experimental.tcp_max_read_buffer_size", _READ_BYTES),
         # Finds peers that vanished, and peers that do not read.
         ("grpc.keepalive_time_ms", _milliseconds(_KEEPALIVE_SECONDS)),
         ("grpc.keepalive_timeout_ms", _milliseconds(_KEEPALIVE_TIMEOUT)),
