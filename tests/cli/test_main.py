@@ -94,14 +94,18 @@ def test_every_command_has_help(module: str, thetaprime: Run) -> None:
 def test_every_example_of_the_help_is_a_command_line_that_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))  # the files do not exist
     monkeypatch.setattr(_files.NewFile, "convert", lambda self, value, param, ctx: Path(value))
-    command = cli.get_command(click.Context(cli), name)
-    assert isinstance(command, Command) and command.examples
-    for example in command.examples:
-        words = shlex.split(example.partition(" >> ")[0].replace("\\\n", " "))
-        start = words.index("thetaprime")
-        assert words[start + 1] == name
-        command.make_context(name, words[start + 2 :])
-        assert example.splitlines()[0] in command.get_help(click.Context(command))
+    found = cli.get_command(click.Context(cli), name)
+    grouped = found.commands if isinstance(found, click.Group) else {"": found}
+    for each, command in grouped.items():
+        path = (name, each) if each else (name,)
+        assert isinstance(command, Command) and command.examples
+        for example in command.examples:
+            words = shlex.split(example.partition(" >> ")[0].replace("\\\n", " "))
+            start = words.index("thetaprime") + 1
+            end = start + len(path)
+            assert tuple(words[start:end]) == path
+            command.make_context(path[-1], words[end:])
+            assert example.splitlines()[0] in command.get_help(click.Context(command))
 
 
 @pytest.mark.parametrize(("name", "sections"), [("train", train.SECTIONS), ("serve", serve.SECTIONS)])

@@ -36,6 +36,7 @@ SUBCOMMANDS: Final = {
     "demo": Subcommand("thetaprime.cli.demo", "Adapt to an unseen goal, end to end, in seconds.", "server,training"),
     "serve": Subcommand("thetaprime.cli.serve", "Serve meta-policies for adaptation, over gRPC.", "server"),
     "token": Subcommand("thetaprime.cli.token", "Create a token for a tenant of a server.", "server"),
+    "store": Subcommand("thetaprime.cli.store", "Check the store of a server, and mend it.", "server"),
     "models": Subcommand("thetaprime.cli.models", "List the meta-policies of a server or of a folder.", "server"),
     "adapt": Subcommand("thetaprime.cli.adapt", "Adapt a meta-policy to an environment.", "training"),
     "inspect": Subcommand("thetaprime.cli.inspect", "Verify and describe a policy or an artifact.", "server"),

@@ -102,6 +102,14 @@ class BlobStore:
             if path.stat().st_mtime <= latest:
                 yield path.name
 
+    def fragments(self, *, older_than: float) -> Iterator[int]:
+        """Iterates over the sizes of partly written files that are at least `older_than` seconds old."""
+        latest = time.time() - older_than
+        for path in self._arriving.iterdir():
+            found = path.stat()
+            if found.st_mtime <= latest:
+                yield found.st_size
+
     def delete_fragments(self, *, older_than: float) -> None:
         """Deletes partly written files that are at least `older_than` seconds old: crashes leave them."""
         latest = time.time() - older_than
