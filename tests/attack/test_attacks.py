@@ -19,22 +19,6 @@ SECONDS = 0.3
 MOST_MIB = 64.0
 
 
-AWAITED: set[str] = {
-    "header-only-streams",
-    "many-tables",
-    "endless-messages",
-    "unread-watches",
-    "reflection-flood",
-    "rapid-reset",
-    "window-overflow",
-    "slow-messages",
-    "unread-replies",
-    "unread-replies-of-many",
-    "compressed-messages",
-    "unfinished-uploads",
-}
-
-
 @contextlib.contextmanager
 def serving(folder: Path, *, guarded: bool) -> Iterator[Served]:
     """One process for all attacks: what they take adds up."""
@@ -59,7 +43,7 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
 
 
 def attacks(*, guarded: bool) -> list[str]:
-    return [name for name, kind in ATTACKS.items() if kind.guarded == guarded and name not in AWAITED]
+    return [name for name, kind in ATTACKS.items() if kind.guarded == guarded]
 
 
 @pytest.mark.parametrize("name", attacks(guarded=False))
