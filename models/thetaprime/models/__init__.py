@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         parameters_to_bytes,
     )
     from thetaprime.models.policy import ForwardPass, Policy, forward_pass
-    from thetaprime.models.reward_units import reward_deviation
+    from thetaprime.models.reward_units import reward_deviation, reward_signal
     from thetaprime.models.spec import (
         AdaptationSpec,
         BoxAction,
@@ -139,6 +139,7 @@ __all__ = [
     "reinforce_loss",
     "resolve_meta_policy",
     "reward_deviation",
+    "reward_signal",
     "scan_meta_policies",
     "summarize_step",
     "trajectory_contributions",
@@ -202,6 +203,7 @@ _MODULES: Final = {
     "reinforce_loss": "inner_loop",
     "resolve_meta_policy": "artifact_folders",
     "reward_deviation": "reward_units",
+    "reward_signal": "reward_units",
     "scan_meta_policies": "artifact_folders",
     "summarize_step": "inner_loop",
     "trajectory_contributions": "contributions",

@@ -5,7 +5,9 @@ mean return is converted to the units of meta-training before it is compared wit
 
 - **Scale.** What a linear baseline cannot explain of one step's reward has the deviation a·d, where d hardly depends on
   the task: every task starts with θ, which explores in the same way. A deviation that occurred in meta-training means
-  that the reward has the units of meta-training, exactly. Otherwise a is the ratio to the median deviation.
+  that the reward has the units of meta-training, exactly. Otherwise a is the ratio to the median deviation. Noise, and
+  rewards that come late, also enlarge the deviation. They do not enlarge its part that the moves explain, the signal.
+  So a exceeds 1 only as far as the signal does.
 - **Offset.** b is not visible in one batch in general: −|v − g| + b has the same values for many pairs of g and b. But
   a return above the target says nothing about the distance, and one below all of θ's returns in meta-training only that
   the distance is long.
@@ -14,11 +16,14 @@ mean return is converted to the units of meta-training before it is compared wit
 import math
 from typing import Final, NamedTuple
 
+import torch
+
 from thetaprime.models.spec import AdaptationSpec, RewardContract, RewardDeviation
 from thetaprime.models.trajectories import TrajectoryBatch, features, fit_baseline
 
 # A deviation below this share of the largest reward is rounding: the rewards are constant.
 _ROUNDING: Final = 1e-6
+_ERRORS: Final = 3.0
 # The measured tasks do not reach the ends of the range: what lies this share of its width below is still in it.
 _MARGIN: Final = 0.2
 
@@ -44,14 +49,54 @@ def reward_deviation(batch: TrajectoryBatch, ridge: float) -> float:
     return deviation * largest if deviation > _ROUNDING else 0.0
 
 
+def reward_signal(batch: TrajectoryBatch, ridge: float) -> float:
+    """The part of `reward_deviation` that a step's action and the change of its observation explain.
+
+    Noise in the reward hardly changes it. Rewards that come late hardly have any.
+
+    Args:
+        batch: trajectories of one task.
+        ridge: ridge of the regressions.
+
+    Returns:
+        Root mean square, less what chance explains and less three standard errors, in the reward's units.
+    """
+    rewards = batch.rewards.double()
+    largest = float(rewards.abs().max())
+    # The last step of a trajectory has no next observation.
+    last = torch.tensor(batch.lengths).cumsum(0) - 1
+    followed = torch.ones(len(rewards), dtype=torch.bool).index_fill_(0, last, value=False).nonzero()[:, 0]
+    if largest == 0.0 or not len(followed):
+        return 0.0
+    targets, inputs = (rewards / largest)[followed], features(batch.observations, batch.time)
+    observed = inputs[:, : 2 * batch.observations.shape[1]]
+    if batch.actions.is_floating_point():
+        actions = batch.actions.double()[followed]
+        chosen = torch.cat([actions, actions**2], dim=1)
+    else:
+        chosen = torch.nn.functional.one_hot(batch.actions[followed]).double()
+    before = inputs[followed]
+    moves = torch.cat([observed[followed + 1] - observed[followed], chosen], dim=1)
+    without, rest = (
+        float((targets - each @ fit_baseline(each, targets, ridge)).square().mean())
+        for each in (before, torch.cat([before, moves], dim=1))
+    )
+    steps, count = moves.shape
+    # Chance explains χ² with `count` degrees of freedom of the rest, over the number of steps.
+    explained = without - rest - count / steps * rest
+    error = math.sqrt((4.0 * max(explained, 0.0) * rest + 2.0 * count * rest**2 / steps) / steps)
+    certain = explained - _ERRORS * error
+    return math.sqrt(certain) * largest if certain > _ROUNDING**2 else 0.0
+
+
 def reward_scale(deviation: float, known: RewardDeviation) -> float:
-    """a, the scale of a task's reward relative to meta-training, from its deviation.
+    """The scale of a task's reward relative to meta-training, from its deviation or from its signal.
 
     It is 1 for a deviation within the range of meta-training, and continuous (firm shrinkage; Gao & Bruce 1997).
 
     Args:
-        deviation: from `reward_deviation`, above 0.
-        known: the deviation in meta-training.
+        deviation: from `reward_deviation` or `reward_signal`, above 0.
+        known: the same in meta-training.
     """
     ratio = math.log(deviation / known.median)
     usual = math.log((known.high if ratio > 0 else known.low) / known.median)
@@ -96,11 +141,25 @@ def return_gap(
     lowest, highest = reward.return_range
     middle = (lowest + highest) / 2.0
     lowest -= _MARGIN * (highest - lowest)
-    deviation = reward_deviation(batch, adaptation.baseline_ridge)
-    if deviation > 0.0:
-        mean_return /= reward_scale(deviation, reward.deviation[min(step, len(reward.deviation) - 1)])
+    scale = _batch_scale(batch, adaptation.baseline_ridge, reward, step)
+    if scale > 0.0:
+        mean_return /= scale
         if mean_return < lowest:
             return ReturnGap(target - lowest, measured=False)
         if mean_return <= target:
             return ReturnGap(target - mean_return, measured=True)
     return ReturnGap(target - middle, measured=False)
+
+
+def _batch_scale(batch: TrajectoryBatch, ridge: float, reward: RewardContract, step: int) -> float:
+    """The scale of a batch; 0 if its rewards are constant, and tell no scale."""
+    deviation = reward_deviation(batch, ridge)
+    if deviation == 0.0:
+        return 0.0
+    scale = reward_scale(deviation, reward.deviation[min(step, len(reward.deviation) - 1)])
+    if scale <= 1.0 or not reward.signal:
+        return scale
+    signal = reward_signal(batch, ridge)
+    if signal == 0.0:
+        return 1.0
+    return min(scale, max(1.0, reward_scale(signal, reward.signal[min(step, len(reward.signal) - 1)])))

@@ -65,7 +65,7 @@ Action = Annotated[BoxAction | DiscreteAction, pydantic.Field(discriminator="kin
 
 
 class RewardDeviation(Spec):
-    """The deviation of one step's reward around its linear baseline (`reward_deviation`), over meta-training tasks."""
+    """A deviation of one step's reward over meta-training tasks, from `reward_deviation` or `reward_signal`."""
 
     median: pydantic.PositiveFloat
     """Median over tasks. A few tasks may deviate less, such as a goal velocity among the velocities of θ."""
@@ -96,6 +96,9 @@ class RewardContract(Spec):
     deviation: tuple[RewardDeviation, ...] = ()
     """Deviation of one step's reward under θ, and under the policy after each inner step; later steps repeat the last
     one. It tells the scale of the rewards of a session. Empty if not measured."""
+    signal: tuple[RewardDeviation, ...] = ()
+    """The part of the deviations that moves explain, for the same policies. It tells a large scale from noise. Empty if
+    not measured, or if moves explain nothing."""
     tasks: pydantic.NonNegativeInt = 0
     """Number of meta-training tasks that were measured."""
     seed: int = 0

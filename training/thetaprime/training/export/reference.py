@@ -1,5 +1,7 @@
 """Reference statistics of the meta-training tasks under θ, for judging a new task."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from thetaprime.models import (
     TrajectoryBatch,
     adapt_step,
     reward_deviation,
+    reward_signal,
 )
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.protocol import TaskDistribution
@@ -80,20 +83,26 @@ def measure_reward(
     after = collect(distribution, tasks, policy, adapted, N, rng=rng)
     rewards = torch.cat([batch.rewards for batch in before])
     returns = torch.stack([batch.returns.mean() for batch in before])
-    deviations = [_deviation(batches, adaptation.baseline_ridge) for batches in (before, after)]
+    deviations, signals = (
+        [_over_tasks(measure, batches, adaptation.baseline_ridge) for batches in (before, after)]
+        for measure in (reward_deviation, reward_signal)
+    )
     return RewardContract(
         formula=stated.formula,
         step_range=(_rounded(rewards.min()), _rounded(rewards.max())),
         return_range=(_rounded(returns.min()), _rounded(returns.max())),
         deviation=tuple(each for each in deviations if each is not None) if all(deviations) else (),
+        signal=tuple(each for each in signals if each is not None) if all(signals) else (),
         tasks=len(tasks),
         seed=seed,
     )
 
 
-def _deviation(batches: list[TrajectoryBatch], ridge: float) -> RewardDeviation | None:
-    """The deviation over tasks; None if a task's rewards are constant, and tell no scale."""
-    found = torch.tensor([reward_deviation(batch, ridge) for batch in batches], dtype=torch.float64)
+def _over_tasks(
+    measure: Callable[[TrajectoryBatch, float], float], batches: list[TrajectoryBatch], ridge: float
+) -> RewardDeviation | None:
+    """A deviation over tasks; None if it is 0 on a task, and tells no scale."""
+    found = torch.tensor([measure(batch, ridge) for batch in batches], dtype=torch.float64)
     if bool((found <= 0).any()):
         return None
     return RewardDeviation(median=_rounded(found.median()), low=_rounded(found.min()), high=_rounded(found.max()))
