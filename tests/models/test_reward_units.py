@@ -18,6 +18,7 @@ from thetaprime.models import (
     adapt_step,
     inner_advantages,
     reward_deviation,
+    reward_signal,
 )
 from thetaprime.models.reward_units import ReturnGap, return_gap, reward_scale
 
@@ -111,6 +112,56 @@ def test_the_scale_is_one_in_the_range_of_meta_training_exact_far_away_and_conti
     ratios = [after / before for before, after in itertools.pairwise(scales)]
     assert min(ratios) >= 1.0
     assert max(ratios) < 1.002
+
+
+def _of_moves(policy: Policy, make_batch: MakeBatch) -> TrajectoryBatch:
+    """Long episodes whose rewards tell how each step changed the observation, beside what the observation tells."""
+    batch = make_batch(policy, policy.init(0), 0, (100,) * 8)
+    following = torch.cat([batch.observations[1:], batch.observations[-1:]])
+    return dataclasses.replace(batch, rewards=0.5 * (following - batch.observations).sum(1) + batch.observations[:, 0])
+
+
+def _knowing_moves(batch: TrajectoryBatch) -> RewardContract:
+    signal = reward_signal(batch, PLAIN.baseline_ridge)
+    known = RewardDeviation(median=signal, low=0.9 * signal, high=1.1 * signal)
+    return _contract(batch, (-1000.0, 1000.0)).model_copy(update={"signal": (known,)})
+
+
+def test_moves_explain_rewards_about_moves_and_no_noise(policy: Policy, make_batch: MakeBatch) -> None:
+    batch = _of_moves(policy, make_batch)
+    deviation = reward_deviation(batch, PLAIN.baseline_ridge)
+    assert reward_signal(batch, PLAIN.baseline_ridge) == pytest.approx(deviation, rel=0.1)
+    assert reward_signal(_with_rewards(batch, 1e-30), PLAIN.baseline_ridge) == pytest.approx(1e-30 * deviation, rel=0.1)
+    noise = torch.randn(batch.rewards.shape, generator=torch.Generator().manual_seed(0))
+    alone = dataclasses.replace(batch, rewards=noise)
+    assert reward_deviation(alone, PLAIN.baseline_ridge) == pytest.approx(1.0, rel=0.1)
+    assert reward_signal(alone, PLAIN.baseline_ridge) == 0.0
+    assert reward_signal(_with_rewards(batch, 0.0), PLAIN.baseline_ridge) == 0.0
+
+
+def test_a_large_reward_has_a_scale_and_a_noisy_or_late_one_has_none(policy: Policy, make_batch: MakeBatch) -> None:
+    """Formerly noise and delay passed for a scale, and the step was too short."""
+    batch = _of_moves(policy, make_batch)
+    told = _knowing_moves(batch)
+    deviation = reward_deviation(batch, PLAIN.baseline_ridge)
+    noise = 3.0 * deviation * torch.randn(batch.rewards.shape, generator=torch.Generator().manual_seed(0))
+    late = batch.pad(torch.zeros_like(batch.rewards))
+    late[:, -1] = batch.returns
+    far = TARGETED.model_copy(update={"target_return": 900.0})
+    for rewards in (batch.rewards + noise, batch.unpad(late)):
+        disguised = dataclasses.replace(batch, rewards=rewards)
+        assert reward_deviation(disguised, PLAIN.baseline_ridge) > 1.2 * deviation
+        expected = ReturnGap(900.0 - float(disguised.returns.mean()), measured=True)
+        assert return_gap(disguised, far, told, 0) == expected
+    large = return_gap(_with_rewards(batch, 50.0), far, told, 0)
+    assert large.measured
+    assert large.gap == pytest.approx(900.0 - float(batch.returns.mean()), rel=0.02)
+
+
+def test_a_batch_of_single_steps_has_no_signal(policy: Policy, make_batch: MakeBatch) -> None:
+    batch = make_batch(policy, policy.init(0), 0, (1,) * 8)
+    assert reward_signal(batch, PLAIN.baseline_ridge) == 0.0
+    assert return_gap(batch, TARGETED, _knowing_moves(_of_moves(policy, make_batch)), 0).gap >= 0.0
 
 
 def test_a_deviation_that_never_varied_in_meta_training_gives_the_ratio() -> None:

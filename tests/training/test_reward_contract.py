@@ -36,7 +36,7 @@ def test_an_earlier_artifact_loads_and_gets_the_contract(without_reward: Path) -
     reward = after.manifest.environment.reward
     assert reward is not None
     assert reward.formula == "-|position - goal|, after the move"
-    assert (reward.tasks, len(reward.deviation)) == (3, 2)
+    assert (reward.tasks, len(reward.deviation), len(reward.signal)) == (3, 2, 2)
     assert reward.step_range is not None
     assert reward.return_range is not None
     assert -1.0 < reward.step_range[0] < reward.step_range[1] <= 0.0
@@ -78,9 +78,26 @@ def test_every_shipped_artifact_states_its_reward() -> None:
         assert reward.formula == stated.formula
         assert reward.step_range is not None
         assert reward.return_range is not None
-        assert len(reward.deviation) == 2
+        assert len(reward.deviation) == len(reward.signal) == 2
         # An earlier version's file is the same: the ONNX contract is about observations and actions.
         assert "reward" not in (directory / "policy.onnx").read_bytes().decode("latin-1")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_noise_in_the_reward_shortens_no_step_of_a_shipped_policy() -> None:
+    """Formerly noise passed for a scale, and the step was a third as long."""
+    meta_policy = load_meta_policy(zoo_directory() / "point-navigation" / "1")
+    policy, theta, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
+    tasks = [{"goal": [0.3, -0.25]}, {"goal": [-0.4, 0.1]}]
+    support = collect(resolve_tasks("point-navigation"), tasks, policy, [theta] * 2, 20, rng=np.random.default_rng(0))
+    for batch in support:
+        noise = 0.05 * torch.randn(batch.rewards.shape, generator=torch.Generator().manual_seed(0))
+        lengths = [
+            adapt_step(policy, theta, each, adaptation, step=0, step_sizes=meta_policy.step_sizes).parameters["context"]
+            - theta["context"]
+            for each in (batch, dataclasses.replace(batch, rewards=batch.rewards + noise))
+        ]
+        assert lengths[1].norm() == pytest.approx(float(lengths[0].norm()), rel=0.1)
 
 
 @pytest.mark.usefixtures("one_thread")
