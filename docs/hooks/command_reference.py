@@ -4,7 +4,7 @@ import html
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
@@ -29,24 +29,36 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _commands() -> Iterator[str]:
-    group = click.Context(cli, info_name="thetaprime")
-    for name in cli.list_commands(group):
-        command = cli.get_command(group, name)
+    yield from _members(cli, click.Context(cli, info_name="thetaprime"))
+
+
+def _members(group: click.Group, parent: click.Context) -> Iterator[str]:
+    """Describes the commands of a group; a group among them is followed by its own."""
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        context = click.Context(cast("click.Command", command), info_name=name, parent=parent)
+        yield f"## {context.command_path}\n"
+        if isinstance(command, click.Group):
+            yield f"{inspect.cleandoc(command.help or '')}\n"
+            yield from _members(command, context)
+            continue
         assert isinstance(command, Command), name  # noqa: S101 - list_commands returned the name
-        context = click.Context(command, info_name=name, parent=group)
-        yield f"## thetaprime {name}\n"
-        yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
-        yield f"{inspect.cleandoc(command.help or '')}\n"
-        yield "\n".join(["```console", *(f"$ {example}" for example in command.examples), "```\n"])
-        for title, parameters in command.sections(context).items():
-            yield f"**{title}**\n"
-            yield "| option | meaning |\n|---|---|"
-            for parameter in parameters:
-                flags, meaning = parameter.get_help_record(context) or ("", "")
-                depends = _DEPENDS.get((name, str(parameter.name)))
-                meaning = _DEFAULT.sub(depends, meaning) if depends else meaning
-                yield f"| {_cell(flags, code=True)} | {_cell(meaning)} |"
-            yield ""
+        yield from _described(command, context)
+
+
+def _described(command: Command, context: click.Context) -> Iterator[str]:
+    yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
+    yield f"{inspect.cleandoc(command.help or '')}\n"
+    yield "\n".join(["```console", *(f"$ {example}" for example in command.examples), "```\n"])
+    for title, parameters in command.sections(context).items():
+        yield f"**{title}**\n"
+        yield "| option | meaning |\n|---|---|"
+        for parameter in parameters:
+            flags, meaning = parameter.get_help_record(context) or ("", "")
+            depends = _DEPENDS.get((str(context.info_name), str(parameter.name)))
+            meaning = _DEFAULT.sub(depends, meaning) if depends else meaning
+            yield f"| {_cell(flags, code=True)} | {_cell(meaning)} |"
+        yield ""
 
 
 def _cell(text: str, *, code: bool = False) -> str:

@@ -48,15 +48,15 @@ def attacks(*, guarded: bool) -> list[str]:
 
 @pytest.mark.parametrize("name", attacks(guarded=False))
 def test_an_attack_without_a_token_takes_little_memory_and_nothing_is_lost(open_server: Served, name: str) -> None:
-    suffer(open_server, name)
+    check_attack(open_server, name)
 
 
 @pytest.mark.parametrize("name", attacks(guarded=True))
 def test_an_attack_of_a_tenant_takes_little_memory_and_nothing_is_lost(guarded_server: Served, name: str) -> None:
-    suffer(guarded_server, name)
+    check_attack(guarded_server, name)
 
 
-def suffer(served: Served, name: str) -> None:
+def check_attack(served: Served, name: str) -> None:
     result = served.suffer(ATTACKS[name], SECONDS, idle=1.0)
     assert result.survived, result.problem
     assert result.mib < MOST_MIB

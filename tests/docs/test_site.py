@@ -131,6 +131,7 @@ def test_every_command_is_in_the_reference(site_pages: dict[str, Page]) -> None:
 
     page = site_pages["reference/commands.html"]
     assert {f"thetaprime-{name}" for name in SUBCOMMANDS} <= page.anchors
+    assert "thetaprime-store-check" in page.anchors
     assert "--max-tenant-adaptations-per-second" in page.text
     assert "<name>/<version>/manifest.json" in page.text
 

@@ -1,5 +1,6 @@
 """Runs the two walks of ARCHITECTURE.md, and compares the files that they visit with the page's lists."""
 
+import contextlib
 import re
 import sys
 import threading
@@ -108,6 +109,7 @@ def test_a_walk_visits_the_files_that_the_page_lists(
 ) -> None:
     # Periodic tasks run beside the call, and are no part of its walk.
     monkeypatch.setattr("thetaprime.server.runtime.lifecycle.start_background_tasks", lambda *_, **__: [])
+    monkeypatch.setattr("thetaprime.server.rpc.connections.Connections.watch", lambda *_: contextlib.nullcontext())
     recorder = Recorder()
     walk(recorder, tmp_path)
     stops, around = listed(heading)

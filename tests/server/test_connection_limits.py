@@ -12,6 +12,7 @@ import grpc
 import h2.events
 import pytest
 import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.faults.http2_peer import Http2Peer, message
 from tests.support.server.certificates import Authority
@@ -216,6 +217,8 @@ def test_a_unix_socket_has_no_limit_by_address(start: "Start", tmp_path: Path) -
     address = f"unix:{tmp_path}/socket"
     with start(address=address, max_address_connections=1):
         options = [("grpc.use_local_subchannel_pool", 1)]
-        for _ in range(3):
-            with grpc.insecure_channel(address, options) as channel:
-                grpc.channel_ready_future(channel).result(60)
+        with contextlib.ExitStack() as open_channels:
+            channels = [open_channels.enter_context(grpc.insecure_channel(address, options)) for _ in range(3)]
+            for channel in (*channels, *channels):
+                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+                assert reply.status == health_pb2.HealthCheckResponse.SERVING

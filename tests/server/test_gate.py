@@ -102,6 +102,8 @@ def test_a_watcher_that_reads_nothing_is_closed(start: "Start") -> None:
     with start(reply_seconds=0.1) as service, Http2Peer(service.address, window=0) as deaf:
         deaf.call(WATCH, message(b""))
         deaf.wait_until_closed()
+        reply = health_pb2_grpc.HealthStub(service.channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_calls_of_an_address_are_limited_and_clients_retry(start: "Start") -> None:

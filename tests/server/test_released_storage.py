@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -143,7 +144,8 @@ def test_blob_rows_that_no_row_names_are_swept(tmp_path: Path) -> None:
 
 def test_a_sweep_without_orphans_does_not_wait_for_writers(tmp_path: Path) -> None:
     stores = [Store(tmp_path) for _ in range(2)]
-    with stores[0].writing():
-        stores[1].sweep_orphans()
+    with ThreadPoolExecutor() as threads, stores[0].writing():
+        finished, _ = wait([threads.submit(stores[1].sweep_orphans)], timeout=5.0)
+        assert finished
     for store in stores:
         store.close()
