@@ -131,7 +131,7 @@ class EmptyMessages(Connected):
 class AcknowledgedSettings(Connected):
     """Acknowledges settings that the server did not send."""
 
-    about = "SETTINGS acknowledgments that nobody asked for"
+    about = "unrequested SETTINGS acknowledgments"
 
     def begin(self, aim: Aim, peer: RawPeer) -> Callable[[], None]:
         return lambda: peer.send(frame(SETTINGS, flags=1) * 1000)

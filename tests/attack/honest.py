@@ -134,7 +134,7 @@ class Honest:
 
 
 def find_lost(client: tp.Client, kept: list[Kept]) -> list[str]:
-    """Asks for everything that was acknowledged; returns a line for whatever the server does not have."""
+    """Asks for everything that was acknowledged; returns a line for each that the server does not have."""
     lost = []
     for each in kept:
         session = patiently(lambda: client.resume(each.session_id), _PATIENCE)  # noqa: B023  # called at once

@@ -1,4 +1,4 @@
-"""Attacks by messages: too large, too slow, too many, or with replies that nobody reads."""
+"""Attacks by messages: too large, too slow, too many, or with replies that stay unread."""
 
 import gzip
 import time

@@ -132,7 +132,7 @@ def test_an_evaluation_measures_the_methods_that_it_is_asked_for(
     assert curves_png(found).startswith(b"\x89PNG")
 
 
-def test_a_method_has_the_same_returns_whatever_else_is_measured(exported: MetaPolicy) -> None:
+def test_a_method_has_the_same_returns_beside_other_methods(exported: MetaPolicy) -> None:
     plan = EvaluationPlan(tasks=3, gradient_steps=1)
     whole = evaluate(exported, plan)
     alone = evaluate(exported, dataclasses.replace(plan, methods=("random",)))

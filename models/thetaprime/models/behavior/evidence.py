@@ -1,7 +1,7 @@
 """Weighs evidence against the claim that a policy chose its actions, at any number of moments.
 
 An alternative is another way to choose the actions: with less noise, deterministically in part, by an earlier policy.
-Under the claim, the likelihood ratio of an alternative has the mean 1 at every step, whatever happened before. Its
+Under the claim, the likelihood ratio of an alternative has the mean 1 at every step, given any past. Its
 product over the steps is therefore a martingale with the mean 1, and so is the weighted mean M of many alternatives. By
 Ville's inequality, M ever reaches 1/α with a probability of at most α, at whichever moments and however often it is
 tested (Ville 1939; Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences"). The order in

@@ -119,7 +119,7 @@ def _unreadable(store: Store, named: set[str]) -> tuple[int, int]:
     """Returns how many of the named blobs are missing, and how many are damaged."""
     unreadable = []
     for digest in named:
-        # Each is a transaction of its own: a long one would keep the write-ahead log from being reused.
+        # One transaction for each: a long one would keep the write-ahead log from being reused.
         try:
             store.read(digest)
         except CorruptDataError:

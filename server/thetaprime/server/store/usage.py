@@ -8,7 +8,7 @@ quota allows:
 - A large value fills whole pages.
 - A file fills whole blocks.
 
-A session counts from its creation until the sweep deletes it, whatever its state. Triggers add its counts up by tenant
+A session counts from its creation until the sweep deletes it, in every state. Triggers add its counts up by tenant
 (`tables.usage`): no code that inserts, changes or deletes a session can forget them.
 """
 

@@ -1,4 +1,4 @@
-"""Serves metrics to Prometheus over HTTP, within limits of its own: the port has no authentication."""
+"""Serves metrics to Prometheus over HTTP, within limits: the port has no authentication."""
 
 import collections
 import contextlib
