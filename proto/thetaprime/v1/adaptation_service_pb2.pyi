@@ -18,10 +18,55 @@ class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATE_OPEN: _ClassVar[SessionState]
     SESSION_STATE_CLOSED: _ClassVar[SessionState]
     SESSION_STATE_EXPIRED: _ClassVar[SessionState]
+
+class Caution(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAUTION_UNSPECIFIED: _ClassVar[Caution]
+    CAUTION_OFF: _ClassVar[Caution]
+    CAUTION_WARN: _ClassVar[Caution]
+    CAUTION_HOLD: _ClassVar[Caution]
+
+class Decision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECISION_UNSPECIFIED: _ClassVar[Decision]
+    DECISION_TAKEN: _ClassVar[Decision]
+    DECISION_SHORTENED: _ClassVar[Decision]
+    DECISION_HELD: _ClassVar[Decision]
+    DECISION_ROLLED_BACK: _ClassVar[Decision]
+
+class ReasonCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REASON_CODE_UNSPECIFIED: _ClassVar[ReasonCode]
+    REASON_CODE_NO_SIGNAL: _ClassVar[ReasonCode]
+    REASON_CODE_TOO_FEW_EPISODES: _ClassVar[ReasonCode]
+    REASON_CODE_UNFAMILIAR_TASK: _ClassVar[ReasonCode]
+    REASON_CODE_REWARD_UNITS: _ClassVar[ReasonCode]
+    REASON_CODE_PREDICTED_HARM: _ClassVar[ReasonCode]
+    REASON_CODE_REALIZED_HARM: _ClassVar[ReasonCode]
+    REASON_CODE_KL_LIMIT: _ClassVar[ReasonCode]
+    REASON_CODE_CONTRADICTORY_EPISODES: _ClassVar[ReasonCode]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_OPEN: SessionState
 SESSION_STATE_CLOSED: SessionState
 SESSION_STATE_EXPIRED: SessionState
+CAUTION_UNSPECIFIED: Caution
+CAUTION_OFF: Caution
+CAUTION_WARN: Caution
+CAUTION_HOLD: Caution
+DECISION_UNSPECIFIED: Decision
+DECISION_TAKEN: Decision
+DECISION_SHORTENED: Decision
+DECISION_HELD: Decision
+DECISION_ROLLED_BACK: Decision
+REASON_CODE_UNSPECIFIED: ReasonCode
+REASON_CODE_NO_SIGNAL: ReasonCode
+REASON_CODE_TOO_FEW_EPISODES: ReasonCode
+REASON_CODE_UNFAMILIAR_TASK: ReasonCode
+REASON_CODE_REWARD_UNITS: ReasonCode
+REASON_CODE_PREDICTED_HARM: ReasonCode
+REASON_CODE_REALIZED_HARM: ReasonCode
+REASON_CODE_KL_LIMIT: ReasonCode
+REASON_CODE_CONTRADICTORY_EPISODES: ReasonCode
 
 class UploadedBatch(_message.Message):
     __slots__ = ("uploads", "trajectories", "steps", "sha256")
@@ -36,7 +81,7 @@ class UploadedBatch(_message.Message):
     def __init__(self, uploads: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time", "delete_time", "doubt")
+    __slots__ = ("session_id", "meta_policy", "state", "round", "policy_id", "batch", "options", "create_time", "expire_time", "delete_time", "doubt", "best_round", "best_policy_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     META_POLICY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +93,8 @@ class Session(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     DELETE_TIME_FIELD_NUMBER: _ClassVar[int]
     DOUBT_FIELD_NUMBER: _ClassVar[int]
+    BEST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    BEST_POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     meta_policy: _policy_pb2.MetaPolicy
     state: SessionState
@@ -59,13 +106,23 @@ class Session(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     delete_time: _timestamp_pb2.Timestamp
     doubt: str
-    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delete_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., doubt: _Optional[str] = ...) -> None: ...
+    best_round: int
+    best_policy_id: str
+    def __init__(self, session_id: _Optional[str] = ..., meta_policy: _Optional[_Union[_policy_pb2.MetaPolicy, _Mapping]] = ..., state: _Optional[_Union[SessionState, str]] = ..., round: _Optional[int] = ..., policy_id: _Optional[str] = ..., batch: _Optional[_Union[UploadedBatch, _Mapping]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delete_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., doubt: _Optional[str] = ..., best_round: _Optional[int] = ..., best_policy_id: _Optional[str] = ...) -> None: ...
 
 class SessionOptions(_message.Message):
-    __slots__ = ("step_size_scale",)
+    __slots__ = ("step_size_scale", "caution", "reward_scale", "reward_offset", "max_kl")
     STEP_SIZE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    CAUTION_FIELD_NUMBER: _ClassVar[int]
+    REWARD_SCALE_FIELD_NUMBER: _ClassVar[int]
+    REWARD_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    MAX_KL_FIELD_NUMBER: _ClassVar[int]
     step_size_scale: float
-    def __init__(self, step_size_scale: _Optional[float] = ...) -> None: ...
+    caution: Caution
+    reward_scale: float
+    reward_offset: float
+    max_kl: float
+    def __init__(self, step_size_scale: _Optional[float] = ..., caution: _Optional[_Union[Caution, str]] = ..., reward_scale: _Optional[float] = ..., reward_offset: _Optional[float] = ..., max_kl: _Optional[float] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
     __slots__ = ("request_id", "meta_policy", "meta_policy_version", "options", "ttl")
@@ -178,7 +235,7 @@ class AdaptResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
 
 class AdaptationReport(_message.Message):
-    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256", "uploads")
+    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256", "uploads", "verdict")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +247,7 @@ class AdaptationReport(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SHA256_FIELD_NUMBER: _ClassVar[int]
     UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
     round: int
     trajectories: int
     steps: int
@@ -201,17 +259,76 @@ class AdaptationReport(_message.Message):
     seconds: float
     batch_sha256: str
     uploads: _containers.RepeatedCompositeFieldContainer[UploadShare]
-    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[UploadShare, _Mapping]]] = ...) -> None: ...
+    verdict: Verdict
+    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[UploadShare, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+
+class Reason(_message.Message):
+    __slots__ = ("code", "value", "limit", "text")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    code: ReasonCode
+    value: float
+    limit: float
+    text: str
+    def __init__(self, code: _Optional[_Union[ReasonCode, str]] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("decision", "reasons", "task_p_value", "predicted_gain", "effective_sample_size", "episodes_needed", "realized_gain", "best_round", "weighty_steps")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    TASK_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_GAIN_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_SAMPLE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    REALIZED_GAIN_FIELD_NUMBER: _ClassVar[int]
+    BEST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    reasons: _containers.RepeatedCompositeFieldContainer[Reason]
+    task_p_value: float
+    predicted_gain: Estimate
+    effective_sample_size: float
+    episodes_needed: int
+    realized_gain: Estimate
+    best_round: int
+    weighty_steps: _containers.RepeatedCompositeFieldContainer[WeightyStep]
+    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., task_p_value: _Optional[float] = ..., predicted_gain: _Optional[_Union[Estimate, _Mapping]] = ..., effective_sample_size: _Optional[float] = ..., episodes_needed: _Optional[int] = ..., realized_gain: _Optional[_Union[Estimate, _Mapping]] = ..., best_round: _Optional[int] = ..., weighty_steps: _Optional[_Iterable[_Union[WeightyStep, _Mapping]]] = ...) -> None: ...
+
+class WeightyStep(_message.Message):
+    __slots__ = ("sha256", "trajectory", "step", "share")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    trajectory: int
+    step: int
+    share: float
+    def __init__(self, sha256: _Optional[str] = ..., trajectory: _Optional[int] = ..., step: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class UploadShare(_message.Message):
-    __slots__ = ("sha256", "returns", "shares")
+    __slots__ = ("sha256", "returns", "shares", "influences")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     RETURNS_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    INFLUENCES_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     returns: _containers.RepeatedScalarFieldContainer[float]
     shares: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, sha256: _Optional[str] = ..., returns: _Optional[_Iterable[float]] = ..., shares: _Optional[_Iterable[float]] = ...) -> None: ...
+    influences: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, sha256: _Optional[str] = ..., returns: _Optional[_Iterable[float]] = ..., shares: _Optional[_Iterable[float]] = ..., influences: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
     __slots__ = ("session_id",)

@@ -1,0 +1,5 @@
+"""The verdict on an adaptation step: what the episodes say about it, before and after it was taken."""
+
+from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Reason, ReasonCode, Verdict, WeightyStep
+
+__all__ = ["Caution", "Decision", "Estimate", "Reason", "ReasonCode", "Verdict", "WeightyStep"]
