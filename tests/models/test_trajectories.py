@@ -5,7 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thetaprime.models import TrajectoryBatch, estimate_advantages
-from thetaprime.models.trajectories import discounted_sums, features, fit_baseline
+from thetaprime.models.baseline import Regressors, features
+from thetaprime.models.trajectories import discounted_sums
 
 HORIZON = 9
 
@@ -28,14 +29,13 @@ def _slow_advantages(batch: TrajectoryBatch, discount: float, gae_lambda: float)
     for reward in rewards:
         total = [sum(discount ** (s - t) * reward[s] for s in range(t, len(reward))) for t in range(len(reward))]
         returns.append(torch.stack([torch.as_tensor(each) for each in total]))
-    inputs = features(batch.observations, batch.time)
     counts = [sum(discount**s for s in range(HORIZON - int(t))) for t in batch.time]
     constant = torch.tensor(counts, dtype=torch.float64) / sum(discount**s for s in range(HORIZON))
-    inputs = torch.cat([inputs, constant[:, None]], dim=1)
+    inputs = Regressors.of(torch.cat([features(batch.observations, batch.time).rows, constant[None]]))
     level = batch.rewards.double().mean() * sum(discount**s for s in range(HORIZON))
-    weights = fit_baseline(inputs, torch.cat(returns) - level * constant, 1e-5)
+    weights = inputs.fit(torch.cat(returns) - level * constant, 1e-5)
     weights[-1] += level
-    values = inputs @ weights
+    values = weights @ inputs.rows
     values = values.split(batch.lengths)
     found = []
     for reward, value in zip(rewards, values, strict=True):
@@ -97,10 +97,10 @@ def test_advantages_are_normalized_and_constant_rewards_give_zero() -> None:
 
 
 def test_baseline_uses_more_ridge_where_the_features_are_degenerate() -> None:
-    inputs = torch.ones(4, 6, dtype=torch.float64) * 1e200  # the Gram matrix overflows
-    assert torch.equal(fit_baseline(inputs, torch.ones(4, dtype=torch.float64), 1e-5), torch.zeros(6).double())
-    singular = torch.zeros(4, 6, dtype=torch.float64)
-    assert torch.isfinite(fit_baseline(singular, torch.ones(4, dtype=torch.float64), 1e-300)).all()
+    inputs = Regressors.of(torch.ones(6, 4, dtype=torch.float64) * 1e200)  # the Gram matrix overflows
+    assert torch.equal(inputs.fit(torch.ones(4, dtype=torch.float64), 1e-5), torch.zeros(6).double())
+    singular = Regressors.of(torch.zeros(6, 4, dtype=torch.float64))
+    assert torch.isfinite(singular.fit(torch.ones(4, dtype=torch.float64), 1e-300)).all()
 
 
 def test_discounted_sums() -> None:

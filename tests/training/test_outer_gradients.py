@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 
 from tests.support.training.corridor import CorridorTasks
 from tests.support.training.tiny import in_double, meta_objective, sampled, tiny_config
-from thetaprime.models.trajectories import features, fit_baseline
+from thetaprime.models.baseline import Regressors, features
 from thetaprime.training.algorithms.e_maml import credit_unit
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.objective import MetaObjective, flatten, log_ratio, policy_at
@@ -139,9 +139,9 @@ def test_credit_unit_is_one_over_horizon_and_spread_of_the_advantages() -> None:
             following = reward + 0.9 * following
             backwards.append(following)
         remaining += reversed(backwards)
-    inputs, returns = features(query.batch.observations, query.batch.time), torch.tensor(remaining, dtype=torch.float64)
+    returns = torch.tensor(remaining, dtype=torch.float64)
     constant = 1.0 - 0.9 ** (100.0 - query.batch.time.double())
-    inputs = torch.cat([inputs, constant[:, None]], dim=1)
-    residuals = returns - inputs @ fit_baseline(inputs, returns, config.adaptation.baseline_ridge)
+    rows = features(query.batch.observations, query.batch.time).rows
+    residuals = Regressors.of(torch.cat([rows, constant[None]])).residuals(returns, config.adaptation.baseline_ridge)
     horizon = len(remaining) / len(query.batch.lengths)
     assert credit_unit(data, 0.9) == pytest.approx(1.0 / (horizon * residuals.square().mean().sqrt().item()), rel=1e-3)

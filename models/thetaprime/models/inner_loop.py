@@ -12,11 +12,12 @@ from typing import Final
 import torch
 from torch.distributions import kl_divergence
 
+from thetaprime.models.baseline import Regressors
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import return_gap
 from thetaprime.models.spec import AdaptationSpec, Curvature
-from thetaprime.models.trajectories import TrajectoryBatch, decayed_past, estimate_advantages
+from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs, decayed_past, estimate_advantages
 
 # A smaller gradient counts as none: if all advantages are equal, division by the norm must not make one.
 _SMALLEST_NORM: Final = 1e-8
@@ -59,14 +60,24 @@ class StepSummary:
     gradient_norm: float
 
 
-def inner_advantages(policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec) -> torch.Tensor:
-    """[S]: the advantages that weigh the log-probabilities in the inner loss."""
+def inner_advantages(
+    policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec, inputs: Regressors | None = None
+) -> torch.Tensor:
+    """[S]: the advantages that weigh the log-probabilities in the inner loss.
+
+    Args:
+        policy: its environment has the horizon.
+        batch: trajectories of one task.
+        adaptation: discount, λ and ridge.
+        inputs: from `baseline_inputs`, if already computed.
+    """
     return estimate_advantages(
         batch,
         horizon=policy.environment.horizon,
         discount=adaptation.discount,
         gae_lambda=adaptation.gae_lambda,
         ridge=adaptation.baseline_ridge,
+        inputs=inputs,
     )
 
 
@@ -139,8 +150,13 @@ def adapt_step(
     Returns:
         θ_{k+1} and the gradient. They may be non-finite: see `check_finite`.
     """
+    inputs = None
     if advantage is None:
-        advantage = inner_advantages(policy, batch, adaptation)
+        inputs = baseline_inputs(batch, policy.environment.horizon, adaptation.discount)
+        advantage = inner_advantages(policy, batch, adaptation, inputs)
+    factor: float | torch.Tensor = scale * _step_scale(policy, batch, adaptation, step, inputs)
+    # They are large, and the gradient needs the memory.
+    del inputs
     sizes = step_sizes or _fixed_sizes(parameters, adaptation)
     layer_gradients: dict[int, torch.Tensor] = {}
     if create_graph:
@@ -149,7 +165,6 @@ def adapt_step(
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         gradient, layer_gradients = _plain_gradient(policy, batch, advantage, forward)
 
-    factor: float | torch.Tensor = scale * _step_scale(policy, batch, adaptation, step)
     if adaptation.normalize_gradient:
         factor = factor / _norm(gradient)
     adapted = {
@@ -205,12 +220,14 @@ def _fixed_sizes(parameters: Parameters, adaptation: AdaptationSpec) -> Paramete
     return {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
 
 
-def _step_scale(policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec, step: int) -> float:
+def _step_scale(
+    policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec, step: int, inputs: Regressors | None
+) -> float:
     """The factor on the step sizes: the schedule's, times the return gap's if a target return is specified."""
     scheduled = adaptation.inner_lr_schedule[min(step, len(adaptation.inner_lr_schedule) - 1)]
     if adaptation.target_return is None:
         return scheduled
-    gap, measured = return_gap(batch, adaptation, policy.environment.reward, step)
+    gap, measured = return_gap(batch, adaptation, policy.environment.reward, step, inputs)
     # Without a measured distance each step is half as long as the one before: the gradient says on which side the goal
     # lies, and k bisections leave 2^-k of the first length.
     return (scheduled if measured else 0.5**step) * gap / adaptation.return_gap

@@ -18,8 +18,9 @@ from typing import Final, NamedTuple
 
 import torch
 
+from thetaprime.models.baseline import Regressors, features
 from thetaprime.models.spec import AdaptationSpec, RewardContract, RewardDeviation
-from thetaprime.models.trajectories import TrajectoryBatch, features, fit_baseline
+from thetaprime.models.trajectories import TrajectoryBatch
 
 # A deviation below this share of the largest reward is rounding: the rewards are constant.
 _ROUNDING: Final = 1e-6
@@ -28,12 +29,13 @@ _ERRORS: Final = 3.0
 _MARGIN: Final = 0.2
 
 
-def reward_deviation(batch: TrajectoryBatch, ridge: float) -> float:
+def reward_deviation(batch: TrajectoryBatch, ridge: float, inputs: Regressors | None = None) -> float:
     """The root mean square of one step's reward around a linear baseline of observation and time.
 
     Args:
         batch: trajectories of one task.
         ridge: ridge of the baseline.
+        inputs: from `baseline_inputs`, if already computed.
 
     Returns:
         In the reward's units; 0 if the rewards are constant.
@@ -44,12 +46,11 @@ def reward_deviation(batch: TrajectoryBatch, ridge: float) -> float:
         return 0.0
     # The ridge is relative to the features, so the unit of the targets does not matter; their square must not overflow.
     targets = rewards / largest
-    inputs = features(batch.observations, batch.time)
-    deviation = float((targets - inputs @ fit_baseline(inputs, targets, ridge)).square().mean().sqrt())
+    deviation = float(_plain(batch, inputs).residuals(targets, ridge).square().mean().sqrt())
     return deviation * largest if deviation > _ROUNDING else 0.0
 
 
-def reward_signal(batch: TrajectoryBatch, ridge: float) -> float:
+def reward_signal(batch: TrajectoryBatch, ridge: float, inputs: Regressors | None = None) -> float:
     """The part of `reward_deviation` that a step's action and the change of its observation explain.
 
     Noise in the reward hardly changes it. Rewards that come late hardly have any.
@@ -57,36 +58,43 @@ def reward_signal(batch: TrajectoryBatch, ridge: float) -> float:
     Args:
         batch: trajectories of one task.
         ridge: ridge of the regressions.
+        inputs: from `baseline_inputs`, if already computed.
 
     Returns:
         Root mean square, less what chance explains and less three standard errors, in the reward's units.
     """
     rewards = batch.rewards.double()
     largest = float(rewards.abs().max())
-    # The last step of a trajectory has no next observation.
-    last = torch.tensor(batch.lengths).cumsum(0) - 1
-    followed = torch.ones(len(rewards), dtype=torch.bool).index_fill_(0, last, value=False).nonzero()[:, 0]
-    if largest == 0.0 or not len(followed):
+    # The last step of a trajectory has no next observation: it counts as zeros, which is faster than to leave it out.
+    followed = torch.ones_like(rewards)
+    followed[torch.tensor(batch.lengths).cumsum(0) - 1] = 0.0
+    steps = len(rewards) - len(batch.lengths)
+    if largest == 0.0 or not steps:
         return 0.0
-    targets, inputs = (rewards / largest)[followed], features(batch.observations, batch.time)
-    observed = inputs[:, : 2 * batch.observations.shape[1]]
+    targets, rows = rewards / largest * followed, _plain(batch, inputs).rows
+    observed = rows[: 2 * batch.observations.shape[1]]
     if batch.actions.is_floating_point():
-        actions = batch.actions.double()[followed]
-        chosen = torch.cat([actions, actions**2], dim=1)
+        actions = batch.actions.double().T
+        chosen = torch.cat([actions, actions**2])
     else:
-        chosen = torch.nn.functional.one_hot(batch.actions[followed]).double()
-    before = inputs[followed]
-    moves = torch.cat([observed[followed + 1] - observed[followed], chosen], dim=1)
-    without, rest = (
-        float((targets - each @ fit_baseline(each, targets, ridge)).square().mean())
-        for each in (before, torch.cat([before, moves], dim=1))
-    )
-    steps, count = moves.shape
+        chosen = torch.nn.functional.one_hot(batch.actions).double().T
+    moves = torch.cat([observed.diff(append=observed[:, -1:]), chosen])
+    both = Regressors.of(torch.cat([rows, moves]) * followed)
+    rest = float(both.residuals(targets, ridge).square().sum()) / steps
+    without = float(both.first(len(rows)).residuals(targets, ridge).square().sum()) / steps
+    count = len(moves)
     # Chance explains χ² with `count` degrees of freedom of the rest, over the number of steps.
     explained = without - rest - count / steps * rest
     error = math.sqrt((4.0 * max(explained, 0.0) * rest + 2.0 * count * rest**2 / steps) / steps)
     certain = explained - _ERRORS * error
     return math.sqrt(certain) * largest if certain > _ROUNDING**2 else 0.0
+
+
+def _plain(batch: TrajectoryBatch, inputs: Regressors | None) -> Regressors:
+    """The features of observation and time alone: the baseline's, without the return of a constant reward."""
+    if inputs is None:
+        return features(batch.observations, batch.time)
+    return inputs.first(len(inputs.rows) - 1)
 
 
 def reward_scale(deviation: float, known: RewardDeviation) -> float:
@@ -120,7 +128,11 @@ class ReturnGap(NamedTuple):
 
 
 def return_gap(
-    batch: TrajectoryBatch, adaptation: AdaptationSpec, reward: RewardContract | None, step: int
+    batch: TrajectoryBatch,
+    adaptation: AdaptationSpec,
+    reward: RewardContract | None,
+    step: int,
+    inputs: Regressors | None = None,
 ) -> ReturnGap:
     """Measures R* − R_k, the distance of a batch's mean return from the target return.
 
@@ -129,6 +141,7 @@ def return_gap(
         adaptation: specifies the target return.
         reward: the reward in meta-training; None or without measurements: the rewards have its units.
         step: k, counted from 0.
+        inputs: from `baseline_inputs`, if already computed.
 
     Raises:
         ValueError: `adaptation` specifies no target return.
@@ -141,7 +154,7 @@ def return_gap(
     lowest, highest = reward.return_range
     middle = (lowest + highest) / 2.0
     lowest -= _MARGIN * (highest - lowest)
-    scale = _batch_scale(batch, adaptation.baseline_ridge, reward, step)
+    scale = _batch_scale(batch, adaptation.baseline_ridge, reward, step, inputs)
     if scale > 0.0:
         mean_return /= scale
         if mean_return < lowest:
@@ -151,15 +164,17 @@ def return_gap(
     return ReturnGap(target - middle, measured=False)
 
 
-def _batch_scale(batch: TrajectoryBatch, ridge: float, reward: RewardContract, step: int) -> float:
+def _batch_scale(
+    batch: TrajectoryBatch, ridge: float, reward: RewardContract, step: int, inputs: Regressors | None
+) -> float:
     """The scale of a batch; 0 if its rewards are constant, and tell no scale."""
-    deviation = reward_deviation(batch, ridge)
+    deviation = reward_deviation(batch, ridge, inputs)
     if deviation == 0.0:
         return 0.0
     scale = reward_scale(deviation, reward.deviation[min(step, len(reward.deviation) - 1)])
     if scale <= 1.0 or not reward.signal:
         return scale
-    signal = reward_signal(batch, ridge)
+    signal = reward_signal(batch, ridge, inputs)
     if signal == 0.0:
         return 1.0
     return min(scale, max(1.0, reward_scale(signal, reward.signal[min(step, len(reward.signal) - 1)])))

@@ -6,13 +6,14 @@ Returns and advantages are computed in float64 and are constants to the gradient
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-_RIDGE_ATTEMPTS: Final = 5
+from thetaprime.models.baseline import Regressors, constant_return, discounted_count, features
+
 # float32 rewards carry a relative error of 6e-8, and the baseline's ridge adds a little.
 _ROUNDING: Final = 1e-6
 
@@ -97,8 +98,8 @@ class TrajectoryBatch:
 
     @functools.cached_property
     def time(self) -> torch.Tensor:
-        """[S] float64: the number of each step within its trajectory, from 0."""
-        return self.unpad(torch.arange(max(self.lengths), dtype=torch.float64).expand(self.mask.shape))
+        """[S] int64: the number of each step within its trajectory, from 0."""
+        return self.unpad(torch.arange(max(self.lengths)).expand(self.mask.shape))
 
     def pad(self, values: torch.Tensor) -> torch.Tensor:
         """[S] -> [N, max H_n], zero after each trajectory's end."""
@@ -123,59 +124,12 @@ class TrajectoryBatch:
         return self.pad(self.rewards.double()).sum(dim=1)
 
 
-def features(observations: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    """[clip(o, ±10), o², t/100, (t/100)², (t/100)³, 1] (Duan et al. 2016, supplement).
-
-    Args:
-        observations: [S, O].
-        time: [S], steps since the start of the trajectory.
-
-    Returns:
-        [S, 2·O + 4] float64.
-    """
-    clipped = observations.double().clamp(-10.0, 10.0)
-    t = (time.double() / 100.0)[:, None]
-    return torch.cat([clipped, clipped**2, t, t**2, t**3, torch.ones_like(t)], dim=1)
-
-
-def fit_baseline(inputs: torch.Tensor, targets: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Weights of the linear baseline: least squares with a ridge, ten times larger after each failure.
-
-    Args:
-        inputs: [S, F] features.
-        targets: [S] returns.
-        ridge: λ of (XᵀX + λI) w = Xᵀy.
-
-    Returns:
-        [F] weights; zeros if no attempt gave finite ones.
-    """
-    gram, moment = inputs.T @ inputs, inputs.T @ targets
-    identity = torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    for attempt in range(_RIDGE_ATTEMPTS):
-        weights, info = torch.linalg.solve_ex(gram + ridge * 10.0**attempt * identity, moment)
-        if not info.item() and bool(torch.isfinite(weights).all()):
-            return cast("torch.Tensor", weights)
-    return torch.zeros_like(moment)
-
-
 @functools.lru_cache(maxsize=32)
 def _discounting(steps: int, discount: float) -> torch.Tensor:
     """[steps, steps]: M[s, t] = discount^(s − t) for s ≥ t, so that x @ M is the discounted sum from t on."""
     lag = (torch.arange(steps)[:, None] - torch.arange(steps)).clamp_min(0)
     powers: torch.Tensor = torch.pow(torch.full((steps, steps), discount, dtype=torch.float64), lag)
     return powers.tril()
-
-
-def _with_feature(inputs: torch.Tensor, count: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    """[S, F] -> [S, F + 1]: and the return of a constant reward from each time to the horizon, 1 at time 0."""
-    remaining = count[(len(count) - 1 - time.long()).clamp_min(0)]
-    return torch.cat([inputs, (remaining / count[-1])[:, None]], dim=1)
-
-
-def _discounted_count(steps: int, discount: float) -> torch.Tensor:
-    """[steps + 1] float64: Σ_{s<n} discount^s for n = 0 … steps, the return of n rewards of 1."""
-    powers = torch.pow(torch.tensor(discount, dtype=torch.float64), torch.arange(steps))
-    return torch.cat([powers.new_zeros(1), powers.cumsum(0)])
 
 
 def discounted_sums(padded: torch.Tensor, discount: float) -> torch.Tensor:
@@ -190,8 +144,19 @@ def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> 
     return batch.unpad(padded @ weights)
 
 
+def baseline_inputs(batch: TrajectoryBatch, horizon: int, discount: float) -> Regressors:
+    """The features of the baseline: those of `features`, then the return of a constant reward until the horizon."""
+    return features(batch.observations, batch.time, constant_return(batch.time, horizon, discount))
+
+
 def estimate_advantages(
-    batch: TrajectoryBatch, *, horizon: int, discount: float, gae_lambda: float, ridge: float
+    batch: TrajectoryBatch,
+    *,
+    horizon: int,
+    discount: float,
+    gae_lambda: float,
+    ridge: float,
+    inputs: Regressors | None = None,
 ) -> torch.Tensor:
     """Generalized advantages (Schulman et al. 2016), normalized over the task.
 
@@ -208,6 +173,7 @@ def estimate_advantages(
         discount: γ.
         gae_lambda: λ; 1 gives the discounted return minus the baseline.
         ridge: ridge of the baseline.
+        inputs: from `baseline_inputs`, if already computed.
 
     Returns:
         [S] float32 with mean 0 and standard deviation 1 (all 0 if the advantages differ by rounding alone). They depend
@@ -221,28 +187,30 @@ def estimate_advantages(
     last = lengths - 1
     rows = torch.arange(len(lengths))
     # The return of a constant reward. No cubic of time resembles it near the end of an episode.
-    count = _discounted_count(horizon, discount)
-    inputs = _with_feature(features(batch.observations, batch.time), count, batch.time)
-    constant = level * count[-1]
+    inputs = inputs or baseline_inputs(batch, horizon, discount)
+    constant = level * discounted_count(horizon, discount)[-1]
+    unexplained = constant * inputs.rows[-1]
 
     cut_short = ~batch.terminated & (lengths < horizon)
     tail = torch.zeros(len(lengths), dtype=torch.float64)
     if bool(cut_short.any()):
-        complete = ~cut_short if not bool(cut_short.all()) else torch.ones_like(cut_short)
-        used = batch.unpad(complete[:, None].expand(batch.mask.shape))
-        sums = batch.unpad(discounted_sums(rewards, discount))
-        weights = fit_baseline(inputs[used], (sums - constant * inputs[:, -1])[used], ridge)
+        complete, sums = inputs, batch.unpad(discounted_sums(rewards, discount)) - unexplained
+        if not bool(cut_short.all()):
+            used = batch.unpad(~cut_short[:, None].expand(batch.mask.shape))
+            complete, sums = inputs.select(used), sums[used]
+        weights = complete.fit(sums, ridge)
         weights[-1] += constant
-        after = _with_feature(features(batch.final_observations, lengths), count, lengths) @ weights
+        last_return = constant_return(lengths, horizon, discount)
+        after = weights @ features(batch.final_observations, lengths, last_return).rows
         tail = torch.where(cut_short, after, 0.0)
 
     followed = rewards.clone()
     followed[rows, last] += discount * tail
     targets = batch.unpad(discounted_sums(followed, discount))
     # The ridge shrinks the weight of the constant reward toward that of the mean reward, instead of toward 0.
-    weights = fit_baseline(inputs, targets - constant * inputs[:, -1], ridge)
+    weights = inputs.fit(targets - unexplained, ridge)
     weights[-1] += constant
-    values = batch.pad(inputs @ weights)
+    values = batch.pad(weights @ inputs.rows)
 
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     residuals = (followed + discount * next_values - values) * batch.mask
