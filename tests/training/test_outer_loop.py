@@ -13,6 +13,7 @@ from tests.support.training.tiny import (
     sampled,
     tiny_config,
 )
+from thetaprime.training.algorithms import trpo
 from thetaprime.training.algorithms.objective import flatten, unflatten
 from thetaprime.training.algorithms.trpo import FisherProduct, conjugate_gradient, line_search
 from thetaprime.training.config import OuterLoopName, TrainConfig
@@ -104,6 +105,35 @@ def test_a_cheaper_fisher_product_takes_a_part_of_every_task_s_trajectories(
     torch.testing.assert_close(found, torch.stack(by_task).mean(0), rtol=1e-4, atol=1e-6)
     assert all(float(each.norm()) > 0.0 for each in by_task)
     assert [len(each.batch.lengths) for each in data[0].first(0.01).support] == [1, 1]
+
+
+@pytest.mark.parametrize("size", [2, 10])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"adaptation.curvature": "ratio", "adaptation.adapted_std_factor": 0.5},
+        {"policy.context_size": 2, "adaptation.inner_lr": 0.0},
+        # A factor or a norm of each task's own.
+        {"adaptation.curvature": "dice"},
+        {"adaptation.target_return": 1.0},
+        {"adaptation.normalize_gradient": True},
+    ],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+def test_tasks_that_share_a_graph_have_the_fisher_product_of_single_ones(
+    distribution: TaskDistribution, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], size: int
+) -> None:
+    monkeypatch.setattr(trpo, "_TASKS_AT_ONCE", size)
+    config = tiny_config({"adaptation.inner_steps": 2, "multi_step_loss": True, **settings})
+    policy, parameters, data = sampled(distribution, config)
+    lengths = {len(each.batch.rewards) for task in data for each in task.judged}
+    assert len(lengths) > 1 or not isinstance(distribution, CorridorTasks)  # so there is padding
+    direction = torch.randn(flatten(parameters).shape, generator=torch.Generator().manual_seed(0))
+    found = FisherProduct(meta_objective(config, policy, parameters, data))(direction)
+    alone = [FisherProduct(meta_objective(config, policy, parameters, [task]))(direction) for task in data]
+    assert float(found.norm()) > 0.0
+    torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_step_size_gradient_agrees_with_finite_differences(tiny: TrainConfig) -> None:

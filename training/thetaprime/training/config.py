@@ -32,6 +32,9 @@ class TrainConfig(Spec):
     """Number of outer-loop iterations."""
     meta_batch_size: pydantic.PositiveInt = 20
     """T: tasks sampled in each iteration. More tasks give less noise and take more time."""
+    spread_tasks: bool = False
+    """Spread the tasks of each iteration evenly instead of sampling them independently. Each task is distributed as
+    before, and their mean has less noise. The distribution needs `tasks_at`: see `SpreadTaskDistribution`."""
     support_trajectories: pydantic.PositiveInt | None = None
     """Trajectories of each task for an inner step during meta-training. Default: `adaptation.trajectories_per_round`.
     Fewer save simulation time for the query trajectories, which judge the adapted policy."""

@@ -125,9 +125,14 @@ class MetaObjective:
         self.theta = flatten(parameters)
         self._like, self._step_sizes = parameters, step_sizes
 
-    def path(self, theta: torch.Tensor, task: TaskData, *, create_graph: bool) -> list[Parameters]:
-        """θ, θ_1, …, θ′ for one task, from θ [P]."""
-        return self.algorithm.adapt(unflatten(theta, self._like), self._step_sizes, task, create_graph=create_graph)
+    def path(
+        self, theta: torch.Tensor, task: TaskData, *, create_graph: bool, copies: int | None = None
+    ) -> list[Parameters]:
+        """θ, θ_1, …, θ′ for one task, from θ [P]; or for T tasks in one, from T `copies` of θ."""
+        parameters = unflatten(theta, self._like)
+        if copies is not None:
+            parameters = {name: value.expand(copies, *value.shape) for name, value in parameters.items()}
+        return self.algorithm.adapt(parameters, self._step_sizes, task, create_graph=create_graph)
 
     def adapted(self, path: Sequence[Parameters], task: TaskData) -> list[Distribution]:
         """The adapted policies, each at the observations of the trajectories that judge it."""

@@ -7,20 +7,26 @@ loss falls and the true KL is at most δ.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch.distributions import kl_divergence
 
+from thetaprime.models import AdaptationSpec
 from thetaprime.training.algorithms.objective import MetaObjective, SearchResult
-from thetaprime.training.sampling.sampler import Collected, TaskData
+from thetaprime.training.sampling.sampler import StackedTasks, stack_tasks
+
+# So many tasks share one graph. The network is small: for one task, each operation costs more to start than to run.
+_TASKS_AT_ONCE: Final = 10
 
 Outputs = tuple[torch.Tensor, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Linearized:
-    """The graphs of one task: the policy's outputs, their Jᵀ, and the KL's gradient in the outputs."""
+    """The graphs of a group of tasks: the policies' outputs, their Jᵀ, and the KL's gradient in the outputs."""
 
     outputs: Outputs
     cotangents: Outputs
@@ -32,10 +38,10 @@ class _Linearized:
 class FisherProduct:
     """v -> F v, with F the Hessian at θ of the mean over tasks of KL(π_θ′ ‖ π_·), through the adaptation.
 
-    With J the Jacobian in θ of the adapted policy's outputs and M the KL's Hessian in the outputs, F = Jᵀ M J. The
+    With J the Jacobian in θ of the adapted policies' outputs and M the KL's Hessian in the outputs, F = Jᵀ M J. The
     terms in the second derivative of the outputs vanish, because the KL's slope is zero where both policies are equal.
     So the product is exact at θ, and needs one order of differentiation through the adaptation less. The graphs are
-    built once: each product costs two backward passes for a task.
+    built once: each product costs two backward passes.
 
     A part of each task's trajectories serves for it, support and query alike. A part of the tasks would not: F knows no
     curvature along the directions that only the other tasks use, and the step would go too far along those. On
@@ -48,33 +54,54 @@ class FisherProduct:
     def __init__(self, objective: MetaObjective) -> None:
         config = objective.algorithm.config
         parts = [task.first(config.fisher_fraction) for task in objective.meta_batch]
-        queries = [(task, query) for task in parts for query in task.judged]
+        size = _TASKS_AT_ONCE if _separable(config.adaptation) else 1
+        groups = [stack_tasks(parts[start : start + size]) for start in range(0, len(parts), size)]
         self._point = objective.theta.detach().requires_grad_()
         self._map_tasks = objective.map_tasks
-        self._tasks = objective.map_tasks(functools.partial(self._linearize, objective), queries)
+        self._share = 1.0 / len(parts)
+        self._groups = objective.map_tasks(functools.partial(self._linearize, objective), groups)
 
-    def _linearize(self, objective: MetaObjective, judged: tuple[TaskData, Collected]) -> _Linearized:
-        task, query = judged
-        policy = objective.algorithm.policy
-        path = objective.path(self._point, task, create_graph=True)
-        outputs = policy.outputs(path[query.inner_step], query.batch.observations)
+    def _linearize(self, objective: MetaObjective, group: StackedTasks) -> _Linearized:
+        policy, judged = objective.algorithm.policy, group.data.judged
+        path = objective.path(self._point, group.data, create_graph=True, copies=group.tasks)
+        distributions = [policy.outputs(path[query.inner_step], query.batch.observations) for query in judged]
+        outputs = tuple(itertools.chain.from_iterable(distributions))
         # Jᵀu is linear in u, so its derivative in u is J at any u: forward mode by two backward passes.
         cotangents = tuple(torch.zeros_like(each, requires_grad=True) for each in outputs)
         (pulled_back,) = torch.autograd.grad(outputs, self._point, cotangents, create_graph=True)
         leaves = tuple(each.detach().requires_grad_() for each in outputs)
-        here = policy.distribution_of(tuple(each.detach() for each in outputs))
-        divergence = kl_divergence(here, policy.distribution_of(leaves)).mean()
+        each = len(leaves) // len(judged)
+        by_query = [leaves[start : start + each] for start in range(0, len(leaves), each)]
+        divergence = torch.stack(
+            [
+                (kl_divergence(policy.distribution_of(_detached(here)), policy.distribution_of(here)) * weights).sum()
+                for here, weights in zip(by_query, group.weights, strict=True)
+            ]
+        ).mean()
         slope = torch.autograd.grad(divergence, leaves, create_graph=True)
         return _Linearized(outputs, cotangents, pulled_back, leaves, slope)
 
     def __call__(self, vector: torch.Tensor) -> torch.Tensor:
         """F v, [P]."""
-        return torch.stack(self._map_tasks(functools.partial(self._product, vector), self._tasks)).mean(0)
+        products = self._map_tasks(functools.partial(self._product, vector), self._groups)
+        return torch.stack(products).sum(0) * self._share
 
-    def _product(self, vector: torch.Tensor, task: _Linearized) -> torch.Tensor:
-        pushed = torch.autograd.grad(task.pulled_back, task.cotangents, vector, retain_graph=True)
-        weighed = torch.autograd.grad(task.slope, task.leaves, pushed, retain_graph=True)
-        return torch.autograd.grad(task.outputs, self._point, weighed, retain_graph=True)[0]
+    def _product(self, vector: torch.Tensor, group: _Linearized) -> torch.Tensor:
+        pushed = torch.autograd.grad(group.pulled_back, group.cotangents, vector, retain_graph=True)
+        weighed = torch.autograd.grad(group.slope, group.leaves, pushed, retain_graph=True)
+        return torch.autograd.grad(group.outputs, self._point, weighed, retain_graph=True)[0]
+
+
+def _separable(adaptation: AdaptationSpec) -> bool:
+    """Whether the inner loss of several tasks is the sum of means over each one's steps, and its step a plain one.
+
+    A norm over all gradients, a return gap and DiCE's sums along trajectories need each task by itself.
+    """
+    return adaptation.curvature != "dice" and adaptation.target_return is None and not adaptation.normalize_gradient
+
+
+def _detached(outputs: Outputs) -> Outputs:
+    return tuple(each.detach() for each in outputs)
 
 
 def conjugate_gradient(

@@ -77,6 +77,64 @@ class TaskData:
         return TaskData(support, judged)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StackedTasks:
+    """T tasks in one `TaskData`, for losses that are means over steps.
+
+    Attributes:
+        data: a single task's as it is (T = 1). Of several, each tensor has a leading axis of T tasks, and S is the
+            longest task's. Shorter ones are padded with steps of advantage 0. The other advantages carry the factor
+            that makes the mean over [T, S] the sum over tasks of the mean over each one's steps.
+        tasks: T; None for a single task, without the leading axis.
+        weights: of each judged policy, [T, S] or [S]: 1 / S of the task at each step, 0 in the padding.
+    """
+
+    data: TaskData
+    tasks: int | None
+    weights: list[torch.Tensor]
+
+
+def stack_tasks(tasks: Sequence[TaskData]) -> StackedTasks:
+    """Stacks tasks with equally many inner steps and judged policies."""
+    if len(tasks) == 1:
+        steps = [len(query.advantages) for query in tasks[0].judged]
+        return StackedTasks(tasks[0], None, [torch.full((count,), 1.0 / count) for count in steps])
+    supports = [_stack_collected(each) for each in zip(*(task.support for task in tasks), strict=True)]
+    judged = list(zip(*(task.judged for task in tasks), strict=True))
+    weights = [_padded([torch.full((len(each.advantages),), 1.0 / len(each.advantages)) for each in q]) for q in judged]
+    return StackedTasks(TaskData(supports, [_stack_collected(each) for each in judged]), len(tasks), weights)
+
+
+def _stack_collected(collected: Sequence[Collected]) -> Collected:
+    batches = [each.batch for each in collected]
+    longest = max(len(batch.rewards) for batch in batches)
+    batch = dataclasses.replace(
+        batches[0],
+        observations=_padded([each.observations for each in batches]),
+        actions=_padded([each.actions for each in batches]),
+        rewards=_padded([each.rewards for each in batches]),
+        lengths=(longest,) * len(batches),
+    )
+    factors = [len(batches) * longest / len(each.rewards) for each in batches]
+    advantages = [factor * each.advantages for factor, each in zip(factors, collected, strict=True)]
+    behavior = _stack_behavior([each.behavior for each in collected])
+    return Collected(collected[0].inner_step, batch, _padded(advantages), behavior)
+
+
+def _stack_behavior(behaviors: Sequence[Distribution]) -> Distribution:
+    """The action distributions as one of [T, S]; in the padding, any."""
+    if isinstance(behaviors[0], Categorical):
+        logits = [each.logits for each in behaviors if isinstance(each, Categorical)]
+        return Categorical(logits=_padded(logits), validate_args=False)
+    means, stds = _padded([each.mean for each in behaviors]), _padded([each.stddev for each in behaviors])
+    return Independent(Normal(means, stds, validate_args=False), 1, validate_args=False)
+
+
+def _padded(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """T times [S_t, ...] -> [T, S, ...], zero after each one's end."""
+    return torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+
+
 def support_trajectories(
     policy: Policy, parameters: Parameters, inner_step: int, batch: TrajectoryBatch, config: TrainConfig
 ) -> Collected:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thetaprime.training.tasks.protocol import (
         BatchedTaskDistribution,
         Park,
+        SpreadTaskDistribution,
         Task,
         TaskDistribution,
     )
@@ -30,6 +31,7 @@ __all__ = [
     "OracleTasks",
     "Park",
     "PointNavigationTasks",
+    "SpreadTaskDistribution",
     "Task",
     "TaskDistribution",
     "WorkerError",
@@ -45,6 +47,7 @@ _MODULES: Final = {
     "OracleTasks": "thetaprime.training.tasks.oracle",
     "Park": "thetaprime.training.tasks.protocol",
     "PointNavigationTasks": "thetaprime.training.tasks.distributions",
+    "SpreadTaskDistribution": "thetaprime.training.tasks.protocol",
     "TASKS_OF_RECORD": "thetaprime.training.tasks.distributions",
     "Task": "thetaprime.training.tasks.protocol",
     "TaskDistribution": "thetaprime.training.tasks.protocol",

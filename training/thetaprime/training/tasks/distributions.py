@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from thetaprime.models import BoxAction, EnvironmentContract, RewardContract
@@ -37,10 +38,15 @@ class PointNavigationTasks:
         reward=RewardContract(formula="-|position - goal|, after the move"),
     )
 
+    task_dimensions = 2
+
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
         """Samples goals."""
-        goals = rng.uniform(-point_navigation.GOAL_RANGE, point_navigation.GOAL_RANGE, size=(count, 2))
-        return [{"goal": goal.tolist()} for goal in goals]
+        return self.tasks_at(rng.random((count, 2)))
+
+    def tasks_at(self, points: npt.NDArray[np.float64]) -> list[Task]:
+        """The goals at points [T, 2] of the unit square."""
+        return [{"goal": goal.tolist()} for goal in point_navigation.GOAL_RANGE * (2.0 * points - 1.0)]
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
         """Makes the registered environment with the task's goal."""
@@ -74,9 +80,6 @@ class LocomotionTasks:
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
         """Samples goals."""
-        return [{"goal": float(goal)} for goal in self._goals(count, rng)]
-
-    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
         raise NotImplementedError
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
@@ -91,19 +94,31 @@ class LocomotionTasks:
 class _Direction(LocomotionTasks):
     kind = DIRECTION
 
-    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
+        """Samples goals."""
         # There are only two tasks: equally many of each, the first at random.
         first = rng.integers(2)
-        return [1.0 if (first + index) % 2 else -1.0 for index in range(count)]
+        return [{"goal": 1.0 if (first + index) % 2 else -1.0} for index in range(count)]
 
 
-class HalfCheetahVelocityTasks(LocomotionTasks):
+class _Velocity(LocomotionTasks):
+    kind = VELOCITY
+    fastest: ClassVar[float]
+    task_dimensions = 1
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
+        """Samples goals."""
+        return self.tasks_at(rng.random((count, 1)))
+
+    def tasks_at(self, points: npt.NDArray[np.float64]) -> list[Task]:
+        """The goals at points [T, 1] of the unit interval."""
+        return [{"goal": float(goal)} for goal in self.fastest * points[:, 0]]
+
+
+class HalfCheetahVelocityTasks(_Velocity):
     """Half-cheetah: forward velocities U(0, 2) m/s."""
 
-    body, kind, environment_name = HALF_CHEETAH, VELOCITY, "HalfCheetahVelocity"
-
-    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        return [float(goal) for goal in rng.uniform(0.0, 2.0, count)]
+    body, environment_name, fastest = HALF_CHEETAH, "HalfCheetahVelocity", 2.0
 
 
 class HalfCheetahDirectionTasks(_Direction):
@@ -112,13 +127,10 @@ class HalfCheetahDirectionTasks(_Direction):
     body, environment_name = HALF_CHEETAH, "HalfCheetahDirection"
 
 
-class AntVelocityTasks(LocomotionTasks):
+class AntVelocityTasks(_Velocity):
     """Ant: forward velocities U(0, 3) m/s."""
 
-    body, kind, environment_name = ANT, VELOCITY, "AntVelocity"
-
-    def _goals(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        return [float(goal) for goal in rng.uniform(0.0, 3.0, count)]
+    body, environment_name, fastest = ANT, "AntVelocity", 3.0
 
 
 class AntDirectionTasks(_Direction):

@@ -1,6 +1,6 @@
 """The oracle's tasks: the policy observes the task (Finn et al. 2017, section 5.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -56,6 +56,18 @@ class OracleTasks:
     def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
         """Samples tasks from the distribution."""
         return self._distribution.sample_tasks(count, rng)
+
+    @property
+    def task_dimensions(self) -> int:
+        """As the distribution has it; no attribute if it has none."""
+        dimensions: int = self._distribution.task_dimensions  # type: ignore[attr-defined]
+        return dimensions
+
+    @property
+    def tasks_at(self) -> Callable[[npt.NDArray[np.float64]], Sequence[Task]]:
+        """The distribution's method; no attribute if it has none."""
+        method: Callable[[npt.NDArray[np.float64]], Sequence[Task]] = self._distribution.tasks_at  # type: ignore[attr-defined]
+        return method
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
         """Makes the task's environment, with the task in its observation."""

@@ -33,6 +33,20 @@ class TaskDistribution(Protocol):
         """Makes the environment of a task."""
 
 
+@runtime_checkable
+class SpreadTaskDistribution(TaskDistribution, Protocol):
+    """A task distribution that makes tasks from points of the unit cube, so that a meta-batch can be spread evenly.
+
+    Attributes:
+        task_dimensions: D, the dimensions of the cube.
+    """
+
+    task_dimensions: int
+
+    def tasks_at(self, points: npt.NDArray[np.float64]) -> Sequence[Task]:
+        """One task for each of `points` [T, D] in [0, 1). Uniform points give tasks distributed as `sample_tasks`'s."""
+
+
 class Park(Protocol):
     """The optional method ``park`` of a vector environment, which stops stepping some of its environments.
 
