@@ -36,7 +36,7 @@ from thetaprime.training.config import TrainConfig
 from thetaprime.training.resources import MapTasks
 from thetaprime.training.sampling.sampler import Collected, TaskData, collect, query_trajectories, support_trajectories
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
-from thetaprime.training.tasks.spread import independent_tasks, spread_tasks
+from thetaprime.training.tasks.spread import spread_tasks
 
 
 class MAML:
@@ -62,8 +62,9 @@ class MAML:
     ) -> Iteration:
         """Runs lines 3 to 10: one iteration, from θ to the next θ."""
         started = time.perf_counter()
-        sample_tasks = spread_tasks if self.config.spread_tasks else independent_tasks
-        tasks = sample_tasks(distribution, self.config.meta_batch_size, rng)  # line 3
+        count = self.config.meta_batch_size
+        spread = self.config.spread_tasks
+        tasks = spread_tasks(distribution, count, rng) if spread else distribution.sample_tasks(count, rng)  # line 3
         meta_batch = self.sample_meta_batch(distribution, tasks, theta, step_sizes, rng)  # lines 4 to 9
         sampling_seconds = time.perf_counter() - started
         objective = MetaObjective(self, theta, step_sizes, meta_batch, map_tasks)

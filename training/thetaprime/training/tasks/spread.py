@@ -1,6 +1,6 @@
-"""The tasks of a meta-batch: sampled independently, or spread evenly.
+"""Meta-batches whose tasks are spread evenly.
 
-Spread or not, each task is distributed as `sample_tasks` has it. The mean over spread tasks has less noise.
+Each task is distributed as `sample_tasks` has it. The mean over spread tasks has less noise than over independent ones.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from thetaprime.training.tasks.protocol import SpreadTaskDistribution, Task, TaskDistribution
-
-
-def independent_tasks(distribution: TaskDistribution, count: int, rng: np.random.Generator) -> Sequence[Task]:
-    """Samples tasks independently, or as the distribution has it."""
-    return distribution.sample_tasks(count, rng)
 
 
 def spread_tasks(distribution: TaskDistribution, count: int, rng: np.random.Generator) -> Sequence[Task]:
