@@ -140,8 +140,8 @@ def export_meta_policy(
             CARD_NAME: card.encode(),
             FIGURE_NAME: curves_png(evaluation),
             LEARNING_NAME: learning_png(request.name, histories),
-            EVALUATION_NAME: _json(evaluation),
-            **{more_evaluation_name(each.trajectories): _json(each) for each in more},
+            EVALUATION_NAME: evaluation_bytes(evaluation),
+            **{more_evaluation_name(each.trajectories): evaluation_bytes(each) for each in more},
         }
     )
     return written, evaluation
@@ -160,7 +160,8 @@ def more_evaluation_name(trajectories: int) -> str:
     return f"evaluation-{trajectories}-trajectories.json"
 
 
-def _json(evaluation: Evaluation) -> bytes:
+def evaluation_bytes(evaluation: Evaluation) -> bytes:
+    """The content of an evaluation's file."""
     return (json.dumps(evaluation.to_json(), indent=2) + "\n").encode()
 
 
