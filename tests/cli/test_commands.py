@@ -107,7 +107,7 @@ def test_an_unreachable_server_is_one_line(thetaprime: Command) -> None:
 
 def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
     output = tmp_path / "policy.onnx"
-    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2")
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2", "--caution", "off")
     report = last_json(thetaprime(*args, "--seed", "0", "--output", output, "--json"))
     assert report["meta_policy"] == "cart-pole@1"
     assert [(each["round"], each["trajectories"]) for each in report["rounds"]] == [(0, 3), (1, 3)]
@@ -120,7 +120,8 @@ def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
 
 def test_adapt_passes_arguments_to_the_environment(address: str, tmp_path: Path, thetaprime: Command) -> None:
     args = ("adapt", "point-navigation@1", "--address", address, "--env", "thetaprime/PointNavigation-v0")
-    more = ("--rounds", "1", "--trajectories", "2", "--seed", "0", "--output", tmp_path / "p.onnx", "--force", "--json")
+    few = ("--rounds", "1", "--trajectories", "2", "--seed", "0", "--caution", "off")
+    more = (*few, "--output", tmp_path / "p.onnx", "--force", "--json")
     near = last_json(thetaprime(*args, "--env-args", "goal=[0.1, 0.1]", *more))
     far = last_json(thetaprime(*args, "--env-args", "goal=[9, 9]", *more))
     assert far["rounds"][0]["mean_return"] < near["rounds"][0]["mean_return"] - 500
@@ -138,10 +139,10 @@ def test_adapt_refuses_another_environment_in_one_line(address: str, thetaprime:
 def test_adapt_resumes_a_session(address: str, tmp_path: Path, thetaprime: Command) -> None:
     args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
     with tp.Client(address) as client:
-        session = client.create_session("cart-pole")
+        session = client.create_session("cart-pole", caution="off")
         with gymnasium.make("CartPole-v1") as env:
             session.run(env, 1, progress=False)
-        report = last_json(thetaprime(*args, "--resume", session.id, "--rounds", "2", "--json"))
+        report = last_json(thetaprime(*args, "--resume", session.id, "--rounds", "2", "--verify", "0", "--json"))
         assert (report["session"], [each["round"] for each in report["rounds"]]) == (session.id, [0, 1])
         assert client.resume(session.id).info.state == "closed"
     for wrong in ((), ("cart-pole", "--resume", session.id)):
@@ -167,7 +168,8 @@ def test_adapt_that_takes_too_long_prints_the_command_that_resumes(
     assert resume == shlex.join(["thetaprime", "adapt", "--resume", session_id, *map(str, args[2:]), *more])
     assert line.endswith(f"resume with: {resume}")
     # The printed command works, here with fewer episodes.
-    report = last_json(thetaprime(*shlex.split(resume)[1:], "--trajectories", "1", "--timeout", "60", "--rounds", "1"))
+    fewer = ("--trajectories", "1", "--timeout", "60", "--rounds", "1", "--verify", "0")
+    report = last_json(thetaprime(*shlex.split(resume)[1:], *fewer))
     assert report["session"] == session_id
 
 
@@ -208,7 +210,7 @@ def test_adapt_whose_file_cannot_be_saved_prints_the_command_that_resumes(
     args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
     with monkeypatch.context() as patch:
         patch.setattr(tp.AdaptedPolicy, "save", full)
-        result = thetaprime(*args, "--rounds", "1")
+        result = thetaprime(*args, "--rounds", "1", "--verify", "0")
     assert result.exit_code == 1
     said = re.search(
         r"No space left on device; session (\S+) is in round 1; resume with: thetaprime (.*)", result.stderr
@@ -233,22 +235,58 @@ def test_adapt_overwrites_a_file_only_with_force(
         assert len(list(client.sessions())) == before
     assert Path(name).read_bytes() == b"precious"
     if option == "--output":
-        last_json(thetaprime(*args, "--rounds", "1", "--force", "--json"))
+        last_json(thetaprime(*args, "--rounds", "1", "--verify", "0", "--force", "--json"))
         assert tp.AdaptedPolicy.load(name).meta_policy == "point-navigation@1"
 
 
 def test_adapt_without_a_terminal_writes_lines(address: str, tmp_path: Path, thetaprime: Command) -> None:
     output = tmp_path / "[bold]p.onnx"  # not markup
-    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2")
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2", "--caution", "off")
     result = thetaprime(*args, "--output", output)
     assert result.exit_code == 0, result.output
-    session, first, *rounds, wrote = result.stdout.splitlines()
+    session, first, *rounds, outcome, wrote = result.stdout.splitlines()
     assert session.startswith("session ") and wrote.startswith(f"wrote {output} (cart-pole@1, ")
     assert first.startswith("round 1  ") and first.endswith("/3 episodes")
-    assert [re.sub(r"return .*  ", "return R  ", line) for line in rounds] == [
-        "round 1  return R  3/3 episodes",
-        "round 2  return R  3/3 episodes",
-    ]
+    returns = [re.sub(r"return .* \(", "return R (", line) for line in rounds if not line.startswith("    ")]
+    assert returns == ["θ: return R (3 episodes)", "θ′₁: return R (3 episodes)", "θ′₂: return R (5 episodes)"]
+    assert "gained" in outcome
+
+
+def test_adapt_that_gains_nothing_exits_with_3(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    output = ("--output", tmp_path / "p.onnx", "--json")
+    args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", *output)
+    short = ("--rounds", "1", "--env-args", "max_episode_steps=2")  # every policy gets 2
+    result = thetaprime(*args, *short)
+    assert result.exit_code == 3, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["improved"] is False
+    assert report["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert report["verification"] == {"round": 1, "trajectories": 5, "mean_return": 2.0, "std_return": 0.0}
+    assert tp.AdaptedPolicy.load(tmp_path / "p.onnx", sha256=report["sha256"]).policy_id == report["policy_id"]
+    for more in (("--caution", "off"), ("--verify", "0")):
+        assert last_json(thetaprime(*args, *short, *more, "--force"))["improved"] in (False, None)
+
+
+def test_adapt_to_a_task_that_is_learned_exits_with_0(address: str, tmp_path: Path, thetaprime: Command) -> None:
+    # The return of an episode is its length: the last policy is measured with longer episodes than θ.
+    with tp.Client(address) as client:
+        session = client.create_session("cart-pole")
+        with gymnasium.make("CartPole-v1", max_episode_steps=2) as env:
+            session.run(env, 1, verify=0, progress=False)
+    args = ("adapt", "--resume", session.id, "--address", address, "--env", "CartPole-v1", "--json")
+    report = last_json(thetaprime(*args, "--rounds", "1", "--output", tmp_path / "p.onnx"))
+    assert report["improved"] is True
+    assert report["gain"]["low"] > 0
+    assert report["round"] == 1
+
+
+def test_adapt_refuses_options_of_a_new_session_for_a_resumed_one(
+    address: str, tmp_path: Path, thetaprime: Command
+) -> None:
+    args = ("adapt", "--resume", "x", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx")
+    result = thetaprime(*args, "--reward-scale", "10")
+    assert result.exit_code == 2
+    assert "--reward-scale belongs to a new session" in result.stderr
 
 
 def test_adapt_suggests_a_meta_policy_of_the_server(address: str, thetaprime: Command) -> None:

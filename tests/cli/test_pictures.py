@@ -60,7 +60,7 @@ def test_a_plot_has_the_returns_that_the_json_has(
 ) -> None:
     plot = tmp_path / "adaptation.png"
     args = ("adapt", "cart-pole", "--address", address, "--env", "CartPole-v1", "--rounds", "2", "--seed", "0")
-    report = last_json(thetaprime(*args, "--output", tmp_path / "p.onnx", "--plot", plot, "--json"))
+    report = last_json(thetaprime(*args, "--caution", "off", "--output", tmp_path / "p.onnx", "--plot", plot, "--json"))
     (figure,) = figures
     means = [each["mean_return"] for each in report["rounds"]] + [report["evaluation"]["mean_return"]]
     np.testing.assert_allclose(mean_line(figure), means)
@@ -80,9 +80,21 @@ def test_paths_before_and_after_begin_together(
     address: str, tmp_path: Path, thetaprime: Command, figures: list[Figure]
 ) -> None:
     plot = tmp_path / "adaptation.svg"
-    args = ("adapt", "point-navigation", "--address", address, *POINT, "--rounds", "1", "--trajectories", "4")
+    args = (
+        "adapt",
+        "point-navigation",
+        "--address",
+        address,
+        *POINT,
+        "--rounds",
+        "1",
+        "--trajectories",
+        "4",
+        "--verify",
+        "0",
+    )
     report = last_json(
-        thetaprime(*args, "--seed", "3", "--output", tmp_path / "p.onnx", "--plot", plot, "--json")
+        thetaprime(*args, "--seed", "3", "--verify", "0", "--output", tmp_path / "p.onnx", "--plot", plot, "--json")
     )  # fmt: skip
     before, after = panel(figures[0], "paths")
     paths = [[line.get_xydata() for line in axes.lines if line.get_gid() == "path"] for axes in (before, after)]
@@ -107,12 +119,12 @@ def test_paths_before_and_after_begin_together(
 def test_a_session_of_an_earlier_process_is_drawn(
     address: str, tmp_path: Path, thetaprime: Command, figures: list[Figure]
 ) -> None:
-    args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx", "--seed", "1")
+    args = ("adapt", "--address", address, "--env", "CartPole-v1", "--output", tmp_path / "p.onnx", "--verify", "0")
     first = last_json(thetaprime(*args[:1], "cart-pole", *args[1:], "--rounds", "1", "--json"))
     with tp.Client(address) as client:
         session = client.create_session("cart-pole")
         with gymnasium.make("CartPole-v1") as env:
-            session.run(env, 1, progress=False)
+            session.run(env, 1, verify=0, progress=False)
         earlier = session.reports[0].mean_return
     # The second round runs here. Only mean and deviation are known of the first.
     going_on = ("--resume", session.id, "--rounds", "2", "--plot", tmp_path / "both.png", "--force", "--json")

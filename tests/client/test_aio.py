@@ -212,8 +212,8 @@ def test_coroutine_functions_collect_and_progress_runs_on_the_event_loop(address
 
         async with aio.Client(address) as client:
             await client.adapt("pendulum", [collector, plain], 2, 4, progress=tell)
-        assert seen[-1] == (1, 4)
-        assert [k for k, _ in seen] == [0] * 5 + [1] * 5
+        assert seen[-1] == (2, 5)
+        assert [k for k, _ in seen] == [0] * 5 + [1] * 5 + [2] * 5
 
     asyncio.run(work())
 

@@ -64,7 +64,7 @@ def test_a_callable_collects(source: Callable[..., Any], client: tp.Client) -> N
         return source(policy, count)
 
     seen: list[tp.Progress] = []
-    adapted = client.adapt("pendulum", recorded, 2, 4, progress=seen.append)
+    adapted = client.adapt("pendulum", recorded, 2, 4, verify=0, progress=seen.append)
     assert asked == ([4, 2, 1] * 2 if source is half_of_it else [4, 4])
     assert [(p.round, p.collected) for p in seen] == [(k, n) for k in (0, 1) for n in (1, 2, 3, 4, 4)]
     assert client.resume(seen[0].session_id).policy.policy_id == adapted.policy_id
@@ -91,9 +91,9 @@ def test_several_collectors_run_concurrently(count: int, client: tp.Client) -> N
 def test_a_list_of_environments_shares_the_episodes(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     envs = [pendulum(), gymnasium.make_vec("Pendulum-v1", 2, "sync"), pendulum()]
-    session.run(envs, 1, 5, seed=3, progress=False)
+    session.run(envs, 1, 5, verify=0, seed=3, progress=False)
     again = client.create_session("pendulum")
-    again.run([pendulum()], 1, 5, seed=3, progress=False)
+    again.run([pendulum()], 1, 5, verify=0, seed=3, progress=False)
     assert session.report is not None
     assert again.report is not None
     assert (session.report.trajectories, again.report.trajectories) == (5, 5)
@@ -158,7 +158,7 @@ def test_episodes_before_a_failure_count_and_a_resumed_run_collects_the_rest(kin
     session = client.resume(session_id)
     assert (session.round, session.batch.trajectories) == (0, kept)
     seen: list[tp.Progress] = []
-    adapted = session.run(pendulum(), 2, 4, seed=0, progress=seen.append)
+    adapted = session.run(pendulum(), 2, 4, verify=0, seed=0, progress=seen.append)
     assert seen[0].collected == kept + 1
     assert [report.trajectories for report in session.reports] == [4, 4]
     assert session.reports[0].std_return > 0
@@ -212,12 +212,16 @@ def test_a_passed_deadline_creates_no_session(client: tp.Client) -> None:
 def test_a_session_with_all_its_rounds_is_unchanged(client: tp.Client) -> None:
     session = client.create_session("pendulum")
     adapted = session.run(pendulum(), 2, 2, progress=False)
-    assert session.run(Failing(1, ValueError()), 2, 2, progress=False) is adapted
-    for wrong in ({"rounds": 0}, {"trajectories": 0}):
+    again = session.run(Failing(1, ValueError()), 2, 2, progress=False)
+    assert (again.policy_id, again.history) == (adapted.policy_id, adapted.history)
+    assert session.discard().batch.trajectories == 0  # the episodes of the verification
+    for wrong in ({"rounds": 0}, {"trajectories": 0}, {"verify": -1}):
         with pytest.raises(tp.InvalidInputError, match=next(iter(wrong))):
             session.run(pendulum(), **wrong)  # type: ignore[arg-type]
     session.upload(collector(session.policy, 3))
-    session.run(Failing(1, ValueError()), 3, 2, progress=False)  # more trajectories than requested were uploaded before
+    session.run(
+        Failing(1, ValueError()), 3, 2, verify=0, progress=False
+    )  # more trajectories than requested were uploaded before
     assert session.report is not None
     assert session.report.trajectories == 3
 
@@ -328,14 +332,14 @@ def test_seeds_differ_between_rounds_collectors_and_resumed_runs(client: tp.Clie
             return super().reset(seed=seed)
 
     session = client.create_session("pendulum")
-    session.run([Seeded(pendulum()), Seeded(pendulum())], 2, 4, seed=1, progress=False)
+    session.run([Seeded(pendulum()), Seeded(pendulum())], 2, 4, verify=0, seed=1, progress=False)
     session.upload(collector(session.policy, 2))
-    session.run(Seeded(pendulum()), 3, 4, seed=1, progress=False)
-    session.run(Seeded(pendulum()), 4, 4, seed=1, progress=False)
+    session.run(Seeded(pendulum()), 3, 4, verify=0, seed=1, progress=False)
+    session.run(Seeded(pendulum()), 4, 4, verify=0, seed=1, progress=False)
     assert len(drawn) == len(set(drawn)) == 6
     first = drawn[:4]
     drawn.clear()
-    client.adapt("pendulum", [Seeded(pendulum()), Seeded(pendulum())], 2, 4, seed=1, progress=False)
+    client.adapt("pendulum", [Seeded(pendulum()), Seeded(pendulum())], 2, 4, verify=0, seed=1, progress=False)
     assert sorted(drawn[:2]) == sorted(first[:2])
     assert all(0 <= seed < 2**32 for seed in itertools.chain(drawn, first))
     assert np.unique(drawn).size == 4

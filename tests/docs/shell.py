@@ -97,7 +97,9 @@ class Shell:
         # An export with a profile measures nothing.
         small = () if "--profile" in arguments else SMALL.get(name, ())
         result = CliRunner().invoke(cli, [*arguments, *small], prog_name="thetaprime", env=context)
-        assert result.exit_code == 0, f"{where}: thetaprime {shlex.join(arguments)}: {result.output}"
+        # A policy that was trained with small settings gains nothing.
+        fine = (0, 3) if arguments[0] == "adapt" else (0,)
+        assert result.exit_code in fine, f"{where}: thetaprime {shlex.join(arguments)}: {result.output}"
         return result.output
 
     def _serve(self, options: list[str]) -> str:

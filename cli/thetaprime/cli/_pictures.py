@@ -84,11 +84,12 @@ class Pictures:
 
         return keep
 
-    def draw(self, session: Session, task: str) -> dict[str, Any]:
+    def draw(self, session: Session, round_index: int, task: str) -> dict[str, Any]:
         """Plays the missing episodes, and writes the files.
 
         Args:
             session: with at least one round taken.
+            round_index: k, for the policy θ_k that the session hands out: the last one, or a better one before.
             task: the task in words, for the title.
 
         Returns:
@@ -96,22 +97,23 @@ class Pictures:
         """
         drawn: dict[str, Any] = {}
         if self._plot is not None:
-            drawn = {"evaluation": self._draw_figure(self._plot, session, task), "plot": str(self._plot)}
+            drawn = {"evaluation": self._draw_figure(self._plot, session, round_index, task), "plot": str(self._plot)}
             self._console.print(f"wrote {self._plot}")
         if self._camera is not None and self._video is not None:
-            self._film(self._video, self._camera, session)
+            self._film(self._video, self._camera, session, round_index)
             drawn["video"] = str(self._video)
             self._console.print(f"wrote {self._video}")
         return drawn
 
-    def _draw_figure(self, path: Path, session: Session, task: str) -> dict[str, Any]:
+    def _draw_figure(self, path: Path, session: Session, round_index: int, task: str) -> dict[str, Any]:
         N = session.reports[-1].trajectories
         with work_progress(self._console, "playing for the figure", 2 * N) as advance:
-            after = self._behavior(session, session.round, N, advance)
+            last = self._behavior(session, session.round, N, advance)
+            after = last if round_index == session.round else self._behavior(session, round_index, N, advance)
             behaviors = []
             if after.deterministic.drawable:
                 behaviors = [self._behavior(session, 0, N, advance), after]
-        returns = np.array([each.undiscounted_return for each in after.explored])
+        returns = np.array([each.undiscounted_return for each in last.explored])
         policies = [
             PolicyReturns(each.round, each.mean_return, each.std_return, np.array(self._returns.get(each.round, ())))
             for each in session.reports
@@ -137,10 +139,10 @@ class Pictures:
         (deterministic,) = self.env.take()
         return Behavior(round_index, explored, deterministic)
 
-    def _film(self, path: Path, camera: Env, session: Session) -> None:
+    def _film(self, path: Path, camera: Env, session: Session, round_index: int) -> None:
         policies = {
             "θ, before": session.policy_at(0),
-            f"θ′, after {session.round} round{'s'[: session.round != 1]}": session.policy,
+            f"θ′, after {round_index} round{'s'[: round_index != 1]}": session.policy_at(round_index),
         }
         horizon = session.policy.contract.horizon
         with work_progress(self._console, "rendering", 2 * (horizon + 1) if horizon else None) as advance:

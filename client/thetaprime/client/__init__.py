@@ -30,6 +30,8 @@ from thetaprime.client._errors import (
     UnreachableError,
     Violation,
 )
+from thetaprime.client._history import RoundResult
+from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription, TensorInfo
 from thetaprime.client._policy.runner import PolicyRunner
@@ -39,6 +41,7 @@ from thetaprime.client._sync.client import Client
 from thetaprime.client._sync.session import Session
 from thetaprime.client._types import (
     AdaptationReport,
+    BestPolicy,
     MetaPolicyInfo,
     Progress,
     SessionInfo,
@@ -46,6 +49,7 @@ from thetaprime.client._types import (
     UploadReceipt,
     UploadShare,
 )
+from thetaprime.client._verdict import Decision, Estimate, Reason, ReasonCode, Verdict, WeightyStep
 from thetaprime.wire import ActionKind, EnvironmentContract, RewardContract, Trajectory
 
 __all__ = [
@@ -54,13 +58,17 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "AccessError",
     "ActionKind",
+    "Adaptation",
     "AdaptationReport",
     "AdaptedPolicy",
+    "BestPolicy",
     "Client",
     "CollectionError",
     "DataLossError",
     "DeadlineError",
+    "Decision",
     "EnvironmentContract",
+    "Estimate",
     "InvalidInputError",
     "LimitError",
     "MetaPolicyInfo",
@@ -70,8 +78,11 @@ __all__ = [
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
+    "Reason",
+    "ReasonCode",
     "RewardContract",
     "RobotDescription",
+    "RoundResult",
     "ServerError",
     "Session",
     "SessionInfo",
@@ -83,7 +94,9 @@ __all__ = [
     "UploadReceipt",
     "UploadShare",
     "UploadedBatch",
+    "Verdict",
     "Violation",
+    "WeightyStep",
     "check_environment",
     "collect",
     "from_minari",

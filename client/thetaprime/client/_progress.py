@@ -131,6 +131,8 @@ def _terminal_bars(console: "Console") -> Iterator[Show]:
 
 
 def _text(progress: Progress) -> str:
+    if progress.verifying:
+        return "verification"
     text = f"round {progress.round + 1}"
     if progress.report is not None:
         text += f"  return {progress.report.mean_return:.3g} ± {progress.report.std_return:.3g}"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import datetime
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from thetaprime import wire
+from thetaprime.client._verdict import CAUTIONS, Verdict
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import policy_pb2
 
@@ -17,6 +18,7 @@ _STATES: Final = {
     pb.SESSION_STATE_CLOSED: "closed",
     pb.SESSION_STATE_EXPIRED: "expired",
 }
+_CAUTION_NAMES: Final = {number: name for name, number in CAUTIONS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +119,18 @@ class UploadShare:
         sha256: digest (hex) of the upload's payload, as in its `UploadReceipt`.
         returns: undiscounted return of each trajectory, in upload order.
         shares: contribution of each trajectory, as in `AdaptationReport.shares`.
+        influences: influence of each trajectory, as in `AdaptationReport.influences`; empty from an old server.
     """
 
     sha256: str
     returns: tuple[float, ...]
     shares: tuple[float, ...]
+    influences: tuple[float, ...] = ()
+
+    @classmethod
+    def from_message(cls, message: pb.UploadShare) -> Self:
+        """Converts a message."""
+        return cls(message.sha256, tuple(message.returns), tuple(message.shares), tuple(message.influences))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +150,7 @@ class AdaptationReport:
         batch_sha256: digest (hex) of the uploads.
         uploads: contributions of the trajectories, by upload. Empty for a resumed session's earlier rounds, except the
             last one.
+        verdict: what the trajectories say about this step and the one before; None from an old server.
     """
 
     round: int
@@ -154,6 +164,7 @@ class AdaptationReport:
     seconds: float
     batch_sha256: str
     uploads: tuple[UploadShare, ...] = ()
+    verdict: Verdict | None = None
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
@@ -168,12 +179,30 @@ class AdaptationReport:
         """
         return np.array([value for upload in self.uploads for value in upload.shares], np.float64)
 
+    @property
+    def influences(self) -> npt.NDArray[np.float64]:
+        """[N]: leave-one-out influence of each trajectory: the part of the step, in its lengths, that goes with it."""
+        return np.array([value for upload in self.uploads for value in upload.influences], np.float64)
+
     @classmethod
     def from_message(cls, message: pb.AdaptationReport) -> Self:
         """Converts a message."""
         plain = {field.name: getattr(message, field.name) for field in dataclasses.fields(cls)}
-        uploads = tuple(UploadShare(each.sha256, tuple(each.returns), tuple(each.shares)) for each in message.uploads)
-        return cls(**{**plain, "uploads": uploads})
+        uploads = tuple(map(UploadShare.from_message, message.uploads))
+        verdict = Verdict.from_message(message.verdict) if message.HasField("verdict") else None
+        return cls(**{**plain, "uploads": uploads, "verdict": verdict})
+
+
+class BestPolicy(NamedTuple):
+    """The best verified policy of a session.
+
+    Attributes:
+        round: k, for `Session.policy_at`.
+        policy_id: SHA-256 (hex) of its parameters.
+    """
+
+    round: int
+    policy_id: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +222,11 @@ class SessionInfo:
         delete_time: time until which its policies can be read (UTC).
         doubt: why the uploads of this round are implausible together; None where they are not. The round takes no
             uploads and no step until some are discarded (`Session.discard`).
+        caution: ``off``, ``warn`` or ``hold``, as `Client.create_session` takes it; None from an old server.
+        reward_scale: as `Client.create_session` takes it; None where the rewards tell it.
+        reward_offset: likewise.
+        max_kl: longest step in nats; None for no limit.
+        best: the best verified policy; None from an old server.
     """
 
     session_id: str
@@ -206,6 +240,11 @@ class SessionInfo:
     expire_time: datetime.datetime
     delete_time: datetime.datetime
     doubt: str | None = None
+    caution: str | None = None
+    reward_scale: float | None = None
+    reward_offset: float | None = None
+    max_kl: float | None = None
+    best: BestPolicy | None = None
 
     @classmethod
     def from_message(cls, message: pb.Session) -> Self:
@@ -223,6 +262,11 @@ class SessionInfo:
             expire_time=_time(message.expire_time),
             delete_time=_time(message.delete_time),
             doubt=message.doubt or None,
+            caution=_CAUTION_NAMES.get(options.caution),
+            reward_scale=options.reward_scale if options.HasField("reward_scale") else None,
+            reward_offset=options.reward_offset if options.HasField("reward_offset") else None,
+            max_kl=options.max_kl if options.HasField("max_kl") else None,
+            best=BestPolicy(message.best_round, message.best_policy_id) if message.best_policy_id else None,
         )
 
 
@@ -237,6 +281,7 @@ class Progress:
         collected: number of trajectories collected in this round.
         trajectories: number of trajectories of this round.
         report: the report of the round's step; None before the step.
+        verifying: whether the trajectories verify the last policy, without another step.
     """
 
     session_id: str
@@ -245,6 +290,7 @@ class Progress:
     collected: int
     trajectories: int
     report: AdaptationReport | None
+    verifying: bool = False
 
 
 def _time(message: Timestamp) -> datetime.datetime:

@@ -10,16 +10,17 @@ from typing import Any, Self
 import grpc
 
 from thetaprime.client._async import runtime
-from thetaprime.client._async.rounds import Tasks, check_tasks, take_rounds
+from thetaprime.client._async.rounds import Tasks, check_tasks, hand_out, take_rounds
 from thetaprime.client._async.session import Session, fetch_policy
 from thetaprime.client._async.transport import Transport
 from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Configuration
-from thetaprime.client._errors import DeadlineError, InvalidInputError, ThetaPrimeError
+from thetaprime.client._errors import DeadlineError, InvalidInputError, PreconditionError, ThetaPrimeError
+from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._rpc.deadline import Deadline
-from thetaprime.client._rpc.requests import duration, name_and_version
+from thetaprime.client._rpc.requests import check_options, duration, name_and_version, session_options
 from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_policy_pb
@@ -165,6 +166,10 @@ class Client:
         version: int = 0,
         *,
         step_size_scale: float | None = None,
+        caution: str | None = None,
+        reward_scale: float | None = None,
+        reward_offset: float | None = None,
+        max_kl: float | None = None,
         ttl: float | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
@@ -175,6 +180,14 @@ class Client:
             meta_policy: name of the meta-policy, or ``name@version``.
             version: version of the meta-policy; 0 is the newest.
             step_size_scale: factor of every inner step size; None is 1.
+            caution: ``hold`` (None is the same): a step that is predicted to hurt is shortened or held, and one that
+                did hurt is rolled back. ``warn``: every step is taken, and its verdict says what ``hold`` would have
+                done. ``off``: every step is taken.
+            reward_scale: a, where the task's rewards are a·r + b and r has the units of meta-training
+                (`EnvironmentContract.reward`); above 0. None: the rewards tell the scale as far as they can.
+            reward_offset: b, likewise.
+            max_kl: longest step, as mean KL divergence between two policies in nats; a longer one is shortened. None
+                sets no limit.
             ttl: seconds until the session expires; None uses the server's default.
             request_id: idempotency key: equal ids return the same session. None draws a random id.
             timeout: the timeout of each call in seconds, at most the client's; None uses the client's.
@@ -182,23 +195,38 @@ class Client:
         Raises:
             NotFoundError: the meta-policy does not exist.
             InvalidInputError: an option is out of range.
+            PreconditionError: the server is too old for an option.
         """
         name, version = name_and_version(meta_policy, version)
+        options = session_options(
+            step_size_scale=step_size_scale,
+            caution=caution,
+            reward_scale=reward_scale,
+            reward_offset=reward_offset,
+            max_kl=max_kl,
+        )
         response = await self._transport.call(
             self._transport.adaptation.CreateSession,
             pb.CreateSessionRequest(
                 request_id=request_id or str(uuid.uuid4()),
                 meta_policy=name,
                 meta_policy_version=version,
-                options=pb.SessionOptions(step_size_scale=step_size_scale),
+                options=options,
                 ttl=None if ttl is None else duration(ttl),
             ),
             timeout,
         )
         info = SessionInfo.from_message(response.session)
         policy = await runtime.offload(AdaptedPolicy.from_message, response.policy)
+        session = Session(self._transport, info, policy, caution=caution)
+        try:
+            check_options(options, response.session.options, self.address)
+        except PreconditionError:
+            with contextlib.suppress(ThetaPrimeError):  # the session is of no use
+                await session.close()
+            raise
         if info.round == 0:
-            return Session(self._transport, info, policy)
+            return session
         return await self.resume(info.session_id, timeout=timeout)  # a repeated request of a session with rounds
 
     @runtime.traced("resume")
@@ -244,12 +272,17 @@ class Client:
         rounds: int = 3,
         trajectories: int | None = None,
         *,
+        verify: int | None = None,
         step_size_scale: float | None = None,
+        caution: str | None = None,
+        reward_scale: float | None = None,
+        reward_offset: float | None = None,
+        max_kl: float | None = None,
         seed: int | None = None,
         progress: ProgressOption = None,
         timeout: float | None = None,
-    ) -> AdaptedPolicy:
-        """Adapts a meta-policy to a task: collects, uploads and adapts, `rounds` times.
+    ) -> Adaptation:
+        """Adapts a meta-policy to a task: collects, uploads and adapts, `rounds` times, and verifies the result.
 
         Args:
             meta_policy: name of the meta-policy, or ``name@version``.
@@ -258,15 +291,26 @@ class Client:
                 missing ones); or a list of these, which share the episodes and collect concurrently.
             rounds: number of rounds.
             trajectories: episodes per round; None uses the number of meta-training.
+            verify: episodes of the last policy, so that no policy is handed out unmeasured. None: a quarter of a round,
+                at least 5. 0: none.
             step_size_scale: factor of every inner step size; None is 1.
+            caution: ``hold`` (None is the same): a step that is predicted to hurt is shortened or held, and one that
+                did hurt is rolled back. ``warn``: every step is taken, and its verdict says what ``hold`` would have
+                done. ``off``: every step is taken.
+            reward_scale: a, where the task's rewards are a·r + b and r has the units of meta-training
+                (`EnvironmentContract.reward`); above 0. None: the rewards tell the scale as far as they can.
+            reward_offset: b, likewise.
+            max_kl: longest step, as mean KL divergence between two policies in nats; a longer one is shortened. None
+                sets no limit.
             seed: seed of the environments and of the actions; None draws seeds from the system.
             progress: called after each episode and each step. Its `session_id` resumes the session after a crash.
                 True shows bars, False shows none, None shows bars if stderr is a terminal.
             timeout: seconds for all rounds; None sets no deadline. Each call has the client's timeout.
 
         Returns:
-            θ′. The session is closed. A failure leaves the session open: the exception's `session_id`, Ctrl-C's
-            included, is the id for `resume`.
+            θ′, with the history of the session. With ``caution="hold"`` the best policy that was measured: the last
+            one, or an earlier one if the last one had a lower return. The session is closed. A failure leaves the
+            session open: the exception's `session_id`, Ctrl-C's included, is the id for `resume`.
 
         Raises:
             InvalidInputError: an environment does not match the meta-policy.
@@ -280,7 +324,14 @@ class Client:
         request_id = str(uuid.uuid4())
         try:
             session = await self.create_session(
-                meta_policy, step_size_scale=step_size_scale, request_id=request_id, timeout=deadline.remaining()
+                meta_policy,
+                step_size_scale=step_size_scale,
+                caution=caution,
+                reward_scale=reward_scale,
+                reward_offset=reward_offset,
+                max_kl=max_kl,
+                request_id=request_id,
+                timeout=deadline.remaining(),
             )
         except (KeyboardInterrupt, DeadlineError) as error:
             deadline.annotate(error)
@@ -295,10 +346,13 @@ class Client:
             with contextlib.suppress(ThetaPrimeError):  # the session is of no use
                 await session.close()
             raise
-        await take_rounds(session, env, rounds, trajectories, seed=seed, progress=progress, deadline=deadline)
+        await take_rounds(
+            session, env, rounds, trajectories, verify=verify, seed=seed, progress=progress, deadline=deadline
+        )
+        adapted = await hand_out(session, verify, deadline)
         with contextlib.suppress(ThetaPrimeError):  # θ′ is loaded, and an open session expires
             await session.close()
-        return session.policy
+        return adapted
 
     async def _get_meta_policy(
         self, name: str, version: int, profile: str = "", robot: RobotDescription | None = None

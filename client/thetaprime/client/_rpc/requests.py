@@ -8,7 +8,8 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from thetaprime import wire
-from thetaprime.client._errors import InvalidInputError
+from thetaprime.client._errors import InvalidInputError, PreconditionError
+from thetaprime.client._verdict import CAUTIONS
 from thetaprime.v1 import adaptation_service_pb2 as pb
 
 # 128 bits of a SHA-256 name an upload.
@@ -89,6 +90,45 @@ def prepare_upload(
         digest,
         count_again,
     )
+
+
+def session_options(
+    *,
+    step_size_scale: float | None,
+    caution: str | None,
+    reward_scale: float | None,
+    reward_offset: float | None,
+    max_kl: float | None,
+) -> pb.SessionOptions:
+    """Returns the options of a session; None leaves an option unset.
+
+    Raises:
+        InvalidInputError: `caution` is no value of it. The server checks the numbers.
+    """
+    if caution is not None and caution not in CAUTIONS:
+        raise InvalidInputError.at("caution", f"{caution!r}; expected {', '.join(map(repr, CAUTIONS))} or None")
+    return pb.SessionOptions(
+        step_size_scale=step_size_scale,
+        caution=None if caution is None else CAUTIONS[caution],
+        reward_scale=reward_scale,
+        reward_offset=reward_offset,
+        max_kl=max_kl,
+    )
+
+
+def check_options(sent: pb.SessionOptions, kept: pb.SessionOptions, address: str) -> None:
+    """Checks that the server knows the options of a session.
+
+    Raises:
+        PreconditionError: an option is missing in the session: the server is older than the option.
+    """
+    # An old server takes every step, as "off" asks for.
+    asked = {field.name for field, value in sent.ListFields() if value != pb.CAUTION_OFF or field.name != "caution"}
+    if unknown := sorted(asked - {field.name for field, _ in kept.ListFields()}):
+        raise PreconditionError(
+            f"{', '.join(unknown)}: the server at {address} is older than this option of a session, and would ignore "
+            "it; update the server, or leave the option out"
+        )
 
 
 def split_upload(trajectories: Sequence[wire.Trajectory]) -> Iterator[Sequence[wire.Trajectory]]:

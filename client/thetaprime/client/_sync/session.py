@@ -4,16 +4,27 @@
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from thetaprime import wire
+from thetaprime.client._history import RoundResult
+from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._rpc.deadline import Deadline
 from thetaprime.client._rpc.requests import prepare_upload
 from thetaprime.client._sync import runtime
-from thetaprime.client._sync.rounds import Tasks, take_rounds
+from thetaprime.client._sync.rounds import Tasks, hand_out, take_rounds
 from thetaprime.client._sync.transport import Transport
-from thetaprime.client._types import AdaptationReport, MetaPolicyInfo, SessionInfo, UploadedBatch, UploadReceipt
+from thetaprime.client._types import (
+    AdaptationReport,
+    BestPolicy,
+    MetaPolicyInfo,
+    SessionInfo,
+    UploadedBatch,
+    UploadReceipt,
+)
 from thetaprime.v1 import adaptation_service_pb2 as pb
 
 
@@ -30,10 +41,13 @@ class Session:
         info: SessionInfo,
         policy: AdaptedPolicy,
         reports: Sequence[AdaptationReport] = (),
+        caution: str | None = None,
     ) -> None:
         self._transport = transport
         self._lock = threading.Lock()
         self._batch: UploadedBatch | None = None
+        self._returns: dict[str, tuple[float, ...]] = {}
+        self._caution = caution
         self._set(info, policy, reports)
 
     @property
@@ -76,6 +90,33 @@ class Session:
         """The reports of all steps, in order."""
         return self._reports
 
+    @property
+    def caution(self) -> str:
+        """``off``, ``warn`` or ``hold``, as `Client.create_session` takes it."""
+        return self._info.caution or self._caution or "hold"
+
+    @property
+    def best(self) -> BestPolicy | None:
+        """The best verified policy, as of the server's last response; None from an old server."""
+        return self._info.best
+
+    @property
+    def history(self) -> tuple[RoundResult, ...]:
+        """θ and every θ′ that was measured, in order: their returns, and the verdict on the step from each.
+
+        The current policy is among them once this object has uploaded trajectories of it.
+        """
+        measured = [RoundResult.of_report(report) for report in self._reports]
+        if self.returns:
+            measured.append(RoundResult.of_returns(self.round, self.returns))
+        return tuple(measured)
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Undiscounted return of each trajectory that this object has uploaded to this round."""
+        with self._lock:
+            return tuple(value for returns in self._returns.values() for value in returns)
+
     def __repr__(self) -> str:
         return f"Session({self.id!r}, {self.meta_policy.label}, round={self.round})"
 
@@ -85,24 +126,27 @@ class Session:
         rounds: int = 3,
         trajectories: int | None = None,
         *,
+        verify: int | None = None,
         seed: int | None = None,
         progress: ProgressOption = None,
         timeout: float | None = None,
-    ) -> AdaptedPolicy:
-        """Collects, uploads and adapts until the session has taken `rounds` rounds, earlier rounds included.
+    ) -> Adaptation:
+        """Collects, uploads and adapts until the session has taken `rounds` rounds, and verifies the last policy.
 
-        Trajectories that the current round has already count. The session stays open.
+        Earlier rounds count, and so do the trajectories that the current round has already. The session stays open,
+        and another run continues with the episodes of the verification.
 
         Args:
             env: as `Client.adapt`'s.
             rounds: total number of rounds.
             trajectories: episodes per round; None uses the number of meta-training.
+            verify: as `Client.adapt`'s.
             seed: as `Client.adapt`'s.
             progress: as `Client.adapt`'s.
             timeout: seconds for all rounds; None sets no deadline.
 
         Returns:
-            θ′, the session's `policy`.
+            θ′, as `Client.adapt`: the session's `policy`, or the best one before it.
 
         Raises:
             InvalidInputError: an environment does not match the meta-policy.
@@ -111,8 +155,8 @@ class Session:
             ThetaPrimeError: a call failed.
         """
         deadline = Deadline(timeout, f"session {self.id}")
-        take_rounds(self, env, rounds, trajectories, seed=seed, progress=progress, deadline=deadline)
-        return self.policy
+        take_rounds(self, env, rounds, trajectories, verify=verify, seed=seed, progress=progress, deadline=deadline)
+        return hand_out(self, verify, deadline)
 
     @runtime.traced("session.upload")
     def upload(
@@ -148,6 +192,8 @@ class Session:
         batch = UploadedBatch.from_message(response.batch)
         receipt = UploadReceipt(response.upload_id, response.sha256, batch, response.counted_as or None)
         with self._lock:
+            if receipt.counted_as is None:
+                self._returns[receipt.upload_id] = tuple(float(np.sum(each.rewards)) for each in trajectories)
             # Responses of concurrent uploads may arrive out of order.
             if self._batch is None or receipt.batch.uploads >= self._batch.uploads:
                 self._batch = receipt.batch
@@ -177,6 +223,8 @@ class Session:
         with self._lock:
             self._info = SessionInfo.from_message(response.session)
             self._batch = self._info.batch if self._info.batch.uploads else None
+            for upload_id in upload_ids or tuple(self._returns):
+                self._returns.pop(upload_id, None)
         return self._info
 
     @runtime.traced("session.adapt")
@@ -207,15 +255,19 @@ class Session:
         self._set(info, policy, (*self._reports, AdaptationReport.from_message(response.report)))
         return policy
 
-    def policy_at(self, round: int) -> AdaptedPolicy:  # noqa: A002 - the term of the wire contract
+    def policy_at(self, round: int, *, timeout: float | None = None) -> AdaptedPolicy:  # noqa: A002 - the term of the wire contract
         """Returns θ_k of round k; round 0 is θ.
+
+        Args:
+            round: k.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
             NotFoundError: the session has no such round.
         """
         if round == self.round:
             return self.policy
-        return fetch_policy(self._transport, self.id, round)
+        return fetch_policy(self._transport, self.id, round, timeout)
 
     def export(
         self,
@@ -255,7 +307,9 @@ class Session:
         info = SessionInfo.from_message(message.session)
         unchanged = info.round == self.round
         policy = self._policy if unchanged else fetch_policy(self._transport, self.id, info.round)
+        returns = self._returns if unchanged else {}
         self._set(info, policy, [AdaptationReport.from_message(report) for report in message.reports])
+        self._returns = returns
         self._batch = info.batch if info.batch.uploads else None
 
     @runtime.traced("session.close")
@@ -275,6 +329,7 @@ class Session:
         self._policy = policy
         self._reports = tuple(reports)
         self._batch = None
+        self._returns = {}
 
 
 def fetch_policy(
