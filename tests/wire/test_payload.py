@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,24 @@ def test_arrays_round_trip(array: npt.NDArray[Any]) -> None:
     assert again.dtype == array.dtype.newbyteorder("<") and again.shape == array.shape
     np.testing.assert_array_equal(again, array)
     assert array_to_message(again) == message
+
+
+def test_an_array_s_bytes_are_copied_out_of_its_message_once() -> None:
+    """Formerly twice: each access to a field of bytes copies it."""
+
+    class Message:
+        data_type = pb.DATA_TYPE_FLOAT32
+        shape = (2,)
+        accesses = 0
+
+        @property
+        def data(self) -> bytes:
+            self.accesses += 1
+            return bytes(8)
+
+    message = Message()
+    np.testing.assert_array_equal(array_from_message(cast("pb.Array", message), "x"), np.zeros(2, np.float32))
+    assert message.accesses == 1
 
 
 @given(

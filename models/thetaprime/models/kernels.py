@@ -2,7 +2,7 @@
 
 torch's own matrix product and tanh come from MKL, which is slow on processors of other makes than Intel's. oneDNN, also
 part of torch, takes half the time for a product and a thirteenth for a tanh (AMD EPYC, fifth generation). Without
-oneDNN, and for few rows, torch's own operations compute the layer.
+oneDNN, for few rows, and for the gradient by the weights, torch's own operations are used.
 """
 
 from collections.abc import Callable
@@ -89,7 +89,7 @@ class _Layer(torch.autograd.Function):
         gradient = activation_backward(gradient, outputs, ctx.activation)
         return (
             _product(gradient, weight.mT) if by_inputs else None,
-            _product(gradient.mT, inputs.mT) if by_weight else None,
+            _sum_of_products(gradient, inputs) if by_weight else None,
             gradient.sum(0) if by_bias else None,
             None,
         )
@@ -107,7 +107,12 @@ def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Gives left @ rightᵀ of [M, K] and [N, K] -> [M, N]."""
-    # If both sides are shorter than the summed axis, the kernel is faster with the shorter side first.
-    swap = left.shape[1] > left.shape[0] > right.shape[0]
-    product: torch.Tensor = _Layer.apply(*((right, left) if swap else (left, right)), None, "none")  # type: ignore[no-untyped-call]
-    return product.mT if swap else product
+    product: torch.Tensor = _Layer.apply(left, right, None, "none")  # type: ignore[no-untyped-call]
+    return product
+
+
+def _sum_of_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Gives leftᵀ @ right of [B, M] and [B, N] -> [M, N]."""
+    # oneDNN would first copy both sides with the axes exchanged: it takes 1.3 times as long as torch's own product,
+    # which is fastest with the shorter side first.
+    return left.mT @ right if left.shape[1] <= right.shape[1] else (right.mT @ left).mT

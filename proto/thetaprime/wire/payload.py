@@ -56,19 +56,17 @@ def array_from_message(message: pb.Array, field: str) -> npt.NDArray[Any]:
     dtype = _DTYPES.get(message.data_type)
     if dtype is None:
         raise WireError(f"{field}.data_type", f"{message.data_type} is unknown; expected {_expected()}")
-    if len(message.shape) > _MAX_AXES:
-        raise WireError(f"{field}.shape", f"{len(message.shape)} axes; at most {_MAX_AXES} are allowed")
-    shape = tuple(message.shape)
-    if any(length < 0 for length in shape):
+    # Each access copies the field.
+    shape, data = tuple(message.shape), message.data
+    if len(shape) > _MAX_AXES:
+        raise WireError(f"{field}.shape", f"{len(shape)} axes; at most {_MAX_AXES} are allowed")
+    if shape and min(shape) < 0:
         raise WireError(f"{field}.shape", f"{list(shape)} has a negative length")
     expected = math.prod(shape) * dtype.itemsize
-    if len(message.data) != expected:
-        raise WireError(
-            f"{field}.data",
-            f"{len(message.data)} bytes; shape {list(shape)} of {dtype.name} takes {expected}",
-        )
+    if len(data) != expected:
+        raise WireError(f"{field}.data", f"{len(data)} bytes; shape {list(shape)} of {dtype.name} takes {expected}")
     try:
-        return np.frombuffer(message.data, dtype=dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # a zero, beside lengths that numpy cannot represent
         raise WireError(f"{field}.shape", f"{list(shape)} is not a shape: {error}") from error
 

@@ -74,9 +74,12 @@ def _floats(array: npt.NDArray[Any], shape: tuple[int, ...], field: str) -> None
     if array.dtype.kind != "f":
         raise WireError(field, f"dtype {array.dtype}; expected float32 or float64")
     _shape(array, shape, field)
-    # The policy computes in float32: a float64 that overflows there is as bad as infinity.
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32, copy=False))
+    if array.dtype == np.float32:
+        finite = np.isfinite(array)
+    else:
+        # The policy computes in float32: a float64 that overflows there is as bad as infinity.
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32))
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         path = "".join(f"[{i}]" for i in index)

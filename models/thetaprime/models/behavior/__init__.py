@@ -234,7 +234,7 @@ def _earlier_ratios(
     policy: Policy, outputs: tuple[torch.Tensor, ...], batch: TrajectoryBatch, earlier: Sequence[Parameters]
 ) -> Array:
     """[2, S]: the log likelihood ratios of earlier policies at some of the steps; 0 at the others."""
-    steps = len(batch.rewards)
+    steps = sum(batch.lengths)
     ratios = np.zeros((2, steps), np.float32)
     for row, parameters, most in zip(ratios, earlier, _EARLIER_STEPS, strict=False):
         some = slice(None, None, -(-steps // most))

@@ -56,6 +56,11 @@ class Quotas(pydantic.BaseModel):
         if count >= self.max_sessions:
             raise QuotaError("TENANT_SESSIONS", "the tenant's open sessions", count + 1, self.max_sessions)
 
+    @property
+    def limit_storage(self) -> bool:
+        """Whether they limit what a tenant stores."""
+        return self.max_bytes is not None or self.max_steps is not None
+
     def require_room(self, connection: sa.Connection, tenant: str, *, size: int, steps: int = 0) -> None:
         """Checks, in the transaction that stores data of a tenant, that its quotas have room.
 
@@ -71,7 +76,7 @@ class Quotas(pydantic.BaseModel):
         Raises:
             TenantQuotaError: the data exceeds `max_bytes` or `max_steps`.
         """
-        if self.max_bytes is None and self.max_steps is None:
+        if not self.limit_storage:
             return
         kept = tenant_usage(connection, tenant)
         for reason, subject, came, limit in (

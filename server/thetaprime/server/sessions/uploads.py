@@ -185,7 +185,9 @@ def accept_upload(
         return AcceptedUpload(_acknowledge_again(upload.known, header, digest))
     # Verification is expensive: first refuse an upload that exceeds the limits by itself.
     _extended_batch(UploadedBatch(), digest, footer, config)
-    with_expired_deleted(store, tenant, lambda: _require_room_early(store, quotas, tenant, len(payload), footer.steps))
+    if quotas.limit_storage:
+        size, steps = len(payload), footer.steps
+        with_expired_deleted(store, tenant, lambda: _require_room_early(store, quotas, tenant, size, steps))
     entry = session_entry(catalog, upload.session)
     verified = _verified_trajectories(store, entry, upload, _unpacked(entry, upload.session, payload, footer))
     failpoints.reach("upload.verified")

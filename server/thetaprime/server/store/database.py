@@ -36,6 +36,7 @@ class Database:
         # Without this lock, SQLite's writers poll for the database with pauses of up to 0.1 s.
         self._writer = threading.Lock()
         self._folder = folder
+        self._files = (folder / FILE, folder / BLOBS)
         self._in_place: list[tuple[int, int]] | None = None
         # The pool grows with the threads that use it; the executors bound them.
         self._engine = sa.create_engine(
@@ -115,7 +116,7 @@ class Database:
 
     def _files_at_path(self) -> list[tuple[int, int]]:
         """Returns the device and the inode of the database and of the folder of blobs."""
-        found = [(self._folder / name).stat() for name in (FILE, BLOBS)]
+        found = [file.stat() for file in self._files]
         return [(each.st_dev, each.st_ino) for each in found]
 
 
