@@ -12,7 +12,7 @@ from tests.support.command import Command
 from thetaprime import models
 from thetaprime.cli import cli
 from thetaprime.server import ServerConfig, running_server
-from thetaprime.training.evaluation.comparisons import Comparisons
+from thetaprime.training.evaluation.comparisons import Comparison, comparison_files
 from thetaprime.training.tasks import OracleTasks, PointNavigationTasks
 
 
@@ -30,11 +30,15 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = models.PolicySpec(hidden_sizes=(8,), init_log_std=-1.0)
     policy = models.Policy(tasks.environment, spec)
     oracle_policy = models.Policy(OracleTasks(tasks).environment, spec)
-    comparisons = Comparisons(policy.init(1), policy.init(2), oracle_policy.init(3), oracle_policy)
+    comparisons = {
+        "pretrained": Comparison(policy, policy.init(1)),
+        "random": Comparison(policy, policy.init(2)),
+        "oracle": Comparison(oracle_policy, oracle_policy.init(3)),
+    }
     write = functools.partial(
         write_untrained, root, spec=spec, adaptation=models.AdaptationSpec(trajectories_per_round=3)
     )
-    write("point-navigation", tasks.environment, extra_files=comparisons.files())
+    write("point-navigation", tasks.environment, extra_files=comparison_files(comparisons))
     cart_pole = models.EnvironmentContract(
         environment_id="CartPole-v1",
         observation_shape=(4,),

@@ -15,6 +15,7 @@ from thetaprime.cli import _files, cli, serve, train
 from thetaprime.cli._command import Command
 from thetaprime.cli._errors import CommandError, error_object
 from thetaprime.cli._main import SUBCOMMANDS
+from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig
 from thetaprime.training import TrainConfig
 
@@ -70,6 +71,8 @@ def test_help_imports_no_heavy_package(args: tuple[str, ...], heavy: tuple[str, 
         (("train",), "training"),
         (("evaluate", "x"), "training"),
         (("export", ".", "--pretrained=.", "--oracle=.", "--name=a", "--description=b"), "training"),
+        (("export", ".", "--name=a", "--description=b"), "training"),
+        (("compare", str(zoo_directory() / "point-navigation" / "1"), "--oracle=."), "training"),
         (("export", ".", "--profile=epsilon"), "training"),
     ],
 )

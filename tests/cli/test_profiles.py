@@ -85,7 +85,7 @@ def test_inspect_prints_the_form_and_its_tensors(zoo: Path, tmp_path: Path, thet
         (["export", "{point}", "--profile", "epsilon", "--name", "a"], "--name is for writing an artifact of a run"),
         (["export", "{point}", "--profile", "epsilon", "--output", "{tmp}/no/p.onnx"], "the folder {tmp}/no does not"),
         (["export", "{point}", "--robot", "{robot}"], "--robot describes the robot for --profile robot"),
-        (["export", "{tmp}"], "Missing option '--pretrained'"),
+        (["export", "{tmp}"], "Missing option '--name'"),
         (
             ["export", "nowhere", "--pretrained={tmp}", "--oracle={tmp}", "--name=a", "--description=b"],
             "nowhere: expected the folder of a run (or --profile)",

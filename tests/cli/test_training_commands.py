@@ -74,6 +74,50 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
     assert sorted(each.name for each in (tmp_path / "evaluation").iterdir()) == ["curves.png", "evaluation.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_evaluation")
+def test_a_meta_policy_is_exported_alone_and_compared_later(tmp_path: Path, thetaprime: Command) -> None:
+    for method, units in (("maml", 8), ("oracle", 5), ("pretrained", 6)):
+        run = ("train", "point-navigation", "--method", method, "--output", tmp_path / method, "--iterations", 1)
+        # Beside the 8 units of TINY, another layer.
+        assert thetaprime(*run, *TINY, f"--policy-hidden-sizes={units}").exit_code == 0
+    (tmp_path / "notes.md").write_text("## Without it\n\nOne run without it: -12.")
+    measured = ("--tasks", 2, "--json")
+    export = ("export", tmp_path / "maml", "--name", "alone", "--description", "Alone.", "--output", tmp_path / "zoo")
+    exported = last_json(thetaprime(*export, "--notes", tmp_path / "notes.md", *measured))
+    assert exported["scores"] is None and len(exported["negative_adaptation"]) == 4
+    folder = tmp_path / "zoo" / "alone" / "1"
+    assert not {"pretrained.safetensors", "random.safetensors", "oracle.safetensors"} & exported["files"].keys()
+    card = (folder / "README.md").read_text()
+    assert "One run without it: -12." in card and "It was not compared" in card and "S_k" not in card
+    assert "## MAML as published" in card and "The network is an MLP of (8, 8) relu units" in card
+
+    evaluate_alone = ("evaluate", folder, "--gradient-steps", 1, "--trajectories", 2, "--output", tmp_path / "e")
+    assert set(last_json(thetaprime(*evaluate_alone, *measured))["returns"]) == {"maml"}
+    refused = thetaprime(*evaluate_alone, *measured, "--methods", "maml,oracle", "--force")
+    assert "oracle.safetensors: alone@1 has no oracle policy to compare with (it has none)" in refused.stderr
+    assert "thetaprime compare" in refused.stderr
+
+    with_oracle = last_json(thetaprime("compare", folder, "--oracle", tmp_path / "oracle", *measured))
+    assert with_oracle["scores"] is None and "oracle.safetensors" in with_oracle["files"]
+    compared = last_json(thetaprime("compare", folder, "--pretrained", tmp_path / "pretrained", *measured))
+    assert len(compared["scores"]) == 5
+    assert (compared["meta_policy"], compared["policy_id"]) == ("alone@1", exported["policy_id"])
+    assert all(compared["files"][name] == exported["files"][name] for name in ("theta.safetensors", "policy.onnx"))
+    card = (folder / "README.md").read_text()
+    assert "One run without it: -12." in card and "S_k, 95 % interval" in card
+    assert "Another network than the meta-policy's: the oracle and the pretrained." in card
+    again = last_json(thetaprime(*evaluate_alone, *measured, "--force"))
+    assert set(again["returns"]) == {"maml", "pretrained", "random", "oracle"} and len(again["scores"]) == 2
+
+    # Another artifact's comparisons serve as well.
+    other = ("export", tmp_path / "maml", "--name", "other", "--description", "Other.", "--output", tmp_path / "zoo")
+    borrowed = last_json(thetaprime(*other, "--pretrained", folder, "--oracle", folder, *measured))
+    for name in ("pretrained.safetensors", "oracle.safetensors"):
+        assert borrowed["files"][name] == compared["files"][name]
+    assert borrowed["scores"] == compared["scores"]
+
+
 def test_an_evaluation_of_some_methods_is_quick_and_says_what_is_missing(tmp_path: Path, thetaprime: Command) -> None:
     """The shipped artifact stores how its comparisons are fine-tuned: only the methods' own episodes are played."""
     options = ("--tasks", 2, "--gradient-steps", 1, "--trajectories", 2, "--output", tmp_path, "--json")
@@ -220,6 +264,17 @@ def test_a_run_is_not_resumed_under_another_algorithm(how: str, tmp_path: Path, 
             ["export", "{tmp}", "--pretrained", "{tmp}", "--oracle", "{tmp}", "--name=a", "--description=b"],
             "checkpoint",
         ),
+        (["compare", "{tmp}", "--oracle", "{tmp}"], "{tmp}: expected a folder with a manifest.json"),
+        (["compare", "{zoo}/cart-pole/1"], "nothing to compare with; give --pretrained, --oracle, or both"),
+        (
+            ["compare", "{zoo}/point-navigation/1", "--oracle", "half-cheetah-direction"],
+            "half-cheetah-direction: its tasks are half-cheetah-direction; the meta-policy's are point-navigation",
+        ),
+        (
+            ["compare", "{zoo}/point-navigation/1", "--oracle", "{tmp}"],
+            "expected the folder of a run of --method oracle",
+        ),
+        (["compare", "{zoo}/point-navigation/1", "--pretrained", "no-such"], "no-such: no such artifact"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -229,7 +284,7 @@ def test_a_mistake_is_one_line(
     (tmp_path / "bad.toml").write_text("seed = ")
     result = thetaprime(*(each.format(tmp=tmp_path, zoo=zoo) for each in arguments))
     assert result.exit_code != 0
-    assert problem in result.stderr
+    assert problem.format(tmp=tmp_path, zoo=zoo) in result.stderr
     assert "Traceback" not in result.output
     said = [line for line in result.stderr.splitlines() if line.startswith("thetaprime ")]
     assert len(said) == 1, result.stderr

@@ -9,7 +9,7 @@ from tests.support.artifacts import write_untrained
 from tests.support.training.evaluations import evaluation_by_hand
 from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Policy, PolicySpec
 from thetaprime.training.evaluation import fine_tuning
-from thetaprime.training.evaluation.comparisons import EVALUATION_NAME, Comparisons
+from thetaprime.training.evaluation.comparisons import EVALUATION_NAME, Comparison, comparison_files
 from thetaprime.training.evaluation.curves import adaptation_curve
 from thetaprime.training.evaluation.evaluation import METHODS, TASKS_AT_ONCE, EvaluationPlan, evaluate, evaluation_work
 from thetaprime.training.evaluation.figures import curves_png
@@ -26,7 +26,13 @@ def _artifact(folder: Path, evaluation: object = None) -> MetaPolicy:
     tasks = PointNavigationTasks()
     spec = PolicySpec(hidden_sizes=(4,), init_log_std=-1.0)
     policy, oracle = Policy(tasks.environment, spec), Policy(OracleTasks(tasks).environment, spec)
-    files = Comparisons(policy.init(1), policy.init(2), oracle.init(3), oracle).files()
+    files = comparison_files(
+        {
+            "pretrained": Comparison(policy, policy.init(1)),
+            "random": Comparison(policy, policy.init(2)),
+            "oracle": Comparison(oracle, oracle.init(3)),
+        }
+    )
     if evaluation is not None:
         files[EVALUATION_NAME] = json.dumps(evaluation).encode()
     return write_untrained(

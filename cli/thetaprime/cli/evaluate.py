@@ -66,10 +66,8 @@ class _Methods(click.ParamType[tuple[str, ...]]):
 @option(
     "--methods",
     type=_Methods(),
-    default=",".join(METHODS),
-    show_default=True,
-    help="Methods to measure: the meta-policy (maml) and its comparisons. The score S_k needs maml, pretrained and "
-    "oracle.",
+    help=f"Methods to measure, of {', '.join(METHODS)}: the meta-policy and its comparisons. The score S_k needs maml, "
+    "pretrained and oracle.  [default: all that the artifact has]",
 )
 @option(
     "--seed",
@@ -115,7 +113,7 @@ class _Methods(click.ParamType[tuple[str, ...]]):
 def command(
     meta_policy: str,
     tasks: int,
-    methods: tuple[str, ...],
+    methods: tuple[str, ...] | None,
     seeds: tuple[int, ...],
     gradient_steps: int,
     trajectories: int | None,
@@ -135,7 +133,7 @@ def command(
     evaluation-partial.json.
     """
     from thetaprime.models import load_meta_policy, resolve_meta_policy
-    from thetaprime.training.evaluation.evaluation import EvaluationPlan
+    from thetaprime.training.evaluation.evaluation import EvaluationPlan, held_methods
     from thetaprime.training.evaluation.figures.evaluation import curves_figure
     from thetaprime.training.evaluation.figures.style import save
 
@@ -146,7 +144,7 @@ def command(
     for file in (numbers, figure):
         require_new_file(file, "--output", force=force)
     console = console_for(as_json)
-    plan = EvaluationPlan(tasks, seeds, methods, gradient_steps, trajectories)
+    plan = EvaluationPlan(tasks, seeds, methods or held_methods(artifact), gradient_steps, trajectories)
     evaluation = _measured(artifact, plan, console, folder / "evaluation-partial.json")
     result = evaluation.to_json()
     numbers.write_text(json.dumps(result, indent=2) + "\n")

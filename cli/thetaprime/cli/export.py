@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from thetaprime.cli._command import Command, option
 from thetaprime.cli._completion import MANIFEST, complete_meta_policy
 from thetaprime.cli._files import force_option, require_new_file
+from thetaprime.cli._measurement import exported_facts, measurement_options
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._profiles import make_form, profile_options
 
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
     from thetaprime.client import RobotDescription
 
-_run_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 # Options that an artifact requires, and a form does not take.
-_REQUIRED: Final = ("pretrained", "oracle", "name", "description")
+_REQUIRED: Final = ("name", "description")
 _WITH_A_PROFILE: Final = ("source", "profile", "robot", "output", "force", "as_json")
 
 _artifact_option = functools.partial(option, section="Artifact of a run")
-_measurement_option = functools.partial(option, section="Measurement of an artifact")
 
 
 @click.command(
@@ -32,18 +31,30 @@ _measurement_option = functools.partial(option, section="Measurement of an artif
     examples=(
         "thetaprime export runs/maml --pretrained runs/pretrained --oracle runs/oracle \\\n"
         "    --name my-robot --description 'A robot that reaches.' --output zoo",
+        "thetaprime export runs/maml --name my-robot --description 'A robot that reaches.'",
         "thetaprime export policy.onnx --profile unity-mlagents --output walker.onnx",
         "thetaprime export point-navigation --profile epsilon",
     ),
 )
 @click.argument("source", shell_complete=complete_meta_policy)
-@_artifact_option("--pretrained", type=_run_folder, help="Run of --method pretrained.")
-@_artifact_option("--oracle", type=_run_folder, help="Run of --method oracle.")
+@_artifact_option(
+    "--pretrained",
+    help="Policy to compare with: the folder of a run of --method pretrained, or an artifact that has one. A random "
+    "initialization is compared, too.  [default: none; thetaprime compare adds it later]",
+)
+@_artifact_option(
+    "--oracle", help="Oracle to compare with: the folder of a run of --method oracle, or an artifact.  [default: none]"
+)
 @_artifact_option("--name", help="Name of the meta-policy, such as point-navigation.")
 @_artifact_option(
     "--version", type=click.IntRange(min=1), default=1, show_default=True, help="Version, counted from 1."
 )
 @_artifact_option("--description", help="One line for people.")
+@_artifact_option(
+    "--notes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Markdown file to add to the model card.",
+)
 @_artifact_option(
     "--adapted-std-factor",
     type=click.FloatRange(min=0.0, min_open=True, max=1.0),
@@ -58,24 +69,7 @@ _measurement_option = functools.partial(option, section="Measurement of an artif
     help="Factor on θ's noise. More noise gives a surer direction of the gradient. --adapted-std-factor multiplies "
     "the result.",
 )
-@_measurement_option(
-    "--tasks", type=click.IntRange(min=2), default=40, show_default=True, help="Held-out tasks to measure on."
-)
-@_measurement_option(
-    "--seed",
-    "seeds",
-    type=click.IntRange(min=0),
-    default=[7],
-    show_default=True,
-    multiple=True,
-    help="Seed of the measurement. Repeat it for more seeds; each draws its own --tasks tasks.",
-)
-@_measurement_option(
-    "--more-trajectories",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Measure with this number of trajectories for each gradient step too. May be repeated.",
-)
+@measurement_options
 @profile_options
 @option(
     "--output",
@@ -98,10 +92,10 @@ def command(
     as_json: bool,
     **artifact: Any,
 ) -> None:
-    """Write the meta-policy of the run SOURCE as an artifact: θ, its comparisons, its ONNX form, its model card.
+    """Write the meta-policy of the run SOURCE as an artifact: θ, its ONNX form, its model card, its comparisons.
 
     `thetaprime serve` serves an artifact, and `thetaprime evaluate` measures it. The command measures the curves on
-    the model card. It requires --pretrained, --oracle, --name and --description.
+    the model card. It requires --name and --description; --pretrained and --oracle add policies to compare with.
 
     With --profile, write a policy in the form that an engine reads. SOURCE is then an ONNX file (θ′, as `thetaprime
     adapt` and `save` write it), the folder of an artifact, or a shipped meta-policy by name.
@@ -147,24 +141,15 @@ def _write_artifact(
     require_new_file(folder / MANIFEST, "--output", force=force)
     # Imported here: the forms need neither torch nor a simulator.
     from thetaprime.cli._progress import work_progress
-    from thetaprime.cli.evaluate import evaluation_tables
     from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_work
 
-    request = ExportRequest(maml=Path(source), output=folder, **fields)
+    notes: Path | None = fields.pop("notes")
+    text = notes.read_text() if notes else ""
+    request = ExportRequest(maml=Path(source), output=folder, notes=text, **fields)
     label = f"{request.name}@{request.version}"
     with work_progress(console, f"measuring {label}", export_work(request), count=False) as advance:
         written, evaluation = export_meta_policy(request, on_trajectories=advance)
-    for table in evaluation_tables(evaluation):
-        console.print(table)
-    console.print(f"wrote {written.directory}", soft_wrap=True)
-    return {
-        "artifact": str(written.directory),
-        "meta_policy": written.label,
-        "policy_id": written.policy_id,
-        "files": written.manifest.files,
-        "scores": evaluation.scores().tolist(),
-        "negative_adaptation": evaluation.negative_adaptation().tolist(),
-    }
+    return exported_facts(console, written, evaluation)
 
 
 def _refuse_others(context: click.Context) -> None:

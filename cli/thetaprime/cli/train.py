@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 SECTIONS: Final = {
     "Experiment": ("method", "seed", "iterations"),
     "Outer loop": (
-        *("outer_loop", "meta_batch_size", "support_trajectories", "max_kl", "fisher_fraction", "outer_lr"),
+        *(
+            "outer_loop",
+            "meta_batch_size",
+            "spread_tasks",
+            "support_trajectories",
+            "max_kl",
+            "fisher_fraction",
+            "outer_lr",
+        ),
         *("outer_epochs", "clip_range", "inner_kl_penalty", "exploration_credit", "outer_discount", "outer_gae_lambda"),
         *("multi_step_loss", "learn_step_sizes", "step_size_lr"),
     ),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
     from thetaprime.training.evaluation.scores import Evaluation
     from thetaprime.training.export.export import (
+        CompareRequest,
         ExportRequest,
+        compare_meta_policy,
         export_meta_policy,
     )
     from thetaprime.training.run import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchedTaskDistribution",
+    "CompareRequest",
     "Evaluation",
     "EvaluationPlan",
     "ExportRequest",
@@ -42,6 +45,7 @@ __all__ = [
     "TaskDistribution",
     "TrainConfig",
     "check_task_distribution",
+    "compare_meta_policy",
     "evaluate",
     "export_meta_policy",
     "load_config",
@@ -51,6 +55,7 @@ __all__ = [
 
 _MODULES: Final = {
     "BatchedTaskDistribution": "tasks",
+    "CompareRequest": "export.export",
     "Evaluation": "evaluation.scores",
     "EvaluationPlan": "evaluation.evaluation",
     "ExportRequest": "export.export",
@@ -59,6 +64,7 @@ _MODULES: Final = {
     "TaskDistribution": "tasks",
     "TrainConfig": "config",
     "check_task_distribution": "tasks",
+    "compare_meta_policy": "export.export",
     "evaluate": "evaluation.evaluation",
     "export_meta_policy": "export.export",
     "load_config": "config",

@@ -1,64 +1,106 @@
-"""The comparisons of a meta-policy: their parameters, in files beside θ."""
+"""The comparisons of a meta-policy: their networks and parameters, in files beside θ.
+
+An artifact holds some comparisons, or none: a policy that was pretrained on all tasks, a random initialization, and an
+oracle, which observes the task. The networks of the first and the last are those of their training runs, which may
+differ from the meta-policy's.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
+import pydantic
+
 from thetaprime.models import (
-    EnvironmentContract,
+    ArtifactError,
     MetaPolicy,
     Parameters,
     Policy,
+    PolicySpec,
     check_parameters,
     parameters_to_bytes,
     read_tensors,
 )
-from thetaprime.training.tasks.oracle import oracle_policy
+from thetaprime.models.manifest import MANIFEST_NAME
+from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
+from thetaprime.training.tasks.protocol import TaskDistribution
 
-PRETRAINED_NAME: Final = "pretrained.safetensors"
-RANDOM_NAME: Final = "random.safetensors"
-ORACLE_NAME: Final = "oracle.safetensors"
+FINE_TUNED: Final = ("pretrained", "random")
+"""The comparisons that are fine-tuned."""
+COMPARISONS: Final = (*FINE_TUNED, "oracle")
+"""All comparisons."""
 EVALUATION_NAME: Final = "evaluation.json"
 """The artifact's evaluation, which also keeps the settings that its comparisons are fine-tuned with."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Comparisons:
-    """The initial parameters of each comparison.
+class Comparison:
+    """A policy to compare with.
 
     Attributes:
-        pretrained: of one policy trained on all tasks, which is fine-tuned.
-        random: of an untrained policy, which is fine-tuned.
-        oracle: of the oracle, which observes the task.
-        oracle_policy: the oracle's network; its observation ends with the task's parameters.
+        policy: its network; the oracle's observation ends with the task's parameters.
+        parameters: its parameters, before fine-tuning.
     """
 
-    pretrained: Parameters
-    random: Parameters
-    oracle: Parameters
-    oracle_policy: Policy
-
-    def files(self) -> dict[str, bytes]:
-        """The contents of the files beside θ, by name."""
-        return {
-            PRETRAINED_NAME: parameters_to_bytes(self.pretrained),
-            RANDOM_NAME: parameters_to_bytes(self.random),
-            ORACLE_NAME: parameters_to_bytes(self.oracle),
-        }
+    policy: Policy
+    parameters: Parameters
 
 
-def load_comparisons(meta_policy: MetaPolicy, oracle_environment: EnvironmentContract) -> Comparisons:
-    """Reads the comparisons of an artifact.
+def comparison_file(method: str) -> str:
+    """The name of a comparison's file beside θ."""
+    return f"{method}.safetensors"
+
+
+def comparison_files(comparisons: Mapping[str, Comparison]) -> dict[str, bytes]:
+    """The contents of the files beside θ, by name."""
+    return {comparison_file(method): parameters_to_bytes(each.parameters) for method, each in comparisons.items()}
+
+
+def held_comparisons(meta_policy: MetaPolicy) -> tuple[str, ...]:
+    """The comparisons that an artifact holds, in their usual order."""
+    return tuple(method for method in COMPARISONS if comparison_file(method) in meta_policy.manifest.files)
+
+
+def comparison_policy(method: str, distribution: TaskDistribution, spec: PolicySpec) -> Policy:
+    """The network of a comparison."""
+    if method == "oracle":
+        return oracle_policy(OracleTasks(distribution).environment, spec)
+    return Policy(distribution.environment, spec)
+
+
+def load_comparison(meta_policy: MetaPolicy, method: str, distribution: TaskDistribution) -> Comparison:
+    """Reads a comparison of an artifact.
 
     Args:
         meta_policy: the artifact.
-        oracle_environment: the contract of the oracle's environment.
+        method: of `COMPARISONS`.
+        distribution: the meta-policy's tasks.
 
     Raises:
-        ArtifactError: a file is missing, or its parameters do not fit the network.
+        ArtifactError: the artifact does not hold it, or its parameters do not fit its network.
     """
-    network = oracle_policy(oracle_environment, meta_policy.manifest.policy)
-    found = {}
-    for name in (PRETRAINED_NAME, RANDOM_NAME, ORACLE_NAME):
-        found[name] = read_tensors(meta_policy.read_extra(name), name)
-        check_parameters(network if name == ORACLE_NAME else meta_policy.policy, found[name], name)
-    return Comparisons(found[PRETRAINED_NAME], found[RANDOM_NAME], found[ORACLE_NAME], network)
+    name = comparison_file(method)
+    if name not in meta_policy.manifest.files:
+        held = ", ".join(held_comparisons(meta_policy)) or "none"
+        raise ArtifactError(
+            name,
+            f"{meta_policy.label} has no {method} policy to compare with (it has {held}): add one with thetaprime "
+            "compare, or measure other --methods",
+        )
+    policy = comparison_policy(method, distribution, _spec(meta_policy, method))
+    parameters = read_tensors(meta_policy.read_extra(name), name)
+    check_parameters(policy, parameters, name)
+    return Comparison(policy, parameters)
+
+
+def _spec(meta_policy: MetaPolicy, method: str) -> PolicySpec:
+    """The network's specification: that of the comparison's run, or the meta-policy's if it had none."""
+    run = meta_policy.manifest.provenance.comparisons.get(method)
+    if run is None or "policy" not in run.config:
+        return meta_policy.manifest.policy
+    try:
+        return PolicySpec.model_validate(run.config["policy"])
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, ("provenance.comparisons", method, "config.policy", *problem["loc"])))
+        raise ArtifactError(MANIFEST_NAME, f"{field}: {problem['msg']}") from error

@@ -14,7 +14,7 @@ from thetaprime.models import (
     adapt_step,
     with_std_factor,
 )
-from thetaprime.training.evaluation.comparisons import Comparisons, load_comparisons
+from thetaprime.training.evaluation.comparisons import Comparison, load_comparison
 from thetaprime.training.evaluation.scores import Returns
 from thetaprime.training.resources import MapTasks, in_turn
 from thetaprime.training.sampling.sampler import collect
@@ -126,7 +126,7 @@ def oracle_noises(adaptation: AdaptationSpec) -> list[float]:
 
 
 def oracle_returns(
-    comparisons: Comparisons,
+    oracle: Comparison,
     distribution: TaskDistribution,
     tasks: Sequence[Task],
     trajectories: int,
@@ -139,11 +139,11 @@ def oracle_returns(
     """[F, T]: the oracle's mean undiscounted return on each task, with each factor on its noise."""
     reached = np.empty((len(noises), len(tasks)))
     for row, noise in enumerate(noises):
-        parameters = with_std_factor(comparisons.oracle, noise)
+        parameters = with_std_factor(oracle.parameters, noise)
         batches = collect(
             OracleTasks(distribution),
             tasks,
-            comparisons.oracle_policy,
+            oracle.policy,
             [parameters] * len(tasks),
             trajectories,
             rng=stream(seed, _ORACLE, group),
@@ -162,6 +162,6 @@ def best_noise(returns: Returns) -> Returns:
 def oracle_return(meta_policy: MetaPolicy, task: Task, episodes: int, seed: int) -> float:
     """The oracle's mean undiscounted return on one task."""
     distribution = resolve_tasks(meta_policy.manifest.provenance.distribution)
-    comparisons = load_comparisons(meta_policy, OracleTasks(distribution).environment)
+    oracle = load_comparison(meta_policy, "oracle", distribution)
     noises = oracle_noises(meta_policy.manifest.adaptation)
-    return float(best_noise(oracle_returns(comparisons, distribution, [task], episodes, noises, seed=seed))[0])
+    return float(best_noise(oracle_returns(oracle, distribution, [task], episodes, noises, seed=seed))[0])

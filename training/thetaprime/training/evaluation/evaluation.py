@@ -13,8 +13,14 @@ from typing import Final
 
 import numpy as np
 
-from thetaprime.models import AdaptationSpec, MetaPolicy, Parameters
-from thetaprime.training.evaluation.comparisons import Comparisons, load_comparisons
+from thetaprime.models import AdaptationSpec, MetaPolicy
+from thetaprime.training.evaluation.comparisons import (
+    COMPARISONS,
+    FINE_TUNED,
+    Comparison,
+    held_comparisons,
+    load_comparison,
+)
 from thetaprime.training.evaluation.curves import (
     TASKS,
     OnTrajectories,
@@ -34,14 +40,11 @@ from thetaprime.training.evaluation.fine_tuning import (
 from thetaprime.training.evaluation.scores import Evaluation, Returns
 from thetaprime.training.resources import MapTasks, available_cores, task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
-from thetaprime.training.tasks.oracle import OracleTasks
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 
 GRADIENT_STEPS: Final = 4
-METHODS: Final = ("maml", "pretrained", "random", "oracle")
+METHODS: Final = ("maml", *COMPARISONS)
 """The methods that an evaluation can measure."""
-FINE_TUNED: Final = ("pretrained", "random")
-"""The comparisons that are fine-tuned."""
 BUDGETS: Final = (1, 2, 5, 10, 20, 40)
 """Numbers of trajectories to evaluate a single gradient step with."""
 TASKS_AT_ONCE: Final = 8
@@ -114,7 +117,7 @@ def evaluate(
     with stochastic actions; the next gradient step uses the same trajectories.
 
     Args:
-        meta_policy: an artifact that contains its comparisons.
+        meta_policy: an artifact that holds the comparisons of the plan.
         plan: what to measure.
         fine_tuning: settings of the fine-tuned comparisons; None for those that the artifact stores. Settings that are
             in neither are chosen first, which can take longer than the measurement.
@@ -122,7 +125,7 @@ def evaluate(
         on_tasks: called with the evaluation of all finished tasks, whenever more tasks have finished.
 
     Raises:
-        ArtifactError: the comparisons are missing.
+        ArtifactError: a comparison is missing.
     """
     with task_threads(available_cores()) as each_task:
         measurement = _Measurement(meta_policy, plan, fine_tuning, on_trajectories, each_task)
@@ -134,6 +137,11 @@ def evaluate(
         return measurement.evaluation()
 
 
+def held_methods(meta_policy: MetaPolicy) -> tuple[str, ...]:
+    """The methods that can be measured with an artifact: its adaptation, and the comparisons that it holds."""
+    return ("maml", *held_comparisons(meta_policy))
+
+
 def evaluation_work(meta_policy: MetaPolicy, plan: EvaluationPlan) -> int:
     """The number of trajectories that `evaluate` samples with the settings that the artifact stores."""
     missing = set(plan.fine_tuned) - set(stored_fine_tuning(meta_policy, plan.fine_tuned))
@@ -143,14 +151,17 @@ def evaluation_work(meta_policy: MetaPolicy, plan: EvaluationPlan) -> int:
 def tune_comparisons(
     meta_policy: MetaPolicy, *, seed: int, on_trajectories: OnTrajectories = lambda count: None
 ) -> FineTuning:
-    """The settings of both fine-tuned comparisons, chosen afresh on separate tasks.
+    """The settings of the artifact's fine-tuned comparisons, chosen afresh on separate tasks.
 
     Args:
-        meta_policy: an artifact that contains its comparisons.
+        meta_policy: the artifact.
         seed: of the tasks and episodes to choose on.
         on_trajectories: see `evaluate`.
     """
-    plan = EvaluationPlan(seeds=(seed,), methods=FINE_TUNED)
+    methods = tuple(method for method in FINE_TUNED if method in held_comparisons(meta_policy))
+    if not methods:
+        return {}
+    plan = EvaluationPlan(seeds=(seed,), methods=methods)
     with task_threads(available_cores()) as each_task:
         return _Measurement(meta_policy, plan, {}, on_trajectories, each_task).fine_tuning
 
@@ -176,7 +187,11 @@ class _Measurement:
         self._trajectories = plan.trajectories_of(self._adaptation)
         self._on_trajectories, self._each_task = on_trajectories, each_task
         self.distribution: TaskDistribution = resolve_tasks(meta_policy.manifest.provenance.distribution)
-        self._comparisons = load_comparisons(meta_policy, OracleTasks(self.distribution).environment)
+        self._comparisons: dict[str, Comparison] = {
+            method: load_comparison(meta_policy, method, self.distribution)
+            for method in plan.methods
+            if method != "maml"
+        }
         self._tasks: list[Task] = []
         self._seeds: list[int] = []
         self._returns: dict[str, list[Returns]] = {method: [] for method in plan.methods}
@@ -190,8 +205,8 @@ class _Measurement:
     def _tuned(self, method: str) -> AdaptationSpec:
         return tune_comparison(
             self.distribution,
-            self._meta_policy.policy,
-            _start(self._comparisons, method),
+            self._comparisons[method].policy,
+            self._comparisons[method].parameters,
             self._adaptation,
             trajectories=self._trajectories,
             seed=self._plan.seeds[0],
@@ -224,7 +239,7 @@ class _Measurement:
     def _measured(self, method: str, tasks: Sequence[Task], seed: int, group: int) -> Returns:
         if method == "oracle":
             return oracle_returns(
-                self._comparisons,
+                self._comparisons["oracle"],
                 self.distribution,
                 tasks,
                 self._trajectories,
@@ -234,11 +249,12 @@ class _Measurement:
                 on_trajectories=self._on_trajectories,
             )
         own = method == "maml"
+        start = Comparison(self._meta_policy.policy, self._meta_policy.parameters) if own else self._comparisons[method]
         return adaptation_curve(
             self.distribution,
             tasks,
-            self._meta_policy.policy,
-            self._meta_policy.parameters if own else _start(self._comparisons, method),
+            start.policy,
+            start.parameters,
             self._meta_policy.step_sizes if own else None,
             self._adaptation if own else self.fine_tuning[method],
             gradient_steps=self._plan.gradient_steps,
@@ -266,7 +282,3 @@ class _Measurement:
             by_budget=np.concatenate(self._by_budget, axis=1) if budgets else np.empty((0, len(self._tasks))),
             tasks_per_seed=self._plan.tasks,
         )
-
-
-def _start(comparisons: Comparisons, method: str) -> Parameters:
-    return {"pretrained": comparisons.pretrained, "random": comparisons.random}[method]

@@ -12,8 +12,7 @@ from pathlib import Path
 from thetaprime.models import ArtifactError, MetaPolicy, Policy, find_meta_policies, load_meta_policy, zoo_directory
 from thetaprime.models.manifest import MANIFEST_NAME
 from thetaprime.models.parameters import digest_bytes
-from thetaprime.training.export.export import CARD_NAME
-from thetaprime.training.export.model_card import reward_row
+from thetaprime.training.export.model_card import CARD_NAME, reward_row
 from thetaprime.training.export.reference import measure_reward
 from thetaprime.training.resources import task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks

@@ -16,11 +16,11 @@ from thetaprime.models import ArtifactError, MetaPolicy, load_meta_policy
 from thetaprime.models.manifest import MANIFEST_NAME
 from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.evaluation.comparisons import EVALUATION_NAME
-from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
+from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods
 from thetaprime.training.evaluation.figures import curves_png
 from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.export import CARD_NAME, FIGURE_NAME, evaluation_bytes
-from thetaprime.training.export.model_card import budgets_table, returns_table
+from thetaprime.training.export.export import evaluation_bytes
+from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, budgets_table, returns_table
 
 _TABLES = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 
@@ -29,8 +29,9 @@ def main(folders: Sequence[str]) -> None:
     """Evaluates some artifacts."""
     for directory in map(Path, folders):
         for name, evaluation in evaluate_again(directory).items():
-            scores = ", ".join(f"{score:.3f}" for score in evaluation.scores())
-            sys.stdout.write(f"{directory}: {name}: S_k {scores}\n")
+            measured = evaluation.scores() if evaluation.scored else evaluation.returns["maml"].mean(1)
+            numbers = ", ".join(f"{number:.3f}" for number in measured)
+            sys.stdout.write(f"{directory}: {name}: {'S_k' if evaluation.scored else 'R_k'} {numbers}\n")
 
 
 def evaluate_again(directory: Path) -> dict[str, Evaluation]:
@@ -71,6 +72,7 @@ def _plan(meta_policy: MetaPolicy, name: str) -> EvaluationPlan:
     return EvaluationPlan(
         tasks=found["tasks"] // len(seeds),
         seeds=seeds,
+        methods=held_methods(meta_policy),
         trajectories=None if name == EVALUATION_NAME else found["trajectories"],
         budgets=tuple(found["budgets"]),
     )

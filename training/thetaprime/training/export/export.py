@@ -1,4 +1,7 @@
-"""Exports finished runs as an artifact: θ, its comparisons, its evaluation and its model card."""
+"""Exports a finished run as an artifact: θ, its comparisons, its evaluation and its model card.
+
+The comparisons are optional: `compare_meta_policy` adds them to an artifact later.
+"""
 
 import dataclasses
 import datetime
@@ -6,80 +9,141 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Provenance, with_std_factor, write_meta_policy
-from thetaprime.training.algorithms.warm_start import run_record
+from thetaprime.models import (
+    AdaptationSpec,
+    ArtifactError,
+    MetaPolicy,
+    Provenance,
+    load_meta_policy,
+    with_std_factor,
+    write_meta_policy,
+)
+from thetaprime.models.manifest import MANIFEST_NAME
+from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.checkpoint import RunState, load_checkpoint
-from thetaprime.training.evaluation.comparisons import EVALUATION_NAME, Comparisons
-from thetaprime.training.evaluation.evaluation import FINE_TUNED, EvaluationPlan, evaluate, tune_comparisons
+from thetaprime.training.evaluation.comparisons import (
+    EVALUATION_NAME,
+    FINE_TUNED,
+    comparison_files,
+)
+from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
 from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.model_card import model_card
+from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, LEARNING_NAME, NOTES_NAME, model_card
 from thetaprime.training.export.reference import describe_tasks, measure_reward
+from thetaprime.training.export.sources import (
+    ComparisonSource,
+    check_run,
+    comparison_sources,
+    random_source,
+    run_records,
+)
 from thetaprime.training.history import read_history
 from thetaprime.training.resources import task_threads
 from thetaprime.training.run import run_policy, run_tasks
 
-CARD_NAME: Final = "README.md"
-FIGURE_NAME: Final = "curves.png"
-LEARNING_NAME: Final = "learning.png"
 _PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
+
+OnTrajectories = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportRequest:
+class Measurement:
+    """How the model card's evaluation is measured.
+
+    Attributes:
+        tasks: number of held-out tasks to evaluate on, for each seed.
+        seeds: of the evaluation.
+        more_trajectories: numbers of trajectories to evaluate with in addition to the meta-policy's.
+    """
+
+    tasks: int = 40
+    seeds: tuple[int, ...] = (7,)
+    more_trajectories: tuple[int, ...] = ()
+
+    def plans(self, methods: tuple[str, ...]) -> list[EvaluationPlan]:
+        """The evaluation of the model card, then those with other numbers of trajectories."""
+        first = EvaluationPlan(tasks=self.tasks, seeds=self.seeds, methods=methods)
+        more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in self.more_trajectories]
+        return [first, *more]
+
+    def work(self, adaptation: AdaptationSpec, methods: tuple[str, ...]) -> int:
+        """The number of trajectories that `measure_artifact` samples."""
+        first, *more = self.plans(methods)
+        tuned = len(set(FINE_TUNED) & set(methods))
+        return first.work(adaptation, tuned) + sum(plan.work(adaptation) for plan in more)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRequest(Measurement):
     """The runs to export, and how.
 
     Attributes:
         maml: folder of the meta-policy's run.
-        pretrained: folder of the pretrained policy's run.
-        oracle: folder of the oracle's run.
         output: folder of the artifact.
         name: of the meta-policy.
         version: counted from 1.
         description: one line.
-        tasks: number of held-out tasks to evaluate on.
-        seeds: of the evaluation.
-        more_trajectories: numbers of trajectories to evaluate with in addition to the meta-policy's.
+        pretrained: the pretrained policy to compare with: see `comparison_source`; None for none, and then there is no
+            random initialization to compare with either.
+        oracle: the oracle to compare with, likewise.
+        notes: Markdown text for the model card; empty for none.
         adapted_std_factor: replaces the run's in the artifact's `AdaptationSpec`. Algorithms that bound a KL learn
             faster if θ′ is as noisy as θ; the same θ′ returns more with less noise.
         exploration_std_factor: multiplies the noise of the run's θ. More noise gives a more reliable gradient;
             `adapted_std_factor` multiplies the result.
     """
 
-    maml: Path
-    pretrained: Path
-    oracle: Path
-    output: Path
-    name: str
-    version: int
-    description: str
-    tasks: int = 40
-    seeds: tuple[int, ...] = (7,)
-    more_trajectories: tuple[int, ...] = ()
+    maml: Path = dataclasses.field(kw_only=True)
+    output: Path = dataclasses.field(kw_only=True)
+    name: str = dataclasses.field(kw_only=True)
+    version: int = dataclasses.field(kw_only=True)
+    description: str = dataclasses.field(kw_only=True)
+    pretrained: str | Path | None = None
+    oracle: str | Path | None = None
+    notes: str = ""
     adapted_std_factor: float | None = None
     exploration_std_factor: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class CompareRequest(Measurement):
+    """Comparisons to add to an artifact, and how to measure them.
+
+    Attributes:
+        artifact: its folder.
+        pretrained: the pretrained policy: see `comparison_source`; None keeps the artifact's, if it has one.
+        oracle: the oracle, likewise.
+    """
+
+    artifact: Path = dataclasses.field(kw_only=True)
+    pretrained: str | Path | None = None
+    oracle: str | Path | None = None
+
+
 def export_work(request: ExportRequest) -> int:
     """The number of trajectories that `export_meta_policy` measures on."""
-    adaptation = _adaptation(request, load_checkpoint(request.maml))
-    first, *more = _plans(request)
-    return first.work(adaptation, len(FINE_TUNED)) + sum(plan.work(adaptation) for plan in more)
+    methods = ("maml", *_new_methods(request))
+    return request.work(_adaptation(request, load_checkpoint(request.maml)), methods)
 
 
-def _plans(request: ExportRequest) -> list[EvaluationPlan]:
-    """The evaluation of the model card, then those with other numbers of trajectories."""
-    first = EvaluationPlan(tasks=request.tasks, seeds=request.seeds)
-    more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in request.more_trajectories]
-    return [first, *more]
+def compare_work(request: CompareRequest) -> int:
+    """The number of trajectories that `compare_meta_policy` measures on."""
+    meta_policy = load_meta_policy(request.artifact)
+    methods = {*held_methods(meta_policy), *_new_methods(request)}
+    return request.work(meta_policy.manifest.adaptation, tuple(methods))
+
+
+def _new_methods(request: ExportRequest | CompareRequest) -> list[str]:
+    return [*(FINE_TUNED if request.pretrained else ()), *(("oracle",) if request.oracle else ())]
 
 
 def export_meta_policy(
-    request: ExportRequest, *, on_trajectories: Callable[[int], None] = lambda count: None
+    request: ExportRequest, *, on_trajectories: OnTrajectories = lambda count: None
 ) -> tuple[MetaPolicy, Evaluation]:
     """Writes the artifact, evaluates it, and adds its model card and figures.
 
@@ -88,12 +152,12 @@ def export_meta_policy(
         on_trajectories: called with the number of trajectories that the evaluation has just sampled.
 
     Raises:
-        CheckpointError: a run's folder holds no checkpoint.
-        ArtifactError: a run's method, task distribution or network is not the expected one.
+        CheckpointError: the run's folder holds no checkpoint.
+        ArtifactError: a run's method or task distribution is not the expected one.
     """
-    runs = {method: load_checkpoint(folder) for method, folder in _folders(request).items()}
-    _check(request, runs)
-    run = runs["maml"]
+    run = load_checkpoint(request.maml)
+    check_run(run, str(request.maml), "maml")
+    sources = _sources(request, run.config.tasks)
     distribution = run_tasks(run.config)
     policy = run_policy(run.config, distribution)
     theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
@@ -102,49 +166,106 @@ def export_meta_policy(
         described = (distribution, policy, theta, step_sizes, adaptation, run.config.seed)
         reference, golden = describe_tasks(*described)
         environment = distribution.environment.model_copy(update={"reward": measure_reward(*described)})
-    comparisons = Comparisons(
-        pretrained=runs["pretrained"].parameters,
-        random=policy.init(run.config.seed + 1),
-        oracle=runs["oracle"].parameters,
-        oracle_policy=run_policy(runs["oracle"].config, run_tasks(runs["oracle"].config)),
+    histories = {"maml": read_history(request.maml), **{method: each.history for method, each in sources.items()}}
+    files = {LEARNING_NAME: learning_png(request.name, histories)}
+    if request.notes:
+        files[NOTES_NAME] = request.notes.encode()
+    meta_policy = write_meta_policy(
+        request.output,
+        name=request.name,
+        version=request.version,
+        description=request.description,
+        environment=environment,
+        policy_spec=run.config.policy,
+        adaptation=adaptation,
+        parameters=theta,
+        step_sizes=step_sizes,
+        provenance=_provenance(run, request),
+        golden_observations=golden.numpy(),
+        reference=reference,
+        extra_files=files,
     )
-    provenance = _provenance(run, runs, request)
-    histories = {method: read_history(folder) for method, folder in _folders(request).items()}
+    return measure_artifact(_with_comparisons(meta_policy, sources), request, on_trajectories=on_trajectories)
 
-    def write(files: dict[str, bytes]) -> MetaPolicy:
-        return write_meta_policy(
-            request.output,
-            name=request.name,
-            version=request.version,
-            description=request.description,
-            environment=environment,
-            policy_spec=run.config.policy,
-            adaptation=adaptation,
-            parameters=theta,
-            step_sizes=step_sizes,
-            provenance=provenance,
-            golden_observations=golden.numpy(),
-            reference=reference,
-            extra_files={**comparisons.files(), **files},
-        )
 
-    meta_policy = write({})
-    fine_tuning = tune_comparisons(meta_policy, seed=request.seeds[0], on_trajectories=on_trajectories)
+def compare_meta_policy(
+    request: CompareRequest, *, on_trajectories: OnTrajectories = lambda count: None
+) -> tuple[MetaPolicy, Evaluation]:
+    """Adds comparisons to an artifact, evaluates it again, and writes its model card and figure again.
+
+    θ, its ONNX file and its id stay as they are.
+
+    Args:
+        request: the artifact and the comparisons.
+        on_trajectories: see `export_meta_policy`.
+
+    Raises:
+        ArtifactError: no comparison is given, or one is of another method or of other tasks.
+    """
+    meta_policy = load_meta_policy(request.artifact)
+    sources = _sources(request, meta_policy.manifest.provenance.distribution)
+    if not sources:
+        raise ArtifactError(str(request.artifact), "nothing to compare with; give a pretrained policy or an oracle")
+    return measure_artifact(_with_comparisons(meta_policy, sources), request, on_trajectories=on_trajectories)
+
+
+def _sources(request: ExportRequest | CompareRequest, tasks: str) -> dict[str, ComparisonSource]:
+    pretrained, oracle = (None if each is None else str(each) for each in (request.pretrained, request.oracle))
+    return comparison_sources(pretrained, oracle, tasks)
+
+
+def _with_comparisons(meta_policy: MetaPolicy, sources: Mapping[str, ComparisonSource]) -> MetaPolicy:
+    """The artifact with more comparisons; with a pretrained policy, a random initialization too."""
+    if not sources:
+        return meta_policy
+    provenance = meta_policy.manifest.provenance
+    added = dict(sources)
+    if "pretrained" in added:
+        added["random"] = random_source(meta_policy.policy, provenance.seed)
+    records = {**provenance.comparisons, **run_records(added)}
+    return _rewritten(
+        meta_policy,
+        comparison_files({method: source.comparison for method, source in added.items()}),
+        provenance.model_copy(update={"comparisons": records}),
+    )
+
+
+def measure_artifact(
+    meta_policy: MetaPolicy, measurement: Measurement, *, on_trajectories: OnTrajectories = lambda count: None
+) -> tuple[MetaPolicy, Evaluation]:
+    """Evaluates an artifact and its comparisons, and writes its model card, its figure and its results.
+
+    Args:
+        meta_policy: the artifact.
+        measurement: what to measure.
+        on_trajectories: see `export_meta_policy`.
+    """
+    fine_tuning = tune_comparisons(meta_policy, seed=measurement.seeds[0], on_trajectories=on_trajectories)
     evaluation, *more = (
         evaluate(meta_policy, plan, fine_tuning=fine_tuning, on_trajectories=on_trajectories)
-        for plan in _plans(request)
+        for plan in measurement.plans(held_methods(meta_policy))
     )
-    card = model_card(meta_policy.manifest, evaluation, more, runs, figure=FIGURE_NAME, learning=LEARNING_NAME)
-    written = write(
-        {
-            CARD_NAME: card.encode(),
-            FIGURE_NAME: curves_png(evaluation),
-            LEARNING_NAME: learning_png(request.name, histories),
-            EVALUATION_NAME: evaluation_bytes(evaluation),
-            **{more_evaluation_name(each.trajectories): evaluation_bytes(each) for each in more},
-        }
+    files = {
+        CARD_NAME: model_card(meta_policy, evaluation, more).encode(),
+        FIGURE_NAME: curves_png(evaluation),
+        EVALUATION_NAME: evaluation_bytes(evaluation),
+        **{more_evaluation_name(each.trajectories): evaluation_bytes(each) for each in more},
+    }
+    return _rewritten(meta_policy, files), evaluation
+
+
+def _rewritten(meta_policy: MetaPolicy, files: Mapping[str, bytes], provenance: Provenance | None = None) -> MetaPolicy:
+    """The artifact with some files written again or added, read again. The manifest is replaced last."""
+    manifest = meta_policy.manifest
+    digests = {**manifest.files, **{name: digest_bytes(data) for name, data in files.items()}}
+    changed = manifest.model_copy(
+        update={"files": dict(sorted(digests.items())), "provenance": provenance or manifest.provenance}
     )
-    return written, evaluation
+    for name, data in {**files, MANIFEST_NAME: changed.sealed().to_bytes()}.items():
+        written = meta_policy.directory / f"{name}.new"
+        written.write_bytes(data)
+        written.replace(meta_policy.directory / name)
+    return load_meta_policy(meta_policy.directory)
 
 
 def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
@@ -165,22 +286,7 @@ def evaluation_bytes(evaluation: Evaluation) -> bytes:
     return (json.dumps(evaluation.to_json(), indent=2) + "\n").encode()
 
 
-def _folders(request: ExportRequest) -> dict[str, Path]:
-    return {"maml": request.maml, "pretrained": request.pretrained, "oracle": request.oracle}
-
-
-def _check(request: ExportRequest, runs: dict[str, RunState]) -> None:
-    folders = _folders(request)
-    first = runs["maml"].config
-    for method, run in runs.items():
-        where = str(folders[method])
-        if run.config.method != method:
-            raise ArtifactError(where, f"a run of method {run.config.method}; expected {method}")
-        if (run.config.tasks, run.config.policy) != (first.tasks, first.policy):
-            raise ArtifactError(where, f"its tasks or policy are not those of {request.maml}")
-
-
-def _provenance(run: RunState, runs: dict[str, RunState], request: ExportRequest) -> Provenance:
+def _provenance(run: RunState, request: ExportRequest) -> Provenance:
     factor = request.exploration_std_factor
     return Provenance(
         distribution=run.config.tasks,
@@ -196,5 +302,4 @@ def _provenance(run: RunState, runs: dict[str, RunState], request: ExportRequest
         machine=f"{os.cpu_count()} x {platform.machine()}",
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
-        comparisons={method: run_record(each) for method, each in runs.items() if method != run.config.method},
     )

@@ -1,10 +1,25 @@
 """The model card of a meta-policy: its interface, its evaluation, its training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Final
 
-from thetaprime.models import AdaptationSpec, BoxAction, EnvironmentContract, Manifest
-from thetaprime.training.checkpoint import RunState
+from thetaprime.models import (
+    AdaptationSpec,
+    BoxAction,
+    ComparisonRun,
+    EnvironmentContract,
+    Manifest,
+    MetaPolicy,
+    Provenance,
+)
 from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.export.published import published_maml
+
+CARD_NAME: Final = "README.md"
+FIGURE_NAME: Final = "curves.png"
+LEARNING_NAME: Final = "learning.png"
+NOTES_NAME: Final = "notes.md"
+"""Text for the card from the one who exported."""
 
 
 def returns_table(evaluation: Evaluation) -> str:
@@ -18,28 +33,36 @@ def returns_table(evaluation: Evaluation) -> str:
     if evaluation.oracle is not None:
         oracle = f"{evaluation.oracle.mean():.2f} ± {evaluation.oracle.std():.2f}"
         rows.append("| oracle | " + oracle + " |" * len(steps))
-    low, high = evaluation.interval(evaluation.scores)
-    scores = [f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in zip(evaluation.scores(), low, high, strict=True)]
-    rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")
+    if evaluation.scored:
+        low, high = evaluation.interval(evaluation.scores)
+        scores = [f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in zip(evaluation.scores(), low, high, strict=True)]
+        rows.append("| S_k, 95 % interval | " + " | ".join(scores) + " |")
+        if len(evaluation.seeds) > 1:
+            ends = zip(evaluation.scores_by_seed().min(0), evaluation.scores_by_seed().max(0), strict=True)
+            rows.append("| S_k, lowest and highest seed | " + " | ".join(f"{a:.3f}, {b:.3f}" for a, b in ends) + " |")
+    else:
+        low, high = evaluation.return_interval("maml")
+        means = [f"[{a:.2f}, {b:.2f}]" for a, b in zip(low, high, strict=True)]
+        rows.append("| meta-policy, 95 % interval | " + " | ".join(means) + " |")
     fallen = ["–", *(f"{100 * share:.1f} %" for share in evaluation.negative_adaptation())]
     rows.append("| tasks with R_k < R_0 | " + " | ".join(fallen) + " |")
-    if len(evaluation.seeds) > 1:
-        ends = zip(evaluation.scores_by_seed().min(0), evaluation.scores_by_seed().max(0), strict=True)
-        rows.insert(-1, "| S_k, lowest and highest seed | " + " | ".join(f"{a:.3f}, {b:.3f}" for a, b in ends) + " |")
     return "\n".join(rows)
 
 
 def budgets_table(evaluation: Evaluation) -> str:
-    """A Markdown table of S_1 by the number of trajectories of the gradient step."""
-    low, high = evaluation.interval(evaluation.scores_by_budget)
-    scores = zip(evaluation.scores_by_budget(), low, high, strict=True)
-    return "\n".join(
-        (
-            "| trajectories | " + " | ".join(map(str, evaluation.budgets)) + " |",
-            "|---" * (len(evaluation.budgets) + 1) + "|",
-            "| S_1, 95 % interval | " + " | ".join(f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in scores) + " |",
-        )
-    )
+    """A Markdown table of R_1, and of S_1 if there is a score, by the number of trajectories of the gradient step."""
+    rows = [
+        "| trajectories | " + " | ".join(map(str, evaluation.budgets)) + " |",
+        "|---" * (len(evaluation.budgets) + 1) + "|",
+    ]
+    if evaluation.scored:
+        low, high = evaluation.interval(evaluation.scores_by_budget)
+        scores = zip(evaluation.scores_by_budget(), low, high, strict=True)
+        rows.append("| S_1, 95 % interval | " + " | ".join(f"{s:.3f} [{a:.3f}, {b:.3f}]" for s, a, b in scores) + " |")
+    else:
+        returns = [f"{row.mean():.2f} ± {row.std():.2f}" for row in evaluation.by_budget]
+        rows.append("| R_1 | " + " | ".join(returns) + " |")
+    return "\n".join(rows)
 
 
 def _warm_start(manifest: Manifest) -> str:
@@ -81,26 +104,41 @@ def reward_row(environment: EnvironmentContract) -> str:
     return f"| reward | {'; '.join(facts)} |\n"
 
 
-def model_card(
-    manifest: Manifest,
-    evaluation: Evaluation,
-    more: Sequence[Evaluation],
-    runs: Mapping[str, RunState],
-    *,
-    figure: str,
-    learning: str,
-) -> str:
+def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
+    """The sentences on the policies that the meta-policy is compared with."""
+    said = []
+    if evaluation.scored:
+        said.append("S_k is 0 at the pretrained policy before adaptation and 1 at the oracle, which observes the task.")
+    if evaluation.fine_tuning:
+        said.append(
+            "The comparisons that adapt are fine-tuned with the best of several settings, chosen on separate tasks: "
+            f"{_ways(evaluation, manifest.adaptation)}."
+        )
+    if evaluation.oracle is not None:
+        said.append("The oracle acts with its learned noise, or with the noise reduced as in θ′ if that returns more.")
+    runs = manifest.provenance.comparisons
+    others = [
+        method for method, run in runs.items() if run.config.get("policy") != manifest.policy.model_dump(mode="json")
+    ]
+    if others:
+        said.append(f"Another network than the meta-policy's: {' and '.join(f'the {each}' for each in others)}.")
+    return " ".join(said) or "It was not compared with other policies."
+
+
+def _cost(method: str, run: Provenance | ComparisonRun) -> str:
+    return f"| {method} | {run.iterations} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
+
+
+def model_card(meta_policy: MetaPolicy, evaluation: Evaluation, more: Sequence[Evaluation]) -> str:
     """The model card in Markdown.
 
     Args:
-        manifest: of the artifact.
+        meta_policy: the artifact.
         evaluation: of the artifact.
         more: evaluations with other numbers of trajectories for each gradient step.
-        runs: the training runs, by method.
-        figure: file name of the curves over gradient steps.
-        learning: file name of the curves over environment steps.
     """
-    environment, adaptation = manifest.environment, manifest.adaptation
+    manifest = meta_policy.manifest
+    environment, adaptation, provenance = manifest.environment, manifest.adaptation, manifest.provenance
     action = environment.action
     if isinstance(action, BoxAction):
         taken = f"{action.size} numbers in [{min(action.low):g}, {max(action.high):g}]"
@@ -108,14 +146,13 @@ def model_card(
         taken = f"one of {action.count}, counted from {action.start}"
     moving = "all parameters" if adaptation.inner_lr else f"the context, {manifest.policy.context_size} numbers"
     sizes = "learned, one for each parameter"
-    if not runs["maml"].step_sizes:
+    if not meta_policy.step_sizes:
         sizes = f"{adaptation.inner_lr or adaptation.context_lr:g}"
     if adaptation.target_return is not None:
         sizes += f", times the mean return's gap to {adaptation.target_return:g} over {adaptation.return_gap:g}"
     schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
     costs = "\n".join(
-        f"| {method} | {run.iteration} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
-        for method, run in runs.items()
+        [_cost("maml", provenance), *(_cost(method, run) for method, run in provenance.comparisons.items())]
     )
     tasks = len(evaluation.tasks) // len(evaluation.seeds)
     noise = "the same in θ′ as in θ"
@@ -125,6 +162,7 @@ def model_card(
         f"\nWith {each.trajectories} trajectories for each gradient step:\n\n{returns_table(each)}\n" for each in more
     )
     flags = " ".join(f"--seed {seed}" for seed in evaluation.seeds)
+    notes = meta_policy.read_extra(NOTES_NAME).decode().strip() + "\n\n" if NOTES_NAME in manifest.files else ""
     network = " × ".join(str(size) for size in manifest.policy.hidden_sizes)
     return f"""# {manifest.name}, version {manifest.version}
 
@@ -145,14 +183,12 @@ def model_card(
 ## How well it adapts
 
 Undiscounted return of the stochastic policy, mean ± standard deviation over {len(evaluation.tasks)} held-out tasks,
-{evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}). S_k is 0 at the pretrained
-policy before adaptation and 1 at the oracle, which observes the task. The pretrained and the random policy are
-fine-tuned with the best of several settings, chosen on separate tasks: {_ways(evaluation, adaptation)}. The oracle acts
-with its learned noise, or with the noise reduced as in θ′ if that returns more.
+{evaluation.trajectories} trajectories for each gradient step ({_seeds(evaluation)}).
+{_compared(evaluation, manifest)}
 
 {returns_table(evaluation)}
 
-![Return over gradient steps]({figure})
+![Return over gradient steps]({FIGURE_NAME})
 
 One gradient step on fewer or more trajectories:
 
@@ -160,16 +196,16 @@ One gradient step on fewer or more trajectories:
 {others}
 Repeat the measurement with `thetaprime evaluate {manifest.name} --tasks {tasks} {flags}`.
 
-## How it was trained
+{published_maml(manifest)}{notes}## How it was trained
 
 | run | iterations | environment steps | time |
 |---|---|---|---|
 {costs}
 {_warm_start(manifest)}
-On {manifest.provenance.machine} cores with torch {manifest.provenance.versions["torch"]}, seed
-{manifest.provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
+On {provenance.machine} cores with torch {provenance.versions["torch"]}, seed
+{provenance.seed}. The whole configuration is in `manifest.json` under `provenance.config`.
 
-![Return over environment steps]({learning})
+![Return over environment steps]({LEARNING_NAME})
 
 ## What it is for
 
