@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import h2.events
@@ -174,8 +174,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> "list[Connections]":
     """The connections of each server that starts."""
     made: list[Connections] = []
 
-    def make(limit: int, metrics: Metrics) -> Connections:
-        made.append(Connections(limit, metrics))
+    def make(*arguments: Any) -> Connections:
+        made.append(Connections(*arguments))
         return made[-1]
 
     monkeypatch.setattr("thetaprime.server.runtime.components.Connections", make)

@@ -137,7 +137,7 @@ def test_a_connection_whose_calls_are_refused_again_and_again_is_closed(
     monkeypatch.setattr("thetaprime.server.rpc.gate._REFUSALS", 5)
     tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a"})
     with running_server(configure(tokens=tokens)) as address, connect(address, "theta_a") as service:
-        with Http2Peer(address) as stranger:
+        with Http2Peer(address, source="127.0.0.2") as stranger:
             # More than enough, should a second end meanwhile.
             with contextlib.suppress(ConnectionError):
                 for _ in range(10):

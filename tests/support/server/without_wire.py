@@ -23,6 +23,7 @@ from thetaprime.server.auth import Authenticator, Quotas
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.logging import configure_logging
 from thetaprime.server.rpc.adaptation_service import AdaptationServicer
+from thetaprime.server.rpc.connections import Connections
 from thetaprime.server.rpc.gate import END_OF_REQUESTS, MESSAGE_BYTES, Gate
 from thetaprime.server.rpc.interceptor import CallInterceptor
 from thetaprime.server.rpc.meta_policy_service import MetaPolicyServicer
@@ -86,7 +87,7 @@ class ServiceWithoutWire:
         memory = MemoryBudget(config.max_inflight_bytes, message_bytes=MESSAGE_BYTES)
         gate = Gate(
             memory,
-            lambda *_: None,
+            Connections(config.max_address_connections, metrics),
             max_address_calls=config.max_address_calls,
             request_seconds=config.request_seconds,
             reply_seconds=config.reply_seconds,

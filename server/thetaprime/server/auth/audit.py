@@ -61,6 +61,15 @@ def record_disconnections(reason: str, count: int) -> None:
     _log.warning("audit", action="disconnected", reason=reason, count=count)
 
 
+def record_block(network: str) -> None:
+    """Logs an address whose new connections are refused for a time.
+
+    Args:
+        network: the IPv4 address or IPv6 network.
+    """
+    _log.warning("audit", action="blocked", network=network)
+
+
 def record_end(swept: SweptSession) -> None:
     """Logs the deletion of a session's uploads (expired) or of its policies (deleted)."""
     _log.info(

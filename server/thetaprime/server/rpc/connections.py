@@ -1,13 +1,15 @@
 """Limits the connections of clients, and closes connections.
 
 gRPC's core limits the connections of a process, the time of a handshake and the time without a call. It neither limits
-the connections of one address nor closes a connection on request. On Linux, this module does both: it finds the sockets
-among the process's open files, and shuts them down. gRPC then reads the end of the stream, and frees the connection.
+the connections of one address, nor closes a connection on request, nor refuses an address. On Linux, this module does:
+it finds the sockets among the process's open files, and shuts them down. gRPC then reads the end of the stream, and
+frees the connection.
 """
 
 import collections
 import contextlib
 import dataclasses
+import errno
 import os
 import socket
 import stat
@@ -21,8 +23,8 @@ import structlog
 
 from thetaprime.server.address import is_unix_socket, normalize_host, parse_peer
 from thetaprime.server.auth import audit
-from thetaprime.server.config import ServerConfig
 from thetaprime.server.logging import LineLimit
+from thetaprime.server.rpc.blocked_addresses import BlockedAddresses
 from thetaprime.server.telemetry.metrics import Metrics
 
 TOO_MANY: Final = "TOO_MANY_CONNECTIONS"
@@ -30,18 +32,14 @@ TOO_MANY: Final = "TOO_MANY_CONNECTIONS"
 UNREAD_REPLY: Final = "REPLY_UNREAD"
 """Reason of connections that did not read a reply in time."""
 REFUSED_CALLS: Final = "TOO_MANY_REFUSED_CALLS"
-"""Reason of connections with too many calls that were refused before they cost much."""
+"""Reason of connections with too many calls that were refused or canceled."""
+BLOCKED: Final = "ADDRESS_BLOCKED"
+"""Reason of new connections from an address that is blocked, where the kernel does not refuse them."""
 
 _FILES: Final = Path("/proc/self/fd")
 _SCAN_SECONDS: Final = 0.05
 # New connections in one scan.
 _BURST: Final = 50
-# Descriptors that stay free for the store, the log and the metrics, as a share of all and at least.
-_SPARE_SHARE: Final = 0.1
-_SPARE_LEAST: Final = 64
-_READ_BYTES: Final = 1 << 18
-_KEEPALIVE_SECONDS: Final = 60.0
-_KEEPALIVE_TIMEOUT: Final = 20.0
 # With this SO_LINGER, closing a socket resets its connection: the kernel keeps no bytes for a peer that reads nothing.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -67,37 +65,6 @@ class _Connection:
     closing: bool = False
 
 
-def connection_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Returns the options of a gRPC server that limit its connections."""
-    return [
-        ("grpc.max_allowed_incoming_connections", _fitting(config.max_connections)),
-        # Covers TLS and the first frame of HTTP/2.
-        ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_seconds)),
-        ("grpc.max_connection_idle_ms", _milliseconds(config.connection_idle)),
-        # By default a connection reads up to 4 MiB at once: a flood of small frames then took 50 MiB more.
-        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
-        ("grpc.experimental.tcp_max_read_buffer_size", _READ_BYTES),
-        # Finds peers that vanished, and peers that do not read.
-        ("grpc.keepalive_time_ms", _milliseconds(_KEEPALIVE_SECONDS)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(_KEEPALIVE_TIMEOUT)),
-    ]
-
-
-def _milliseconds(seconds: float) -> int:
-    return min(max(1, round(seconds * 1000)), 2**31 - 1)
-
-
-def _fitting(connections: int) -> int:
-    """Returns the limit, or the number of connections for which the process has descriptors."""
-    descriptors = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else -1
-    if descriptors < 0:
-        return connections
-    fitting = max(1, descriptors - max(_SPARE_LEAST, round(_SPARE_SHARE * descriptors)))
-    if fitting < connections:
-        _log.info("fewer connections", connections=fitting, max_connections=connections, descriptors=descriptors)
-    return min(connections, fitting)
-
-
 class Connections:
     """The connections of clients to this process.
 
@@ -106,13 +73,15 @@ class Connections:
 
     Args:
         limit: maximum of one IPv4 address, or of one IPv6 network of 64 bits. The newest above it are closed.
-        metrics: count open connections, and closed ones by reason.
+        metrics: count open connections, closed ones by reason, and blocked addresses.
+        block_seconds: for which an address is blocked; 0 blocks none.
     """
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: int, metrics: Metrics, block_seconds: float = 0.0) -> None:
         self._limit = limit
         self._metrics = metrics
-        for reason in (TOO_MANY, UNREAD_REPLY, REFUSED_CALLS):
+        self._blocked = BlockedAddresses(block_seconds)
+        for reason in (TOO_MANY, UNREAD_REPLY, REFUSED_CALLS, BLOCKED):
             metrics.record_closed_connections(reason, 0)
         self._port = 0
         # The scan on its thread, and `close` on others.
@@ -122,6 +91,8 @@ class Connections:
         self._sockets: dict[int, tuple[int, _Connection | None]] = {}
         # Open connections by owner.
         self._counts: collections.Counter[str] = collections.Counter()
+        # Inode of each listening socket, by descriptor.
+        self._listening: dict[int, int] = {}
 
     @contextlib.contextmanager
     def watch(self, address: str) -> Iterator[None]:
@@ -173,6 +144,19 @@ class Connections:
             # Of a new connection, the thread may know nothing yet.
             return self._close_known(found, reason) or (self._scan() > 0 and self._close_known(found, reason))
 
+    def block(self, network: str) -> None:
+        """Refuses new connections of an address for a time. Thread-safe.
+
+        Args:
+            network: the IPv4 address or IPv6 network, as `thetaprime.server.address.client_network` returns it.
+        """
+        with self._lock:
+            if self._port and not self._listening:
+                self._scan()
+            if self._port and self._blocked.add(network):
+                self._apply_blocks()
+                audit.record_block(network)
+
     def limit(self) -> int:
         """Counts the connections, and closes new ones above the limit of their address.
 
@@ -180,6 +164,8 @@ class Connections:
             Number of new connections.
         """
         with self._lock:
+            if self._blocked.expire():
+                self._apply_blocks()
             new = self._scan()
             self._metrics.connections.set(sum(self._counts.values()))
         return new
@@ -190,6 +176,13 @@ class Connections:
             omitted = self._audit_limit.take_omitted()
         for reason, count in omitted.items():
             audit.record_disconnections(reason, count)
+
+    def _apply_blocks(self) -> None:
+        self._metrics.blocked_addresses.set(len(self._blocked))
+        for descriptor, inode in self._listening.items():
+            # Without it, the scan closes the connections of blocked addresses.
+            with contextlib.suppress(OSError), _borrow(descriptor, inode) as listening:
+                self._blocked.apply(listening)
 
     def _close_known(self, peer: _Peer, reason: str) -> bool:
         for descriptor, (_, connection) in self._sockets.items():
@@ -210,6 +203,7 @@ class Connections:
         """Finds the connections, and closes new ones above the limit; returns the number of new ones."""
         sockets, new = self._list_sockets()
         self._sockets = sockets
+        self._listening = {key: inode for key, inode in self._listening.items() if sockets.get(key) == (inode, None)}
         self._counts = collections.Counter(
             connection.owner for _, connection in sockets.values() if connection is not None and not connection.closing
         )
@@ -220,7 +214,9 @@ class Connections:
             sockets[descriptor] = inode, connection
             if connection is not None:
                 found += 1
-                if self._counts[connection.owner] < self._limit:
+                if connection.owner in self._blocked:
+                    self._shut(descriptor, connection, BLOCKED)
+                elif self._counts[connection.owner] < self._limit:
                     self._counts[connection.owner] += 1
                 else:
                     self._shut(descriptor, connection, TOO_MANY)
@@ -245,7 +241,7 @@ class Connections:
         return known, new
 
     def _read_connection(self, descriptor: int, inode: int) -> _Connection | None:
-        """Returns the connection of a client that a descriptor belongs to; None if it is none."""
+        """Returns the connection of a client that a descriptor belongs to; None if it is none. Notes listening ones."""
         try:
             # A duplicate would delay gRPC's own close: this object borrows the descriptor.
             borrowed = socket.socket(fileno=descriptor)
@@ -256,8 +252,11 @@ class Connections:
                 return None
             if borrowed.getsockname()[1] != self._port:
                 return None
+            if borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                self._listening[descriptor] = inode
+                return None
             host, port = borrowed.getpeername()[:2]
-        except OSError:  # a listening socket, or the client has left
+        except OSError:  # the client has left
             return None
         finally:
             borrowed.detach()
@@ -267,18 +266,28 @@ class Connections:
 
 def _shut_down(descriptor: int, inode: int) -> None:
     """Shuts down a socket, unless its descriptor was reused."""
-    with contextlib.suppress(OSError):
-        duplicate = os.dup(descriptor)
-        try:
-            if os.fstat(duplicate).st_ino != inode:
-                return
-            shut = socket.socket(fileno=duplicate)
-        except OSError:
-            os.close(duplicate)
-            raise
-        with shut:
-            shut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            shut.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError), _borrow(descriptor, inode) as shut:
+        shut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        shut.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _borrow(descriptor: int, inode: int) -> Iterator[socket.socket]:
+    """Yields a duplicate of a socket.
+
+    Raises:
+        OSError: the descriptor was closed or reused.
+    """
+    duplicate = os.dup(descriptor)
+    try:
+        if os.fstat(duplicate).st_ino != inode:
+            raise OSError(errno.EBADF, "the descriptor was reused")
+        borrowed = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+    with borrowed:
+        yield borrowed
 
 
 def _format_peer(peer: _Peer) -> str:

@@ -4,11 +4,11 @@ import asyncio
 import collections
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
-from thetaprime.server.auth.authenticator import Caller
+from thetaprime.server.auth.authenticator import DEFAULT_TENANT, Caller
 from thetaprime.server.errors import BusyError, QuotaError, StalledRequestError
 from thetaprime.server.rpc.connections import REFUSED_CALLS, UNREAD_REPLY
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
@@ -23,12 +23,22 @@ END_OF_REQUESTS: Final[object] = grpc.aio.EOF  # type: ignore[attr-defined]  # m
 _SMALL: Final = 4096
 # Python and gRPC each keep a reply until it is sent.
 _REPLY_COPIES: Final = 2
-# Calls of one connection in one second that the gate refuses before it closes the connection.
+# Calls of one connection, and of one address, in one second that may be refused or canceled before a connection is
+# closed.
 _REFUSALS: Final = 200
+_ADDRESS_REFUSALS: Final = 1000
 
 Context = grpc.aio.ServicerContext
-CloseConnection = Callable[[str, str], object]
-"""Closes a connection: takes its peer, as `grpc.aio.ServicerContext.peer` returns it, and the reason, a constant."""
+
+
+class ClosesConnections(Protocol):
+    """Closes connections and blocks addresses, as `thetaprime.server.rpc.connections.Connections` does."""
+
+    def close(self, peer: str, reason: str) -> object:
+        """Closes a connection, named as by `grpc.aio.ServicerContext.peer`; the reason is a constant."""
+
+    def block(self, network: str) -> object:
+        """Refuses new connections of an address for a time."""
 
 
 class Gate:
@@ -42,7 +52,7 @@ class Gate:
 
     Args:
         memory: the bytes of messages and replies.
-        close_connection: closes connections that exceed a limit.
+        connections: closes connections that exceed a limit, and blocks their addresses.
         max_address_calls: calls in progress from one address, from their headers until their replies are read.
         request_seconds: seconds that the first message of a call may take to arrive.
         reply_seconds: seconds that a client may take to read a reply.
@@ -52,7 +62,7 @@ class Gate:
     def __init__(
         self,
         memory: MemoryBudget,
-        close_connection: CloseConnection,
+        connections: ClosesConnections,
         *,
         max_address_calls: int,
         request_seconds: float,
@@ -61,15 +71,17 @@ class Gate:
     ) -> None:
         self.memory = memory
         self.request_seconds = request_seconds
-        self._close_connection = close_connection
+        self._connections = connections
         self._max_address_calls = max_address_calls
         self._reply_seconds = reply_seconds
         self._now = clock
         self._calls: collections.Counter[str] = collections.Counter()
         # Calls whose reply is being sent, by the time when they began, and so in order of time.
         self._sending: dict[AdmittedCall, float] = {}
+        # Refused and canceled calls of this second, by connection and by address.
         self._second = 0
         self._refusals: collections.Counter[str] = collections.Counter()
+        self._closed: set[str] = set()
 
     def admit(self, context: "Context[Any, Any]", caller: Caller) -> "AdmittedCall":
         """Admits a call by its headers, until it is done.
@@ -83,7 +95,6 @@ class Gate:
         """
         network = caller.network
         if self._calls[network] >= self._max_address_calls:
-            self.count_refusal(caller.peer)
             raise BusyError(f"{self._max_address_calls} calls from this address are in progress", retry_after=1.0)
         self._calls[network] += 1
         call = AdmittedCall(self, context, caller)
@@ -91,14 +102,26 @@ class Gate:
         context.add_done_callback(call.end)  # type: ignore[arg-type]  # no protocol in its stubs
         return call
 
-    def count_refusal(self, peer: str) -> None:
-        """Counts a call that was refused before it cost much, and closes a connection with too many of them."""
+    def count_refusal(self, caller: Caller) -> None:
+        """Counts a call that was refused, or canceled before its reply.
+
+        Such calls cost their peer nothing. A connection with too many of them is closed. If they came without a token,
+        their address is blocked.
+        """
         if (second := int(self._now())) != self._second:
             self._second = second
             self._refusals.clear()
+            self._closed.clear()
+        peer, network = caller.peer, caller.network
         self._refusals[peer] += 1
-        if self._refusals[peer] == _REFUSALS:
-            self._close_connection(peer, REFUSED_CALLS)
+        self._refusals[network] += 1
+        exceeds = self._refusals[peer] >= _REFUSALS or self._refusals[network] >= _ADDRESS_REFUSALS
+        # Calls of a closed connection still come, those that gRPC has read.
+        if exceeds and peer not in self._closed:
+            self._closed.add(peer)
+            if caller.tenant == DEFAULT_TENANT:
+                self._connections.block(network)
+            self._connections.close(peer, REFUSED_CALLS)
 
     def close_unread(self) -> None:
         """Closes each connection that has not read a reply in time. For a periodic task."""
@@ -111,7 +134,7 @@ class Gate:
         for call in unread:
             # The call's end releases its memory: it follows once the connection is closed.
             del self._sending[call]
-            self._close_connection(call.caller.peer, UNREAD_REPLY)
+            self._connections.close(call.caller.peer, UNREAD_REPLY)
 
     def begin_sending(self, call: "AdmittedCall") -> None:
         """Starts the time in which the call's reply must be read."""
@@ -165,12 +188,10 @@ class AdmittedCall:
                 async with asyncio.timeout(seconds):
                     data = await self._context.read()
             except TimeoutError:
-                self._gate.count_refusal(self.caller.peer)
                 raise StalledRequestError(f"the request did not arrive within {seconds:g} s") from None
         if data is END_OF_REQUESTS:
             return data
         if len(data) > limit:
-            self._gate.count_refusal(self.caller.peer)
             raise QuotaError("REQUEST_TOO_LARGE", "request", len(data), limit)
         self._hold(len(data))
         return data

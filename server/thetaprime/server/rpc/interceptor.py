@@ -80,7 +80,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         method = handler_call_details.method
         # gRPC passes None for an unknown method, against its type hints.
         if handler is None:
-            return handler
+            return grpc.stream_stream_rpc_method_handler(self._refuse_unknown)
         if not method.startswith(_PREFIX):
             return grpc.stream_stream_rpc_method_handler(self._wrap_open(method, handler))
         return grpc.stream_unary_rpc_method_handler(self._wrap(method, handler))
@@ -93,17 +93,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         async def call(_messages: object, context: "_Context[Any, Any]") -> bytes:
             with self._count_running(), self._observer.observe(method, context) as observed:
+                caller = Caller(DEFAULT_TENANT, context.peer())
                 try:
                     if self._draining:
                         raise UnavailableError("the server is shutting down", retry_after=1.0)
-                    admitted = self._gate.admit(context, self._authenticate(method, context))
+                    caller = self._authenticate(method, caller, context)
+                    admitted = self._gate.admit(context, caller)
                     requests = Requests(method, decode, context, admitted)
                     request = requests if handler.request_streaming else await requests.only()
                     reply: bytes = serialize(await behavior(request, context))
                     admitted.begin_reply(len(reply))
+                except asyncio.CancelledError:
+                    self._gate.count_refusal(caller)
+                    raise
                 # Every failure of a call becomes a status here.
                 except Exception as error:
-                    await _abort(context, error, observed)
+                    await self._abort(context, caller, error, observed)
                 observed.code = grpc.StatusCode.OK
                 return reply
 
@@ -115,8 +120,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         serialize: Any = handler.response_serializer
 
         async def call(_messages: object, context: "_Context[Any, Any]") -> None:
+            caller, has_replied = Caller(DEFAULT_TENANT, context.peer()), False
             try:
-                admitted = self._gate.admit(context, Caller(DEFAULT_TENANT, context.peer()))
+                self._request_rate.charge(caller)
+                admitted = self._gate.admit(context, caller)
                 requests = Requests(method, decode, context, admitted)
                 async with contextlib.aclosing(_replies(handler, requests, context)) as replies:
                     async for reply in replies:
@@ -124,8 +131,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                         admitted.begin_reply(len(data))
                         await context.write(data)
                         admitted.end_reply()
+                        has_replied = True
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                # The end of a watch is no refusal.
+                if not has_replied:
+                    self._gate.count_refusal(caller)
+                raise
             except ServiceError as error:
-                await _abort(context, error, ObservedCall())
+                await self._abort(context, caller, error, ObservedCall())
 
         return call
 
@@ -140,20 +153,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             if not self._running:
                 self._idle.set()
 
-    def _authenticate(self, method: str, context: "_Context[Any, Any]") -> Caller:
-        """Returns the caller, and sets it for the call and for every line that the call logs."""
+    async def _refuse_unknown(self, _messages: object, context: "_Context[Any, Any]") -> None:
+        self._gate.count_refusal(Caller(DEFAULT_TENANT, context.peer()))
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server has no such method")
+
+    def _authenticate(self, method: str, stranger: Caller, context: "_Context[Any, Any]") -> Caller:
+        """Returns the caller with its tenant, and sets it for the call and for every line that the call logs."""
         try:
             tenant = self._authenticator.authenticate(context.invocation_metadata() or ())
         except UnauthenticatedError as error:
-            self._gate.count_refusal(context.peer())
             if self._audit_limit.admits(error.reason):
-                audit.record_refusal(context.peer(), method, error.reason)
+                audit.record_refusal(stranger.peer, method, error.reason)
             raise
-        caller = Caller(tenant, context.peer())
+        caller = Caller(tenant, stranger.peer)
         set_caller(caller)
         structlog.contextvars.bind_contextvars(tenant=tenant)
-        self._request_rate.charge(tenant)
+        self._request_rate.charge(caller)
         return caller
+
+    async def _abort(
+        self, context: "_Context[Any, Any]", caller: Caller, error: Exception, observed: ObservedCall
+    ) -> NoReturn:
+        """Ends a call with the status of an error."""
+        error_id = uuid.uuid4().hex
+        code, status = error_status(error, error_id)
+        if code is grpc.StatusCode.INTERNAL:
+            _log.exception("internal error", error_id=error_id)
+        # A server that drains, or whose store fails, refuses every client.
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            self._gate.count_refusal(caller)
+        try:
+            await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
+        # Without AbortError the client has cancelled: gRPC ends the request stream a moment before it cancels the call,
+        # and the error of the cut stream reaches no client. That call counts as CANCELLED.
+        except grpc.aio.AbortError:
+            observed.code, observed.refusal = code, status
+            raise
 
 
 async def _replies(handler: "_Handler[Any, Any]", requests: Requests, context: object) -> AsyncGenerator[Any, None]:
@@ -169,18 +204,3 @@ async def _replies(handler: "_Handler[Any, Any]", requests: Requests, context: o
                 yield reply
     else:
         yield await behavior(argument, context)
-
-
-async def _abort(context: "_Context[Any, Any]", error: Exception, observed: ObservedCall) -> NoReturn:
-    """Ends a call with the status of an error."""
-    error_id = uuid.uuid4().hex
-    code, status = error_status(error, error_id)
-    if code is grpc.StatusCode.INTERNAL:
-        _log.exception("internal error", error_id=error_id)
-    try:
-        await context.abort(code, status.message, ((_STATUS_DETAILS, status.SerializeToString()),))
-    # Without AbortError the client has cancelled: gRPC ends the request stream a moment before it cancels the call,
-    # and the error of the cut stream reaches no client. That call counts as CANCELLED.
-    except grpc.aio.AbortError:
-        observed.code, observed.refusal = code, status
-        raise

@@ -122,10 +122,10 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
         )
         closing.enter_context(contextlib.closing(engine))
         memory = MemoryBudget(config.max_inflight_bytes, config.max_address_bytes, message_bytes=MESSAGE_BYTES)
-        connections = Connections(config.max_address_connections, metrics)
+        connections = Connections(config.max_address_connections, metrics, config.block_seconds)
         gate = Gate(
             memory,
-            connections.close,
+            connections,
             max_address_calls=config.max_address_calls,
             request_seconds=config.request_seconds,
             reply_seconds=config.reply_seconds,

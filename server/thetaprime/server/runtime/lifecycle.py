@@ -16,15 +16,13 @@ from thetaprime.server.auth import server_credentials
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
 from thetaprime.server.logging import report_omitted_library_lines
-from thetaprime.server.rpc.connections import connection_options
-from thetaprime.server.rpc.gate import MESSAGE_BYTES
+from thetaprime.server.rpc.server_options import server_options
 from thetaprime.server.runtime.background_tasks import start_background_tasks
 from thetaprime.server.runtime.components import SERVICES, Components, build_components
 from thetaprime.server.telemetry.exposition import serve_metrics
 from thetaprime.server.telemetry.server_info import register_server_info, register_worker_ends
 from thetaprime.v1 import adaptation_service_pb2_grpc, meta_policy_service_pb2_grpc
 
-_PENDING_CALLS: Final = 256
 # Once no call is running, replies may still be in transit, and health checks may be watching.
 _LAST_REPLIES_SECONDS: Final = 0.5
 
@@ -72,18 +70,7 @@ async def listening(config: ServerConfig, *, worker: int | None = None) -> Async
 def _build_grpc_server(components: Components, *, shared: bool) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[components.calls],
-        options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            # gRPC keeps a window of each stream whose message was not requested: without the probe, it stays 64 KiB.
-            # A requested message gets a window of its size.
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.max_concurrent_streams", components.config.max_connection_calls),
-            # Calls that the event loop has not taken yet. Beyond, gRPC refuses more and more of them, then all.
-            ("grpc.server.max_pending_requests", _PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
-            ("grpc.so_reuseport", int(shared)),
-            *connection_options(components.config),
-        ],
+        options=server_options(components.config, shared=shared),
     )
     adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(components.adaptation, server)
     meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(components.meta_policies, server)

@@ -1,15 +1,18 @@
-"""Limits the rates of each tenant: token buckets of its requests and of its adaptation steps."""
+"""Limits the rates of each tenant: token buckets of its calls and of its adaptation steps."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
+from thetaprime.server.auth.authenticator import DEFAULT_TENANT, Caller
 from thetaprime.server.errors import RateLimitError
 
 _PREPAID_STEPS: Final = 10_000
 _PREPAID_SECONDS: Final = 3600.0
+# A bucket that is forgotten is full again.
+_BUCKETS: Final = 100_000
 
 
 class TokenBuckets:
@@ -25,11 +28,15 @@ class TokenBuckets:
     def __init__(self, rate_of: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._rate_of = rate_of
         self._clock = clock
-        # Tokens of each tenant, and when they were counted. Authenticated tenants only, so the dictionary is small.
-        self._tokens: dict[str, tuple[float, float]] = {}
+        # Tokens of each bucket, and when they were counted.
+        self._tokens: LRUCache[tuple[str, str], tuple[float, float]] = LRUCache(_BUCKETS)
 
-    def take(self, tenant: str) -> tuple[float, float] | None:
+    def take(self, tenant: str, network: str = "") -> tuple[float, float] | None:
         """Takes one token.
+
+        Args:
+            tenant: whose bucket it is.
+            network: gives each address a bucket of its own.
 
         Returns:
             None; or, where the bucket is empty, the tenant's rate and the seconds until it holds a token. A refused
@@ -39,16 +46,16 @@ class TokenBuckets:
         if rate is None:
             return None
         now, capacity = self._clock(), max(1.0, rate)
-        tokens, since = self._tokens.get(tenant, (capacity, now))
+        tokens, since = self._tokens.get((tenant, network), (capacity, now))
         tokens = min(capacity, tokens + (now - since) * rate)
         if tokens < 1.0:
             return rate, (1.0 - tokens) / rate
-        self._tokens[tenant] = (tokens - 1.0, now)
+        self._tokens[tenant, network] = (tokens - 1.0, now)
         return None
 
 
 class RequestRate:
-    """Limits the calls of each tenant, of all kinds together.
+    """Limits the calls of each tenant, of all kinds together; of callers without a token, those of each address.
 
     Args:
         rate_of: calls per second that a tenant may make; None for no limit.
@@ -58,13 +65,14 @@ class RequestRate:
     def __init__(self, rate_of: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._buckets = TokenBuckets(rate_of, clock)
 
-    def charge(self, tenant: str) -> None:
+    def charge(self, caller: Caller) -> None:
         """Charges one call.
 
         Raises:
             RateLimitError: TENANT_REQUESTS; the error says when to retry.
         """
-        refused = self._buckets.take(tenant)
+        network = caller.network if caller.tenant == DEFAULT_TENANT else ""
+        refused = self._buckets.take(caller.tenant, network)
         if refused is not None:
             raise RateLimitError("TENANT_REQUESTS", "requests", *refused)
 

@@ -25,6 +25,7 @@ class Metrics:
         serving: 1 while the health service answers SERVING, else 0.
         meta_policies: meta-policy versions in the catalog.
         connections: open connections of clients.
+        blocked_addresses: addresses whose new connections are refused.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,12 @@ class Metrics:
             "Open connections of clients.",
             registry=registry,
             multiprocess_mode="livesum",
+        )
+        self.blocked_addresses = Gauge(
+            "thetaprime_blocked_addresses",
+            "Addresses whose new connections are refused.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self._closed_connections = Counter(
             "thetaprime_connections_closed", "Connections that the server closed.", ["reason"], registry=registry
