@@ -224,9 +224,7 @@ def test_a_tenant_with_a_token_loses_its_connection_and_its_address_is_not_block
     tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a"})
     with running_server(configure(tokens=tokens, metrics_address=metrics)) as address:
         block = request_block(GET, authorization="Bearer theta_a")
-        attempt_until_closed(
-            address, lambda peer: peer.send(frame(DATA, peer.start(block), message(b""), END_STREAM))
-        )
+        attempt_until_closed(address, lambda peer: peer.send(frame(DATA, peer.start(block), message(b""), END_STREAM)))
         assert value(scrape(metrics), "thetaprime_blocked_addresses") == 0
         with socket.create_connection(_pair(address), timeout=60, source_address=(ELSEWHERE, 0)):
             pass

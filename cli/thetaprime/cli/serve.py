@@ -14,7 +14,13 @@ with freeze_startup_objects():
 
 SECTIONS: Final = {
     "Address": ("config", "address", "tls_certificate", "tls_key", "tls_client_authority", "allow_plaintext", "tokens"),
-    "Connections": ("max_connections", "max_address_connections", "handshake_seconds", "connection_idle", "block_seconds"),
+    "Connections": (
+        "max_connections",
+        "max_address_connections",
+        "handshake_seconds",
+        "connection_idle",
+        "block_seconds",
+    ),
     "Meta-policies": ("zoo", "catalog_seconds", "max_artifact_file_bytes", "max_artifact_bytes", "max_parameters"),
     "Store": ("store", "row_bytes", "recent_bytes"),
     "Monitoring": ("metrics_address", "probe_seconds", "reflection", "tracing"),

@@ -113,7 +113,8 @@ class ServerConfig(BaseSettings):
     max_tenant_adaptations_per_second: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     """Maximum mean rate of each tenant's adaptation steps. The steps of one second may come in a burst."""
     max_tenant_requests_per_second: float | None = pydantic.Field(default=1000.0, gt=0, allow_inf_nan=False)
-    """Maximum mean rate of each tenant's calls, of all kinds. The calls of one second may come in a burst."""
+    """Maximum mean rate of each tenant's calls, of all kinds; of callers without a token, of each address. The calls of
+    one second may come in a burst."""
     max_upload_bytes: pydantic.PositiveInt = 16 * _MIB
     """Maximum of payload bytes of one upload."""
     max_inflight_bytes: pydantic.PositiveInt = 256 * _MIB
