@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +25,8 @@ from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.runtime.workers import WorkersError, supervisor, worker_process
+from thetaprime.server.runtime.workers import WorkersError, pool, supervisor, worker_process
+from thetaprime.server.runtime.workers.fork_server import ForkServer
 from thetaprime.server.runtime.workers.port import reserve_port
 from thetaprime.server.runtime.workers.restarts import Restarts
 from thetaprime.server.runtime.workers.worker_process import WorkerSpec
@@ -267,33 +270,47 @@ def test_a_worker_that_hangs_is_replaced_and_counted(configure: "Configure") -> 
 # The first worker 0 sends no beats, the second one does not get ready; worker 1 and the third worker 0 serve.
 WORKER = """
 import json, os, pathlib, sys, time
-worker = json.loads(sys.stdin.buffer.readline())["worker"]
-starts = pathlib.Path("starts")
-with starts.open("a") as file:
-    file.write(str(worker))
-start = starts.read_text().count("0")
-if worker == 0 and start == 2:
-    time.sleep(3600)
-os.write(1, b'{"problem": ""}' + bytes([10]))
-if worker == 0 and start == 1:
-    time.sleep(3600)
-while True:
-    os.write(1, bytes([10]))
-    time.sleep(0.02)
+def main():
+    worker = json.loads(sys.stdin.buffer.readline())["worker"]
+    starts = pathlib.Path("starts")
+    with starts.open("a") as file:
+        file.write(str(worker))
+    start = starts.read_text().count("0")
+    if worker == 0 and start == 2:
+        time.sleep(3600)
+    os.write(1, b'{"problem": ""}' + bytes([10]))
+    if worker == 0 and start == 1:
+        time.sleep(3600)
+    while True:
+        os.write(1, bytes([10]))
+        time.sleep(0.02)
 """
 
 
+@pytest.fixture
+def fork_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Callable[..., ForkServer]]:
+    """Writes a module, and returns a fork server whose workers run its `main`."""
+
+    def write(text: str) -> Callable[..., ForkServer]:
+        (tmp_path / "another_worker.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+        return functools.partial(ForkServer, module="another_worker")
+
+    return write
+
+
 def test_workers_that_hang_while_serving_and_while_starting_are_replaced(
-    configure: "Configure", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    configure: "Configure",
+    fork_module: Callable[[str], Callable[..., ForkServer]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "worker_that_hangs.py").write_text(WORKER)
     starts = tmp_path / "starts"
     starts.touch()
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker_process, "_MODULE", "worker_that_hangs")
+    monkeypatch.setattr(supervisor, "ForkServer", fork_module(WORKER))
     monkeypatch.setattr(worker_process, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "_RESTART_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "_RESTART_SECONDS", 1.0)
     config = configure(workers=WORKERS, metrics_address=free_address())
 
     async def run() -> None:
@@ -315,28 +332,77 @@ def test_workers_that_hang_while_serving_and_while_starting_are_replaced(
 
 @pytest.mark.parametrize(("beats", "at_end", "hangs"), [(30, "time.sleep(60)", True), (3, "pass", False)])
 def test_a_worker_hangs_when_it_has_missed_ten_beats_in_a_row(
-    monkeypatch: pytest.MonkeyPatch, beats: int, at_end: str, hangs: bool
+    configure: "Configure",
+    fork_module: Callable[[str], Callable[..., ForkServer]],
+    monkeypatch: pytest.MonkeyPatch,
+    beats: int,
+    at_end: str,
+    hangs: bool,
 ) -> None:
     monkeypatch.setattr(worker_process, "BEAT_SECONDS", 0.02)
-    program = f"""
+    make_fork_server = fork_module(f"""
 import os, time
-for _ in range({beats}):
-    os.write(1, b"\\n")
-    time.sleep(0.05)  # two or three missed beats in a row
-{at_end}
-"""
+def main():
+    os.write(1, b'{{"problem": ""}}' + b"\\n")
+    for _ in range({beats}):
+        os.write(1, b"\\n")
+        time.sleep(0.05)  # two or three missed beats in a row
+    {at_end}
+    return 0
+""")
 
     async def run() -> bool:
-        started = time.monotonic()
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
-        worker = worker_process.WorkerProcess(process)
-        result = await worker.hangs()
-        assert time.monotonic() - started > 0.05 * beats
-        worker.kill()
-        await worker.wait()
+        with make_fork_server({}) as fork_server:
+            worker = await worker_process.WorkerProcess.start(WorkerSpec(0, configure()), {}, fork_server)
+            await worker.wait_until_ready()
+            started = time.monotonic()
+            result = await worker.hangs()
+            assert time.monotonic() - started > 0.04 * beats
+            worker.kill()
+            assert await worker.wait() == (-signal.SIGKILL if hangs else 0)
         return result
 
     assert asyncio.run(run()) is hangs
+
+
+def test_a_fork_server_that_cannot_import_a_worker_says_so(
+    fork_module: Callable[[str], Callable[..., ForkServer]], configure: "Configure"
+) -> None:
+    make_fork_server = fork_module("import sys; sys.exit(3)")
+
+    async def run() -> None:
+        with make_fork_server({}) as fork_server, pytest.raises(StartupError, match="starts workers ended"):
+            await worker_process.WorkerProcess.start(WorkerSpec(0, configure()), {}, fork_server)
+
+    asyncio.run(run())
+
+
+def test_workers_are_copies_of_a_process_that_may_be_killed(configure: "Configure") -> None:
+    with supervised(configure(workers=WORKERS)) as server:
+        first = server.fork_server
+        assert "libtorch" in Path(f"/proc/{first}/maps").read_text()
+        commands = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (first, *server.pids)}
+        assert len(commands) == 1
+        os.kill(first, signal.SIGKILL)
+        os.kill(server.pids[0], signal.SIGKILL)
+        server.wait_for_line("worker restarted")
+        assert server.fork_server != first
+        assert len(server.pids) == WORKERS
+        with Channels(server.address, 4) as channels:
+            request = service_pb.CreateSessionRequest(request_id="r", meta_policy="point-navigation")
+            for stub in channels.stubs:
+                assert stub.CreateSession(request, timeout=DEADLINE).session.session_id
+        assert server.stop() == 0
+
+
+def test_what_workers_are_copies_of_has_one_thread() -> None:
+    program = "import os, thetaprime.server.runtime.workers.worker; print(len(os.listdir('/proc/self/task')))"
+    # OpenBLAS ends its threads before a fork, and starts them again in both processes.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True, text=True, timeout=DEADLINE
+    )
+    assert done.stdout.strip() == "1"
 
 
 def test_a_worker_has_the_settings_of_its_spec_and_not_of_its_environment(

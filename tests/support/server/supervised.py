@@ -48,8 +48,18 @@ class Supervised:
 
     @property
     def pids(self) -> list[int]:
+        """The workers, in the order of their start."""
+        return self._children("thetaprime w")
+
+    @property
+    def fork_server(self) -> int:
+        (pid,) = self._children("thetaprime-fork")
+        return pid
+
+    def _children(self, name: str) -> list[int]:
         pid = self.process.pid
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(each) for each in children if Path(f"/proc/{each}/comm").read_text().startswith(name)]
 
     def stop(self) -> int:
         self.process.terminate()

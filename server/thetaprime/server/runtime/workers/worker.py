@@ -1,4 +1,4 @@
-"""The entry point of a worker, ``python -m thetaprime.server.runtime.workers.worker``, started by `WorkerProcess`.
+"""The entry point of a worker, a copy of the fork server, started by `WorkerProcess`.
 
 A worker reads its `WorkerSpec` from standard input. It writes one `ReadyMessage`, and then a beat each second, to its
 standard output. It drains when standard input closes, so the workers of a killed supervisor end and release its port.
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from thetaprime.server.errors import StartupError
 from thetaprime.server.logging import adopt_library_logs, configure_logging, flush_logs
+from thetaprime.server.runtime import lifecycle as _imported_by_the_fork_server  # noqa: F401
 from thetaprime.server.runtime.process import serve_until
 from thetaprime.server.runtime.stopping import EXIT_SECONDS, stop_on_signals
 from thetaprime.server.runtime.workers.worker_process import BEAT, BEAT_SECONDS, ReadyMessage, WorkerSpec
@@ -66,6 +67,3 @@ def _stop_at_end_of_input(stop_event: asyncio.Event) -> None:
         asyncio.get_running_loop().remove_reader(0)
         stop_event.set()
 
-
-if __name__ == "__main__":
-    sys.exit(main())

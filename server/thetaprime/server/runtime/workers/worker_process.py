@@ -5,19 +5,19 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
+import signal
 from collections.abc import Mapping
 from typing import Final, Self
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
+from thetaprime.server.runtime.workers.fork_server import ForkServer
 
 BEAT: Final = b"\n"
 """What a worker writes to its standard output each second."""
 BEAT_SECONDS: Final = 1.0
 """Between two beats."""
 _MISSED_BEATS: Final = 10
-_MODULE: Final = "thetaprime.server.runtime.workers.worker"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,32 +60,62 @@ class ReadyMessage:
 
 
 class WorkerProcess:
-    """A started worker.
+    """A started worker, a child of this process.
+
+    Args:
+        pid: its process id.
+        messages: its standard output.
+        stdin: its standard input, which stays open until the worker ends.
 
     Attributes:
         pid: its process id.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
+    def __init__(self, pid: int, messages: asyncio.StreamReader, stdin: asyncio.WriteTransport) -> None:
+        self.pid = pid
+        self._messages, self._stdin = messages, stdin
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        # Readable once the process has ended. It names this process even after its id is used again.
+        self._descriptor = os.pidfd_open(pid)
+        self._loop.add_reader(self._descriptor, self._take_status)
 
     @classmethod
-    async def start(cls, spec: WorkerSpec, environment: Mapping[str, str]) -> Self:
-        """Starts a new process, without fork: torch and gRPC do not survive one.
+    async def start(cls, spec: WorkerSpec, environment: Mapping[str, str], fork_server: ForkServer) -> Self:
+        """Starts a worker.
 
         Args:
             spec: the worker's number and settings.
-            environment: variables to set beside those of this process; an empty value unsets a variable.
+            environment: variables to set beside those of the fork server; an empty value unsets a variable.
+            fork_server: of which the worker is a copy.
+
+        Raises:
+            StartupError: the fork server cannot start.
         """
-        variables = {name: value for name, value in {**os.environ, **environment}.items() if value}
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", _MODULE, stdin=pipe, stdout=pipe, env=variables
-        )
-        if process.stdin is not None:  # for mypy: it is a pipe
-            process.stdin.write(spec.to_line())
-        return cls(process)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as failing:
+            with contextlib.ExitStack() as theirs:
+                reading, stdin = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+                theirs.enter_context(reading)
+                failing.enter_context(stdin)
+                messages, writing = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+                failing.enter_context(messages)
+                theirs.enter_context(writing)
+                name = f"thetaprime w{spec.worker}"
+                pid = await fork_server.fork(name, environment, (reading.fileno(), writing.fileno()))
+            reader = asyncio.StreamReader()
+            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), messages)
+            transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+            failing.pop_all()
+        transport.write(spec.to_line())
+        return cls(pid, reader, transport)
+
+    def _take_status(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self._descriptor)
+        self._stdin.close()
+        self._ended.set_result(os.waitstatus_to_exitcode(status))
 
     async def wait_until_ready(self) -> None:
         """Waits until the worker accepts calls.
@@ -93,7 +123,7 @@ class WorkerProcess:
         Raises:
             StartupError: it cannot start, or has ended.
         """
-        line = b"" if self._process.stdout is None else await self._process.stdout.readline()
+        line = await self._messages.readline()
         if not line:
             raise StartupError(f"a worker ended during its start, with status {await self.wait()}")
         if problem := ReadyMessage(**json.loads(line)).problem:
@@ -101,7 +131,7 @@ class WorkerProcess:
 
     async def wait(self) -> int:
         """Waits until the process ends; returns its exit status, or the negated number of the signal that ended it."""
-        return await self._process.wait()
+        return await asyncio.shield(self._ended)
 
     async def hangs(self) -> bool:
         """Waits until the worker ends or hangs; returns whether it hangs: it has missed ten beats in a row.
@@ -113,7 +143,7 @@ class WorkerProcess:
         while missed < _MISSED_BEATS:
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
-                    if self._process.stdout is None or not await self._process.stdout.read(4096):
+                    if not await self._messages.read(4096):
                         break
                 missed = 0
             except TimeoutError:
@@ -125,10 +155,13 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Sends SIGTERM, so that the worker drains; does nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """Sends SIGKILL; does nothing if the process has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if not self._ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
