@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_delays_no_exit_and_the_port_is_free_at_once(tmp_pat
             address = server.start()
             for _ in range(4):
                 peers.enter_context(Http2Peer(address))
-            os.kill(children(server.pid)[0], signal.SIGSTOP)
+            os.kill(children(server.pid)[-1], signal.SIGSTOP)
             assert seconds_to_stop(server) < LIMIT
         with reserve_port(address), pytest.raises(StartupError), reserve_port(address):
             pass

@@ -82,9 +82,11 @@ class ForkServer:
         raise StartupError(f"the process that starts workers ended during its start, with status {self._status}")
 
     def _start(self) -> None:
+        if sys.platform != "linux":
+            raise StartupError(f"workers: several workers need Linux, and this is {sys.platform}; expected 1")
         # Workers whose parent ends become children of this process: it can wait for them.
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-            raise StartupError(f"workers: this system has no child subreapers ({os.strerror(ctypes.get_errno())})")
+            raise StartupError(f"workers: cannot wait for them ({os.strerror(ctypes.get_errno())}); expected 1")
         # Messages keep their boundaries.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
@@ -92,7 +94,7 @@ class ForkServer:
             self._status = None
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _PROCESS, self._module],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 env={**os.environ, **self._environment},
             )
 

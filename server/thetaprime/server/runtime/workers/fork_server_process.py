@@ -57,7 +57,7 @@ def _fork(run: Callable[[], None]) -> int:
         os.close(writing)
         run()
     os.close(writing)
-    with open(reading, "rb") as pids:
+    with os.fdopen(reading, "rb") as pids:
         pid = int(pids.read())
     os.waitpid(parent, 0)
     return pid

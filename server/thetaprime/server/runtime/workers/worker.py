@@ -66,4 +66,3 @@ def _stop_at_end_of_input(stop_event: asyncio.Event) -> None:
     if not os.read(0, 1):
         asyncio.get_running_loop().remove_reader(0)
         stop_event.set()
-
