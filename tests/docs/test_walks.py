@@ -96,7 +96,7 @@ def listed(heading: str) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     ("heading", "walk", "most"),
     [
-        ("One trajectory, from collect to θ′", take_a_trajectory, 26),
+        ("One trajectory, from collect to θ′", take_a_trajectory, 28),
         ("One iteration, from the command to the accepted step", take_an_iteration, 16),
     ],
 )

@@ -17,6 +17,7 @@ import thetaprime.client as tp
 import thetaprime.training
 from tests.support.server.process import ServerProcess
 from thetaprime.models import TrajectoryBatch, adapt_step, load_meta_policy, resolve_meta_policy
+from thetaprime.models.verdict import RoundMemory, StepOptions, next_step
 
 gymnasium.register_envs(thetaprime.training)
 
@@ -59,23 +60,23 @@ def test_the_server_and_training_take_the_same_step_to_the_bit(address: str) -> 
     try:
         with tp.Client(address) as client:
             session = client.create_session("point-navigation")
-            parameters, parent = meta_policy.parameters, meta_policy.policy_id
-            for step in range(2):
+            path, parents, current = [meta_policy.parameters], [""], meta_policy.policy_id
+            history: list[RoundMemory] = []
+            for step in range(3):
                 trajectories = tp.collect(session.policy, _environment(GOALS[0]), 20, seed=step)
                 session.upload(trajectories)
                 served = session.adapt()
-                parameters = adapt_step(
-                    meta_policy.policy,
-                    parameters,
-                    _batch(trajectories),
-                    meta_policy.manifest.adaptation,
-                    step=step,
-                    step_sizes=meta_policy.step_sizes,
-                ).parameters
-                ours = meta_policy.export(parameters, parent)
-                assert served.policy_id == ours.policy_id
-                assert served.onnx == ours.onnx
-                parent = ours.policy_id
+                batch = _batch(trajectories)
+                ours = next_step(meta_policy, history, batch, path[-1], path.__getitem__, StepOptions())
+                history.append(ours.memory)
+                path.append(ours.parameters)
+                # A policy that is handed out again keeps its parent, and with it its file.
+                number = ours.memory.next_policy
+                parents.append(current if number > step else parents[number])
+                exported = meta_policy.export(ours.parameters, parents[-1])
+                assert served.policy_id == exported.policy_id
+                assert served.onnx == exported.onnx
+                current = exported.policy_id
     finally:
         torch.set_num_threads(before)
 

@@ -60,7 +60,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(batch.lengths))
         return models.adapt_step(policy, parameters, batch, *args, **kwargs)
 
-    monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", counted)
+    monkeypatch.setattr("thetaprime.models.verdict.session_step.adapt_step", counted)
     return counts
 
 

@@ -48,7 +48,7 @@ def test_the_audit_log_names_the_caller_of_each_call(
         {"action": "fetched", "meta_policy": "point-navigation@2", "policy_id": theta.policy_id},
         expected(action="created", policy_id=created.policy.policy_id),
         {"action": "uploaded", "session_id": session_id, "sha256": audited[2]["sha256"]},
-        expected(action="adapted", policy_id=adapted.policy_id),
+        expected(action="adapted", policy_id=adapted.policy_id, decision="TAKEN", reasons=[]),
         {"action": "fetched", "session_id": session_id, "policy_id": created.policy.policy_id},
         expected(action="closed", policy_id=adapted.policy_id),
         {"action": "refused", "method": "/thetaprime.v1.AdaptationService/CreateSession", "reason": "TOKEN_REFUSED"},

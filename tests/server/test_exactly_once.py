@@ -136,7 +136,7 @@ def test_an_upload_during_the_step_refuses_the_step(
         service.upload(session_id, collect(created.policy, seed=1), upload_id="late")
         return models.adapt_step(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", interrupted)
+    monkeypatch.setattr("thetaprime.models.verdict.session_step.adapt_step", interrupted)
     with service.refuses() as refusal:
         service.adapt(session_id, 0, ack.batch.sha256)
     monkeypatch.undo()

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from thetaprime import models, wire
-from thetaprime.server.adaptation import step
+from thetaprime.models.verdict import session_step
 from thetaprime.server.logging import LineLimit, adopt_library_logs, configure_logging, flush_logs, text_processors
 from thetaprime.server.sessions import sessions, uploads
 
@@ -58,7 +58,7 @@ def test_concurrent_calls_log_under_their_own_session(
         return session_id
 
     with start(adaptation_threads=SESSIONS) as service, ThreadPoolExecutor(SESSIONS) as threads:
-        monkeypatch.setattr(step, "adapt_step", logging_before("step", models.adapt_step))
+        monkeypatch.setattr(session_step, "adapt_step", logging_before("step", models.adapt_step))
         monkeypatch.setattr(uploads, "measure_behavior", logging_before("verification", models.measure_behavior))
         named = list(threads.map(use, [service] * SESSIONS))
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]

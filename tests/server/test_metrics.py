@@ -114,7 +114,7 @@ def test_running_and_waiting_steps_are_counted_separately(
 
     address = free_address()
     with start(adaptation_threads=1, metrics_address=address) as service:
-        monkeypatch.setattr("thetaprime.server.adaptation.step.adapt_step", slow)
+        monkeypatch.setattr("thetaprime.models.verdict.session_step.adapt_step", slow)
         requests = []
         for _ in range(3):
             created = service.create()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
+ADAPT_STEP = "thetaprime.models.verdict.session_step.adapt_step"
 SERVICES = {"thetaprime.v1.AdaptationService", "thetaprime.v1.MetaPolicyService"}
 
 

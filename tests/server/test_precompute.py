@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.server.service import Service, Start
 
 Collect = Callable[..., list[wire.Trajectory]]
-ADAPT_STEP = "thetaprime.server.adaptation.step.adapt_step"
+ADAPT_STEP = "thetaprime.models.verdict.session_step.adapt_step"
 
 
 def _content(reply: service_pb.AdaptResponse) -> bytes:

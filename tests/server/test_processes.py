@@ -38,12 +38,12 @@ from thetaprime.server.adaptation.engine import AdaptationEngine
 async def no_precomputation(engine, upload):
     pass
 AdaptationEngine.precompute = no_precomputation
-summarize = step.summarize_step
-def summarize_step(*args, **kwargs):
+contributions = step.trajectory_contributions
+def trajectory_contributions(*args, **kwargs):
     print("stepping", flush=True)
     sys.stdin.readline()
-    return summarize(*args, **kwargs)
-step.summarize_step = summarize_step
+    return contributions(*args, **kwargs)
+step.trajectory_contributions = trajectory_contributions
 """
     + SERVE
 )

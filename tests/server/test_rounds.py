@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from google.protobuf import duration_pb2
 
 from thetaprime import models, wire
+from thetaprime.models.verdict import RoundMemory, StepOptions, next_step
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import meta_policy_service_pb2 as meta_pb
 
@@ -20,10 +22,16 @@ if TYPE_CHECKING:
 Collect = Callable[..., list[wire.Trajectory]]
 
 
-def test_three_rounds_take_the_steps_of_the_models_package(service: "Service", collect: Collect, zoo: Path) -> None:
+@pytest.mark.parametrize("caution", [service_pb.CAUTION_OFF, service_pb.CAUTION_HOLD])
+def test_rounds_take_the_steps_of_the_models_package(
+    service: "Service", collect: Collect, zoo: Path, caution: service_pb.Caution
+) -> None:
     meta_policy = models.load_meta_policy(zoo / "point-navigation" / "2")
-    created = service.create(options=service_pb.SessionOptions(step_size_scale=0.5))
-    session, policy, parameters = created.session, created.policy, meta_policy.parameters
+    options = service_pb.SessionOptions(step_size_scale=0.5, caution=caution)
+    created = service.create(options=options)
+    session, policy, path = created.session, created.policy, [meta_policy.parameters]
+    history: list[RoundMemory] = []
+    ids = [policy.policy_id]
     for index in range(3):
         trajectories = collect(policy, trajectories=6, seed=index)
         ack = service.upload(session.session_id, trajectories, round_index=index)
@@ -35,12 +43,22 @@ def test_three_rounds_take_the_steps_of_the_models_package(service: "Service", c
             [each.terminated for each in trajectories],
             [each.final_observation for each in trajectories],
         )
-        parameters = models.adapt_step(
-            meta_policy.policy, parameters, batch, meta_policy.manifest.adaptation, step=index, scale=0.5
-        ).parameters
+        if caution == service_pb.CAUTION_OFF:
+            parameters = models.adapt_step(
+                meta_policy.policy, path[-1], batch, meta_policy.manifest.adaptation, step=index, scale=0.5
+            ).parameters
+        else:
+            step = next_step(meta_policy, history, batch, path[-1], path.__getitem__, StepOptions(step_size_scale=0.5))
+            parameters = step.parameters
+            history.append(step.memory)
+            assert reply.report.verdict.decision == service_pb.Decision.Value(f"DECISION_{step.verdict.decision.value}")
+            assert reply.session.best_round == step.verdict.best_round
+            assert reply.session.best_policy_id == ids[step.verdict.best_round]
+        path.append(parameters)
 
         assert reply.policy.policy_id == models.parameters_digest(parameters)
-        assert reply.policy.parent_id == policy.policy_id
+        assert reply.policy.policy_id in ids or reply.policy.parent_id == policy.policy_id
+        ids.append(reply.policy.policy_id)
         assert reply.policy.onnx_sha256 == wire.sha256_hex(reply.policy.onnx)
         assert reply.session.round == index + 1
         assert reply.session.policy_id == reply.policy.policy_id
@@ -48,7 +66,7 @@ def test_three_rounds_take_the_steps_of_the_models_package(service: "Service", c
         assert reply.report.round == index
         assert (reply.report.trajectories, reply.report.steps) == (6, 48)
         assert np.isclose(reply.report.mean_return, float(batch.returns.mean()))
-        assert reply.report.kl_divergence > 0
+        assert (reply.report.kl_divergence > 0) is (reply.policy.policy_id != policy.policy_id)
         assert reply.report.gradient_norm > 0
         policy = reply.policy
 

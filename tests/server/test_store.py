@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 
 from thetaprime.server import StartupError
 from thetaprime.server.errors import CorruptDataError, NotFoundError, UnavailableError
+from thetaprime.server.sessions.policies import read_memories
 from thetaprime.server.sessions.rows import SessionRecord, find_session, uploaded_batch
 from thetaprime.server.store import BlobStore, Store, database, tables
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
+from thetaprime.v1 import policy_pb2
 from thetaprime.wire import sha256_hex
 
 
@@ -236,17 +239,30 @@ def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: p
 def test_a_store_that_is_older_than_a_column_gets_it(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "thetaprime.sqlite3")) as connection:
-        for table, column in (("uploads", "counted"), ("uploads", "evidence"), ("sessions", "doubt")):
+        for table, column in (
+            ("uploads", "counted"),
+            ("uploads", "evidence"),
+            ("sessions", "doubt"),
+            ("sessions", "options"),
+            ("sessions", "best_round"),
+            ("sessions", "best_policy_id"),
+            ("policies", "memory"),
+        ):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute(
             "INSERT INTO sessions VALUES ('s', '', 'r', 'd', 'm', 1, 't', NULL, 0, 0, 'p', 1, 9, 9, 0, 0, 0)"
         )
         connection.execute("INSERT INTO uploads VALUES ('s', 'u', 0, 'f', 2, 8, x'00')")
+        connection.execute("INSERT INTO policies VALUES ('s', 1, 'b', 'o', x'', x'')")
         connection.commit()
     store = Store(tmp_path, now=lambda: 5)
     with store.reading() as connection:
         session = find_session(connection, "", "s", store.now())
         batch = uploaded_batch(connection, session)
+        assert read_memories(connection, dataclasses.replace(session, round=1)) == (None,)
+    message = session.message(batch, policy_pb2.MetaPolicy())
+    assert (message.best_round, message.best_policy_id) == (0, "t")
+    assert message.options == service_pb.SessionOptions()
     assert (session.doubt, batch.uploads, batch.trajectories, batch.evidence) == (None, 1, 2, (None,))
     store.close()
     Store(tmp_path).close()

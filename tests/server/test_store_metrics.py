@@ -53,6 +53,9 @@ def record(session_id: str, *, closed: bool = False, expire_time: int = 10) -> d
         "kept_steps": 0,
         "doubt": None,
         "policy_bytes": 0,
+        "options": None,
+        "best_round": None,
+        "best_policy_id": None,
     }
 
 

@@ -7,7 +7,7 @@ the same θ′, bit for bit.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch.distributions import kl_divergence
@@ -125,6 +125,7 @@ def adapt_step(
     step: int,
     step_sizes: Parameters | None = None,
     scale: float = 1.0,
+    length: float | None = None,
     create_graph: bool = False,
     advantage: torch.Tensor | None = None,
     forward: ForwardPass | None = None,
@@ -141,6 +142,7 @@ def adapt_step(
         step: k, counted from 0; selects the schedule's factor.
         step_sizes: a step size for each parameter that moves, of its shape; None for the step sizes of `adaptation`.
         scale: another factor on every step size.
+        length: in place of `step_length`'s factor on the step sizes.
         create_graph: keep θ_{k+1} differentiable in θ_k and the step sizes: to second order, or with the gradient
             as a constant if `adaptation.first_order`.
         advantage: [S] from `inner_advantages`, if already computed.
@@ -154,7 +156,8 @@ def adapt_step(
     if advantage is None:
         inputs = baseline_inputs(batch, policy.environment.horizon, adaptation.discount)
         advantage = inner_advantages(policy, batch, adaptation, inputs)
-    factor: float | torch.Tensor = scale * _step_scale(policy, batch, adaptation, step, inputs)
+    if length is None:
+        length = step_length(policy, batch, adaptation, step, inputs=inputs).factor
     # They are large, and the gradient needs the memory.
     del inputs
     sizes = step_sizes or _fixed_sizes(parameters, adaptation)
@@ -165,6 +168,7 @@ def adapt_step(
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         gradient, layer_gradients = _plain_gradient(policy, batch, advantage, forward)
 
+    factor: float | torch.Tensor = scale * length
     if adaptation.normalize_gradient:
         factor = factor / _norm(gradient)
     adapted = {
@@ -220,17 +224,46 @@ def _fixed_sizes(parameters: Parameters, adaptation: AdaptationSpec) -> Paramete
     return {name: torch.tensor(size) for name in parameters if (size := adaptation.step_size(name))}
 
 
-def _step_scale(
-    policy: Policy, batch: TrajectoryBatch, adaptation: AdaptationSpec, step: int, inputs: Regressors | None
-) -> float:
-    """The factor on the step sizes: the schedule's, times the return gap's if a target return is specified."""
+class StepLength(NamedTuple):
+    """The length of a step.
+
+    Attributes:
+        factor: on the step sizes: the schedule's, times the return gap's if a target return is specified.
+        scale: of the task's reward relative to meta-training, as it was estimated or given.
+        measured: whether the return tells the distance to the target return; True without one.
+    """
+
+    factor: float
+    scale: float = 1.0
+    measured: bool = True
+
+
+def step_length(
+    policy: Policy,
+    batch: TrajectoryBatch,
+    adaptation: AdaptationSpec,
+    step: int,
+    scale: float | None = None,
+    inputs: Regressors | None = None,
+) -> StepLength:
+    """The factor on the step sizes at step k.
+
+    Args:
+        policy: the network.
+        batch: trajectories of one task, collected with θ_k.
+        adaptation: the schedule, and the target return.
+        step: k, counted from 0.
+        scale: the reward's scale, if it is known.
+        inputs: from `baseline_inputs`, if already computed.
+    """
     scheduled = adaptation.inner_lr_schedule[min(step, len(adaptation.inner_lr_schedule) - 1)]
     if adaptation.target_return is None:
-        return scheduled
-    gap, measured = return_gap(batch, adaptation, policy.environment.reward, step, inputs)
+        return StepLength(scheduled, scale or 1.0)
+    found = return_gap(batch, adaptation, policy.environment.reward, step, scale, inputs)
     # Without a measured distance each step is half as long as the one before: the gradient says on which side the goal
     # lies, and k bisections leave 2^-k of the first length.
-    return (scheduled if measured else 0.5**step) * gap / adaptation.return_gap
+    factor = (scheduled if found.measured else 0.5**step) * found.gap / adaptation.return_gap
+    return StepLength(factor, found.scale, found.measured)
 
 
 def with_std_factor(parameters: Parameters, factor: float) -> Parameters:
@@ -287,8 +320,18 @@ def adapt_path(
 
 
 @torch.no_grad()
-def summarize_step(policy: Policy, before: Parameters, step: InnerStep, batch: TrajectoryBatch) -> StepSummary:
-    """Measures the effect of a step from `before` on `batch`."""
+def summarize_step(
+    policy: Policy, before: Parameters, step: InnerStep, batch: TrajectoryBatch, after: Parameters | None = None
+) -> StepSummary:
+    """Measures the effect of a step from `before` on `batch`.
+
+    Args:
+        policy: the network.
+        before: θ_k.
+        step: the step.
+        batch: its trajectories.
+        after: θ_{k+1}; None for the end of the step.
+    """
     # A thousand observations give the mean to a few per cent; all of a large batch would take as long as the gradient.
     stride = -(-len(batch.observations) // _SUMMARY_OBSERVATIONS)
     observations = batch.observations[::stride]
@@ -297,7 +340,7 @@ def summarize_step(policy: Policy, before: Parameters, step: InnerStep, batch: T
     else:
         head, *others = step.forward.values
         old = policy.distribution_of((head[::stride], *others))
-    new = policy.distribution(step.parameters, observations)
+    new = policy.distribution(step.parameters if after is None else after, observations)
     squares = torch.stack([step.gradient[name].double().square().sum() for name in sorted(step.gradient)])
     return StepSummary(
         kl_divergence=float(kl_divergence(old, new).mean()),

@@ -121,10 +121,12 @@ class ReturnGap(NamedTuple):
     Attributes:
         gap: R* − R_k in the units of meta-training, at least 0.
         measured: whether the return tells the distance. Otherwise `gap` is a typical one.
+        scale: scale of the task's reward relative to meta-training, with which it was measured.
     """
 
     gap: float
     measured: bool
+    scale: float = 1.0
 
 
 def return_gap(
@@ -132,6 +134,7 @@ def return_gap(
     adaptation: AdaptationSpec,
     reward: RewardContract | None,
     step: int,
+    scale: float | None = None,
     inputs: Regressors | None = None,
 ) -> ReturnGap:
     """Measures R* − R_k, the distance of a batch's mean return from the target return.
@@ -141,6 +144,7 @@ def return_gap(
         adaptation: specifies the target return.
         reward: the reward in meta-training; None or without measurements: the rewards have its units.
         step: k, counted from 0.
+        scale: the reward's scale, if it is known; otherwise the batch tells it as far as it can.
         inputs: from `baseline_inputs`, if already computed.
 
     Raises:
@@ -150,22 +154,24 @@ def return_gap(
     if target is None:
         raise ValueError("adaptation.target_return: None; expected the target return")
     if reward is None or reward.return_range is None or not reward.deviation:
-        return ReturnGap(max(target - mean_return, 0.0), measured=True)
+        scale = scale or 1.0
+        return ReturnGap(max(target - mean_return / scale, 0.0), measured=True, scale=scale)
     lowest, highest = reward.return_range
     middle = (lowest + highest) / 2.0
     lowest -= _MARGIN * (highest - lowest)
-    scale = _batch_scale(batch, adaptation.baseline_ridge, reward, step, inputs)
+    if scale is None:
+        scale = batch_scale(batch, adaptation.baseline_ridge, reward, step, inputs)
     if scale > 0.0:
         mean_return /= scale
         if mean_return < lowest:
-            return ReturnGap(target - lowest, measured=False)
+            return ReturnGap(target - lowest, measured=False, scale=scale)
         if mean_return <= target:
-            return ReturnGap(target - mean_return, measured=True)
-    return ReturnGap(target - middle, measured=False)
+            return ReturnGap(target - mean_return, measured=True, scale=scale)
+    return ReturnGap(target - middle, measured=False, scale=scale or 1.0)
 
 
-def _batch_scale(
-    batch: TrajectoryBatch, ridge: float, reward: RewardContract, step: int, inputs: Regressors | None
+def batch_scale(
+    batch: TrajectoryBatch, ridge: float, reward: RewardContract, step: int, inputs: Regressors | None = None
 ) -> float:
     """The scale of a batch; 0 if its rewards are constant, and tell no scale."""
     deviation = reward_deviation(batch, ridge, inputs)

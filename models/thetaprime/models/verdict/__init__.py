@@ -2,6 +2,10 @@
 
 from thetaprime.models.verdict.decide import Ruling, decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.memory import RoundMemory
+from thetaprime.models.verdict.return_model import propose_context
+from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
+from thetaprime.models.verdict.session_step import SessionStep, StepOptions, next_step
 from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Reason, ReasonCode, Verdict, WeightyStep
 
 __all__ = [
@@ -12,9 +16,18 @@ __all__ = [
     "Move",
     "Reason",
     "ReasonCode",
+    "Review",
+    "Round",
+    "RoundMemory",
+    "RoundsSpec",
     "Ruling",
+    "SessionStep",
+    "StepOptions",
     "Verdict",
     "WeightyStep",
     "decide",
+    "next_step",
+    "propose_context",
+    "review",
     "write_verdict",
 ]

@@ -78,11 +78,9 @@ def write_verdict(evidence: Evidence, ruling: Ruling, *, shortened: bool = False
 
 def _advice(evidence: Evidence) -> tuple[Decision, float]:
     """What `HOLD` does, and the factor on the step."""
-    if not evidence.signal:
-        return Decision.HELD, 0.0
     if evidence.move is Move.BACK:
         return Decision.ROLLED_BACK, 1.0
-    if evidence.move is Move.STAY:
+    if not evidence.signal or evidence.move is Move.STAY:
         return Decision.HELD, 0.0
     predicted = evidence.predicted_gain
     if predicted is not None and predicted.high < 0.0:
@@ -130,7 +128,7 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
             f"The step before changed the return by {realized.value:.4g} ({_interval(realized)}): these episodes do "
             "not tell whether it helped. The next step is shorter; more episodes a round would tell.",
         )
-    if evidence.signal and evidence.move is Move.STAY:
+    if evidence.signal and (evidence.exhausted or evidence.move is Move.STAY):
         yield _nothing_left(evidence)
     if evidence.task_p_value is not None and evidence.task_p_value < UNFAMILIAR:
         yield Reason(
@@ -147,7 +145,8 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
             0.0,
             "Parts of the batch ask for opposite steps. Check that all episodes of a round come from one task.",
         )
-    yield from _units(evidence)
+    if evidence.signal:
+        yield from _units(evidence)
     needed = evidence.episodes_needed
     if evidence.signal and needed is not None and needed > evidence.trajectories:
         yield Reason(

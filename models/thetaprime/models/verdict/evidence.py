@@ -52,6 +52,7 @@ class Evidence:
         episodes_needed: trajectories that a direction needs to be mostly signal.
         disagreement: cosine between the steps that two parts of the batch ask for, where it is significantly below 0.
         realized_gain: effect of the step before.
+        exhausted: whether the rounds' guard holds because nothing remains to be gained.
         remaining: what the best policy lacks to the returns after adaptation in meta-training; None if unknown.
         contradicted: return of a policy that was measured twice, the second time less the first, where the task must
             have changed between; None where it has not.
@@ -75,6 +76,7 @@ class Evidence:
     episodes_needed: int | None = None
     disagreement: float | None = None
     realized_gain: Estimate | None = None
+    exhausted: bool = False
     remaining: float | None = None
     contradicted: Estimate | None = None
     kl_divergence: float = 0.0

@@ -16,7 +16,14 @@ from thetaprime.server.adaptation.step import PendingRound, StepInputs, StepResu
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.errors import PreconditionError, RoundMismatchError, shown
 from thetaprime.server.sessions.on_policy import require_plausible_round
-from thetaprime.server.sessions.policies import PolicyRecord, cache_parameters, find_policy, session_entry
+from thetaprime.server.sessions.policies import (
+    PolicyRecord,
+    cache_parameters,
+    find_policy,
+    find_policy_id,
+    read_memories,
+    session_entry,
+)
 from thetaprime.server.sessions.rows import SessionRecord, add_kept, find_session, uploaded_batch
 from thetaprime.server.store import Store
 from thetaprime.server.store.tables import policies, sessions
@@ -28,7 +35,12 @@ from thetaprime.v1 import policy_pb2
 _ADVANCE_SESSION: Final = (
     sessions.update()
     .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("expected_round"))
-    .values(round=sa.bindparam("next_round"), policy_id=sa.bindparam("next_policy_id"))
+    .values(
+        round=sa.bindparam("next_round"),
+        policy_id=sa.bindparam("next_policy_id"),
+        best_round=sa.bindparam("next_best_round"),
+        best_policy_id=sa.bindparam("next_best_policy_id"),
+    )
 )
 _INSERT_POLICY: Final = policies.insert()
 
@@ -81,8 +93,10 @@ def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | PendingRound:
         found = _compare(connection, call, store.now())
         if isinstance(found, PendingRound):
             record = find_policy(connection, call.session_id, call.expected_round) if call.expected_round else None
-            return dataclasses.replace(found, record=record)
-    return _recorded_outcome(store, *found)
+            memories = read_memories(connection, found.session)
+            return dataclasses.replace(found, record=record, memories=memories)
+        best_policy_id = _best_policy_id(connection, *found)
+    return _recorded_outcome(store, *found, best_policy_id)
 
 
 def take_round(store: Store, catalog: Catalog, metrics: Metrics, call: AdaptCall) -> AdaptOutcome:
@@ -97,6 +111,8 @@ def take_round(store: Store, catalog: Catalog, metrics: Metrics, call: AdaptCall
         result = _computed_step(store, catalog, call)
         outcome = result if isinstance(result, AdaptOutcome) else _commit(store, catalog, call, result)
     metrics.record_round(outcome.session.meta_policy, time.perf_counter() - call.started, outcome.report.seconds)
+    if isinstance(result, StepResult):
+        metrics.record_verdict(outcome.report.verdict)
     return outcome
 
 
@@ -123,7 +139,8 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
         failpoints.reach("adapt.blobs")
         found = _compare(connection, call, store.now())
         if not isinstance(found, PendingRound):
-            return _recorded_outcome(store, *found)
+            return _recorded_outcome(store, *found, _best_policy_id(connection, *found))
+        best_policy_id = _best_policy_id(connection, found.session, record)
         require_plausible_round(session_entry(catalog, found.session).meta_policy.policy, found.session, found.batch)
         connection.execute(
             _ADVANCE_SESSION,
@@ -132,6 +149,8 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
                 "expected_round": call.expected_round,
                 "next_round": record.round,
                 "next_policy_id": result.policy.policy_id,
+                "next_best_round": record.report_message().verdict.best_round,
+                "next_best_policy_id": best_policy_id,
             },
         )
         row = dataclasses.asdict(record)
@@ -142,7 +161,7 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
         failpoints.reach("adapt.rows")
     failpoints.reach("adapt.committed")
     cache_parameters(store, record.onnx_sha256, result.parameters)
-    return _outcome(found.session, record, result.policy)
+    return _outcome(found.session, record, result.policy, best_policy_id)
 
 
 def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRound | tuple[SessionRecord, PolicyRecord]:
@@ -169,11 +188,29 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRou
     return PendingRound(session, batch)
 
 
-def _recorded_outcome(store: Store, session: SessionRecord, record: PolicyRecord) -> AdaptOutcome:
-    return _outcome(session, record, record.policy_message(store))
+def _best_policy_id(connection: sa.Connection, session: SessionRecord, record: PolicyRecord) -> str:
+    """Returns the policy id of the best policy after a recorded step."""
+    best = record.report_message().verdict.best_round
+    if best == session.best_round and session.best_policy_id is not None:
+        return session.best_policy_id
+    return find_policy_id(connection, session, best)
 
 
-def _outcome(session: SessionRecord, record: PolicyRecord, policy: policy_pb2.Policy) -> AdaptOutcome:
+def _recorded_outcome(store: Store, session: SessionRecord, record: PolicyRecord, best_policy_id: str) -> AdaptOutcome:
+    return _outcome(session, record, record.policy_message(store), best_policy_id)
+
+
+def _outcome(
+    session: SessionRecord, record: PolicyRecord, policy: policy_pb2.Policy, best_policy_id: str
+) -> AdaptOutcome:
+    report = record.report_message()
     # The session right after the step: a repeated call hides later rounds and the session's end.
-    after = dataclasses.replace(session, round=record.round, policy_id=policy.policy_id, closed=False)
-    return AdaptOutcome(after, policy, record.report_message())
+    after = dataclasses.replace(
+        session,
+        round=record.round,
+        policy_id=policy.policy_id,
+        closed=False,
+        best_round=report.verdict.best_round,
+        best_policy_id=best_policy_id,
+    )
+    return AdaptOutcome(after, policy, report)

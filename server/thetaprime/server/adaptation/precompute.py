@@ -26,9 +26,9 @@ def precompute_step(store: Store, metrics: Metrics, upload: NewUpload) -> None:
         upload: the upload; its forward pass is consumed.
     """
     session = upload.session
-    pending = PendingRound(session, upload.batch, upload.record)
+    pending = PendingRound(session, upload.batch, upload.record, upload.memories)
     try:
-        result = compute_step(upload.entry, pending, StepInputs.of_upload(upload))
+        result = compute_step(upload.entry, pending, StepInputs.of_upload(store, upload, pending))
     except Exception:
         _log.warning("step not precomputed", session_id=session.session_id, round=session.round, exc_info=True)
         metrics.record_precomputed_step("failed")

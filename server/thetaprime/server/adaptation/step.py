@@ -5,6 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +14,30 @@ import torch
 from thetaprime import wire
 from thetaprime.models import (
     ForwardPass,
-    InnerStep,
+    MetaPolicy,
     NonFiniteStepError,
     Parameters,
-    StepSummary,
     TrajectoryBatch,
-    adapt_step,
-    check_finite,
-    forward_pass,
-    moving_parameters,
-    summarize_step,
     trajectory_contributions,
 )
+from thetaprime.models.verdict import Caution, RoundMemory, SessionStep, StepOptions, next_step
+from thetaprime.server.adaptation.verdicts import verdict_message
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry, policy_message
 from thetaprime.server.errors import PreconditionError
-from thetaprime.server.sessions.policies import PolicyRecord, current_parameters
+from thetaprime.server.sessions.policies import PolicyRecord, current_parameters, find_policy
 from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch
 from thetaprime.server.sessions.uploads import NewUpload, trajectory_batch
 from thetaprime.server.store import Store
 from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
+
+_CAUTIONS: Final = {
+    service_pb.CAUTION_UNSPECIFIED: Caution.HOLD,
+    service_pb.CAUTION_OFF: Caution.OFF,
+    service_pb.CAUTION_WARN: Caution.WARN,
+    service_pb.CAUTION_HOLD: Caution.HOLD,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +48,47 @@ class PendingRound:
         session: the session, at round k.
         batch: the round's uploads.
         record: the step that made θ_k; None for θ.
+        memories: what the session remembers of rounds 0 to k − 1; None for a round that is older than memories.
     """
 
     session: SessionRecord
     batch: UploadedBatch
     record: PolicyRecord | None = None
+    memories: tuple[bytes | None, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EarlierPolicies:
+    """The policies of a session that a step may return to. They are read when they are asked for.
+
+    Attributes:
+        store: the store.
+        entry: the session's meta-policy.
+        pending: the round.
+    """
+
+    store: Store
+    entry: CatalogEntry
+    pending: PendingRound
+
+    def record(self, number: int) -> PolicyRecord | None:
+        """Returns the step that made a policy; None for θ."""
+        session = self.pending.session
+        if number == session.round:
+            return self.pending.record
+        if number == 0:
+            return None
+        with self.store.reading() as connection:
+            return find_policy(connection, session.session_id, number)
+
+    def parameters(self, number: int) -> Parameters:
+        """Returns a policy as tensors."""
+        return current_parameters(self.store, self.entry, self.record(number))
+
+    def parent_id(self, number: int) -> str:
+        """Returns the id of the policy that a policy was adapted from; empty for θ."""
+        record = self.record(number)
+        return "" if record is None else record.description.parent_id
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,12 +99,14 @@ class StepInputs:
         parameters: θ_k.
         trajectories: all N trajectories of the round.
         counts: number of trajectories of each upload; N in all.
+        earlier: the policies that the step may return to.
         forward: θ_k run over the trajectories, where that was done before; the step consumes it.
     """
 
     parameters: Parameters
     trajectories: TrajectoryBatch
     counts: tuple[int, ...]
+    earlier: EarlierPolicies
     forward: ForwardPass | None = None
 
     @classmethod
@@ -76,14 +118,16 @@ class StepInputs:
             parameters=current_parameters(store, entry, pending.record),
             trajectories=trajectory_batch(list(itertools.chain.from_iterable(uploads))),
             counts=tuple(map(len, uploads)),
+            earlier=EarlierPolicies(store, entry, pending),
         )
 
     @classmethod
-    def of_upload(cls, upload: NewUpload) -> "StepInputs":
+    def of_upload(cls, store: Store, upload: NewUpload, pending: PendingRound) -> "StepInputs":
         """Takes over the arrays and the forward pass that verified a round's only upload."""
         verified = upload.verified
         counts = (len(verified.trajectories.lengths),)
-        return cls(verified.parameters, verified.trajectories, counts, verified.forward)
+        earlier = EarlierPolicies(store, upload.entry, pending)
+        return cls(verified.parameters, verified.trajectories, counts, earlier, verified.forward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,27 +159,14 @@ def compute_step(entry: CatalogEntry, pending: PendingRound, inputs: StepInputs)
     """
     started = time.perf_counter()
     session, meta_policy = pending.session, entry.meta_policy
-    adaptation, step_sizes = meta_policy.manifest.adaptation, meta_policy.step_sizes
-    forward = inputs.forward or forward_pass(
-        meta_policy.policy,
-        inputs.parameters,
-        inputs.trajectories,
-        moving_parameters(inputs.parameters, adaptation, step_sizes),
-    )
-    step = adapt_step(
-        meta_policy.policy,
-        inputs.parameters,
-        inputs.trajectories,
-        adaptation,
-        step=session.round,
-        step_sizes=step_sizes,
-        scale=1.0 if session.step_size_scale is None else session.step_size_scale,
-        forward=forward,
-    )
-    summary = _finite_summary(entry, inputs, step)
-    shares = trajectory_contributions(meta_policy.policy, inputs.parameters, inputs.trajectories, step)
-    exported = meta_policy.export(step.parameters, parent_id=session.policy_id)
-    report = _report(pending, inputs, summary, shares)
+    history = _history(pending)
+    step = _finite_step(meta_policy, session, history, inputs)
+    shares = trajectory_contributions(meta_policy.policy, inputs.parameters, inputs.trajectories, step.inner)
+    # A policy that is handed out again has the same file again, and with it the same parent.
+    number = step.memory.next_policy
+    parent_id = session.policy_id if number > session.round else inputs.earlier.parent_id(number)
+    exported = meta_policy.export(step.parameters, parent_id=parent_id)
+    report = _report(pending, inputs, step, shares)
     report.seconds = time.perf_counter() - started
     policy = policy_message(exported)
     policy.ClearField("onnx")
@@ -146,27 +177,55 @@ def compute_step(entry: CatalogEntry, pending: PendingRound, inputs: StepInputs)
         onnx_sha256=exported.onnx_sha256,
         policy=policy.SerializeToString(),
         report=report.SerializeToString(),
+        memory=None if len(history) < session.round else step.memory.to_bytes(),
     )
     policy.onnx = exported.onnx
     return StepResult(record, policy, step.parameters)
 
 
-def _finite_summary(entry: CatalogEntry, inputs: StepInputs, step: InnerStep) -> StepSummary:
-    """Measures the step, and refuses one that is not finite."""
+def _finite_step(
+    meta_policy: MetaPolicy, session: SessionRecord, history: Sequence[RoundMemory], inputs: StepInputs
+) -> SessionStep:
+    """Computes the step, and refuses one that is not finite."""
     try:
-        check_finite(step.parameters)
+        step = next_step(
+            meta_policy,
+            history,
+            inputs.trajectories,
+            inputs.parameters,
+            inputs.earlier.parameters,
+            _options(session),
+            forward=inputs.forward,
+            forgotten=session.round - len(history),
+        )
     except NonFiniteStepError as error:
         raise PreconditionError("NON_FINITE_STEP", str(error)) from error
-    summary = summarize_step(entry.meta_policy.policy, inputs.parameters, step, inputs.trajectories)
     # Finite parameters may still be so large that the policy's outputs are not finite.
-    for name, value in dataclasses.asdict(summary).items():
+    for name, value in dataclasses.asdict(step.summary).items():
         if not math.isfinite(value):
             raise PreconditionError("NON_FINITE_STEP", f"{name} of the step is {value}")
-    return summary
+    return step
+
+
+def _history(pending: PendingRound) -> list[RoundMemory]:
+    """Returns what the session remembers of its rounds; nothing where it began before rounds were remembered."""
+    known = [RoundMemory.from_bytes(memory) for memory in pending.memories if memory is not None]
+    return known if len(known) == pending.session.round else []
+
+
+def _options(session: SessionRecord) -> StepOptions:
+    options = session.step_options
+    return StepOptions(
+        step_size_scale=options.step_size_scale if options.HasField("step_size_scale") else 1.0,
+        caution=_CAUTIONS[options.caution],
+        reward_scale=options.reward_scale if options.HasField("reward_scale") else None,
+        reward_offset=options.reward_offset if options.HasField("reward_offset") else None,
+        max_kl=options.max_kl if options.HasField("max_kl") else None,
+    )
 
 
 def _report(
-    pending: PendingRound, inputs: StepInputs, summary: StepSummary, shares: npt.NDArray[np.float64]
+    pending: PendingRound, inputs: StepInputs, step: SessionStep, shares: npt.NDArray[np.float64]
 ) -> service_pb.AdaptationReport:
     """Returns the report of a step, but for its `seconds`."""
     trajectories = inputs.trajectories
@@ -177,16 +236,21 @@ def _report(
         steps=sum(trajectories.lengths),
         mean_return=float(returns.mean()),
         std_return=float(returns.std(correction=0)),
-        kl_divergence=summary.kl_divergence,
-        gradient_norm=summary.gradient_norm,
-        entropy=summary.entropy,
+        kl_divergence=step.summary.kl_divergence,
+        gradient_norm=step.summary.gradient_norm,
+        entropy=step.summary.entropy,
         batch_sha256=pending.batch.sha256,
-        uploads=_upload_shares(pending.batch.payloads, inputs.counts, returns, shares),
+        uploads=_upload_shares(pending.batch.payloads, inputs.counts, returns, shares, step.verdict.influences),
+        verdict=verdict_message(step.verdict, pending.batch.payloads, inputs.counts),
     )
 
 
 def _upload_shares(
-    payloads: Sequence[str], counts: Sequence[int], returns: torch.Tensor, shares: npt.NDArray[np.float64]
+    payloads: Sequence[str],
+    counts: Sequence[int],
+    returns: torch.Tensor,
+    shares: npt.NDArray[np.float64],
+    influences: Sequence[float],
 ) -> Iterator[service_pb.UploadShare]:
     """Yields each upload's returns and shares of the step.
 
@@ -195,11 +259,17 @@ def _upload_shares(
         counts: number of trajectories of each upload; N in all.
         returns: [N], undiscounted.
         shares: [N], from `trajectory_contributions`.
+        influences: [N], or none.
     """
     ends = np.cumsum(counts)
     for digest, end, count in zip(payloads, ends.tolist(), counts, strict=True):
         rows = slice(end - count, end)
-        yield service_pb.UploadShare(sha256=digest, returns=returns[rows].tolist(), shares=shares[rows].tolist())
+        yield service_pb.UploadShare(
+            sha256=digest,
+            returns=returns[rows].tolist(),
+            shares=shares[rows].tolist(),
+            influences=influences[rows],
+        )
 
 
 def warm_up(catalog: Catalog) -> None:
@@ -218,11 +288,5 @@ def warm_up(catalog: Catalog) -> None:
         final_observation=np.zeros(contract.observation_shape, np.float32),
         policy_id="",
     )
-    adapt_step(
-        meta_policy.policy,
-        meta_policy.parameters,
-        trajectory_batch([trajectory]),
-        meta_policy.manifest.adaptation,
-        step=0,
-        step_sizes=meta_policy.step_sizes,
-    )
+    theta = meta_policy.parameters
+    next_step(meta_policy, [], trajectory_batch([trajectory]), theta, lambda number: theta, StepOptions())

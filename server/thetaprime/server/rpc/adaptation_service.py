@@ -11,6 +11,7 @@ import structlog
 from thetaprime.server.adaptation.commit import AdaptCall, AdaptOutcome, look_up
 from thetaprime.server.adaptation.engine import AdaptationEngine
 from thetaprime.server.adaptation.precompute import is_precomputed
+from thetaprime.server.adaptation.verdicts import audited_verdict
 from thetaprime.server.auth import Authenticator, audit, current_caller
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.config import ServerConfig
@@ -73,12 +74,16 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
     ) -> service_pb.CreateSessionResponse:
         """Creates a session, once for each request id."""
         caller = current_caller()
-        has_scale = request.options.HasField("step_size_scale")
+        options = request.options
         arguments = sessions.CreateArguments(
             meta_policy=request.meta_policy,
             meta_policy_version=request.meta_policy_version,
-            step_size_scale=request.options.step_size_scale if has_scale else None,
+            step_size_scale=options.step_size_scale if options.HasField("step_size_scale") else None,
             ttl=request.ttl.ToMicroseconds() if request.HasField("ttl") else None,
+            caution=options.caution,
+            reward_scale=options.reward_scale if options.HasField("reward_scale") else None,
+            reward_offset=options.reward_offset if options.HasField("reward_offset") else None,
+            max_kl=options.max_kl if options.HasField("max_kl") else None,
         )
         session, batch, theta = await self._transact(
             sessions.create_session,
@@ -153,7 +158,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             else:
                 call = dataclasses.replace(call, pending=looked_up)
         outcome = found or await self._engine.adapt(call)
-        audit.record("adapted", caller, **_audited(outcome.session))
+        audit.record("adapted", caller, **_audited(outcome.session), **audited_verdict(outcome.report.verdict))
         # The session right after the step, also in the reply to a repeated call.
         session = outcome.session.message(UploadedBatch(), self._description(outcome.session))
         return service_pb.AdaptResponse(session=session, policy=outcome.policy, report=outcome.report)

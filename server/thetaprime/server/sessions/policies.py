@@ -18,6 +18,12 @@ _POLICY: Final = sa.select(policies).where(
     policies.c.session_id == sa.bindparam("session_id"), policies.c.round == sa.bindparam("round")
 )
 
+_MEMORIES: Final = (
+    sa.select(policies.c.memory)
+    .where(policies.c.session_id == sa.bindparam("session_id"), policies.c.round <= sa.bindparam("round"))
+    .order_by(policies.c.round)
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicyRecord:
@@ -30,6 +36,7 @@ class PolicyRecord:
         onnx_sha256: blob of the ONNX file, which holds the parameters.
         policy: the Policy message without the file.
         report: the step's AdaptationReport.
+        memory: what later steps need to know of the step's round; None in a store that is older than it.
     """
 
     session_id: str
@@ -38,10 +45,16 @@ class PolicyRecord:
     onnx_sha256: str
     policy: bytes
     report: bytes
+    memory: bytes | None = None
+
+    @property
+    def description(self) -> policy_pb2.Policy:
+        """The policy without its file."""
+        return policy_pb2.Policy.FromString(self.policy)
 
     def policy_message(self, store: Store) -> policy_pb2.Policy:
         """Returns the policy as it was first sent."""
-        message = policy_pb2.Policy.FromString(self.policy)
+        message = self.description
         message.onnx = store.read(self.onnx_sha256)
         return message
 
@@ -54,6 +67,21 @@ def find_policy(connection: sa.Connection, session_id: str, round_index: int) ->
     """Returns θ_k of a session; None for θ, and for a later round than the session's."""
     row = connection.execute(_POLICY, {"session_id": session_id, "round": round_index}).mappings().one_or_none()
     return None if row is None else PolicyRecord(**row)
+
+
+def read_memories(connection: sa.Connection, session: SessionRecord) -> tuple[bytes | None, ...]:
+    """Returns what the session remembers of each round before the current one, in order."""
+    if not session.round:
+        return ()
+    return tuple(connection.scalars(_MEMORIES, {"session_id": session.session_id, "round": session.round}))
+
+
+def find_policy_id(connection: sa.Connection, session: SessionRecord, round_index: int) -> str:
+    """Returns the policy id of θ_k of a session."""
+    if round_index == session.round:
+        return session.policy_id
+    record = find_policy(connection, session.session_id, round_index) if round_index else None
+    return session.theta_id if record is None else record.description.policy_id
 
 
 def session_entry(catalog: Catalog, session: SessionRecord) -> CatalogEntry:

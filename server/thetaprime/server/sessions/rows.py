@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
-from google.protobuf import timestamp_pb2
+from google.protobuf import json_format, timestamp_pb2
 
 from thetaprime import wire
 from thetaprime.server.errors import InvalidRequestError, NotFoundError, PreconditionError
@@ -19,7 +19,6 @@ from thetaprime.v1 import policy_pb2
 
 MAX_ID_LENGTH: Final = 128
 """Longest id that a client may choose, in characters."""
-
 _SESSION: Final = sa.select(sessions).where(
     sessions.c.session_id == sa.bindparam("session_id"),
     sessions.c.tenant == sa.bindparam("tenant"),
@@ -114,6 +113,9 @@ class SessionRecord:
         kept_steps: environment steps of its uploads, over all rounds.
         doubt: why the uploads of the current round are implausible together; None where they are not.
         policy_bytes: bytes of its next policy, which `kept_bytes` includes while the round has uploads.
+        options: other options of its steps, as the JSON of a `SessionOptions` message; None for the defaults.
+        best_round: number of the best verified policy; None for θ.
+        best_policy_id: its policy id; None for θ's.
     """
 
     session_id: str
@@ -134,6 +136,15 @@ class SessionRecord:
     kept_steps: int = 0
     doubt: str | None = None
     policy_bytes: int = 0
+    options: str | None = None
+    best_round: int | None = None
+    best_policy_id: str | None = None
+
+    @property
+    def step_options(self) -> service_pb.SessionOptions:
+        """The options of its steps, as a message."""
+        options = service_pb.SessionOptions(step_size_scale=self.step_size_scale)
+        return options if self.options is None else json_format.Parse(self.options, options)
 
     def require_open(self, now: int) -> None:
         """Checks that the session takes uploads and steps.
@@ -180,11 +191,13 @@ class SessionRecord:
             round=self.round,
             policy_id=self.policy_id,
             batch=batch.message(),
-            options=service_pb.SessionOptions(step_size_scale=self.step_size_scale),
+            options=self.step_options,
             create_time=_timestamp(self.create_time),
             expire_time=_timestamp(self.expire_time),
             delete_time=_timestamp(self.delete_time),
             doubt=self.doubt or "",
+            best_round=self.best_round or 0,
+            best_policy_id=self.best_policy_id or self.theta_id,
         )
 
 

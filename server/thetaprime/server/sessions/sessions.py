@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
+from google.protobuf import json_format
 
 from thetaprime.server import failpoints
 from thetaprime.server.auth import audit
@@ -37,6 +38,7 @@ from thetaprime.wire import sha256_hex
 
 _MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
+_MORE_OPTIONS: Final = ("caution", "reward_scale", "reward_offset", "max_kl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +50,20 @@ class CreateArguments:
         meta_policy_version: its version; 0 for the newest.
         step_size_scale: factor on every inner step size; None for 1.
         ttl: microseconds to expiry; None for the server's default.
+        caution: as on the wire; 0 for the default.
+        reward_scale: scale of the task's rewards relative to meta-training; None for unknown.
+        reward_offset: offset of the task's rewards; None for unknown.
+        max_kl: longest step, in nats; None for no limit.
     """
 
     meta_policy: str
     meta_policy_version: int
     step_size_scale: float | None
     ttl: int | None
+    caution: int = 0
+    reward_scale: float | None = None
+    reward_offset: float | None = None
+    max_kl: float | None = None
 
     def check(self, config: ServerConfig) -> None:
         """Validates the arguments.
@@ -63,9 +73,15 @@ class CreateArguments:
         """
         if self.meta_policy_version < 0:
             raise InvalidRequestError("meta_policy_version", f"{self.meta_policy_version}; expected 0 or more")
-        scale = self.step_size_scale
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise InvalidRequestError("options.step_size_scale", f"{scale}; expected a finite number above 0")
+        for name in ("step_size_scale", "reward_scale", "max_kl"):
+            value: float | None = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidRequestError(f"options.{name}", f"{value}; expected a finite number above 0")
+        if self.reward_offset is not None and not math.isfinite(self.reward_offset):
+            raise InvalidRequestError("options.reward_offset", f"{self.reward_offset}; expected a finite number")
+        if self.caution not in service_pb.Caution.values():
+            known = ", ".join(f"{number} ({name})" for name, number in service_pb.Caution.items())
+            raise InvalidRequestError("options.caution", f"{self.caution}; expected one of {known}")
         if self.ttl is not None and not 0 < self.ttl <= config.max_ttl * 1e6:
             raise InvalidRequestError(
                 "ttl", f"{self.ttl / 1e6:g} s; expected more than 0 and at most {config.max_ttl:g} s"
@@ -74,7 +90,20 @@ class CreateArguments:
     @property
     def sha256(self) -> str:
         """Digest of the arguments."""
-        return sha256_hex(json.dumps(dataclasses.astuple(self)).encode())
+        # Options that are not set leave the digest of servers that did not know them: a retried request may meet one.
+        first = [self.meta_policy, self.meta_policy_version, self.step_size_scale, self.ttl]
+        more = self.more_options
+        return sha256_hex(json.dumps(first if more is None else [*first, more]).encode())
+
+    @property
+    def more_options(self) -> str | None:
+        """The options but the scale of the step sizes, as a session's row keeps them."""
+        more = {name: value for name in _MORE_OPTIONS if (value := getattr(self, name))}
+        if not more:
+            return None
+        return json_format.MessageToJson(
+            service_pb.SessionOptions(**more), preserving_proto_field_name=True, indent=None
+        )
 
 
 def create_session(
@@ -155,6 +184,9 @@ def _found_or_created(
             create_time=now,
             expire_time=now + ttl,
             delete_time=now + ttl + round(config.keep_policies * 1e6),
+            options=arguments.more_options,
+            best_round=0,
+            best_policy_id=entry.message.policy_id,
         )
         session = dataclasses.replace(session, policy_bytes=_policy_bytes(store, entry, session))
         session = dataclasses.replace(session, kept_bytes=row_bytes(sessions, dataclasses.asdict(session)))

@@ -31,7 +31,13 @@ from thetaprime.server.errors import (
     shown,
 )
 from thetaprime.server.sessions.on_policy import UploadEvidence, refuse_upload
-from thetaprime.server.sessions.policies import PolicyRecord, current_parameters, find_policy, session_entry
+from thetaprime.server.sessions.policies import (
+    PolicyRecord,
+    current_parameters,
+    find_policy,
+    read_memories,
+    session_entry,
+)
 from thetaprime.server.sessions.room import with_expired_deleted
 from thetaprime.server.sessions.rows import (
     SessionRecord,
@@ -69,6 +75,7 @@ class AdmittedUpload:
         session: the session, as it was when the upload began.
         record: the step that made θ_k, which must have collected the trajectories; None for θ.
         previous: the step that made θ_{k−1}; None for θ, and in round 0.
+        memories: what the session remembers of earlier rounds.
         known: the upload's row, where it was accepted before.
     """
 
@@ -77,6 +84,7 @@ class AdmittedUpload:
     session: SessionRecord
     record: PolicyRecord | None = None
     previous: PolicyRecord | None = None
+    memories: tuple[bytes | None, ...] = ()
     known: sa.RowMapping | None = None
 
 
@@ -105,6 +113,7 @@ class NewUpload:
         session: its session.
         batch: the uploads of the round, this one included.
         record: the step that made θ_k; None for θ.
+        memories: what the session remembers of earlier rounds.
         entry: the session's meta-policy.
         verified: its trajectories.
     """
@@ -112,6 +121,7 @@ class NewUpload:
     session: SessionRecord
     batch: UploadedBatch
     record: PolicyRecord | None
+    memories: tuple[bytes | None, ...]
     entry: CatalogEntry
     verified: VerifiedTrajectories
 
@@ -150,7 +160,8 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
             find_policy(connection, session.session_id, index) if index > 0 else None
             for index in (session.round, session.round - 1)
         )
-    return AdmittedUpload(tenant, header, session, record, previous)
+        memories = read_memories(connection, session)
+    return AdmittedUpload(tenant, header, session, record, previous, memories)
 
 
 def accept_upload(
@@ -240,7 +251,7 @@ def accept_upload(
     failpoints.reach("upload.committed")
     if counted_as is not None:
         return AcceptedUpload(acknowledgement)
-    return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, entry, verified))
+    return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, upload.memories, entry, verified))
 
 
 def _require_room_early(store: Store, quotas: Quotas, tenant: str, size: int, steps: int) -> None:
@@ -366,10 +377,11 @@ def _verified_trajectories(
 
 
 def _earlier_parameters(store: Store, entry: CatalogEntry, upload: AdmittedUpload) -> Iterator[Parameters]:
-    """Yields θ_{k−1} and θ: a collector that was not updated acts with one of them."""
-    if upload.previous is not None:
+    """Yields θ_{k−1} and θ, where they differ from θ_k: a collector that was not updated acts with one of them."""
+    session = upload.session
+    if upload.previous is not None and upload.previous.description.policy_id != session.policy_id:
         # The upload does not depend on θ_{k−1}: a damaged file makes the test weaker, and no more.
         with contextlib.suppress(CorruptDataError):
             yield current_parameters(store, entry, upload.previous)
-    if upload.record is not None:
+    if upload.record is not None and session.policy_id != session.theta_id:
         yield entry.meta_policy.parameters

@@ -73,6 +73,11 @@ sessions = Table(
     Column("doubt", String, info={COUNTED_BYTES: 300}),
     # What its next policy will take: counted from the first upload of a round, so that `Adapt` never lacks the room.
     Column("policy_bytes", BigInteger, nullable=False, server_default="0"),
+    # The options of its steps, as JSON (`SessionRecord.options`). NULL for the defaults.
+    Column("options", String),
+    # The best verified policy. NULL, in a store that is older than the columns, means θ.
+    Column("best_round", BigInteger),
+    Column("best_policy_id", String),
     UniqueConstraint("tenant", "request_id"),
     Index("sessions_newest", "tenant", "create_time", "session_id"),
     # A covering index: it holds every column of its query.
@@ -148,6 +153,8 @@ policies = Table(
     # The Policy message without its `onnx`, and the AdaptationReport of the step that made it.
     Column("policy", LargeBinary, nullable=False),
     Column("report", LargeBinary, nullable=False),
+    # What later steps need to know of the round (`models.RoundMemory`). NULL in a store that is older than the column.
+    Column("memory", LargeBinary),
     PrimaryKeyConstraint("session_id", "round"),
     Index("policies_onnx", "onnx_sha256"),
 )

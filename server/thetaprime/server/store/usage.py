@@ -35,7 +35,9 @@ _TYPE, _NUMBER = 3, 8
 _FILE: Final = 512
 
 # Of a step's report: what it has in any case, for each upload, and for each trajectory.
-_REPORT, _REPORT_UPLOAD, _REPORT_TRAJECTORY = 2048, 96, 32
+_REPORT, _REPORT_UPLOAD, _REPORT_TRAJECTORY = 3072, 96, 32
+# Of what later steps need to know of a round.
+_MEMORY: Final = 512
 
 _DIGEST: Final = "0" * 64
 
@@ -89,8 +91,14 @@ def expected_policy_bytes(session_id: str, policy: bytes, onnx: int, *, is_row: 
         onnx: size of the ONNX file.
         is_row: whether the file is stored in a row.
     """
-    row = {"session_id": session_id, "batch_sha256": _DIGEST, "onnx_sha256": _DIGEST, "policy": policy}
-    return row_bytes(tables.policies, {**row, "report": bytes(_REPORT)}) + blob_bytes(onnx, is_row=is_row)
+    row: dict[str, object] = {
+        "session_id": session_id,
+        "batch_sha256": _DIGEST,
+        "onnx_sha256": _DIGEST,
+        "policy": policy,
+    }
+    row |= {"report": bytes(_REPORT), "memory": bytes(_MEMORY)}
+    return row_bytes(tables.policies, row) + blob_bytes(onnx, is_row=is_row)
 
 
 def tenant_usage(connection: sa.Connection, tenant: str) -> Usage:

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from thetaprime.server.logging import dropped_lines
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -65,6 +66,12 @@ class Metrics:
             "thetaprime_call_seconds", "Duration of a call.", ["method"], buckets=_SECONDS, registry=registry
         )
         self._rounds = Counter("thetaprime_rounds", "Adaptation rounds committed.", ["meta_policy"], registry=registry)
+        self._decisions = Counter(
+            "thetaprime_decisions",
+            "Decisions about steps, by their first reason.",
+            ["decision", "reason"],
+            registry=registry,
+        )
         self._round_seconds = Histogram(
             "thetaprime_round_seconds",
             "From Adapt to its θ′, including the wait in the queue.",
@@ -177,6 +184,13 @@ class Metrics:
         self._rounds.labels(meta_policy).inc()
         self._round_seconds.observe(seconds)
         self._gradient_seconds.observe(computing)
+
+    def record_verdict(self, verdict: service_pb.Verdict) -> None:
+        """Counts a decision by its weightiest reason; ``NONE`` without one."""
+        decision = service_pb.Decision.Name(verdict.decision).removeprefix("DECISION_")
+        code = verdict.reasons[0].code if verdict.reasons else None
+        reason = "NONE" if code is None else service_pb.ReasonCode.Name(code).removeprefix("REASON_CODE_")
+        self._decisions.labels(decision, reason).inc()
 
     def record_precomputed_step(self, result: str) -> None:
         """Counts a step that was precomputed when its upload arrived.

@@ -1,0 +1,451 @@
+"""The next step of a session: the one function that the service and the evaluation call, round after round.
+
+The first step is the inner loop's own (`adapt_step`), exactly. Later steps are guarded (`rounds`): they start from the
+best verified policy, their lengths follow from realized gains, and they end where nothing remains to be gained. A
+policy whose context alone adapts is guarded with a model of the return over the context (`return_model`). Any other
+policy is guarded along its own gradients, with directions that are taken afresh.
+
+A step is a function of the artifact, of the episodes and of what the session remembers. Equal inputs give equal steps.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch.distributions import kl_divergence
+
+from thetaprime.models.artifact import MetaPolicy
+from thetaprime.models.baseline import Regressors
+from thetaprime.models.inner_loop import (
+    InnerStep,
+    StepLength,
+    StepSummary,
+    adapt_step,
+    inner_advantages,
+    moving_parameters,
+    step_length,
+    summarize_step,
+    with_std_factor,
+)
+from thetaprime.models.parameters import Parameters, check_finite
+from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
+from thetaprime.models.reward_units import batch_scale
+from thetaprime.models.spec import CONTEXT
+from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
+from thetaprime.models.verdict.decide import decide, write_verdict
+from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.memory import RoundMemory
+from thetaprime.models.verdict.return_model import propose_context
+from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
+from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Verdict
+
+_SPEC: Final = RoundsSpec()
+_OBSERVATIONS: Final = 1024
+_BISECTIONS: Final = 20
+_POST_ADAPTATION: Final = "post_adaptation_return_quantiles"
+# Of 21 quantiles: the 5 % quantile. A policy below it is worse than 95 % of the policies after adaptation.
+_FLOOR: Final = 1
+# A direction shorter than this is none.
+_SMALLEST: Final = 1e-12
+# Rewards that differ by less than this share of the largest are constant: they travel as float32.
+_ROUNDING: Final = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """The options of a session.
+
+    Attributes:
+        step_size_scale: factor on the step sizes of the inner loop.
+        caution: how far the session trusts a step that its verdict advises against.
+        reward_scale: the task's rewards are reward_scale · r + reward_offset, where r has the units of meta-training;
+            None where the user does not know it.
+        reward_offset: as above; None where the user does not know it.
+        max_kl: longest step, in nats; None for no limit.
+    """
+
+    step_size_scale: float = 1.0
+    caution: Caution = Caution.HOLD
+    reward_scale: float | None = None
+    reward_offset: float | None = None
+    max_kl: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SessionStep:
+    """The step of one round.
+
+    Attributes:
+        parameters: θ_{k+1}.
+        inner: the gradient at θ_k; its parameters are those of the inner loop's own step.
+        summary: the effect of the step.
+        verdict: what became of it, and why.
+        memory: what the session has to remember of the round.
+    """
+
+    parameters: Parameters
+    inner: InnerStep
+    summary: StepSummary
+    verdict: Verdict
+    memory: RoundMemory
+
+
+def next_step(
+    meta_policy: MetaPolicy,
+    history: Sequence[RoundMemory],
+    batch: TrajectoryBatch,
+    parameters: Parameters,
+    policy_of: Callable[[int], Parameters],
+    options: StepOptions,
+    *,
+    forward: ForwardPass | None = None,
+    forgotten: int = 0,
+) -> SessionStep:
+    """Computes the next step of a session.
+
+    Args:
+        meta_policy: the artifact with θ.
+        history: what the session remembers of rounds 0 to k − 1.
+        batch: the trajectories of round k, collected with θ_k.
+        parameters: θ_k.
+        policy_of: returns the policy of an earlier round by its number. It is called for the best policy at most.
+        options: of the session.
+        forward: θ_k evaluated at the batch for the parameters that move, if already computed; the step consumes it.
+        forgotten: k, for a session that began before rounds were remembered. It has no history, and goes on without a
+            guard.
+
+    Raises:
+        NonFiniteStepError: a parameter of θ_{k+1} is not finite.
+    """
+    if forgotten:
+        history, options = (), dataclasses.replace(options, caution=Caution.OFF)
+    return _Step(meta_policy, history, batch, parameters, policy_of, options, forward, forgotten).take()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Proposal:
+    """A step before the decision.
+
+    Attributes:
+        parameters: where it leads.
+        policy: number of the round whose policy that is; None for a new policy.
+        move: its kind.
+    """
+
+    parameters: Parameters
+    policy: int | None
+    move: Move
+
+
+class _Step:
+    """The parts of one step, which share what they computed."""
+
+    def __init__(
+        self,
+        meta_policy: MetaPolicy,
+        history: Sequence[RoundMemory],
+        batch: TrajectoryBatch,
+        parameters: Parameters,
+        policy_of: Callable[[int], Parameters],
+        options: StepOptions,
+        forward: ForwardPass | None,
+        forgotten: int,
+    ) -> None:
+        self._meta_policy, self._history, self._parameters = meta_policy, history, parameters
+        self._policy_of, self._options = policy_of, options
+        self._round = forgotten or len(history)
+        self._policy: Policy = meta_policy.policy
+        self._adaptation = meta_policy.manifest.adaptation
+        self._batch = _in_known_units(batch, options)
+        self._moving = moving_parameters(parameters, self._adaptation, meta_policy.step_sizes)
+        self._inputs: Regressors | None = None
+        self._lengths: dict[int, StepLength] = {}
+        self._forward = forward or forward_pass(self._policy, parameters, batch, self._moving)
+
+    @property
+    def _number(self) -> int:
+        """The number of the policy θ_k."""
+        return self._history[-1].next_policy if self._history else 0
+
+    @property
+    def _in_context(self) -> bool:
+        """Whether the context alone adapts."""
+        return self._moving == {CONTEXT}
+
+    def _length(self, step: int) -> StepLength:
+        """The inner loop's length of its step of this number, with the scale of the session's rewards."""
+        known = None if self._options.reward_scale is None else 1.0
+        if step not in self._lengths:
+            self._lengths[step] = step_length(self._policy, self._batch, self._adaptation, step, known, self._inputs)
+        return self._lengths[step]
+
+    def _first_scale(self) -> float:
+        """The scale of the rewards relative to meta-training: the first round tells it for the session."""
+        if self._history:
+            return self._history[0].scale
+        reward = self._policy.environment.reward
+        if self._options.reward_scale is not None or reward is None or not reward.deviation:
+            return 1.0
+        if self._adaptation.target_return is not None:
+            return self._length(0).scale
+        return batch_scale(self._batch, self._adaptation.baseline_ridge, reward, 0, self._inputs) or 1.0
+
+    @functools.cached_property
+    def _returns(self) -> torch.Tensor:
+        return self._batch.returns
+
+    def take(self) -> SessionStep:
+        """Computes the step."""
+        adaptation = self._adaptation
+        self._inputs = baseline_inputs(self._batch, self._policy.environment.horizon, adaptation.discount)
+        self._advantage = inner_advantages(self._policy, self._batch, adaptation, self._inputs)
+        self._scale = self._first_scale()
+        measured = self._measure()
+        rounds = [*(each.measured for each in self._history), measured]
+        level_known = self._level_known(measured.mean_return)
+        floor = self._floor(rounds)
+        seen = review(rounds, _SPEC, floor)
+        inner = self._inner_step(seen)
+        if self._in_context:
+            measured = dataclasses.replace(measured, ascent=_ascent(inner))
+            rounds[-1] = measured
+        signal = _varies(self._batch) and bool(self._advantage.any()) and _norm(inner.gradient) > _SMALLEST
+        proposal = self._propose(seen, rounds, inner, signal=signal)
+        evidence = self._evidence(seen, proposal, floor, measured.mean_return, signal=signal, level_known=level_known)
+        ruling = decide(evidence, self._options.caution)
+        chosen = self._chosen(proposal, ruling.length, ruling.decision)
+        check_finite(chosen.parameters)
+        limited, kl_divergence = self._limited(chosen)
+        evidence = dataclasses.replace(evidence, kl_divergence=kl_divergence, max_kl=self._options.max_kl)
+        memory = RoundMemory(
+            measured, self._round + 1 if limited.policy is None else limited.policy, self._scale, level_known
+        )
+        return SessionStep(
+            parameters=limited.parameters,
+            inner=inner,
+            summary=summarize_step(self._policy, self._parameters, inner, self._batch, limited.parameters),
+            verdict=write_verdict(evidence, ruling, shortened=limited is not chosen),
+            memory=memory,
+        )
+
+    def _measure(self) -> Round:
+        returns = self._returns
+        count = len(returns)
+        context = self._parameters[CONTEXT].double().tolist() if self._in_context else ()
+        return Round(
+            policy=self._number,
+            mean_return=float(returns.mean()),
+            deviation=float(returns.std()) if count > 1 else None,
+            trajectories=count,
+            context=tuple(context),
+        )
+
+    def _level_known(self, mean_return: float) -> bool:
+        """Whether a mean return can be compared with those of meta-training."""
+        if self._history:
+            return self._history[0].level_known
+        return self._adaptation.target_return is None or self._length(0).measured
+
+    def _floor(self, rounds: Sequence[Round]) -> float | None:
+        """A return that is usual after adaptation in meta-training; None where the level of the returns is unknown."""
+        quantiles = self._meta_policy.reference.get(_POST_ADAPTATION)
+        if quantiles is None or len(quantiles) <= _FLOOR:
+            return None
+        low, high = float(quantiles[_FLOOR]), float(quantiles[-1])
+        target = self._adaptation.target_return
+        # Above the best of meta-training, the rewards have an offset, and no level means what it meant there.
+        most = max(high + (high - low) / 5.0, -math.inf if target is None else target)
+        if any(each.mean_return > most * self._scale for each in rounds):
+            return None
+        return low * self._scale
+
+    def _inner_step(self, seen: Review) -> InnerStep:
+        """The inner loop's step from θ_k: its end is used where the guard does not propose another."""
+        free = self._options.caution is not Caution.HOLD
+        step = self._round - (0 if free else self._round if seen.is_first else seen.epoch)
+        guarded = not free and self._in_context and not self._is_inner(seen)
+        # Of a guarded context step, only the direction counts.
+        length = 0.0 if guarded else self._length(step).factor
+        # The features are large, and the gradient needs the memory.
+        self._inputs = None
+        return adapt_step(
+            self._policy,
+            self._parameters,
+            self._batch,
+            self._adaptation,
+            step=step,
+            step_sizes=self._meta_policy.step_sizes,
+            scale=self._options.step_size_scale,
+            length=length,
+            advantage=self._advantage,
+            forward=self._forward,
+        )
+
+    def _is_inner(self, seen: Review) -> bool:
+        """Whether the inner loop's own step is due: the first one, and those that meta-training took after it."""
+        early = self._round - seen.epoch < self._adaptation.inner_steps and seen.move is not Move.BACK
+        return not seen.restart and (seen.is_first or (early and seen.best == seen.current))
+
+    def _propose(self, seen: Review, rounds: Sequence[Round], inner: InnerStep, *, signal: bool) -> _Proposal:
+        if self._options.caution is not Caution.HOLD:
+            move = Move.STAY if seen.held else seen.move
+            return _Proposal(inner.parameters, None, move)
+        if seen.restart:
+            return self._earlier(0, Move.BACK)
+        if seen.is_first:
+            return _Proposal(inner.parameters, None, Move.FORWARD)
+        if seen.held or not signal:
+            return self._earlier(seen.best, Move.STAY if seen.best == seen.current else Move.BACK)
+        if self._is_inner(seen):
+            return _Proposal(inner.parameters, None, seen.move)
+        if self._in_context:
+            return self._context_proposal(seen, rounds[seen.epoch :])
+        return self._gradient_proposal(seen, inner)
+
+    def _earlier(self, number: int, move: Move) -> _Proposal:
+        """The policy of an earlier round."""
+        if number == self._number:
+            return _Proposal(self._parameters, number, move)
+        return _Proposal(self._policy_of(number), number, move)
+
+    def _context_proposal(self, seen: Review, rounds: Sequence[Round]) -> _Proposal:
+        """A context within the trust region, for the policy with θ's parameters and the noise after adaptation."""
+        index = next(i for i, each in enumerate(rounds) if each.policy == seen.best)
+        length = _first_length(rounds)
+        slope = self._slope(rounds, length)
+        context = propose_context(rounds, index, seen.radius * length, length, slope, _SPEC)
+        base = with_std_factor(self._meta_policy.parameters, self._adaptation.adapted_std_factor)
+        moved = {**base, CONTEXT: torch.tensor(context, dtype=base[CONTEXT].dtype)}
+        return _Proposal(moved, None, seen.move)
+
+    def _slope(self, rounds: Sequence[Round], length: float) -> float:
+        """Change of the return over one unit of the context, as meta-training or the first step tells it."""
+        if self._adaptation.target_return is not None:
+            sizes = self._meta_policy.step_sizes
+            size = self._adaptation.context_lr if sizes is None else float(sizes[CONTEXT].mean())
+            return self._scale * self._adaptation.return_gap / size
+        first = rounds[0]
+        other = next(each for each in rounds if each.policy != first.policy)
+        spread = abs(other.mean_return - first.mean_return)
+        return max(spread, 1e-6 * max(abs(first.mean_return), abs(other.mean_return)), 1e-30) / length
+
+    def _gradient_proposal(self, seen: Review, inner: InnerStep) -> _Proposal:
+        """A step along the gradient at θ_k from the best policy; after a loss, a part of the way that led there."""
+        if seen.best == seen.current:
+            return _Proposal(self._toward(self._parameters, inner.parameters, seen.radius), None, seen.move)
+        if seen.losses > 1:
+            # Two steps along one direction lost. The best policy's next episodes give another.
+            return self._earlier(seen.best, Move.BACK)
+        best = self._policy_of(seen.best)
+        return _Proposal(self._toward(best, self._parameters, _SPEC.shrinkage / 2.0), None, Move.BACK)
+
+    def _toward(self, start: Parameters, end: Parameters, part: float) -> Parameters:
+        return {name: start[name] + part * (value - start[name]) for name, value in end.items()}
+
+    def _evidence(
+        self,
+        seen: Review,
+        proposal: _Proposal,
+        floor: float | None,
+        mean_return: float,
+        *,
+        signal: bool,
+        level_known: bool,
+    ) -> Evidence:
+        # Known units were taken out of the rewards, and go back into every number of the verdict.
+        unit = self._options.reward_scale or 1.0
+        best = seen.policies[seen.best]
+        return Evidence(
+            move=proposal.move,
+            exhausted=seen.held and not seen.is_first,
+            best_round=seen.best,
+            trajectories=len(self._returns),
+            mean_return=mean_return,
+            signal=signal,
+            scale=self._options.reward_scale or self._scale,
+            scale_known=self._options.reward_scale is not None,
+            level_known=level_known or self._options.reward_offset is not None,
+            realized_gain=_scaled(seen.realized, unit),
+            remaining=unit * (floor - best.mean) if seen.enough and floor is not None else None,
+            contradicted=_scaled(seen.contradicted, unit),
+        )
+
+    def _chosen(self, proposal: _Proposal, length: float, decision: Decision) -> _Proposal:
+        """The proposal at the length that was decided."""
+        if decision is Decision.HELD or length == 0.0:
+            return _Proposal(self._parameters, self._number, proposal.move)
+        if all(torch.equal(value, self._parameters[name]) for name, value in proposal.parameters.items()):
+            return dataclasses.replace(proposal, policy=self._number)
+        if length == 1.0 or proposal.policy is not None:
+            return proposal
+        shorter = self._toward(self._parameters, proposal.parameters, length)
+        # The noise after adaptation belongs to any step.
+        kept = {name: proposal.parameters[name] for name in (LOG_STD,) if name in shorter}
+        return _Proposal({**shorter, **kept}, None, proposal.move)
+
+    def _limited(self, chosen: _Proposal) -> tuple[_Proposal, float]:
+        """The step within the session's limit on its KL divergence, and the divergence before that."""
+        if self._options.max_kl is None or chosen.policy == self._number:
+            return chosen, 0.0
+        stride = -(-len(self._batch.observations) // _OBSERVATIONS)
+        observations = self._batch.observations[::stride]
+        old = self._policy.distribution(self._parameters, observations)
+
+        @torch.no_grad()
+        def divergence(parameters: Parameters) -> float:
+            return float(kl_divergence(old, self._policy.distribution(parameters, observations)).mean())
+
+        whole = divergence(chosen.parameters)
+        if whole <= self._options.max_kl:
+            return chosen, whole
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2.0
+            within = divergence(self._toward(self._parameters, chosen.parameters, middle)) <= self._options.max_kl
+            low, high = (middle, high) if within else (low, middle)
+        if low == 0.0:
+            return _Proposal(self._parameters, self._number, chosen.move), whole
+        return _Proposal(self._toward(self._parameters, chosen.parameters, low), None, chosen.move), whole
+
+
+def _in_known_units(batch: TrajectoryBatch, options: StepOptions) -> TrajectoryBatch:
+    """The batch with rewards in the units of meta-training, as far as the user gave them."""
+    scale, offset = options.reward_scale or 1.0, options.reward_offset or 0.0
+    if scale == 1.0 and offset == 0.0:
+        return batch
+    return dataclasses.replace(batch, rewards=((batch.rewards.double() - offset) / scale).float())
+
+
+def _varies(batch: TrajectoryBatch) -> bool:
+    """Whether returns can depend on actions: rewards differ, or episodes that end by themselves differ in length."""
+    rewards = batch.rewards.double()
+    if float(rewards.max() - rewards.min()) > _ROUNDING * float(rewards.abs().max()):
+        return True
+    return bool(batch.terminated.any()) and len(set(batch.lengths)) > 1 and bool(rewards.any())
+
+
+def _scaled(estimate: Estimate | None, unit: float) -> Estimate | None:
+    if estimate is None:
+        return None
+    return Estimate(unit * estimate.value, unit * estimate.low, unit * estimate.high)
+
+
+def _first_length(rounds: Sequence[Round]) -> float:
+    """Length of the first step in the context."""
+    lengths = (math.dist(each.context, rounds[0].context) for each in rounds)
+    return max(next((length for length in lengths if length > 0.0), 0.0), 1e-6)
+
+
+def _ascent(inner: InnerStep) -> tuple[float, ...]:
+    gradient = inner.gradient[CONTEXT].double().numpy()
+    norm = float(np.linalg.norm(gradient))
+    ascent = -gradient / norm if norm > _SMALLEST else np.zeros_like(gradient)
+    return tuple(ascent.tolist())
+
+
+def _norm(gradient: Parameters) -> float:
+    return math.sqrt(sum(float(gradient[name].double().square().sum()) for name in sorted(gradient)))
