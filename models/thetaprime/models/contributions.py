@@ -42,6 +42,22 @@ def trajectory_contributions(
     Raises:
         ValueError: the step kept its graph.
     """
+    totals = batch.sum_trajectories(step_derivatives(policy, parameters, batch, step))
+    whole = totals.sum()
+    if not np.isfinite(totals).all() or whole <= 0:
+        return np.zeros(len(totals))
+    contributions: npt.NDArray[np.float64] = totals / whole
+    return contributions
+
+
+@torch.no_grad()
+def step_derivatives(
+    policy: Policy, parameters: Parameters, batch: TrajectoryBatch, step: InnerStep
+) -> npt.NDArray[np.float64]:
+    """[S]: the derivative of the inner loss along the direction of a step, by time step of the batch.
+
+    Its sum is ⟨g, α ∘ g⟩. Arguments and errors as in `trajectory_contributions`.
+    """
     if step.forward is None:
         raise ValueError("the step kept its graph; contributions need a step with create_graph=False")
     direction, steps = step.direction, len(batch.observations)
@@ -59,12 +75,8 @@ def trajectory_contributions(
             derivative += (by_sums @ bias)[:steps]
     if LOG_STD in direction:
         derivative += _by_log_std(policy, parameters[LOG_STD], batch, step, step.forward) @ direction[LOG_STD]
-    totals = batch.sum_trajectories(derivative.double().numpy())
-    whole = totals.sum()
-    if not np.isfinite(totals).all() or whole <= 0:
-        return np.zeros(len(totals))
-    contributions: npt.NDArray[np.float64] = totals / whole
-    return contributions
+    derivatives: npt.NDArray[np.float64] = derivative.double().numpy()
+    return derivatives
 
 
 def _context_direction(parameters: Parameters, direction: Parameters) -> torch.Tensor:

@@ -149,6 +149,55 @@ def baseline_inputs(batch: TrajectoryBatch, horizon: int, discount: float) -> Re
     return features(batch.observations, batch.time, constant_return(batch.time, horizon, discount))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class BaselineTargets:
+    """What the baseline is fitted to.
+
+    Attributes:
+        rewards: [N, max H_n], in units of the largest reward. The last one of a trajectory that was truncated early
+            includes the discounted value of what follows.
+        targets: [S], their discounted sums.
+        constant: return of the mean reward from time 0 to the horizon, in the same unit.
+    """
+
+    rewards: torch.Tensor
+    targets: torch.Tensor
+    constant: torch.Tensor
+
+
+def baseline_targets(
+    batch: TrajectoryBatch, *, horizon: int, discount: float, ridge: float, inputs: Regressors
+) -> BaselineTargets:
+    """Returns what the baseline is fitted to; arguments as in `estimate_advantages`."""
+    # The largest reward as the unit: neither a threshold below nor a number that overflows depends on the scale.
+    unit = batch.rewards.double().abs().max()
+    flat = batch.rewards.double() / unit if float(unit) else batch.rewards.double()
+    rewards, level = batch.pad(flat), flat.mean()
+    lengths = torch.tensor(batch.lengths)
+    last = lengths - 1
+    rows = torch.arange(len(lengths))
+    # The return of a constant reward. No cubic of time resembles it near the end of an episode.
+    constant = level * discounted_count(horizon, discount)[-1]
+    unexplained = constant * inputs.rows[-1]
+
+    cut_short = ~batch.terminated & (lengths < horizon)
+    tail = torch.zeros(len(lengths), dtype=torch.float64)
+    if bool(cut_short.any()):
+        complete, sums = inputs, batch.unpad(discounted_sums(rewards, discount)) - unexplained
+        if not bool(cut_short.all()):
+            used = batch.unpad(~cut_short[:, None].expand(batch.mask.shape))
+            complete, sums = inputs.select(used), sums[used]
+        weights = complete.fit(sums, ridge)
+        weights[-1] += constant
+        last_return = constant_return(lengths, horizon, discount)
+        after = weights @ features(batch.final_observations, lengths, last_return).rows
+        tail = torch.where(cut_short, after, 0.0)
+
+    followed = rewards.clone()
+    followed[rows, last] += discount * tail
+    return BaselineTargets(followed, batch.unpad(discounted_sums(followed, discount)), constant)
+
+
 def estimate_advantages(
     batch: TrajectoryBatch,
     *,
@@ -179,36 +228,11 @@ def estimate_advantages(
         [S] float32 with mean 0 and standard deviation 1 (all 0 if the advantages differ by rounding alone). They depend
         neither on the reward's scale nor, if all trajectories have one length, on its offset.
     """
-    # The largest reward as the unit: neither a threshold below nor a number that overflows depends on the scale.
-    unit = batch.rewards.double().abs().max()
-    flat = batch.rewards.double() / unit if float(unit) else batch.rewards.double()
-    rewards, level = batch.pad(flat), flat.mean()
-    lengths = torch.tensor(batch.lengths)
-    last = lengths - 1
-    rows = torch.arange(len(lengths))
-    # The return of a constant reward. No cubic of time resembles it near the end of an episode.
     inputs = inputs or baseline_inputs(batch, horizon, discount)
-    constant = level * discounted_count(horizon, discount)[-1]
-    unexplained = constant * inputs.rows[-1]
-
-    cut_short = ~batch.terminated & (lengths < horizon)
-    tail = torch.zeros(len(lengths), dtype=torch.float64)
-    if bool(cut_short.any()):
-        complete, sums = inputs, batch.unpad(discounted_sums(rewards, discount)) - unexplained
-        if not bool(cut_short.all()):
-            used = batch.unpad(~cut_short[:, None].expand(batch.mask.shape))
-            complete, sums = inputs.select(used), sums[used]
-        weights = complete.fit(sums, ridge)
-        weights[-1] += constant
-        last_return = constant_return(lengths, horizon, discount)
-        after = weights @ features(batch.final_observations, lengths, last_return).rows
-        tail = torch.where(cut_short, after, 0.0)
-
-    followed = rewards.clone()
-    followed[rows, last] += discount * tail
-    targets = batch.unpad(discounted_sums(followed, discount))
+    problem = baseline_targets(batch, horizon=horizon, discount=discount, ridge=ridge, inputs=inputs)
+    followed, targets, constant = problem.rewards, problem.targets, problem.constant
     # The ridge shrinks the weight of the constant reward toward that of the mean reward, instead of toward 0.
-    weights = inputs.fit(targets - unexplained, ridge)
+    weights = inputs.fit(targets - constant * inputs.rows[-1], ridge)
     weights[-1] += constant
     values = batch.pad(weights @ inputs.rows)
 
