@@ -2,6 +2,7 @@
 
 from thetaprime.models.verdict.decide import Ruling, decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
@@ -13,6 +14,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "Evidence",
+    "Familiarity",
     "Move",
     "Reason",
     "ReasonCode",
@@ -29,5 +31,6 @@ __all__ = [
     "next_step",
     "propose_context",
     "review",
+    "task_p_value",
     "write_verdict",
 ]

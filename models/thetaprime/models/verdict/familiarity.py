@@ -1,0 +1,448 @@
+"""Is a task like those of meta-training? A conformal test on the first episodes of a session.
+
+`batch_features` sums a batch up in about twenty numbers. In each of several groups of them, the distance to the nearest
+held-out tasks of meta-training says how unusual the batch is. A tail index brings the groups to one scale: log
+distances beyond their 90 % quantile are about exponential (Hill 1975). The largest of a batch's groups is its
+nonconformity score. The score's rank among those of the held-out tasks is the p-value (Vovk, Gammerman & Shafer 2005):
+a new task of meta-training has a p-value of at most α with probability at most α, whatever the features are.
+
+What holds: held-out tasks were measured with several numbers of trajectories. A batch is compared at the largest of
+these numbers that it reaches, with its first trajectories, so the p-value holds for those numbers. The gradient of a
+batch between them is less noisy than that of the calibration, which errs to the safe side. Episodes of an adapted
+policy are compared with those of θ_1 after the shipped inner step on N trajectories. That holds for the second round of
+a session without options, and is an approximation after other steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import torch
+
+from thetaprime.models.artifact import MetaPolicy
+from thetaprime.models.parameters import Parameters
+from thetaprime.models.policy import Policy
+from thetaprime.models.trajectories import TrajectoryBatch
+from thetaprime.models.verdict.calibration import HeldOut, Lens, load_calibration
+
+_NEIGHBORS: Final = 5
+_SKETCH: Final = 16
+_TAIL: Final = 0.1
+_MOST_STEPS: Final = 4096
+_TINY: Final = 1e-300
+_FARTHEST: Final = 1e6
+_RIDGE: Final = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Familiarity:
+    """How a batch compares with those of held-out meta-training tasks.
+
+    Attributes:
+        p_value: of the hypothesis that the task is one of meta-training's, from the first round and this one.
+        alone: the same from this batch alone.
+        feature: name of the most unusual feature.
+        text: the most unusual feature, in words; a clause without a period.
+    """
+
+    p_value: float
+    alone: float
+    feature: str
+    text: str
+
+
+class Feature(NamedTuple):
+    """One number of `batch_features`.
+
+    Attributes:
+        name: of the feature.
+        low: the meaning of an unusually low number, in words.
+        high: the meaning of an unusually high number.
+    """
+
+    name: str
+    low: str
+    high: str
+
+
+class Group(NamedTuple):
+    """Features whose distance to those of held-out tasks is measured together.
+
+    Attributes:
+        prefixes: of the features' names.
+        common: whether the features have one scale, that of the most variable one. Otherwise each has its own.
+    """
+
+    prefixes: tuple[str, ...]
+    common: bool = False
+
+
+# The return comes along where a feature varies with it: the pair is narrower than the feature.
+GROUPS: Final = (
+    Group(("return",)),
+    Group(("return", "direction_")),
+    Group(("return", "return_spread")),
+    Group(("return", "reward_spread")),
+    Group(("return", "length", "terminated")),
+    Group(("reward_function_",), common=True),
+    Group(("reward_function_",)),
+    Group(("reward_residual",)),
+    Group(("reward_residual", "reward_function_0", "reward_function_1")),
+    Group(("gradient_norm",)),
+    Group(("gradient_norm", "direction_")),
+    Group(("drift", "state_response", "action_response", "motion_noise")),
+    Group(("states",)),
+)
+"""Overlapping groups of features."""
+
+
+def group_columns(group: Group, features: Sequence[Feature]) -> list[int]:
+    """The indices of a group's features: those named by a prefix, which itself is a name or ends in an underscore."""
+    return [
+        index
+        for index, feature in enumerate(features)
+        if any(feature.name.startswith(each) if each.endswith("_") else feature.name == each for each in group.prefixes)
+    ]
+
+
+def task_p_value(
+    meta_policy: MetaPolicy,
+    batch: TrajectoryBatch,
+    gradient: Parameters,
+    *,
+    adapted: bool,
+    first: float | None = None,
+) -> Familiarity | None:
+    """Tests the hypothesis that a task is one of meta-training's.
+
+    Args:
+        meta_policy: the meta-policy of the session.
+        batch: the trajectories of a round.
+        gradient: ∇L(θ_k) of the inner loss on the batch, as in `InnerStep`.
+        adapted: whether an adapted policy collected the batch, and not θ.
+        first: `Familiarity.p_value` of the first round, for later rounds. The result then combines the two: it is the
+            rank of the smaller p-value among those of the held-out tasks in two rounds.
+
+    Returns:
+        The p-value and the most unusual feature; None if the artifact holds no calibration.
+
+    Raises:
+        ArtifactError: the artifact's calibration is damaged.
+    """
+    calibration = load_calibration(meta_policy)
+    if calibration is None:
+        return None
+    stage = calibration.adapted if adapted else calibration.theta
+    level = max(_level(stage.tasks, len(batch.lengths)), 0)
+    used = batch.first(int(stage.tasks.trajectories[level]))
+    found = batch_features(meta_policy.policy, stage.lens, used, gradient)
+    features = describe_features(gradient, stage.lens)
+    held_out = Neighbors(stage.tasks.features, features)
+    score = nonconformity(held_out.distances(found[None])[0], stage.tasks.levels[level])
+    scores = stage.tasks.scores[level]
+    alone = (1 + int((scores >= float(score.max().float())).sum())) / (len(scores) + 1)
+    index, above = held_out.most_unusual(found, int(score.argmax()))
+    p_value = alone
+    if first is not None:
+        pairs = calibration.pairs
+        p_value = (1 + int((pairs <= min(first, alone) * (1.0 + 1e-6)).sum())) / (len(pairs) + 1)
+    feature = features[index]
+    return Familiarity(p_value, alone, feature.name, feature.high if above else feature.low)
+
+
+def _level(tasks: HeldOut, trajectories: int) -> int:
+    """Index of the largest calibrated number of trajectories that a batch reaches."""
+    return int((tasks.trajectories <= trajectories).sum()) - 1
+
+
+class Transitions(NamedTuple):
+    """The transitions of a batch, standardized by a lens.
+
+    Attributes:
+        inputs: [S, K] float32: 1, observation, its square, action, its square; K = 1 + 2 O + 2 A.
+        change: [S, O] float32: change of the observation.
+        rewards: [S] float64.
+    """
+
+    inputs: torch.Tensor
+    change: torch.Tensor
+    rewards: torch.Tensor
+
+
+def transitions(policy: Policy, lens: Lens, batch: TrajectoryBatch) -> Transitions:
+    """At most 4,096 transitions of a batch, evenly spread."""
+    stride = -(-len(batch.rewards) // _MOST_STEPS)
+    following = torch.cat([batch.observations[1:], batch.final_observations[-1:]])
+    following[torch.tensor(batch.lengths).cumsum(0) - 1] = batch.final_observations
+    before, after = batch.observations[::stride], following[::stride]
+    observed = _standardized(before, lens.observation)
+    acted = _standardized(taken_actions(policy, batch.actions[::stride]), lens.action)
+    inputs = torch.cat([torch.ones(len(before), 1), observed, observed**2, acted, acted**2], dim=1)
+    change = ((after - before) / lens.change).clamp(-_FARTHEST, _FARTHEST)
+    return Transitions(inputs, change, batch.rewards[::stride].double())
+
+
+def taken_actions(policy: Policy, actions: torch.Tensor) -> torch.Tensor:
+    """[S, A]: actions as the environment takes them; a discrete action as an indicator."""
+    if policy.continuous:
+        return policy.to_environment(actions)
+    return torch.nn.functional.one_hot(actions, policy.environment.action.size).float()
+
+
+def _standardized(values: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
+    return ((values - moments[0]) / moments[1]).clamp(-10.0, 10.0)
+
+
+def batch_features(policy: Policy, lens: Lens, batch: TrajectoryBatch, gradient: Parameters) -> torch.Tensor:
+    """The features of a batch, in the order of `describe_features`.
+
+    Args:
+        policy: the network.
+        lens: what transitions are compared with.
+        batch: trajectories of one task.
+        gradient: ∇L of the inner loss on the batch.
+
+    Returns:
+        [F] float64.
+    """
+    moves = transitions(policy, lens, batch)
+    steps = len(moves.rewards)
+    return torch.cat(
+        [
+            _returns(batch),
+            _rewards(lens, moves),
+            _gradient(gradient),
+            _body(lens, moves),
+            _observations(lens, moves, steps),
+        ]
+    )
+
+
+def describe_features(gradient: Parameters, lens: Lens) -> tuple[Feature, ...]:
+    """Names, groups and meanings of the features.
+
+    Args:
+        gradient: any gradient of the meta-policy's inner loss.
+        lens: of the calibration.
+    """
+    sketched = min(_SKETCH, sum(value.numel() for value in gradient.values()))
+    other = "the reward depends on the motion otherwise than on any training task"
+    step = "the first step goes in another direction than on any training task"
+    return (
+        Feature("return", _of("return", "lower"), _of("return", "higher")),
+        Feature("return_spread", _of("spread of the returns", "smaller"), _of("spread of the returns", "larger")),
+        Feature(
+            "reward_spread", _of("spread of a step's reward", "smaller"), _of("spread of a step's reward", "larger")
+        ),
+        Feature(
+            "length",
+            "the episodes are shorter than on training tasks",
+            "the episodes are longer than on training tasks",
+        ),
+        Feature(
+            "terminated",
+            "fewer episodes terminate than on training tasks",
+            "more episodes terminate than on training tasks",
+        ),
+        *(Feature(f"reward_function_{each}", other, other) for each in range(lens.rewards.shape[1])),
+        Feature(
+            "reward_residual",
+            "observation, action and motion explain more of the reward than on any training task",
+            "observation, action and motion explain less of the reward than on any training task: it is noisy, late or "
+            "another function of them",
+        ),
+        *(Feature(f"direction_{each}", step, step) for each in range(sketched)),
+        Feature(
+            "gradient_norm",
+            "the gradient is smaller than on training tasks",
+            "the gradient is larger than on training tasks",
+        ),
+        Feature("drift", _BODY, "the observations drift otherwise than on training tasks"),
+        Feature("state_response", _BODY, "the body moves on from a state otherwise than on training tasks"),
+        Feature("action_response", _BODY, "the body answers to actions otherwise than on training tasks"),
+        Feature(
+            "motion_noise",
+            "the motion is more predictable than on training tasks",
+            "the motion is less predictable than on training tasks",
+        ),
+        Feature(
+            "states",
+            "the observations vary less than between training tasks",
+            "the observations have other values than on training tasks",
+        ),
+    )
+
+
+_BODY: Final = "the body moves more regularly than on training tasks"
+
+
+def _of(what: str, how: str) -> str:
+    return f"the {what} of the policy is {how} than on training tasks"
+
+
+def _returns(batch: TrajectoryBatch) -> torch.Tensor:
+    returns, rewards = batch.returns, batch.rewards.double()
+    lengths = torch.tensor(batch.lengths, dtype=torch.float64)
+    return torch.stack(
+        [
+            returns.mean(),
+            _log(returns.std(correction=0)),
+            _log(rewards.std(correction=0)),
+            lengths.mean(),
+            batch.terminated.double().mean(),
+        ]
+    )
+
+
+def _rewards(lens: Lens, moves: Transitions) -> torch.Tensor:
+    """The coordinates of the reward in the bank of training rewards, and the log deviation of what is left."""
+    bank = (torch.cat([moves.inputs, moves.change], dim=1) @ lens.rewards).double()
+    unit = float(moves.rewards.abs().max()) or 1.0
+    targets = moves.rewards / unit
+    gram = bank.T @ bank / len(bank)
+    ridge = _RIDGE * torch.eye(len(gram), dtype=gram.dtype) * gram.diagonal().mean()
+    coordinates = torch.linalg.solve_ex(gram + ridge, bank.T @ targets / len(bank))[0]
+    rest = (targets - bank @ coordinates).square().mean().sqrt()
+    return torch.cat([coordinates * unit, (_log(rest) + math.log(unit))[None]])
+
+
+def _gradient(gradient: Parameters) -> torch.Tensor:
+    """The direction of the gradient, sketched if it is long, and its log norm."""
+    flat = torch.cat([torch.zeros(0), *(gradient[name].flatten() for name in sorted(gradient))]).double()
+    norm = flat.norm()
+    direction = flat / norm if float(norm) else flat
+    if len(flat) > _SKETCH:
+        # Feature hashing (Weinberger et al. 2009) keeps inner products, and needs no stored projection.
+        generator = torch.Generator().manual_seed(len(flat))
+        signs = torch.randint(2, (len(flat),), generator=generator).double() * 2.0 - 1.0
+        buckets = torch.randint(_SKETCH, (len(flat),), generator=generator)
+        direction = torch.zeros(_SKETCH, dtype=torch.float64).index_add_(0, buckets, direction * signs)
+    return torch.cat([direction, _log(norm)[None]])
+
+
+def unexplained(lens: Lens, moves: Transitions) -> torch.Tensor:
+    """What the model of the dynamics leaves unexplained.
+
+    Returns:
+        [K + 1, O]: the correlation of the residual with each input, times √S, and the residual's mean square.
+    """
+    residual = moves.change - moves.inputs @ lens.dynamics
+    correlated = moves.inputs.T @ residual / math.sqrt(len(residual))
+    return torch.cat([correlated, residual.square().mean(0, keepdim=True)]).double()
+
+
+def _body(lens: Lens, moves: Transitions) -> torch.Tensor:
+    found = unexplained(lens, moves)
+    ratios = (found / lens.dynamics_noise).square()
+    observed = 1 + 2 * lens.observation.shape[1]
+    parts = (ratios[:1], ratios[1:observed], ratios[observed:-1])
+    noise = _log(found[-1] / lens.dynamics_noise[-1]).mean()
+    return torch.stack([*(_log(part.mean()) for part in parts), noise])
+
+
+def _observations(lens: Lens, moves: Transitions, steps: int) -> torch.Tensor:
+    observed = 2 * lens.observation.shape[1]
+    mean = moves.inputs[:, 1 : 1 + observed].mean(0)
+    offset = (mean - lens.inputs_noise[0, :observed]) * math.sqrt(steps) / lens.inputs_noise[1, :observed]
+    return _log(offset.double().square().mean())[None]
+
+
+def _log(value: torch.Tensor) -> torch.Tensor:
+    return value.double().clamp_min(_TINY).log()
+
+
+class Neighbors:
+    """The held-out tasks in standardized features.
+
+    Args:
+        features: [T, F], of the held-out tasks.
+        described: the F features.
+    """
+
+    def __init__(self, features: torch.Tensor, described: Sequence[Feature]) -> None:
+        self._center = features.double().median(0).values
+        self._scale = features.double().std(0) + 1e-3 * self._center.abs() + 1e-6
+        self._columns = [torch.tensor(group_columns(group, described)) for group in GROUPS]
+        self._weights = [
+            self._scale[columns] / self._scale[columns].max() if group.common else torch.ones(len(columns)).double()
+            for group, columns in zip(GROUPS, self._columns, strict=True)
+        ]
+        z = self._standardized(features)
+        self._tasks = [self._part(z, group) for group in range(len(GROUPS))]
+
+    def _standardized(self, features: torch.Tensor) -> torch.Tensor:
+        z = (features.double() - self._center) / self._scale
+        return z.nan_to_num(_FARTHEST, _FARTHEST, -_FARTHEST).clamp(-_FARTHEST, _FARTHEST)
+
+    def _part(self, z: torch.Tensor, group: int) -> torch.Tensor:
+        return z[:, self._columns[group]] * self._weights[group]
+
+    def distances(self, features: torch.Tensor) -> torch.Tensor:
+        """[P, F] -> [P, G]: mean distance of each batch to the nearest held-out tasks, by group."""
+        return self._distances(features, own=False)
+
+    def held_out_distances(self, features: torch.Tensor) -> torch.Tensor:
+        """[T, F] -> [T, G]: the same for each held-out task, without itself; with any number of trajectories."""
+        return self._distances(features, own=True)
+
+    def _distances(self, features: torch.Tensor, *, own: bool) -> torch.Tensor:
+        z = self._standardized(features)
+        return torch.stack(
+            [_nearest(self._part(z, group), tasks, own=own) for group, tasks in enumerate(self._tasks)], dim=1
+        )
+
+    def most_unusual(self, features: torch.Tensor, group: int) -> tuple[int, bool]:
+        """The feature of a group that differs most from the nearest tasks', and whether it lies above theirs.
+
+        Args:
+            features: [F].
+            group: index of the group.
+        """
+        point, tasks = self._part(self._standardized(features)[None], group), self._tasks[group]
+        nearest = (tasks - point).norm(dim=1).topk(min(_NEIGHBORS, len(tasks)), largest=False).indices
+        differences = point[0] - tasks[nearest].mean(0)
+        chosen = int(differences.abs().argmax())
+        return int(self._columns[group][chosen]), bool(differences[chosen] > 0)
+
+
+def _nearest(points: torch.Tensor, tasks: torch.Tensor, *, own: bool = False) -> torch.Tensor:
+    """[P]: the mean distance of each point to its nearest tasks.
+
+    Args:
+        points: [P, F].
+        tasks: [T, F].
+        own: whether point i is task i, which does not count as its own neighbor.
+    """
+    found = torch.cdist(points, tasks, compute_mode="donot_use_mm_for_euclid_dist")
+    if own:
+        found.fill_diagonal_(math.inf)
+    return found.topk(min(_NEIGHBORS, len(tasks) - own), largest=False).values.mean(1)
+
+
+def nonconformity(distances: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """How far log distances lie in the tails of the held-out tasks'.
+
+    Args:
+        distances: [..., G].
+        level: [G, 2], from `tails`.
+
+    Returns:
+        [..., G]; the largest is the score.
+    """
+    return (_log(distances) - level[:, 0].double()) / level[:, 1].double()
+
+
+def tails(distances: torch.Tensor) -> torch.Tensor:
+    """The tails of the held-out tasks' log distances.
+
+    Args:
+        distances: [T, G].
+
+    Returns:
+        [G, 2] float32: the 90 % quantile, and the mean excess over it (Hill 1975).
+    """
+    logs = _log(distances)
+    start = logs.quantile(1.0 - _TAIL, dim=0)
+    excess = (logs - start).clamp_min(0.0).sum(0) / (logs > start).sum(0).clamp_min(1)
+    return torch.stack([start, excess.clamp_min(_RIDGE)], dim=1).float()
