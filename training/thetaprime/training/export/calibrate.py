@@ -23,6 +23,7 @@ from thetaprime.training.export.simulated_rounds import TaskRounds, concatenate,
 
 _PARTS: Final = (20, 10, 4, 2, 1)
 _BANK: Final = 6
+_FOLDS: Final = 12
 _RIDGE: Final = 1e-4
 _SMALLEST: Final = 1e-6
 
@@ -118,10 +119,24 @@ def hold_out(
     neighbors = Neighbors(tasks, described)
     distances = torch.stack([neighbors.held_out_distances(level) for level in features])
     levels = torch.stack([tails(level) for level in distances])
-    scores = torch.stack(
-        [nonconformity(each, tail).max(-1).values for each, tail in zip(distances, levels, strict=True)]
-    )
+    scores = torch.stack([_cross_fitted(level) for level in distances])
     return HeldOut(tasks, torch.tensor([float(each) for each in trajectories]), levels, scores.float())
+
+
+def _cross_fitted(distances: torch.Tensor) -> torch.Tensor:
+    """[T]: the score of each held-out task, by the tails of tasks in other folds.
+
+    Tails that include a task's own distances would make its score smaller than that of a new task.
+
+    Args:
+        distances: [T, G].
+    """
+    folds = torch.arange(len(distances)) % _FOLDS
+    scores = torch.empty(len(distances), dtype=torch.float64)
+    for fold in range(min(_FOLDS, len(distances))):
+        own = folds == fold
+        scores[own] = nonconformity(distances[own], tails(distances[~own])).max(-1).values
+    return scores
 
 
 def pair_p_values(theta: StageCalibration, adapted: StageCalibration, reference: int) -> torch.Tensor:
