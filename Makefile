@@ -7,7 +7,7 @@ comma := ,
 SOURCES := proto models training server client cli tests benchmarks examples docs/hooks docs/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak attack bench gate-power build zoo results profiles clean
+.PHONY: help demo test test-fast check format docs picture proto sync-client vectors fuzz soak attack bench gate-power verdicts build zoo results profiles clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -86,6 +86,7 @@ check: $(VENV)/.ready-to-develop ## Lint, types, import rules, spelling, generat
 	$(BIN)/codespell $(SOURCES) docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md pyproject.toml Makefile
 	@$(BIN)/python benchmarks/results.py --check
 	@$(BIN)/python benchmarks/speed.py --check
+	@$(BIN)/python benchmarks/verdicts/page.py --check
 	@$(BIN)/python models/document_profiles.py --check
 	@$(MAKE) --no-print-directory check-proto check-sync-client
 
@@ -162,6 +163,13 @@ bench: $(VENV)/.ready-to-measure ## Measure against the budgets; writes benchmar
 
 gate-power: $(VENV)/.ready-to-develop ## Measure what the on-policy test refuses, in ROUNDS=1000 of each case; writes docs/trust.md.
 	$(BIN)/python benchmarks/gate.py --rounds $(ROUNDS)
+
+MINUTES ?= 10
+
+verdicts: $(VENV)/.ready-to-develop ## Measure verdicts for MINUTES=10 more, CASES="scale harm"; writes docs/trust-in-adaptation.md.
+	$(BIN)/python benchmarks/verdicts/run.py --minutes $(MINUTES) \
+		$(if $(CASES),--cases $(CASES)) $(if $(SESSIONS),--sessions $(SESSIONS))
+	$(BIN)/python benchmarks/verdicts/page.py --measure
 
 pin: $(VENV)/.ready-to-maintain ## Write constraints.txt again, with the hash of every file, after a change of pyproject.toml.
 	$(BIN)/python -m tests.dependencies.pin

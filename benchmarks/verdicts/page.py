@@ -1,0 +1,153 @@
+"""Writes the tables of docs/trust-in-adaptation.md from benchmarks/verdicts/results.json.
+
+python benchmarks/verdicts/page.py              write it
+python benchmarks/verdicts/page.py --check      check that it is up to date
+python benchmarks/verdicts/page.py --measure    measure the records of run.py first, and write results.json
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+RESULTS: Final = Path(__file__).with_name("results.json")
+PAGE: Final = ROOT / "docs" / "trust-in-adaptation.md"
+_BEGIN, _END = "<!-- measured by make verdicts -->", "<!-- until here -->"
+
+SECTIONS: Final[dict[str, tuple[str, str]]] = {
+    "top": (
+        "One step outside",
+        "The mean return of each policy that a session hands out, with `caution` at its default. R_3 is the return of "
+        "20 fresh episodes.",
+    ),
+    "test": (
+        "In range: what caution costs",
+        "The test tasks of [the results](results.md), three steps, with `caution` `off` and `hold` on the same tasks "
+        "and seeds. S_k is the normalized score of that page; it is left out where not all of its tasks were run. The "
+        "cost is the difference of the scores. Aim: at most 0.005 in S_1, and R_1 < R_0 on no task.",
+    ),
+    "scale": (
+        "Rewards in other units",
+        "Every reward times a, one step. The number is the rise from R_0 to R_1, in the environment's units, as a part "
+        "of the unscaled rise. Aim: 0.97 to 1.03.",
+    ),
+    "offset": (
+        "Rewards with an offset",
+        "Every step's reward plus b, four rounds. The number is the rise from R_0 to the policy that the session keeps "
+        "after its fourth round, as a part of the rise without offset. Aim: at least 0.95, and no round below R_0.",
+    ),
+    "beyond": (
+        "Beyond the range",
+        "Twenty rounds of 20 episodes. “off” takes every step. “Best at k” is the measured return of the policy that "
+        "the session would return to after k rounds. A round is below the best if the difference exceeds three "
+        "standard errors. Aim: at round 10 about the best that 20 unguarded rounds pass through, and no fall from then "
+        "on.",
+    ),
+    "harm": (
+        "Sessions that invite harm",
+        "Five rounds. The policy that a session keeps, and its last one, are compared with θ over 40 fresh episodes "
+        "each, in the rewards before they were spoiled. “Below” is by more than three standard errors. Aim: at most "
+        "0.01 of the sessions.",
+    ),
+    "familiar": (
+        "`task_p_value`",
+        "AUROC is the chance that a task outside has a smaller value than a task in range. Other bodies count after "
+        "two rounds. Aim: 0.95, and 0.85 for other bodies; false alarms between 0.02 and 0.08.",
+    ),
+    "gain": (
+        "`predicted_gain` and `realized_gain`",
+        "The truth is the difference of two means of 200 fresh episodes. The sign counts where the truth differs from "
+        "0 by two standard errors. Aim: 0.95 of the signs, and 0.85 to 0.95 of the truths inside the 90 % interval.",
+    ),
+    "needed": (
+        "`episodes_needed`",
+        "The true number is that at which the rise of one step reaches 95 % of its value with 40 episodes, from "
+        "sessions with 2, 5, 10, 20 and 40 episodes. Aim: a median ratio between 0.5 and 2.",
+    ),
+    "planted": (
+        "A planted bad episode",
+        "One of 20 episodes comes from another task, or has rewards of the opposite sign. The number is how often its "
+        "influence is one of the two largest. Aim: 0.95.",
+    ),
+}
+_LARGE: Final = 100
+
+
+def main() -> None:
+    """Writes the page, or checks that it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
+    parser.add_argument(
+        "--measure", nargs="*", type=Path, metavar="RECORDS", help="files of records; default: run.py's"
+    )
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        _measure(arguments.measure)
+    written = PAGE.read_text()
+    marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?={re.escape(_END)})", re.DOTALL)
+    text = marked.sub(lambda _: measured_part(json.loads(RESULTS.read_text())), written)
+    if not arguments.check:
+        PAGE.write_text(text)
+        print(f"wrote {PAGE.relative_to(ROOT)}")
+    elif text != written:
+        raise SystemExit(f"{PAGE.relative_to(ROOT)} is out of date: run python benchmarks/verdicts/page.py")
+    else:
+        print(f"{PAGE.relative_to(ROOT)} is up to date")
+
+
+def _measure(files: Sequence[Path]) -> None:
+    # Imported here: a check needs no simulator.
+    from benchmarks.measure import machine
+    from benchmarks.verdicts.measures import measure
+    from benchmarks.verdicts.run import default_records, read
+
+    records = [record for file in files or [default_records()] for record in read(file)]
+    results = {"sessions": len(records), "machine": machine(), "cases": measure(records)}
+    RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    print(f"wrote {RESULTS.relative_to(ROOT)} from {len(records)} sessions")
+
+
+def measured_part(results: Mapping[str, Any]) -> str:
+    """Returns the tables of the page as Markdown.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    text = (
+        f"{results['sessions']:,} sessions through a server in another process, with plain environments behind it. "
+        "Returns are in the environment's units. A number that is not there was not measured.\n"
+    )
+    for case, (title, introduction) in SECTIONS.items():
+        if rows := results["cases"].get(case):
+            text += f"\n### {title}\n\n{introduction}\n\n{table(rows)}"
+    return f"{text}\nMeasured on: {results['machine']}.\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows as a Markdown table, with a column for each key; without those that are empty in every row."""
+    names = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if any(_text(row.get(name)) for row in rows)
+    ]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines += ["| " + " | ".join(_text(row.get(name)) for name in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= _LARGE else f"{value:.3g}"
+    return str(value).replace("|", "\\|").replace("_", "\\_") if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    main()
