@@ -42,6 +42,26 @@ def make_environment(
     return PointNavigationVector(list(goals), len(goals))
 
 
+def alter(model: mujoco.MjModel, body: tuple[Alteration, ...]) -> None:
+    """Alters the physics of a robot, in place.
+
+    Raises:
+        ValueError: an alteration is unknown.
+    """
+    for name, value in body:
+        match name:
+            case "mass":
+                model.body_mass[:] *= value
+                model.body_inertia[:] *= value
+                mujoco.mj_setConst(model, mujoco.MjData(model))
+            case "friction":
+                model.geom_friction[:] *= value
+            case "dead":
+                model.actuator_gear[int(value)] = 0.0
+            case _:
+                raise ValueError(f"body: {name!r}; expected mass, friction or dead")
+
+
 def goal_of(task: Task) -> Goal:
     """The goal of a task, as `make_environment` takes it."""
     goal = task["goal"]
@@ -68,16 +88,5 @@ class _AlteredBody(Body):
         """The altered physics."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Body)}
         model = Body(**fields).model
-        for name, value in self.alterations:
-            match name:
-                case "mass":
-                    model.body_mass[:] *= value
-                    model.body_inertia[:] *= value
-                    mujoco.mj_setConst(model, mujoco.MjData(model))
-                case "friction":
-                    model.geom_friction[:] *= value
-                case "dead":
-                    model.actuator_gear[int(value)] = 0.0
-                case _:
-                    raise ValueError(f"body: {name!r}; expected mass, friction or dead")
+        alter(model, self.alterations)
         return model

@@ -149,8 +149,10 @@ def _rise_ratios(
 
 
 def beyond(records: Sequence[Record]) -> list[Row]:
-    """Returns over twenty rounds, guarded and unguarded."""
+    """Returns over twenty rounds, guarded and unguarded, and those of PPO where there are some."""
     rows: list[Row] = []
+    others = _grouped([each for each in records if each["trial"]["case"] == "ppo"], "meta_policy", "name")
+    records = [each for each in records if each["trial"]["case"] != "ppo"]
     for (meta_policy, name), group in _grouped(records, "meta_policy", "name").items():
         guarded = [each for each in group if each["trial"]["caution"] == "hold" and not each["failure"]]
         free = [each for each in group if each["trial"]["caution"] == "off" and not each["failure"]]
@@ -171,11 +173,23 @@ def beyond(records: Sequence[Record]) -> list[Row]:
                 "best at 20": float(best[:, -1].mean()),
                 "kept, fresh episodes": float(np.mean([kept(each)[0] for each in guarded])),
                 "worst seed": float(np.min([kept(each)[0] for each in guarded])),
+                **_ppo(others.get((meta_policy, name), [])),
                 "rounds > 10 below the best": _share([fall for found in falls for fall in found]),
                 "seeds": len(guarded),
             }
         )
     return rows
+
+
+def _ppo(records: Sequence[Record]) -> Row:
+    if not records:
+        return {}
+    curves = np.array([each["returns"] for each in records])
+    return {
+        "PPO: R_10": float(curves[:, 10].mean()),
+        "PPO: R_20": float(curves[:, 20].mean()),
+        "PPO: seeds": len(curves),
+    }
 
 
 def _best_so_far(record: Record) -> list[float]:
@@ -419,4 +433,5 @@ MEASURES: Final[dict[str, Callable[[Sequence[Record]], list[Row]]]] = {
 def measure(records: Iterable[Record]) -> dict[str, list[Row]]:
     """Returns the rows of each case's table, from the records of all cases."""
     by_case = _grouped(records, "case")
-    return {case: measure_case(by_case[case,]) for case, measure_case in MEASURES.items() if (case,) in by_case}
+    by_case["beyond",] += by_case.pop(("ppo",), [])
+    return {case: measure_case(by_case[case,]) for case, measure_case in MEASURES.items() if by_case.get((case,))}

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 PAGE: Final = ROOT / "docs" / "trust-in-adaptation.md"
+RECORDS_OF_PPO: Final = ROOT / "build" / "verdicts" / "ppo.jsonl"
 _BEGIN, _END = "<!-- measured by make verdicts -->", "<!-- until here -->"
 
 SECTIONS: Final[dict[str, tuple[str, str]]] = {
@@ -46,8 +47,9 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
         "Beyond the range",
         "Twenty rounds of 20 episodes. “off” takes every step. “Best at k” is the measured return of the policy that "
         "the session would return to after k rounds. A round is below the best if the difference exceeds three "
-        "standard errors. Aim: at round 10 about the best that 20 unguarded rounds pass through, and no fall from then "
-        "on.",
+        "standard errors. PPO is that of Stable-Baselines3 with its defaults, from the same θ on as many episodes "
+        "(`benchmarks/ppo.py`). Aim: at round 10 about the best that 20 unguarded rounds pass through, no fall from "
+        "then on, and at every round at least PPO's return.",
     ),
     "harm": (
         "Sessions that invite harm",
@@ -107,10 +109,12 @@ def _measure(files: Sequence[Path]) -> None:
     from benchmarks.verdicts.measures import measure
     from benchmarks.verdicts.run import default_records, read
 
-    records = [record for file in files or [default_records()] for record in read(file)]
-    results = {"sessions": len(records), "machine": machine(), "cases": measure(records)}
+    found = files or [default_records(), RECORDS_OF_PPO]
+    records = [record for file in found for record in read(file)]
+    sessions = sum("rounds" in record for record in records)
+    results = {"sessions": sessions, "machine": machine(), "cases": measure(records)}
     RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
-    print(f"wrote {RESULTS.relative_to(ROOT)} from {len(records)} sessions")
+    print(f"wrote {RESULTS.relative_to(ROOT)} from {sessions} sessions")
 
 
 def measured_part(results: Mapping[str, Any]) -> str:

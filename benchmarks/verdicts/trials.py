@@ -45,7 +45,7 @@ class Trial:
         body: alterations of the robot, as in `make_environment`.
         change: of the rewards, as in `transform`.
         other_goal: a second task, from whose environment some episodes come.
-        others: number of those episodes, the last of each round.
+        others: number of those episodes, the last of each round. The session is judged by its return on both tasks.
         other_from: round from which on they do.
         fresh: episodes to measure the last policy with, and the session's best policy.
         fresh_from: which policies are measured so, beside the last and the best: ``theta``, ``each`` or none.
@@ -74,9 +74,9 @@ class Trial:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def goals(self, round_index: int, episodes: int) -> list[Goal]:
-        """The goal of each episode of a round."""
-        others = self.others if round_index >= self.other_from and self.other_goal is not None else 0
-        others = min(others, episodes)
+        """The goal of each of some episodes of a round."""
+        share = self.others / self.episodes if round_index >= self.other_from and self.other_goal is not None else 0.0
+        others = round(share * episodes)
         return [self.goal] * (episodes - others) + [self.other_goal or self.goal] * others
 
 
@@ -147,8 +147,8 @@ def _collect(trial: Trial, policy: AdaptedPolicy, k: int) -> list[wire.Trajector
 
 
 def _fresh(trial: Trial, policy: AdaptedPolicy, k: int) -> list[float]:
-    """Mean, standard error and number of fresh episodes on the trial's own task."""
-    env = make_environment(trial.meta_policy, [trial.goal] * trial.fresh, trial.body)
+    """Mean, standard error and number of fresh episodes on the trial's task, or on its two tasks as they are mixed."""
+    env = make_environment(trial.meta_policy, trial.goals(trial.rounds, trial.fresh), trial.body)
     returns = _returns(collect(policy, env, trial.fresh, seed=_seed(trial, _FRESH, k)))
     return [*mean_and_error(returns), len(returns)]
 
