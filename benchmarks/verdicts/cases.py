@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.verdicts.environments import Alteration, Goal, goal_of
+from benchmarks.verdicts.environments import ENDLESS, Alteration, Goal, goal_of
 from benchmarks.verdicts.trials import Trial
 from thetaprime.training.evaluation.curves import TASKS, stream
 from thetaprime.training.tasks import resolve_tasks
@@ -90,7 +90,8 @@ def offset() -> Iterator[Trial]:
     """Four steps with a constant added to the reward of each step, where episodes have one length."""
     for meta_policy, seed, goal in _every((NAVIGATION, VELOCITY, DIRECTION)):
         for b in (0.0, *OFFSETS):
-            yield Trial("offset", f"{b:g}", meta_policy, goal, seed, 4, change=f"offset {b:g}" if b else "")
+            change, body = f"offset {b:g}" if b else "", ENDLESS if meta_policy == NAVIGATION else ()
+            yield Trial("offset", f"{b:g}", meta_policy, goal, seed, 4, change=change, body=body)
 
 
 def beyond() -> Iterator[Trial]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import mujoco
+import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from thetaprime.training.tasks import resolve_tasks
@@ -22,6 +24,21 @@ Alteration = tuple[str, float]
 _THREADS: Final = 1
 
 
+ENDLESS: Final[tuple[Alteration, ...]] = (("endless", 1.0),)
+
+
+class EndlessNavigation(PointNavigationVector):
+    """Points that stay in their episode when they reach the goal."""
+
+    def step(
+        self, actions: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
+        """Moves every point."""
+        observations, rewards, terminated, truncated, infos = super().step(actions)
+        self._ended = truncated
+        return observations, rewards, np.zeros_like(terminated), truncated, infos
+
+
 def make_environment(
     meta_policy: str, goals: Sequence[Goal], body: tuple[Alteration, ...] = ()
 ) -> VectorEnv[Any, Any, Any]:
@@ -31,15 +48,16 @@ def make_environment(
         meta_policy: name of a shipped meta-policy, whose environment it is.
         goals: one for each robot; they need not lie in the distribution's range.
         body: alterations of a robot's body, each a name and a number: ``mass`` and ``friction`` multiply, ``dead``
-            disconnects the motor with that number.
+            disconnects the motor with that number. A point takes ``endless``: its episode goes on at the goal, so that
+            all have one length.
     """
     distribution = resolve_tasks(meta_policy)
     if isinstance(distribution, LocomotionTasks):
         robot = _altered(distribution.body, body)
         return LocomotionVector(robot, distribution.kind, list(goals), len(goals), threads=_THREADS)
-    if body:
-        raise ValueError(f"body: {body!r}; {meta_policy} has no body")
-    return PointNavigationVector(list(goals), len(goals))
+    if body not in ((), ENDLESS):
+        raise ValueError(f"body: {body!r}; {meta_policy} takes endless alone")
+    return (EndlessNavigation if body else PointNavigationVector)(list(goals), len(goals))
 
 
 def alter(model: mujoco.MjModel, body: tuple[Alteration, ...]) -> None:

@@ -41,7 +41,8 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
     "offset": (
         "Rewards with an offset",
         "Every step's reward plus b, four rounds. The number is the rise from R_0 to the policy that the session keeps "
-        "after its fourth round, as a part of the rise without offset. Aim: at least 0.95, and no round below R_0.",
+        "after its fourth round, as a part of the rise without offset. Navigation goes on at the goal here, so that "
+        "episodes have one length. Aim: at least 0.95, and no round below R_0.",
     ),
     "beyond": (
         "Beyond the range",
@@ -54,8 +55,8 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
     "harm": (
         "Sessions that invite harm",
         "Five rounds. The policy that a session keeps, and its last one, are compared with θ over 40 fresh episodes "
-        "each, in the rewards before they were spoiled. “Below” is by more than three standard errors. Aim: at most "
-        "0.01 of the sessions.",
+        "each, in the rewards before noise or delay; after a flip, in the flipped reward; for two tasks, in their "
+        "mean. “Below” is by more than three standard errors. Aim: at most 0.01 of the sessions.",
     ),
     "familiar": (
         "`task_p_value`",

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from thetaprime import wire
+
+_OTHER_TASKS: Final = frozenset({"offset", "flip", "square", "clip"})
 
 Rewards = npt.NDArray[np.float64]
 
@@ -42,6 +44,25 @@ def transform(
         dataclasses.replace(each, rewards=rewards.astype(np.float32))
         for each, rewards in zip(trajectories, changed, strict=True)
     ]
+
+
+def judged(trajectories: Sequence[wire.Trajectory], change: str, rounds: int) -> list[float]:
+    """The returns by which a session is judged.
+
+    They have the environment's units and no noise. But where a change makes another task of it (an offset, another
+    sign, a square), they are the user's: a session cannot know what the user does not pay for.
+
+    Args:
+        trajectories: episodes with the rewards of the environment.
+        change: as in `transform`.
+        rounds: of the session, at whose end it is judged.
+    """
+    words, kept = change.split(), []
+    for name, value in zip(words, [*words, ""][1:], strict=True):
+        if name in _OTHER_TASKS:
+            kept += [name, value] if _is_number(value) else [name]
+    changed = transform(trajectories, " ".join(kept), rounds, np.random.default_rng(0))
+    return [round(each.total_reward, 4) for each in changed]
 
 
 def _change(name: str, value: float, rewards: Rewards, round_index: int, rng: np.random.Generator) -> Rewards:

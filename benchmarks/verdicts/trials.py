@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 
 from benchmarks.verdicts.environments import Alteration, Goal, make_environment
-from benchmarks.verdicts.rewards import transform
+from benchmarks.verdicts.rewards import judged, transform
 from thetaprime import wire
 from thetaprime.client import AdaptedPolicy, Client, PreconditionError, collect
 from thetaprime.v1 import adaptation_service_pb2 as pb
@@ -100,14 +100,14 @@ class Server:
     def run(self, trial: Trial) -> dict[str, Any]:
         """Runs one session, and returns its record.
 
-        The returns in the record are in the environment's units, whatever the uploads said.
+        The returns in the record are those of `judged`.
         """
         session = self._client.resume(self._create(trial))
         rounds: list[dict[str, Any]] = []
         policies, failure = [session.policy], ""
         for k in range(trial.rounds):
             collected = _collect(trial, session.policy, k)
-            rounds.append({"return": _returns(collected)})
+            rounds.append({"return": judged(collected, trial.change, trial.rounds)})
             uploaded = transform(collected, trial.change, k, _generator(trial, _CHANGE, k))
             try:
                 session.upload(uploaded)
@@ -149,12 +149,9 @@ def _collect(trial: Trial, policy: AdaptedPolicy, k: int) -> list[wire.Trajector
 def _fresh(trial: Trial, policy: AdaptedPolicy, k: int) -> list[float]:
     """Mean, standard error and number of fresh episodes on the trial's task, or on its two tasks as they are mixed."""
     env = make_environment(trial.meta_policy, trial.goals(trial.rounds, trial.fresh), trial.body)
-    returns = _returns(collect(policy, env, trial.fresh, seed=_seed(trial, _FRESH, k)))
+    collected = collect(policy, env, trial.fresh, seed=_seed(trial, _FRESH, k))
+    returns = judged(collected, trial.change, trial.rounds)
     return [*mean_and_error(returns), len(returns)]
-
-
-def _returns(trajectories: Sequence[wire.Trajectory]) -> list[float]:
-    return [round(each.total_reward, 4) for each in trajectories]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from benchmarks.verdicts.cases import CASES
 from benchmarks.verdicts.environments import make_environment
 from benchmarks.verdicts.measures import MEASURES, below, measure
 from benchmarks.verdicts.page import SECTIONS, table
-from benchmarks.verdicts.rewards import transform
+from benchmarks.verdicts.rewards import judged, transform
 from benchmarks.verdicts.trials import Server, Trial
 from thetaprime import wire
 from thetaprime.cli._server_process import server_process
@@ -57,6 +57,14 @@ def test_noise_has_its_deviation_and_an_unknown_change_is_refused() -> None:
     assert abs(noisy.rewards.std() - 2.0) < 0.1
     with pytest.raises(ValueError, match="nois"):
         transform([_episode([0.0])], "nois 2", 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [("", 6), ("scale 10", 6), ("noise 5 late", 6), ("constant 3", 6), ("offset 1", 9), ("flip 2", -6), ("flip 9", 6)],
+)
+def test_a_session_is_judged_by_what_its_user_pays_in_the_units_of_the_environment(change: str, expected: int) -> None:
+    assert judged([_episode([1, 2, 3])], change, 5) == [expected]
 
 
 def _moved(body: tuple[tuple[str, float], ...]) -> np.ndarray[Any, Any]:
