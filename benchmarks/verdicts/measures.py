@@ -37,10 +37,8 @@ def last(record: Record) -> tuple[float, float]:
 
 
 def kept(record: Record) -> tuple[float, float]:
-    """Return of the policy that a session under `hold` would return to; of the last one otherwise."""
-    if record["trial"]["caution"] != "hold" or not has_verdicts(record):
-        return last(record)
-    return _fresh(record, record["best_round"]) or last(record)
+    """Return of the policy that the session handed out at the end, and its standard error."""
+    return _fresh(record, record["kept"]) or last(record)
 
 
 def has_verdicts(record: Record) -> bool:

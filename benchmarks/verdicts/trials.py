@@ -1,9 +1,8 @@
-"""One trial: a session through a server, with a plain environment behind it, and everything that it showed."""
+"""One trial: a session of the SDK through a server, with a plain environment behind it, and all that it showed."""
 
 import dataclasses
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -14,17 +13,13 @@ from google.protobuf.json_format import MessageToDict
 from benchmarks.verdicts.environments import Alteration, Goal, make_environment
 from benchmarks.verdicts.rewards import judged, transform
 from thetaprime import wire
-from thetaprime.client import AdaptedPolicy, Client, PreconditionError, collect
+from thetaprime.client import AdaptedPolicy, Client, ThetaPrimeError, collect
 from thetaprime.v1 import adaptation_service_pb2 as pb
 from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 
 EPISODES: Final = 20
 _SECONDS: Final = 120.0
-_CAUTION: Final = {
-    "off": pb.CAUTION_OFF,
-    "warn": pb.CAUTION_WARN,
-    "hold": pb.CAUTION_HOLD,
-}
+_TTL_SECONDS: Final = 600.0
 # Streams of random numbers of a trial.
 _COLLECT, _CHANGE, _FRESH = 0, 1, 2
 
@@ -102,48 +97,46 @@ class Server:
 
         The returns in the record are those of `judged`.
         """
-        session = self._client.resume(self._create(trial))
+        session = self._client.create_session(trial.meta_policy, caution=trial.caution, ttl=_TTL_SECONDS)
         rounds: list[dict[str, Any]] = []
-        policies, failure = [session.policy], ""
-        for k in range(trial.rounds):
-            collected = _collect(trial, session.policy, k)
+
+        def collector(policy: AdaptedPolicy, count: int) -> list[wire.Trajectory]:
+            k = session.round
+            collected = _collect(trial, policy, k, count)
             rounds.append({"return": judged(collected, trial.change, trial.rounds)})
-            uploaded = transform(collected, trial.change, k, _generator(trial, _CHANGE, k))
-            try:
-                session.upload(uploaded)
-                policies.append(session.adapt())
-            except PreconditionError as error:
-                failure = str(error)
-                break
+            return transform(collected, trial.change, k, _generator(trial, _CHANGE, k))
+
+        kept, failure = 0, ""
+        try:
+            adapted = session.run(
+                collector, trial.rounds, trial.episodes, verify=None if trial.fresh else 0, progress=False
+            )
+            kept = adapted.round
+        except ThetaPrimeError as error:
+            failure = str(error)
+        # The SDK's reports leave out what it does not know yet; the record keeps the whole message.
         state = self._stub.GetSession(pb.GetSessionRequest(session_id=session.id), timeout=_SECONDS)
         for record, report in zip(rounds, state.reports, strict=False):
             record |= _of_report(report)
-        best = int(state.session.best_round)
-        measured = {
-            "each": set(range(len(policies))),
-            "theta": {0, best, len(policies) - 1},
-        }.get(trial.fresh_from, {best, len(policies) - 1} if len(policies) > 1 else set())
-        fresh = {str(k): _fresh(trial, policies[k], k) for k in sorted(measured) if trial.fresh}
+        last = len(state.reports)
+        measured = {"each": set(range(last + 1)), "theta": {0, kept, last}}.get(trial.fresh_from, {kept, last})
+        fresh = {str(k): _fresh(trial, session.policy_at(k), k) for k in sorted(measured) if trial.fresh}
         session.close()
         return {
             "key": trial.key,
             "trial": dataclasses.asdict(trial),
-            "rounds": rounds,
+            "rounds": rounds[:last],
+            "verified": [each["return"] for each in rounds[last:]],
             "fresh": fresh,
-            "best_round": best,
+            "best_round": int(state.session.best_round),
+            "kept": kept,
             "failure": failure,
         }
 
-    def _create(self, trial: Trial) -> str:
-        options = pb.SessionOptions(caution=_CAUTION[trial.caution])
-        request = pb.CreateSessionRequest(request_id=str(uuid.uuid4()), meta_policy=trial.meta_policy, options=options)
-        request.ttl.seconds = 600
-        return str(self._stub.CreateSession(request, timeout=_SECONDS).session.session_id)
 
-
-def _collect(trial: Trial, policy: AdaptedPolicy, k: int) -> list[wire.Trajectory]:
-    env = make_environment(trial.meta_policy, trial.goals(k, trial.episodes), trial.body)
-    return collect(policy, env, trial.episodes, seed=_seed(trial, _COLLECT, k))
+def _collect(trial: Trial, policy: AdaptedPolicy, k: int, count: int) -> list[wire.Trajectory]:
+    env = make_environment(trial.meta_policy, trial.goals(k, count), trial.body)
+    return collect(policy, env, count, seed=_seed(trial, _COLLECT, k))
 
 
 def _fresh(trial: Trial, policy: AdaptedPolicy, k: int) -> list[float]:

@@ -95,13 +95,13 @@ def _record(case: str, name: str, returns: list[float], fresh: dict[str, list[fl
     trial = {"case": case, "name": name, "meta_policy": "point-navigation", "goal": [0.1, 0.2], "seed": 1}
     trial |= {"caution": "hold", "change": "", "episodes": 20} | more.pop("trial", {})
     rounds = [{"return": [value, value + 0.01]} | more for value in returns]
-    return {"trial": trial, "rounds": rounds, "fresh": fresh, "best_round": 0, "failure": ""}
+    return {"trial": trial, "rounds": rounds, "fresh": fresh, "best_round": 0, "kept": 0, "failure": ""}
 
 
 def test_a_session_that_keeps_a_policy_below_theta_counts_as_harm() -> None:
     verdict = {"decision": "DECISION_TAKEN"}
     harmed = _record("harm", "noise", [-1.0], {"0": [-1.0, 0.1, 40], "1": [-9.0, 0.1, 40]}, verdict=verdict)
-    harmed["best_round"] = 1
+    harmed["kept"] = 1
     kept = _record("harm", "noise", [-1.0], {"0": [-1.0, 0.1, 40], "1": [-9.0, 0.1, 40]}, verdict=verdict)
     (row, _) = measure([harmed, kept])["harm"]
     assert (row["kept policy below θ"], row["last policy below θ"], row["sessions"]) == (0.5, 1.0, 2)
