@@ -13,7 +13,7 @@ import torch
 from benchmarks.export import traced
 from benchmarks.gradient import bare_gradient
 from benchmarks.measure import Row, compare, timed
-from benchmarks.policies import artifact, trajectories
+from benchmarks.policies import artifact, shipped, trajectories
 from thetaprime import wire
 from thetaprime.cli._server_process import server_process
 from thetaprime.client import AdaptedPolicy, Client
@@ -27,11 +27,14 @@ from thetaprime.models import (
     summarize_step,
     trajectory_contributions,
 )
+from thetaprime.models.verdict import StepOptions, next_step
 from thetaprime.server.catalog.catalog import policy_message, wire_contract
 from thetaprime.server.sessions.uploads import trajectory_batch
 from thetaprime.server.store import Store, tables
 
 SESSIONS = 64
+VERDICT_SHARE = 0.15
+"""Largest share of a round's time that its verdict may take."""
 
 
 def rows() -> list[Row]:
@@ -67,9 +70,32 @@ def rows() -> list[Row]:
         other = compare(
             f"{name} / gradient and torch.onnx.export", one_round, run_without_service, budget=1 / 30, rounds=8
         )
+    verdict = _verdict_row(row.ours)
     parts = {part: timed(run, rounds=30) for part, run in _parts(root, meta_policy, collected[0], batch).items()}
     parts["wire, threads and queries"] = row.ours - sum(parts.values())
-    return [dataclasses.replace(row, parts=parts), other]
+    return [dataclasses.replace(row, parts=parts), other, verdict]
+
+
+def _verdict_row(round_time: float) -> Row:
+    """Compares a step and its verdict with the step alone, for a shipped policy: an untrained one has no calibration.
+
+    Args:
+        round_time: of one round in milliseconds, of which the verdict may take `VERDICT_SHARE`.
+    """
+    meta_policy = shipped("half-cheetah-velocity")
+    policy, theta, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
+    batch = trajectory_batch(trajectories(meta_policy, 0))
+
+    def step_alone() -> None:
+        step = adapt_step(policy, theta, batch, adaptation, step=0, step_sizes=meta_policy.step_sizes)
+        summarize_step(policy, theta, step, batch)
+
+    def step_with_verdict() -> None:
+        next_step(meta_policy, [], batch, theta, lambda number: theta, StepOptions())
+
+    row = compare("a step with its verdict / the step", step_with_verdict, step_alone, budget=1.0, rounds=30)
+    budget = 1.0 + VERDICT_SHARE * round_time / row.reference
+    return dataclasses.replace(row, budget=budget, holds=row.ratio <= budget)
 
 
 def _parts(
