@@ -429,7 +429,8 @@ MEASURES: Final[dict[str, Callable[[Sequence[Record]], list[Row]]]] = {
 
 
 def measure(records: Iterable[Record]) -> dict[str, list[Row]]:
-    """Returns the rows of each case's table, from the records of all cases."""
-    by_case = _grouped(records, "case")
+    """Returns the rows of each case's table, from the records of all cases; of equal trials, the last one counts."""
+    latest = {(record["trial"]["case"], record["key"]): record for record in records}
+    by_case = _grouped(latest.values(), "case")
     by_case["beyond",] += by_case.pop(("ppo",), [])
     return {case: measure_case(by_case[case,]) for case, measure_case in MEASURES.items() if by_case.get((case,))}

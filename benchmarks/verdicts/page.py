@@ -112,7 +112,7 @@ def _measure(files: Sequence[Path]) -> None:
 
     found = files or [default_records(), RECORDS_OF_PPO]
     records = [record for file in found for record in read(file)]
-    sessions = sum("rounds" in record for record in records)
+    sessions = len({record["key"] for record in records if "rounds" in record})
     results = {"sessions": sessions, "machine": machine(), "cases": measure(records)}
     RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
     print(f"wrote {RESULTS.relative_to(ROOT)} from {sessions} sessions")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from thetaprime import wire
 
-_OTHER_TASKS: Final = frozenset({"offset", "flip", "square", "clip"})
+_OTHER_TASKS: Final = frozenset({"offset", "constant", "flip", "square", "clip"})
 
 Rewards = npt.NDArray[np.float64]
 

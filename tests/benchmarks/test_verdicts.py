@@ -61,7 +61,7 @@ def test_noise_has_its_deviation_and_an_unknown_change_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [("", 6), ("scale 10", 6), ("noise 5 late", 6), ("constant 3", 6), ("offset 1", 9), ("flip 2", -6), ("flip 9", 6)],
+    [("", 6), ("scale 10", 6), ("noise 5 late", 6), ("constant 3", 9), ("offset 1", 9), ("flip 2", -6), ("flip 9", 6)],
 )
 def test_a_session_is_judged_by_what_its_user_pays_in_the_units_of_the_environment(change: str, expected: int) -> None:
     assert judged([_episode([1, 2, 3])], change, 5) == [expected]
@@ -91,11 +91,22 @@ def test_every_case_has_trials_a_measure_and_a_section_and_no_trial_twice() -> N
     assert {trial.case for trial in trials} == CASES.keys()
 
 
+_NUMBERS = itertools.count()
+
+
 def _record(case: str, name: str, returns: list[float], fresh: dict[str, list[float]], **more: Any) -> dict[str, Any]:
     trial = {"case": case, "name": name, "meta_policy": "point-navigation", "goal": [0.1, 0.2], "seed": 1}
     trial |= {"caution": "hold", "change": "", "episodes": 20} | more.pop("trial", {})
     rounds = [{"return": [value, value + 0.01]} | more for value in returns]
-    return {"trial": trial, "rounds": rounds, "fresh": fresh, "best_round": 0, "kept": 0, "failure": ""}
+    return {
+        "key": str(next(_NUMBERS)),
+        "trial": trial,
+        "rounds": rounds,
+        "fresh": fresh,
+        "best_round": 0,
+        "kept": 0,
+        "failure": "",
+    }
 
 
 def test_a_session_that_keeps_a_policy_below_theta_counts_as_harm() -> None:
