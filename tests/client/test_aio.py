@@ -186,7 +186,9 @@ def test_the_event_loop_continues_while_an_environment_steps(address: str) -> No
 
         async with aio.Client(address) as client:
             heart = asyncio.create_task(beat())
-            adapted = await client.adapt("pendulum", Slow(gymnasium.make("Pendulum-v1")), 1, 3, progress=False)
+            adapted = await client.adapt(
+                "pendulum", Slow(gymnasium.make("Pendulum-v1")), 1, 3, verify=0, progress=False
+            )
             heart.cancel()
         return beats, adapted
 

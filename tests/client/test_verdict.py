@@ -228,6 +228,36 @@ def test_the_verification_is_durable_and_another_run_continues_with_it(client: t
     assert [each.trajectories for each in more.history] == [8, 8, 8]
 
 
+def test_another_process_hands_out_the_same_policy_of_a_closed_session(client: tp.Client) -> None:
+    adapted = client.adapt("pendulum", Paid(-9.0, -1.0), 1, 4, progress=False)
+    session = client.resume(adapted.session_id)
+    assert session.info.state == "closed"
+    again = session.run(Paid(), 1, 4, progress=False)  # collects nothing
+    assert (again.round, again.policy_id, again.improved) == (1, adapted.policy_id, True)
+    assert again.history[1].trajectories == 5
+    assert again.history[1].mean_return == pytest.approx(adapted.history[1].mean_return)
+
+
+def test_a_round_is_explained(client: tp.Client) -> None:
+    session = client.create_session("pendulum")
+    session.run(Paid(-9.0, -1.0), 1, 4, verify=0, progress=False)
+    found = session.explain()
+    assert found.report == session.report
+    assert (found.total, len(found.trajectories)) == (4, 4)
+    by_return = sorted((each.undiscounted_return, each.share) for each in found.trajectories)
+    assert session.report is not None
+    reported = sorted(zip(session.report.returns, session.report.shares, strict=True))
+    np.testing.assert_allclose(by_return, reported, rtol=1e-5)
+    assert found.trajectories[0].observations.shape == (11, 2)
+    assert sum(float(each.pushes.sum()) for each in found.trajectories) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(tp.PreconditionError, match="no uploads"):
+        session.explain(1)
+    with pytest.raises(tp.NotFoundError, match="round"):
+        session.explain(2)
+    with pytest.raises(tp.InvalidInputError, match="max_trajectories"):
+        session.explain(trajectories=-1)
+
+
 def test_a_policy_that_was_not_measured_says_so(client: tp.Client) -> None:
     adapted = client.adapt("pendulum", Paid(-1.0), 1, 4, verify=0, progress=False)
     assert (adapted.round, adapted.measured, adapted.gain, adapted.improved) == (1, None, None, None)

@@ -30,6 +30,7 @@ from thetaprime.client._errors import (
     UnreachableError,
     Violation,
 )
+from thetaprime.client._explanation import ExplainedTrajectory, RoundExplanation
 from thetaprime.client._history import RoundResult
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
@@ -69,6 +70,7 @@ __all__ = [
     "Decision",
     "EnvironmentContract",
     "Estimate",
+    "ExplainedTrajectory",
     "InvalidInputError",
     "LimitError",
     "MetaPolicyInfo",
@@ -82,6 +84,7 @@ __all__ = [
     "ReasonCode",
     "RewardContract",
     "RobotDescription",
+    "RoundExplanation",
     "RoundResult",
     "ServerError",
     "Session",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         doubt_round,
         measure_behavior,
     )
-    from thetaprime.models.contributions import trajectory_contributions
+    from thetaprime.models.contributions import step_derivatives, trajectory_contributions
     from thetaprime.models.errors import ArtifactError
     from thetaprime.models.inner_loop import (
         InnerStep,
@@ -141,6 +141,7 @@ __all__ = [
     "reward_deviation",
     "reward_signal",
     "scan_meta_policies",
+    "step_derivatives",
     "summarize_step",
     "trajectory_contributions",
     "with_std_factor",
@@ -206,6 +207,7 @@ _MODULES: Final = {
     "reward_signal": "reward_units",
     "scan_meta_policies": "artifact_folders",
     "summarize_step": "inner_loop",
+    "step_derivatives": "contributions",
     "trajectory_contributions": "contributions",
     "with_std_factor": "inner_loop",
     "write_meta_policy": "artifact",

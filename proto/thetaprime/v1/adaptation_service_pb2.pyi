@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from thetaprime.v1 import policy_pb2 as _policy_pb2
+from thetaprime.v1 import trajectory_pb2 as _trajectory_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -379,6 +380,44 @@ class GetPolicyResponse(_message.Message):
     policy: _policy_pb2.Policy
     report: AdaptationReport
     def __init__(self, policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
+
+class ExplainRoundRequest(_message.Message):
+    __slots__ = ("session_id", "round", "max_trajectories", "max_dimensions")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    MAX_TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    round: int
+    max_trajectories: int
+    max_dimensions: int
+    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ..., max_trajectories: _Optional[int] = ..., max_dimensions: _Optional[int] = ...) -> None: ...
+
+class ExplainRoundResponse(_message.Message):
+    __slots__ = ("report", "trajectories", "total")
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    report: AdaptationReport
+    trajectories: _containers.RepeatedCompositeFieldContainer[ExplainedTrajectory]
+    total: int
+    def __init__(self, report: _Optional[_Union[AdaptationReport, _Mapping]] = ..., trajectories: _Optional[_Iterable[_Union[ExplainedTrajectory, _Mapping]]] = ..., total: _Optional[int] = ...) -> None: ...
+
+class ExplainedTrajectory(_message.Message):
+    __slots__ = ("sha256", "trajectory", "share", "rewards", "pushes", "observations")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    trajectory: int
+    share: float
+    rewards: _trajectory_pb2.Array
+    pushes: _trajectory_pb2.Array
+    observations: _trajectory_pb2.Array
+    def __init__(self, sha256: _Optional[str] = ..., trajectory: _Optional[int] = ..., share: _Optional[float] = ..., rewards: _Optional[_Union[_trajectory_pb2.Array, _Mapping]] = ..., pushes: _Optional[_Union[_trajectory_pb2.Array, _Mapping]] = ..., observations: _Optional[_Union[_trajectory_pb2.Array, _Mapping]] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id",)

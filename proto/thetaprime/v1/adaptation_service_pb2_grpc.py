@@ -72,6 +72,11 @@ class AdaptationServiceStub(object):
                 request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyRequest.SerializeToString,
                 response_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
+        self.ExplainRound = channel.unary_unary(
+                '/thetaprime.v1.AdaptationService/ExplainRound',
+                request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundRequest.SerializeToString,
+                response_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundResponse.FromString,
+                _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/thetaprime.v1.AdaptationService/CloseSession',
                 request_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.CloseSessionRequest.SerializeToString,
@@ -131,6 +136,14 @@ class AdaptationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainRound(self, request, context):
+        """Says how much each time step of a round's uploads pushed the policy, until the uploads are deleted at
+        `Session.expire_time`. Costs as much as a step, and changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseSession(self, request, context):
         """Ends a session. Its policies stay readable until `Session.delete_time`.
         """
@@ -175,6 +188,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.GetPolicy,
                     request_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyRequest.FromString,
                     response_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'ExplainRound': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRound,
+                    request_deserializer=thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundRequest.FromString,
+                    response_serializer=thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
@@ -374,6 +392,33 @@ class AdaptationService(object):
             '/thetaprime.v1.AdaptationService/GetPolicy',
             thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyRequest.SerializeToString,
             thetaprime_dot_v1_dot_adaptation__service__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thetaprime.v1.AdaptationService/ExplainRound',
+            thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundRequest.SerializeToString,
+            thetaprime_dot_v1_dot_adaptation__service__pb2.ExplainRoundResponse.FromString,
             options,
             channel_credentials,
             insecure,

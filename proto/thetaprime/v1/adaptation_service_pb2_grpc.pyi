@@ -47,6 +47,10 @@ class AdaptationServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.ListSessionsRequest, _adaptation_service_pb2.ListSessionsResponse]
     """Lists the newest session first."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]
+    ExplainRound: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.ExplainRoundRequest, _adaptation_service_pb2.ExplainRoundResponse]
+    """Says how much each time step of a round's uploads pushed the policy, until the uploads are deleted at
+    `Session.expire_time`. Costs as much as a step, and changes nothing.
+    """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]
     """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
@@ -69,6 +73,10 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.ListSessionsRequest, _adaptation_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the newest session first."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetPolicyRequest, _adaptation_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    ExplainRound: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.ExplainRoundRequest, _adaptation_service_pb2.ExplainRoundResponse]  # type: ignore[assignment]
+    """Says how much each time step of a round's uploads pushed the policy, until the uploads are deleted at
+    `Session.expire_time`. Costs as much as a step, and changes nothing.
+    """
     CloseSession: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.CloseSessionRequest, _adaptation_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends a session. Its policies stay readable until `Session.delete_time`."""
 
@@ -130,6 +138,16 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_service_pb2.GetPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.GetPolicyResponse, _abc.Awaitable[_adaptation_service_pb2.GetPolicyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ExplainRound(
+        self,
+        request: _adaptation_service_pb2.ExplainRoundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adaptation_service_pb2.ExplainRoundResponse, _abc.Awaitable[_adaptation_service_pb2.ExplainRoundResponse]]:
+        """Says how much each time step of a round's uploads pushed the policy, until the uploads are deleted at
+        `Session.expire_time`. Costs as much as a step, and changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def CloseSession(

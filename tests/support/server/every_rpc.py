@@ -25,6 +25,9 @@ ABOUT_A_SESSION: Final[Mapping[str, Call]] = {
     "GetPolicy of a round": lambda service, session_id: service.stub.GetPolicy(
         service_pb.GetPolicyRequest(session_id=session_id, round=1)
     ),
+    "ExplainRound": lambda service, session_id: service.stub.ExplainRound(
+        service_pb.ExplainRoundRequest(session_id=session_id)
+    ),
     "DiscardUploads": lambda service, session_id: service.stub.DiscardUploads(
         service_pb.DiscardUploadsRequest(session_id=session_id)
     ),

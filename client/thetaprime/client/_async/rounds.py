@@ -86,6 +86,8 @@ async def take_rounds(
         with progress_callback(progress) as show:
             while session.round < rounds:
                 await _Round(session, rounds, wanted, show, deadline).take(tasks, seed)
+            if verify > 0:
+                await session.measure(timeout=deadline.remaining())
             # A closed session takes no more uploads.
             if len(session.returns) < verify and session.info.state == "open":
                 await _Round(session, rounds, verify, show, deadline, verifying=True).collect(tasks, seed)
@@ -152,8 +154,7 @@ class _Round:
         self._deadline: Final = deadline
         self._index: Final = session.round
         self._verifying: Final = verifying
-        # Uploaded by an earlier process, or by `Session.upload`. Verification needs the returns: the server's batch
-        # does not tell those of an earlier process.
+        # Uploaded by an earlier process, or by `Session.upload`.
         self._uploaded: Final = session.batch.trajectories
         self._before: Final = len(session.returns) if verifying else self._uploaded
         self._counts: dict[int, int] = {}

@@ -1,12 +1,16 @@
 # Generated from _async/session.py by `make sync-client`: edit that file.
 """Sessions: the adaptation of a meta-policy to one task."""
 
+import contextlib
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from thetaprime import wire
+from thetaprime.client._errors import ThetaPrimeError
+from thetaprime.client._explanation import RoundExplanation
 from thetaprime.client._history import RoundResult
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
@@ -26,6 +30,11 @@ from thetaprime.client._types import (
     UploadReceipt,
 )
 from thetaprime.v1 import adaptation_service_pb2 as pb
+
+# More trajectories tell no more of a policy's return.
+_MOST_MEASURED: Final = 256
+# Key of the returns that were uploaded under unknown ids. It is no valid upload id.
+_FETCHED: Final = ""
 
 
 class Session:
@@ -223,7 +232,7 @@ class Session:
         with self._lock:
             self._info = SessionInfo.from_message(response.session)
             self._batch = self._info.batch if self._info.batch.uploads else None
-            for upload_id in upload_ids or tuple(self._returns):
+            for upload_id in (*upload_ids, _FETCHED) if upload_ids else tuple(self._returns):
                 self._returns.pop(upload_id, None)
         return self._info
 
@@ -300,6 +309,54 @@ class Session:
         )
         response = self._transport.call(self._transport.adaptation.GetPolicy, request, timeout)
         return runtime.offload(PolicyFile.from_message, response.policy, profile)
+
+    @runtime.traced("session.explain")
+    def explain(
+        self,
+        round: int | None = None,  # noqa: A002 - the term of the wire contract
+        *,
+        trajectories: int = 0,
+        dimensions: int = 0,
+        timeout: float | None = None,
+    ) -> RoundExplanation:
+        """Returns how much each time step of a round's uploads pushed the policy.
+
+        The server computes the step again, and keeps the uploads until the session expires.
+
+        Args:
+            round: k, for the step from θ_k; None for the last step. The current round shows uploads that no step was
+                taken from.
+            trajectories: number of trajectories to return, those with the largest shares first; 0 for 64.
+            dimensions: numbers of each observation to return, from its first on; 0 for 2.
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
+
+        Raises:
+            NotFoundError: the session has not come to the round.
+            PreconditionError: `NO_UPLOADS`: the session has expired, or nothing was uploaded to the round.
+            InvalidInputError: a number is out of range.
+            LimitError: too many steps at once.
+            ThetaPrimeError: the call failed.
+        """
+        request = pb.ExplainRoundRequest(
+            session_id=self.id, round=round, max_trajectories=trajectories, max_dimensions=dimensions
+        )
+        response = self._transport.call(self._transport.adaptation.ExplainRound, request, timeout)
+        return runtime.offload(RoundExplanation.from_message, response)
+
+    def measure(self, *, timeout: float | None = None) -> None:
+        """Fetches the returns of this round's trajectories that other processes have uploaded, for `history`.
+
+        Without effect on a server that cannot tell them.
+
+        Args:
+            timeout: the call's timeout in seconds, at most the client's; None uses the client's.
+        """
+        if self.batch.trajectories <= len(self.returns):
+            return
+        with contextlib.suppress(ThetaPrimeError):
+            found = self.explain(self.round, trajectories=_MOST_MEASURED, dimensions=1, timeout=timeout)
+            with self._lock:
+                self._returns = {_FETCHED: tuple(each.undiscounted_return for each in found.trajectories)}
 
     def refresh(self) -> None:
         """Fetches the session's round, batch, policy and reports from the server."""

@@ -5,12 +5,16 @@ import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 from thetaprime.server.adaptation.commit import AdaptCall, AdaptOutcome
 from thetaprime.server.errors import BusyError
 from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.sessions.uploads import NewUpload
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,16 @@ class AdaptationEngine:
         task = asyncio.create_task(self._run(call, self._steps.ask(call.tenant)))
         self._running[call.session_id] = _Running(call, task)
         return await asyncio.shield(task)
+
+    async def explain(self, tenant: str, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Runs a function that computes as much as a step and records nothing.
+
+        Raises:
+            BusyError: the tenant's rate limit is reached.
+            ServiceError: as the function.
+        """
+        self._rate_limit.charge_explanation(tenant)
+        return await self._processors.run(tenant, function, *args, **kwargs)
 
     async def finish(self) -> None:
         """Waits for all steps that run or wait."""

@@ -12,7 +12,7 @@ def record(action: str, caller: Caller, **subject: object) -> None:
     """Logs a call that took effect. A retried call is logged again, because it received its answer again.
 
     Args:
-        action: created, uploaded, discarded, adapted, fetched or closed.
+        action: created, uploaded, discarded, adapted, explained, fetched or closed.
         caller: the tenant and the peer of the call.
         subject: session_id, meta_policy and policy_id. No free text of a client: terminals interpret control
             characters.

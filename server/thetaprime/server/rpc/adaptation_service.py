@@ -10,6 +10,7 @@ import structlog
 
 from thetaprime.server.adaptation.commit import AdaptCall, AdaptOutcome, look_up
 from thetaprime.server.adaptation.engine import AdaptationEngine
+from thetaprime.server.adaptation.explain import explain_round
 from thetaprime.server.adaptation.precompute import is_precomputed
 from thetaprime.server.adaptation.verdicts import audited_verdict
 from thetaprime.server.auth import Authenticator, audit, current_caller
@@ -198,6 +199,18 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             policy = await self._processors.run(caller.tenant, in_form, policy, form)
         audit.record("fetched", caller, session_id=request.session_id, policy_id=policy.policy_id)
         return service_pb.GetPolicyResponse(policy=policy, report=report)
+
+    async def ExplainRound(  # noqa: N802
+        self, request: service_pb.ExplainRoundRequest, context: Context
+    ) -> service_pb.ExplainRoundResponse:
+        """Explains the step of a round."""
+        caller = current_caller()
+        _bind_session(request.session_id)
+        reply = await self._engine.explain(
+            caller.tenant, explain_round, self._store, self._catalog, caller.tenant, request
+        )
+        audit.record("explained", caller, session_id=request.session_id)
+        return reply
 
     async def CloseSession(  # noqa: N802
         self, request: service_pb.CloseSessionRequest, context: Context

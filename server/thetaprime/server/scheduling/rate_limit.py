@@ -104,6 +104,14 @@ class RateLimit:
         if prepaid in self._prepaid:
             self._prepaid.pop(prepaid, None)
             return
+        self.charge_explanation(tenant)
+
+    def charge_explanation(self, tenant: str) -> None:
+        """Charges a computation that costs as much as a step.
+
+        Raises:
+            RateLimitError: TENANT_ADAPTATIONS; the error says when to retry.
+        """
         refused = self._buckets.take(tenant)
         if refused is not None:
             raise RateLimitError("TENANT_ADAPTATIONS", "adaptation steps", *refused)

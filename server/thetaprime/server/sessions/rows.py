@@ -234,9 +234,10 @@ def set_doubt(connection: sa.Connection, session_id: str, doubt: str | None) -> 
     connection.execute(_SET_DOUBT, {"session": session_id, "new_doubt": doubt})
 
 
-def uploaded_batch(connection: sa.Connection, session: SessionRecord) -> UploadedBatch:
-    """Returns the uploads of a session's current round."""
-    rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": session.round}).all()
+def uploaded_batch(connection: sa.Connection, session: SessionRecord, round_index: int | None = None) -> UploadedBatch:
+    """Returns the uploads of a round of a session; None for the current round."""
+    index = session.round if round_index is None else round_index
+    rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": index}).all()
     counted = [row for row in rows if row.counted is not False]
     return UploadedBatch(
         payloads=tuple(row.payload_sha256 for row in counted),
