@@ -39,6 +39,7 @@ SUBCOMMANDS: Final = {
     "store": Subcommand("thetaprime.cli.store", "Check the store of a server, and mend it.", "server"),
     "models": Subcommand("thetaprime.cli.models", "List the meta-policies of a server or of a folder.", "server"),
     "adapt": Subcommand("thetaprime.cli.adapt", "Adapt a meta-policy to an environment.", "training"),
+    "explain": Subcommand("thetaprime.cli.explain", "Explain a step of a session, and its verdict.", "training"),
     "inspect": Subcommand("thetaprime.cli.inspect", "Verify and describe a policy or an artifact.", "server"),
     "train": Subcommand("thetaprime.cli.train", "Meta-train a policy over a distribution of tasks.", "training"),
     "evaluate": Subcommand("thetaprime.cli.evaluate", "Measure a meta-policy on held-out tasks.", "training"),
