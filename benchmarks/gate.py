@@ -2,6 +2,7 @@
 
 python benchmarks/gate.py                   every case; writes the table of docs/trust.md
 python benchmarks/gate.py --rounds 200      fewer rounds of each case
+python benchmarks/gate.py --optimum         the table of the best possible test alone
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
+from benchmarks.gate_optimum import best_power  # noqa: E402
 from thetaprime.models import (  # noqa: E402
     BehaviorMeasurement,
     BoxAction,
@@ -36,7 +38,9 @@ PAGE: Final = HERE.parent / "docs" / "trust.md"
 EPISODES, STEPS = 20, 100
 SPLITS: Final = ("one upload", "one episode an upload", "one step an upload")
 _KL: Final = 0.3
+_LEVEL: Final = 1e-7
 _BEGIN, _END = "<!-- measured by make gate-power -->", "<!-- until here -->"
+_BEST_BEGIN, _BEST_END = "<!-- computed by make gate-power -->", "<!-- up to here -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,25 @@ class Round:
     def stale(self) -> torch.Tensor:
         """Actions of θ_{k−1}."""
         return self.policy.sample(self.previous, self.observations, self.generator)
+
+
+def _greedy(head: torch.Tensor) -> torch.Tensor:
+    """Logits of a policy of which 30 % of the steps are deterministic."""
+    best = torch.nn.functional.one_hot(head.argmax(-1), head.shape[-1])
+    return (0.7 * head.softmax(-1) + 0.3 * best).log()
+
+
+def _shifted_logit(head: torch.Tensor) -> torch.Tensor:
+    return head + 0.5 * torch.nn.functional.one_hot(torch.tensor(0), head.shape[-1])
+
+
+# The logits that choose the actions of a case, from those of θ_k.
+ALTERNATIVES: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "30 % deterministic steps": _greedy,
+    "noise × 0.8": lambda head: head / 0.8,
+    "noise × 1.25": lambda head: head / 1.25,
+    "shift of 0.2 σ in one dimension": _shifted_logit,
+}
 
 
 Case = tuple[str, Callable[[Round], torch.Tensor], str]
@@ -253,6 +276,27 @@ def honest_chances(thousands: int) -> str:
     return "\n".join(lines)
 
 
+def optimum(rounds: int) -> str:
+    """A table: how many rounds of each case the best possible test would refuse, in per cent."""
+    networks = {name: policy for name, policy in policies() if not policy.continuous}
+    lines = [
+        f"| the best possible test, {rounds:,} rounds | {' | '.join(networks)} |",
+        f"|---|{'---|' * len(networks)}",
+    ]
+    for case, alternative in ALTERNATIVES.items():
+        cells = []
+        for policy in networks.values():
+            powers = []
+            for seed in range(rounds):
+                one = _round(policy, seed, (case, Round.sample, ""))
+                head = policy.head(one.named, one.observations).double()
+                named, other = (logits.log_softmax(-1).numpy() for logits in (head, alternative(head)))
+                powers.append(best_power(named, other, _LEVEL))
+            cells.append(f"{100 * np.mean(powers):.1f} %")
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cell(refused: Mapping[str, int]) -> str:
     """One number, or one for each split where they differ."""
     counts = [f"{count:,}" for count in refused.values()]
@@ -263,13 +307,21 @@ def main() -> None:
     """Measures, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of each case; default: %(default)s")
+    parser.add_argument("--optimum", action="store_true", help="compute the table of the best possible test alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = f"{table(arguments.rounds)}\n\n{honest_chances(max(arguments.rounds // 4, 1))}"
-    page = PAGE.read_text()
-    marked = re.compile(rf"(?<={re.escape(_BEGIN)}\n).*(?={re.escape(_END)})", re.DOTALL)
-    PAGE.write_text(marked.sub(lambda _: f"{found}\n", page))
-    print(found)
+    best = optimum(arguments.rounds)
+    _write(_BEST_BEGIN, _BEST_END, best)
+    print(best)
+    if not arguments.optimum:
+        found = f"{table(arguments.rounds)}\n\n{honest_chances(max(arguments.rounds // 4, 1))}"
+        _write(_BEGIN, _END, found)
+        print(found)
+
+
+def _write(begin: str, end: str, text: str) -> None:
+    marked = re.compile(rf"(?<={re.escape(begin)}\n).*(?={re.escape(end)})", re.DOTALL)
+    PAGE.write_text(marked.sub(lambda _: f"{text}\n", PAGE.read_text()))
 
 
 if __name__ == "__main__":
