@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 import sqlalchemy as sa
 
@@ -141,6 +143,45 @@ def test_clients_of_a_killed_worker_lose_nothing(configure: "Configure", start: 
         assert {line["worker"] for line in calls} == {*range(WORKERS)}
     with start() as undisturbed:
         assert ended == [customer(undisturbed.address, number, collect) for number in range(CUSTOMERS)]
+
+
+def test_workers_that_race_for_the_last_bytes_of_a_quota_keep_it(configure: "Configure", collect: Collect) -> None:
+    quota, sessions = 1_000_000, 4
+    config = configure(workers=WORKERS, max_tenant_bytes=quota)
+    refused: list[str] = []
+
+    def fill(address: str, number: int) -> int:
+        """Uploads until the quota refuses; returns the number of rounds."""
+        index = 0
+        with Channels(address, 4, seed=number) as channels:
+            try:
+                request = service_pb.CreateSessionRequest(request_id=f"{number}", meta_policy="point-navigation")
+                created = channels.call_until_served(lambda stub: stub.CreateSession(request, timeout=DEADLINE))
+                session, policy = created.session.session_id, created.policy
+                for index in range(200):
+                    sent = collect(policy, seed=1000 * number + index)
+                    send = functools.partial(
+                        upload, session=session, upload_id=f"{index}", index=index, trajectories=sent
+                    )
+                    digest = channels.call_until_served(send).batch.sha256
+                    step = functools.partial(adapt, session=session, index=index, digest=digest)
+                    policy = channels.call_until_served(step).policy
+            except grpc.RpcError as error:
+                refused.append(f"{error.code()} {error.details()}")
+        return index
+
+    with supervised(config) as server:
+        with ThreadPoolExecutor(sessions) as threads:
+            rounds = sum(threads.map(lambda number: fill(server.address, number), range(sessions)))
+        assert server.stop() == 0
+    assert rounds > sessions
+    assert len(refused) == sessions
+    assert all("RESOURCE_EXHAUSTED" in each and "the tenant's stored bytes" in each for each in refused)
+    with contextlib.closing(sqlite3.connect(config.store / "thetaprime.sqlite3")) as database:
+        ((counted,),) = database.execute("SELECT bytes FROM usage").fetchall()
+    assert quota / 2 < counted <= quota
+    stored = [file for file in config.store.rglob("*") if file.is_file() and file.name != "log"]
+    assert sum(file.stat().st_size for file in stored) <= 1.1 * quota
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
