@@ -44,6 +44,13 @@ def _codes(evidence: Evidence, caution: Caution = Caution.HOLD) -> list[ReasonCo
         ({"task_p_value": 0.01}, Decision.TAKEN, 1.0, [ReasonCode.UNFAMILIAR_TASK]),
         ({"episodes_needed": 21}, Decision.TAKEN, 1.0, [ReasonCode.TOO_FEW_EPISODES]),
         ({"episodes_needed": 20}, Decision.TAKEN, 1.0, []),
+        (
+            {"episodes_needed": 90, "signal_p_value": 0.4},
+            Decision.TAKEN,
+            1.0,
+            [ReasonCode.TOO_FEW_EPISODES],
+        ),
+        ({"episodes_needed": 3, "signal_p_value": 0.01}, Decision.TAKEN, 1.0, []),
         ({"disagreement": -0.4}, Decision.TAKEN, 1.0, [ReasonCode.CONTRADICTORY_EPISODES]),
         ({"scale": 10.0}, Decision.TAKEN, 1.0, [ReasonCode.REWARD_UNITS]),
         ({"scale": 10.0, "scale_known": True}, Decision.TAKEN, 1.0, []),

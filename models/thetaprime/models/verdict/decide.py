@@ -9,6 +9,8 @@ from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Reaso
 
 UNFAMILIAR: Final = 0.05
 """Conformal p-value below which a task counts as unfamiliar."""
+NOISE: Final = 0.05
+"""P-value of a gradient of 0 above which a direction counts as noise."""
 SHORTER: Final = 0.5
 """Factor on a step that is more likely to hurt than to help."""
 
@@ -147,8 +149,20 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
         )
     if evidence.signal:
         yield from _units(evidence)
-    needed = evidence.episodes_needed
-    if evidence.signal and needed is not None and needed > evidence.trajectories:
+    if evidence.signal and not evidence.exhausted and evidence.move is not Move.STAY:
+        yield from _noise(evidence)
+
+
+def _noise(evidence: Evidence) -> Iterator[Reason]:
+    p_value, needed = evidence.signal_p_value, evidence.episodes_needed
+    if p_value is not None and p_value > NOISE:
+        yield Reason(
+            ReasonCode.TOO_FEW_EPISODES,
+            p_value,
+            NOISE,
+            f"The direction cannot be told from noise (p = {p_value:.3g}). Collect more episodes in each round.",
+        )
+    elif needed is not None and needed > evidence.trajectories:
         yield Reason(
             ReasonCode.TOO_FEW_EPISODES,
             float(evidence.trajectories),

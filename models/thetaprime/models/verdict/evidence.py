@@ -7,7 +7,7 @@ calls the parts and fills in an `Evidence`. A part that is not there, or that ca
 |---|---|
 | `task_p_value` | whether the task is like those of meta-training (conformal test) |
 | `predicted_gain`, `effective_sample_size` | the effect that the proposed step will have |
-| `episodes_needed` | the noise scale of the gradient |
+| `episodes_needed`, `signal_p_value` | the noise of the gradient |
 | `disagreement` | whether parts of the batch ask for opposite steps |
 | `influences`, `weighty_steps` | which episodes and steps did what |
 | `realized_gain`, `remaining` | the guard of the rounds (`rounds`) |
@@ -50,6 +50,7 @@ class Evidence:
         predicted_gain: of the proposed step; None where nothing can be said.
         effective_sample_size: behind `predicted_gain`; 0 for a calibrated one.
         episodes_needed: trajectories that a direction needs to be mostly signal.
+        signal_p_value: of the hypothesis that the true gradient is 0; None for too few trajectories to tell.
         disagreement: cosine between the steps that two parts of the batch ask for, where it is significantly below 0.
         realized_gain: effect of the step before.
         exhausted: whether the rounds' guard holds because nothing remains to be gained.
@@ -74,6 +75,7 @@ class Evidence:
     predicted_gain: Estimate | None = None
     effective_sample_size: float = 0.0
     episodes_needed: int | None = None
+    signal_p_value: float | None = None
     disagreement: float | None = None
     realized_gain: Estimate | None = None
     exhausted: bool = False

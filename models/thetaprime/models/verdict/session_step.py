@@ -38,6 +38,7 @@ from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.decide import decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.gradient_evidence import measure_gradient
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
@@ -51,6 +52,8 @@ _POST_ADAPTATION: Final = "post_adaptation_return_quantiles"
 _FLOOR: Final = 1
 # A direction shorter than this is none.
 _SMALLEST: Final = 1e-12
+# Steps of a batch whose features stay in memory for the verdict; those of a larger one are computed again.
+_MOST_KEPT: Final = 1 << 16
 # Rewards that differ by less than this share of the largest are constant: they travel as float32.
 _ROUNDING: Final = 1e-6
 
@@ -216,6 +219,7 @@ class _Step:
         signal = _varies(self._batch) and bool(self._advantage.any()) and _norm(inner.gradient) > _SMALLEST
         proposal = self._propose(seen, rounds, inner, signal=signal)
         evidence = self._evidence(seen, proposal, floor, measured.mean_return, signal=signal, level_known=level_known)
+        evidence = self._with_gradient(evidence, inner)
         ruling = decide(evidence, self._options.caution)
         chosen = self._chosen(proposal, ruling.length, ruling.decision)
         check_finite(chosen.parameters)
@@ -270,8 +274,9 @@ class _Step:
         guarded = not free and self._in_context and not self._is_inner(seen)
         # Of a guarded context step, only the direction counts.
         length = 0.0 if guarded else self._length(step).factor
-        # The features are large, and the gradient needs the memory.
-        self._inputs = None
+        if len(self._batch.rewards) > _MOST_KEPT:
+            # The features are large, and the gradient needs the memory.
+            self._inputs = None
         return adapt_step(
             self._policy,
             self._parameters,
@@ -372,6 +377,30 @@ class _Step:
             realized_gain=_scaled(seen.realized, unit),
             remaining=unit * (floor - best.mean) if seen.enough and floor is not None else None,
             contradicted=_scaled(seen.contradicted, unit),
+        )
+
+    def _with_gradient(self, evidence: Evidence, inner: InnerStep) -> Evidence:
+        """Adds what the gradient says: which episodes it rests on, and how noisy it is."""
+        if not evidence.signal:
+            return evidence
+        target = self._adaptation.target_return
+        found = measure_gradient(
+            self._policy,
+            self._parameters,
+            self._batch,
+            self._adaptation,
+            inner,
+            step_sizes=self._meta_policy.step_sizes,
+            target=None if target is None or not evidence.level_known else target * self._scale,
+            inputs=self._inputs,
+        )
+        return dataclasses.replace(
+            evidence,
+            influences=found.influences,
+            weighty_steps=found.weighty_steps,
+            episodes_needed=found.episodes_needed,
+            signal_p_value=found.signal_p_value,
+            disagreement=found.disagreement,
         )
 
     def _chosen(self, proposal: _Proposal, length: float, decision: Decision) -> _Proposal:
