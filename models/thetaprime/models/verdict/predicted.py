@@ -1,0 +1,284 @@
+"""The gain that a step will bring, before it is taken.
+
+Two estimates, for two kinds of steps:
+
+- **Calibrated** (`predict_gain`). The first step of a shipped meta-policy changes the policy by thousands of nats, so
+  episodes of θ say nothing about θ_1 by themselves. But the same step was taken on held-out meta-training tasks. A
+  Gaussian process regresses their gains on the mean return and on the change of the context (Rasmussen & Williams 2006,
+  section 2.7, with a linear mean). It is fitted to one half of the tasks. Its interval is scaled so that it covers nine
+  of ten in the other half (split-conformal; Lei et al. 2018, section 5.2): for a new task of meta-training it covers
+  the gain with 90 %, however wrong the process is. Nothing calibrates it for other tasks: a body may move in another
+  way at the same return. An unfamiliar task's step may do the opposite of what it would do on a training task, so its
+  interval extends at least from −gain to 3 · gain. This is a convention, and no step of an unfamiliar task is predicted
+  to help or to hurt for sure.
+- **Cross-fitted** (`cross_fitted_gain`). A short step is computed on one half of the batch and judged on the other by
+  importance weights, and the other way around.
+"""
+
+import math
+import weakref
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+
+from thetaprime.models.artifact import REFERENCE_NAME, MetaPolicy
+from thetaprime.models.baseline import features
+from thetaprime.models.errors import ArtifactError
+from thetaprime.models.inner_loop import adapt_step
+from thetaprime.models.parameters import Parameters
+from thetaprime.models.policy import Policy
+from thetaprime.models.spec import CONTEXT, AdaptationSpec
+from thetaprime.models.trajectories import TrajectoryBatch, discounted_sums
+from thetaprime.models.verdict.gain import COVERAGE, student_quantile
+from thetaprime.models.verdict.verdict import Estimate
+
+FEATURES_NAME: Final = "calibration.gain.features"
+"""[T, F]: `gain_features` of held-out tasks."""
+GAINS_NAME: Final = "calibration.gain.gains"
+"""[T]: R_1 − R_0 of held-out tasks, each from fresh episodes, in the units of meta-training."""
+
+_WIDTHS: Final = (0.5, 1.0, 2.0, 4.0)
+_NOISES: Final = (1e-3, 1e-2, 0.1, 0.3)
+# Variance of the coefficients of the linear mean, in units of the gains' variance: they are hardly restricted.
+_LINEAR: Final = 100.0
+_FEWEST_TASKS: Final = 20
+_UNFAMILIAR: Final = 0.05
+# Below this share of the trajectories, importance weights rest on a few of them.
+_SMALLEST_SAMPLE: Final = 0.5
+
+
+def gain_features(batch: TrajectoryBatch, before: Parameters, after: Parameters, scale: float) -> torch.Tensor:
+    """The features that a gain is predicted from.
+
+    Args:
+        batch: the trajectories of the step.
+        before: θ_k.
+        after: θ_{k+1}.
+        scale: of the task's reward, relative to meta-training.
+
+    Returns:
+        [1 + C] float64: the mean return in units of meta-training, and the change of the context; without a context,
+        [2] with the length of the change of all parameters.
+    """
+    level = batch.returns.mean() / scale
+    if CONTEXT in before:
+        return torch.cat([level[None], (after[CONTEXT] - before[CONTEXT]).double()])
+    squares = [(after[name].double() - value.double()).square().sum() for name, value in before.items()]
+    return torch.stack([level, torch.stack(squares).sum().sqrt()])
+
+
+class GainModel:
+    """A Gaussian process from the features of a batch to the gain, with a conformal interval.
+
+    Args:
+        inputs: [T, F] features of held-out tasks.
+        gains: [T].
+    """
+
+    def __init__(self, inputs: torch.Tensor, gains: torch.Tensor) -> None:
+        inputs, gains = inputs.double(), gains.double()
+        fitted, calibrated = slice(None, None, 2), slice(1, None, 2)
+        self._center, self._unit = inputs[fitted].mean(0), inputs[fitted].std(0).clamp_min(1e-9)
+        self._level, self._spread = gains[fitted].mean(), gains[fitted].std().clamp_min(1e-12)
+        self._points = self._standardized(inputs[fitted])
+        self._fit((gains[fitted] - self._level) / self._spread)
+        mean, deviation = self._posterior(inputs[calibrated])
+        scores = ((gains[calibrated] - mean).abs() / deviation).sort().values
+        rank = math.ceil(COVERAGE * (len(scores) + 1))
+        self._factor = float(scores[min(rank, len(scores)) - 1])
+
+    def predict(self, inputs: torch.Tensor) -> Estimate:
+        """The gain of a batch with the features [F], with its interval."""
+        mean, deviation = (float(each) for each in self._posterior(inputs[None].double()))
+        half = self._factor * deviation
+        return Estimate(mean, mean - half, mean + half)
+
+    def _standardized(self, inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs - self._center) / self._unit
+
+    def _fit(self, targets: torch.Tensor) -> None:
+        """Chooses width and noise by leave-one-out likelihood (Rasmussen & Williams 2006, Eqs. 5.10 to 5.12)."""
+        best = math.inf
+        for width in _WIDTHS:
+            covariance = self._covariance(self._points, width)
+            for noise in _NOISES:
+                inverse = torch.linalg.inv(covariance + noise * torch.eye(len(targets), dtype=covariance.dtype))
+                weights, variance = inverse @ targets, 1.0 / inverse.diagonal()
+                loss = float((weights.square() * variance + variance.log()).mean())
+                if loss < best:
+                    best, self._width, self._noise, self._inverse, self._weights = loss, width, noise, inverse, weights
+
+    def _covariance(self, points: torch.Tensor, width: float) -> torch.Tensor:
+        nearness = torch.exp(-0.5 * (torch.cdist(points, self._points) / width).square())
+        return nearness + _LINEAR * (1.0 + points @ self._points.T)
+
+    def _posterior(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        points = self._standardized(inputs)
+        covariance = self._covariance(points, self._width)
+        prior = 1.0 + _LINEAR * (1.0 + points.square().sum(1)) + self._noise
+        variance = prior - ((covariance @ self._inverse) * covariance).sum(1)
+        deviation = variance.clamp_min(self._noise).sqrt()
+        return self._level + self._spread * (covariance @ self._weights), self._spread * deviation
+
+
+_MODELS: "weakref.WeakKeyDictionary[MetaPolicy, GainModel | None]" = weakref.WeakKeyDictionary()
+
+
+def gain_model(meta_policy: MetaPolicy) -> GainModel | None:
+    """The model that is fitted to an artifact's held-out tasks; None for an artifact without them.
+
+    Raises:
+        ArtifactError: the tensors of the held-out tasks are damaged.
+    """
+    if meta_policy not in _MODELS:
+        _MODELS[meta_policy] = _read(meta_policy.reference)
+    return _MODELS[meta_policy]
+
+
+def _read(reference: Parameters) -> GainModel | None:
+    if GAINS_NAME not in reference and FEATURES_NAME not in reference:
+        return None
+    inputs, gains = reference.get(FEATURES_NAME), reference.get(GAINS_NAME)
+    if inputs is None or gains is None:
+        missing = FEATURES_NAME if inputs is None else GAINS_NAME
+        raise ArtifactError(REFERENCE_NAME, f"{missing} is missing; calibrate the artifact again")
+    if inputs.ndim != 2 or gains.shape != inputs.shape[:1] or len(gains) < _FEWEST_TASKS:
+        found = f"{FEATURES_NAME} is {list(inputs.shape)} and {GAINS_NAME} {list(gains.shape)}"
+        raise ArtifactError(REFERENCE_NAME, f"{found}; expected [T, F] and [T] with at least {_FEWEST_TASKS} tasks")
+    for name, value in ((FEATURES_NAME, inputs), (GAINS_NAME, gains)):
+        if not bool(torch.isfinite(value).all()):
+            raise ArtifactError(REFERENCE_NAME, f"{name} is not finite")
+    return GainModel(inputs, gains)
+
+
+def predict_gain(
+    meta_policy: MetaPolicy,
+    batch: TrajectoryBatch,
+    after: Parameters,
+    scale: float,
+    *,
+    task_p_value: float | None = None,
+) -> Estimate | None:
+    """Predicts the gain of a session's first step.
+
+    Args:
+        meta_policy: θ with its held-out tasks.
+        batch: the trajectories of round 0, collected with θ.
+        after: θ_1, as the shipped inner loop proposes it.
+        scale: of the task's reward, relative to meta-training.
+        task_p_value: that the task is one of meta-training's, if known. Below .05 the interval is widened.
+
+    Returns:
+        The return of θ_1 less that of θ, in the task's units; None if the artifact holds no held-out tasks, or if their
+        features are others.
+
+    Raises:
+        ArtifactError: the tensors of the held-out tasks are damaged.
+    """
+    model = gain_model(meta_policy)
+    inputs = gain_features(batch, meta_policy.parameters, after, scale)
+    if model is None or len(inputs) != meta_policy.reference[FEATURES_NAME].shape[1]:
+        return None
+    if not bool(torch.isfinite(inputs).all()):
+        return None
+    found = model.predict(inputs)
+    half = found.high - found.value
+    if task_p_value is not None and task_p_value < _UNFAMILIAR:
+        half = max(half, 2.0 * abs(found.value))
+    return Estimate(found.value * scale, (found.value - half) * scale, (found.value + half) * scale)
+
+
+class CrossFitted(NamedTuple):
+    """A cross-fitted gain.
+
+    Attributes:
+        gain: in the task's units.
+        effective_sample_size: of the importance weights, in trajectories.
+    """
+
+    gain: Estimate
+    effective_sample_size: float
+
+
+@torch.no_grad()
+def cross_fitted_gain(
+    policy: Policy,
+    parameters: Parameters,
+    batch: TrajectoryBatch,
+    adaptation: AdaptationSpec,
+    *,
+    step: int,
+    step_sizes: Parameters | None = None,
+    scale: float = 1.0,
+) -> CrossFitted | None:
+    """Judges a short step on the half of the batch that it does not depend on.
+
+    With ρ_t the ratio of the probabilities of action t under the stepped policy and under θ_k, and Â the undiscounted
+    advantage under θ_k with the baseline of the half that the step was computed on, the gain of a trajectory is
+
+        Σ_t ρ_0 … ρ_{t−1} (ρ_t − 1) Â_t,
+
+    whose mean is the difference of the two policies' returns (Kakade & Langford 2002, Lemma 6.1), without bias.
+
+    Args:
+        policy: the network.
+        parameters: θ_k.
+        batch: N trajectories, collected with θ_k.
+        adaptation: of the inner loop.
+        step: k, counted from 0.
+        step_sizes: as in `adapt_step`.
+        scale: as in `adapt_step`.
+
+    Returns:
+        None for fewer than four trajectories, and for a step that is too long: the effective sample size of the
+        weights is less than half of the trajectories.
+    """
+    count = len(batch.lengths)
+    if count < 4:
+        return None
+    halves = [_part(batch, range(0, count, 2)), _part(batch, range(1, count, 2))]
+    gains, sizes = [], 0.0
+    for fitted, judged in (halves, halves[::-1]):
+        moved = adapt_step(
+            policy, parameters, fitted, adaptation, step=step, step_sizes=step_sizes, scale=scale
+        ).parameters
+        old, new = (
+            policy.log_prob(policy.outputs(point, judged.observations), judged.actions).double()
+            for point in (parameters, moved)
+        )
+        through = judged.pad(new - old).cumsum(1)
+        before = torch.cat([torch.zeros_like(through[:, :1]), through[:, :-1]], dim=1)
+        weights = through[:, -1].exp()
+        sizes += float(weights.sum().square() / weights.square().sum())
+        advantage = judged.pad(_undiscounted_advantage(fitted, judged, adaptation.baseline_ridge))
+        gains.append(((through.exp() - before.exp()) * advantage).sum(1))
+    found = torch.cat(gains).numpy()
+    if not np.isfinite(found).all() or not sizes >= _SMALLEST_SAMPLE * count:
+        return None
+    half = student_quantile(count - 2.0, COVERAGE) * float(found.std(ddof=1)) / math.sqrt(count)
+    mean = float(found.mean())
+    return CrossFitted(Estimate(mean, mean - half, mean + half), sizes)
+
+
+def _undiscounted_advantage(fitted: TrajectoryBatch, judged: TrajectoryBatch, ridge: float) -> torch.Tensor:
+    """[S]: the rest of the return, less the baseline of another batch."""
+    unit = float(fitted.rewards.abs().max()) or 1.0
+    returns = fitted.unpad(discounted_sums(fitted.pad(fitted.rewards.double() / unit), 1.0))
+    weights = features(fitted.observations, fitted.time).fit(returns, ridge)
+    rest = judged.unpad(discounted_sums(judged.pad(judged.rewards.double()), 1.0))
+    return rest - unit * (weights @ features(judged.observations, judged.time).rows)
+
+
+def _part(batch: TrajectoryBatch, chosen: range) -> TrajectoryBatch:
+    kept = torch.zeros(len(batch.lengths), dtype=torch.bool)
+    kept[list(chosen)] = True
+    rows = kept.repeat_interleave(torch.tensor(batch.lengths))
+    return TrajectoryBatch(
+        observations=batch.observations[rows],
+        actions=batch.actions[rows],
+        rewards=batch.rewards[rows],
+        lengths=tuple(batch.lengths[index] for index in chosen),
+        terminated=batch.terminated[kept],
+        final_observations=batch.final_observations[kept],
+    )
