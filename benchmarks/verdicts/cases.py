@@ -200,15 +200,21 @@ def needed() -> Iterator[Trial]:
                 yield Trial("needed", str(count), meta_policy, goal, other, 1, episodes=count, caution="off")
 
 
+def _distant(meta_policy: str, goal: Goal, seed: int) -> Goal:
+    """Another goal of meta-training, at least a quarter of the range away: closer ones are nearly the same task."""
+    if isinstance(goal, float) and meta_policy in (DIRECTION, ANT_DIRECTION):
+        return -goal
+    apart = {NAVIGATION: 0.25, VELOCITY: 0.5, ANT_VELOCITY: 0.75}[meta_policy]
+    others = drawn(meta_policy, seed + 500_000, 100)
+    return next(each for each in others if np.max(np.abs(np.subtract(each, goal))) >= apart)
+
+
 def planted() -> Iterator[Trial]:
     """One step with one bad episode, the last or the fifth."""
     for meta_policy, seed, goal in _every(META_POLICIES):
         common: dict[str, Any] = {"case": "planted", "meta_policy": meta_policy, "goal": goal, "seed": seed}
         yield Trial(name="opposite reward", rounds=1, fresh=0, change="spoil 4", **common)
-        if meta_policy in (DIRECTION, ANT_DIRECTION):
-            other: Goal = -float(goal)  # type: ignore[arg-type]  # a direction
-        else:
-            other = drawn(meta_policy, seed + 500_000)[0]
+        other = _distant(meta_policy, goal, seed)
         yield Trial(name="another task", rounds=1, fresh=0, other_goal=other, others=1, **common)
 
 

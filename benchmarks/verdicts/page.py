@@ -75,7 +75,8 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
     ),
     "planted": (
         "A planted bad episode",
-        "One of 20 episodes comes from another task, or has rewards of the opposite sign. The number is how often its "
+        "One of 20 episodes comes from another task, at least a quarter of the range away, or has rewards of the "
+        "opposite sign. The number is how often its "
         "influence is one of the two largest. Aim: 0.95.",
     ),
 }
