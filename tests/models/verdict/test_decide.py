@@ -87,6 +87,12 @@ def test_less_caution_takes_every_step_that_has_a_direction_and_gives_the_same_r
     assert decide(dataclasses.replace(GOOD, signal=False), caution).decision is Decision.HELD
 
 
+def test_an_unfamiliar_task_names_what_is_unusual() -> None:
+    evidence = dataclasses.replace(GOOD, task_p_value=0.004, unusual="the returns are low")
+    (reason,) = decide(evidence, Caution.HOLD).reasons
+    assert reason.text.startswith("The task is unlike those of meta-training (p = 0.004): the returns are low. Expect")
+
+
 def test_a_step_that_was_not_simply_taken_always_has_a_reason() -> None:
     for move, signal, predicted in itertools.product(Move, (True, False), (None, HARM, DOUBTFUL)):
         evidence = Evidence(move=move, signal=signal, predicted_gain=predicted, realized_gain=HARM)

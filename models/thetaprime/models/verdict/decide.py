@@ -137,8 +137,9 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
             ReasonCode.UNFAMILIAR_TASK,
             evidence.task_p_value,
             UNFAMILIAR,
-            f"The task is unlike those of meta-training (p = {evidence.task_p_value:.3g}). Expect several rounds, and "
-            "judge each policy by its measured return.",
+            f"The task is unlike those of meta-training (p = {evidence.task_p_value:.3g})"
+            f"{evidence.unusual and f': {evidence.unusual}'}. Expect several rounds, and judge each policy by its "
+            "measured return.",
         )
     if evidence.disagreement is not None:
         yield Reason(

@@ -47,6 +47,7 @@ class Evidence:
         scale_known: whether the user gave it.
         level_known: whether the mean return tells the distance to the goal.
         task_p_value: conformal p-value of the task; None without a calibration.
+        unusual: what is most unusual about the task, in words; a clause without a period.
         predicted_gain: of the proposed step; None where nothing can be said.
         effective_sample_size: behind `predicted_gain`; 0 for a calibrated one.
         episodes_needed: trajectories that a direction needs to be mostly signal.
@@ -72,6 +73,7 @@ class Evidence:
     scale_known: bool = False
     level_known: bool = True
     task_p_value: float | None = None
+    unusual: str = ""
     predicted_gain: Estimate | None = None
     effective_sample_size: float = 0.0
     episodes_needed: int | None = None

@@ -18,12 +18,16 @@ class RoundMemory:
         next_policy: number of the first round with the policy θ_{k+1}: k + 1 for a new policy.
         scale: scale of the task's reward relative to meta-training.
         level_known: whether the round's mean return told the distance to the goal.
+        task_p_value: of the task, from the first rounds; None without a calibration.
+        familiarity: the p-value from this round's episodes alone; None where it was not measured.
     """
 
     measured: Round
     next_policy: int
     scale: float = 1.0
     level_known: bool = True
+    task_p_value: float | None = None
+    familiarity: float | None = None
 
     def to_bytes(self) -> bytes:
         """The memory as JSON. Equal memories give equal bytes."""

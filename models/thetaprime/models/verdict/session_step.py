@@ -38,6 +38,7 @@ from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.decide import decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import measure_gradient
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.return_model import propose_context
@@ -220,13 +221,23 @@ class _Step:
         proposal = self._propose(seen, rounds, inner, signal=signal)
         evidence = self._evidence(seen, proposal, floor, measured.mean_return, signal=signal, level_known=level_known)
         evidence = self._with_gradient(evidence, inner)
+        familiarity = self._familiarity(inner)
+        if familiarity is not None:
+            evidence = dataclasses.replace(evidence, task_p_value=familiarity.p_value, unusual=familiarity.text)
+        elif self._history:
+            evidence = dataclasses.replace(evidence, task_p_value=self._history[-1].task_p_value)
         ruling = decide(evidence, self._options.caution)
         chosen = self._chosen(proposal, ruling.length, ruling.decision)
         check_finite(chosen.parameters)
         limited, kl_divergence = self._limited(chosen)
         evidence = dataclasses.replace(evidence, kl_divergence=kl_divergence, max_kl=self._options.max_kl)
         memory = RoundMemory(
-            measured, self._round + 1 if limited.policy is None else limited.policy, self._scale, level_known
+            measured,
+            next_policy=self._round + 1 if limited.policy is None else limited.policy,
+            scale=self._scale,
+            level_known=level_known,
+            task_p_value=evidence.task_p_value,
+            familiarity=None if familiarity is None else familiarity.alone,
         )
         return SessionStep(
             parameters=limited.parameters,
@@ -378,6 +389,16 @@ class _Step:
             remaining=unit * (floor - best.mean) if seen.enough and floor is not None else None,
             contradicted=_scaled(seen.contradicted, unit),
         )
+
+    def _familiarity(self, inner: InnerStep) -> Familiarity | None:
+        """Compares the episodes with those of meta-training, in the rounds that were calibrated: those of θ and θ_1."""
+        if self._round > 1 or len(self._history) != self._round:
+            return None
+        first = self._history[0].familiarity if self._history else None
+        adapted = self._number > 0
+        if self._round and (first is None or not adapted):
+            return None
+        return task_p_value(self._meta_policy, self._batch, inner.gradient, adapted=adapted, first=first)
 
     def _with_gradient(self, evidence: Evidence, inner: InnerStep) -> Evidence:
         """Adds what the gradient says: which episodes it rests on, and how noisy it is."""
