@@ -28,6 +28,7 @@ from thetaprime.models.verdict import (
     StepOptions,
     next_step,
 )
+from thetaprime.models.verdict.predicted import FEATURES_NAME, GAINS_NAME
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.distributions import resolve_tasks
 
@@ -167,6 +168,24 @@ def test_the_task_is_compared_with_those_of_meta_training_in_the_first_two_round
     assert all((step.verdict.task_p_value or 0.0) > 0.05 for step in familiar.steps)
     assert all((step.verdict.task_p_value or 1.0) < 0.05 for step in strange.steps)
     assert ReasonCode.UNFAMILIAR_TASK in strange.codes()
+
+
+@pytest.mark.parametrize(("gain", "decision"), [(-20.0, Decision.HELD), (30.0, Decision.TAKEN)])
+def test_a_first_step_that_is_predicted_to_hurt_is_held(
+    navigation: MetaPolicy, gain: float, decision: Decision
+) -> None:
+    # Held-out tasks with the features of a navigation round, on which the step gained as much.
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 3, generator=generator) * torch.tensor([15.0, 0.7, 0.7]) + torch.tensor([-38.0, 0, 0])
+    gains = gain + torch.randn(200, generator=generator)
+    reference = {**navigation.reference, FEATURES_NAME: features, GAINS_NAME: gains}
+    session = Session(dataclasses.replace(navigation, reference=reference)).run((0.3, -0.25), 1)
+    verdict = session.steps[0].verdict
+    assert verdict.predicted_gain is not None
+    assert verdict.predicted_gain.value == pytest.approx(gain, abs=1.0)
+    assert verdict.decision is decision
+    assert _equal(session.policies[1], navigation.parameters) is (decision is Decision.HELD)
+    assert (session.codes()[:1] == [ReasonCode.PREDICTED_HARM]) is (decision is Decision.HELD)
 
 
 def test_equal_histories_give_equal_steps_also_after_a_way_through_bytes(navigation: MetaPolicy) -> None:

@@ -41,6 +41,7 @@ from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import measure_gradient
 from thetaprime.models.verdict.memory import RoundMemory
+from thetaprime.models.verdict.predicted import predict_gain
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
 from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Verdict
@@ -226,6 +227,7 @@ class _Step:
             evidence = dataclasses.replace(evidence, task_p_value=familiarity.p_value, unusual=familiarity.text)
         elif self._history:
             evidence = dataclasses.replace(evidence, task_p_value=self._history[-1].task_p_value)
+        evidence = self._with_prediction(evidence, seen, inner)
         ruling = decide(evidence, self._options.caution)
         chosen = self._chosen(proposal, ruling.length, ruling.decision)
         check_finite(chosen.parameters)
@@ -423,6 +425,16 @@ class _Step:
             signal_p_value=found.signal_p_value,
             disagreement=found.disagreement,
         )
+
+    def _with_prediction(self, evidence: Evidence, seen: Review, inner: InnerStep) -> Evidence:
+        """Adds the predicted gain of the inner loop's first step, which was calibrated on held-out tasks."""
+        first = seen.is_first and self._number == 0 and len(self._history) == self._round
+        if not first or not evidence.signal or self._options.step_size_scale != 1.0:
+            return evidence
+        found = predict_gain(
+            self._meta_policy, self._batch, inner.parameters, self._scale, task_p_value=evidence.task_p_value
+        )
+        return dataclasses.replace(evidence, predicted_gain=_scaled(found, self._options.reward_scale or 1.0))
 
     def _chosen(self, proposal: _Proposal, length: float, decision: Decision) -> _Proposal:
         """The proposal at the length that was decided."""
