@@ -76,7 +76,8 @@ def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 
         folder: folder of the runs and of the artifact.
         iterations: iterations of the meta-policy.
         comparisons: iterations of the pretrained policy and of the oracle.
-        tasks: number of held-out tasks for the model card's curves.
+        tasks: number of held-out tasks for the model card's curves. Verdicts compare a session's task with four times
+            as many.
         seed: seed of the runs.
 
     Returns:
@@ -103,6 +104,7 @@ def meta_train(folder: Path, *, iterations: int, comparisons: int, tasks: int = 
             version=1,
             description="Swings up pendulums of unknown gravity and mass.",
             tasks=tasks,
+            calibration_tasks=4 * tasks,
         )
     )
     print(f"wrote {artifact}: its README.md is the model card")

@@ -37,7 +37,19 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
 
     export = (
         *("export", tmp_path / "maml", "--pretrained", tmp_path / "pretrained", "--oracle", tmp_path / "oracle"),
-        *("--name", "tiny", "--description", "Tiny.", "--output", tmp_path / "zoo", "--tasks", 3, "--json"),
+        *(
+            "--name",
+            "tiny",
+            "--description",
+            "Tiny.",
+            "--output",
+            tmp_path / "zoo",
+            "--tasks",
+            3,
+            "--calibration-tasks",
+            4,
+            "--json",
+        ),
     )
     measured = thetaprime(*export)
     exported = last_json(measured)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from thetaprime.models import Policy, load_meta_policy
+from thetaprime.models.verdict.calibration import load_calibration
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation.curves import adaptation_curve
@@ -92,6 +93,7 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         exploration_std_factor=1.25,
     )
     meta_policy, exported = export_meta_policy(request)
+    assert load_calibration(meta_policy) is not None
     again = evaluate(load_meta_policy(request.output), EvaluationPlan(tasks=8, seeds=(5, 6)))
     for method in ("maml", "pretrained", "random"):
         np.testing.assert_array_equal(again.returns[method], exported.returns[method])

@@ -1,6 +1,8 @@
 """Fixtures that shorten what a test waits for, or computes, beside its subject."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,3 +31,11 @@ def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{fine_tuning}.FINE_TUNING_RATES", (0.1,))
     monkeypatch.setattr(f"{fine_tuning}._FINE_TUNING_STEPS", 1)
     monkeypatch.setattr("thetaprime.training.export.reference._TASKS", 8)
+
+    def simulate_few(*described: Any) -> Iterator[Any]:
+        from thetaprime.training.export import simulated_rounds
+
+        meta_policy, distribution, tasks, seed = described
+        return simulated_rounds.simulate_rounds(meta_policy, distribution, min(tasks, 4), seed)
+
+    monkeypatch.setattr("thetaprime.training.export.add_calibration.simulate_rounds", simulate_few)

@@ -12,7 +12,7 @@ import torch
 from thetaprime.models import ArtifactError, MetaPolicy, Parameters, TrajectoryBatch, load_meta_policy, zoo_directory
 from thetaprime.models.verdict.calibration import PREFIX, load_calibration
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
-from thetaprime.training.export import add_calibration
+from thetaprime.training.export.add_calibration import add_calibration
 from thetaprime.training.export.simulated_rounds import concatenate, inner_step, simulate_rounds
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.distributions import resolve_tasks
@@ -35,10 +35,7 @@ def shipped() -> MetaPolicy:
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
     """The shipped navigation, calibrated again on a few tasks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(add_calibration, "PILOT_TASKS", 3)
-        patch.setattr(add_calibration, "HELD_OUT_TASKS", 12)
-        return add_calibration.add_calibration(_copy(tmp_path_factory.mktemp("zoo")))
+    return add_calibration(_copy(tmp_path_factory.mktemp("zoo")), held_out=12)
 
 
 def _first_rounds(meta_policy: MetaPolicy, tasks: Sequence[Task], seed: int) -> list[TrajectoryBatch]:
@@ -133,14 +130,10 @@ def test_a_calibration_keeps_everything_else(calibrated: MetaPolicy) -> None:
     assert calibrated.policy_id == before.policy_id
 
 
-def test_the_calibration_added_again_is_the_same(
-    calibrated: MetaPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(add_calibration, "PILOT_TASKS", 3)
-    monkeypatch.setattr(add_calibration, "HELD_OUT_TASKS", 12)
+def test_the_calibration_added_again_is_the_same(calibrated: MetaPolicy, tmp_path: Path) -> None:
     artifact, done = _copy(tmp_path), []
-    add_calibration.add_calibration(artifact, on_task=lambda: done.append(1))
-    assert len(done) == 3 + 12
+    add_calibration(artifact, held_out=12, on_task=lambda: done.append(1))
+    assert len(done) == 2 + 12
     for name in ("manifest.json", "reference.safetensors"):
         assert (artifact / name).read_bytes() == (calibrated.directory / name).read_bytes()
 

@@ -69,6 +69,14 @@ _artifact_option = functools.partial(option, section="Artifact of a run")
     help="Factor on θ's noise. More noise gives a surer direction of the gradient. --adapted-std-factor multiplies "
     "the result.",
 )
+@_artifact_option(
+    "--calibration-tasks",
+    type=click.IntRange(min=0),
+    default=216,
+    show_default=True,
+    help="Training tasks to simulate, for verdicts on whether a session's task is like them. The smallest p-value is "
+    "1 / (tasks + 1). 0 for an artifact whose verdicts say nothing about the task.",
+)
 @measurement_options
 @profile_options
 @option(

@@ -15,6 +15,7 @@ a session without options, and is an approximation after other steps.
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -24,12 +25,12 @@ from thetaprime.models.artifact import MetaPolicy
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 from thetaprime.models.trajectories import TrajectoryBatch
-from thetaprime.models.verdict.calibration import HeldOut, Lens, load_calibration
+from thetaprime.models.verdict.calibration import HeldOut, Lens, StageCalibration, load_calibration
 
 _NEIGHBORS: Final = 5
 _SKETCH: Final = 16
 _TAIL: Final = 0.1
-_MOST_STEPS: Final = 4096
+_MOST_STEPS: Final = 2048
 _TINY: Final = 1e-300
 _FARTHEST: Final = 1e6
 _RIDGE: Final = 1e-6
@@ -137,8 +138,7 @@ def task_p_value(
     level = max(_level(stage.tasks, len(batch.lengths)), 0)
     used = batch.first(int(stage.tasks.trajectories[level]))
     found = batch_features(meta_policy.policy, stage.lens, used, gradient)
-    features = describe_features(gradient, stage.lens)
-    held_out = Neighbors(stage.tasks.features, features)
+    held_out = _neighbors(stage, gradient)
     score = nonconformity(held_out.distances(found[None])[0], stage.tasks.levels[level])
     scores = stage.tasks.scores[level]
     alone = (1 + int((scores >= float(score.max().float())).sum())) / (len(scores) + 1)
@@ -147,8 +147,15 @@ def task_p_value(
     if first is not None:
         pairs = calibration.pairs
         p_value = (1 + int((pairs <= min(first, alone) * (1.0 + 1e-6)).sum())) / (len(pairs) + 1)
-    feature = features[index]
+    feature = held_out.described[index]
     return Familiarity(p_value, alone, feature.name, feature.high if above else feature.low)
+
+
+def _neighbors(stage: StageCalibration, gradient: Parameters) -> "Neighbors":
+    """The held-out tasks of a calibration, prepared once."""
+    if stage not in _PREPARED:
+        _PREPARED[stage] = Neighbors(stage.tasks.features, describe_features(gradient, stage.lens))
+    return _PREPARED[stage]
 
 
 def _level(tasks: HeldOut, trajectories: int) -> int:
@@ -171,7 +178,7 @@ class Transitions(NamedTuple):
 
 
 def transitions(policy: Policy, lens: Lens, batch: TrajectoryBatch) -> Transitions:
-    """At most 4,096 transitions of a batch, evenly spread."""
+    """At most 2,048 transitions of a batch, evenly spread."""
     stride = -(-len(batch.rewards) // _MOST_STEPS)
     following = torch.cat([batch.observations[1:], batch.final_observations[-1:]])
     following[torch.tensor(batch.lengths).cumsum(0) - 1] = batch.final_observations
@@ -297,7 +304,8 @@ def _returns(batch: TrajectoryBatch) -> torch.Tensor:
 
 def _rewards(lens: Lens, moves: Transitions) -> torch.Tensor:
     """The coordinates of the reward in the bank of training rewards, and the log deviation of what is left."""
-    bank = (torch.cat([moves.inputs, moves.change], dim=1) @ lens.rewards).double()
+    inputs = moves.inputs.shape[1]
+    bank = (moves.inputs @ lens.rewards[:inputs] + moves.change @ lens.rewards[inputs:]).double()
     unit = float(moves.rewards.abs().max()) or 1.0
     targets = moves.rewards / unit
     gram = bank.T @ bank / len(bank)
@@ -358,9 +366,13 @@ class Neighbors:
     Args:
         features: [T, F], of the held-out tasks.
         described: the F features.
+
+    Attributes:
+        described: the F features.
     """
 
     def __init__(self, features: torch.Tensor, described: Sequence[Feature]) -> None:
+        self.described = tuple(described)
         self._center = features.double().median(0).values
         self._scale = features.double().std(0) + 1e-3 * self._center.abs() + 1e-6
         self._columns = [torch.tensor(group_columns(group, described)) for group in GROUPS]
@@ -404,6 +416,9 @@ class Neighbors:
         differences = point[0] - tasks[nearest].mean(0)
         chosen = int(differences.abs().argmax())
         return int(self._columns[group][chosen]), bool(differences[chosen] > 0)
+
+
+_PREPARED: "weakref.WeakKeyDictionary[StageCalibration, Neighbors]" = weakref.WeakKeyDictionary()
 
 
 def _nearest(points: torch.Tensor, tasks: torch.Tensor, *, own: bool = False) -> torch.Tensor:

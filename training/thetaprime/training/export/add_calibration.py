@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from thetaprime.models import (
+    AdaptationSpec,
     MetaPolicy,
     Parameters,
     find_meta_policies,
@@ -45,8 +46,11 @@ from thetaprime.training.resources import task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.protocol import TaskDistribution
 
-PILOT_TASKS: Final = 24
 HELD_OUT_TASKS: Final = 216
+"""Number of held-out tasks, by default. The smallest p-value is 1 / 217."""
+_HELD_OUT_PER_PILOT: Final = 9
+BATCHES: Final = 3
+"""Batches of one task in `TaskRounds`."""
 _REPORT_SECONDS: Final = 10.0
 
 
@@ -84,18 +88,35 @@ class _Report:
 
     def __call__(self) -> None:
         self._done += 1
-        now, total = time.monotonic(), PILOT_TASKS + HELD_OUT_TASKS
+        now, total = time.monotonic(), HELD_OUT_TASKS + _pilot_tasks(HELD_OUT_TASKS)
         if now - self._last >= _REPORT_SECONDS:
             self._last = now
             left = (now - self._start) / self._done * (total - self._done)
             sys.stderr.write(f"{self._directory}: {self._done} of {total} tasks, about {left:.0f} s left\n")
 
 
-def add_calibration(directory: Path, *, on_task: Callable[[], None] = lambda: None) -> MetaPolicy:
+def calibration_work(adaptation: AdaptationSpec, held_out: int) -> int:
+    """The number of trajectories that a calibration samples.
+
+    Args:
+        adaptation: the inner loop.
+        held_out: number of held-out tasks.
+    """
+    return (held_out + _pilot_tasks(held_out)) * BATCHES * adaptation.trajectories_per_round
+
+
+def _pilot_tasks(held_out: int) -> int:
+    return max(2, held_out // _HELD_OUT_PER_PILOT) if held_out else 0
+
+
+def add_calibration(
+    directory: Path, *, held_out: int = HELD_OUT_TASKS, on_task: Callable[[], None] = lambda: None
+) -> MetaPolicy:
     """Calibrates an artifact and writes its reference tensors and manifest again.
 
     Args:
         directory: the artifact's folder.
+        held_out: number of held-out tasks, at least 2.
         on_task: called after each simulated task.
 
     Returns:
@@ -108,7 +129,7 @@ def add_calibration(directory: Path, *, on_task: Callable[[], None] = lambda: No
     manifest = meta_policy.manifest
     distribution = resolve_tasks(manifest.provenance.distribution)
     kept = {name: value for name, value in meta_policy.reference.items() if not name.startswith(PREFIX)}
-    reference = parameters_to_bytes({**kept, **calibrate(meta_policy, distribution, on_task=on_task)})
+    reference = parameters_to_bytes({**kept, **calibrate(meta_policy, distribution, held_out, on_task=on_task)})
     (directory / REFERENCE_NAME).write_bytes(reference)
     files = {**manifest.files, REFERENCE_NAME: digest_bytes(reference)}
     (directory / MANIFEST_NAME).write_bytes(manifest.model_copy(update={"files": files}).sealed().to_bytes())
@@ -116,13 +137,18 @@ def add_calibration(directory: Path, *, on_task: Callable[[], None] = lambda: No
 
 
 def calibrate(
-    meta_policy: MetaPolicy, distribution: TaskDistribution, *, on_task: Callable[[], None] = lambda: None
+    meta_policy: MetaPolicy,
+    distribution: TaskDistribution,
+    held_out: int,
+    *,
+    on_task: Callable[[], None] = lambda: None,
 ) -> Parameters:
     """Simulates rounds of meta-training tasks and measures them with every measurer.
 
     Args:
         meta_policy: θ and its inner loop, with the contract of the reward that is shipped.
         distribution: of its meta-training.
+        held_out: number of held-out tasks, at least 2.
         on_task: called after each simulated task.
 
     Returns:
@@ -134,12 +160,12 @@ def calibrate(
     seed = manifest.provenance.seed
     with task_threads(1):  # each operation of torch on one thread, as in training
         pilot = []
-        for rounds in simulate_rounds(meta_policy, distribution, PILOT_TASKS, _seed(seed, 0)):
+        for rounds in simulate_rounds(meta_policy, distribution, _pilot_tasks(held_out), _seed(seed, 0)):
             pilot.append(rounds)
             on_task()
         measurers = [make(meta_policy, pilot) for make in MEASURERS.values()]
         observed: list[list[Parameters]] = [[] for _ in measurers]
-        for rounds in simulate_rounds(meta_policy, distribution, HELD_OUT_TASKS, _seed(seed, 1)):
+        for rounds in simulate_rounds(meta_policy, distribution, held_out, _seed(seed, 1)):
             for rows, measurer in zip(observed, measurers, strict=True):
                 rows.append(measurer.observe(rounds))
             on_task()

@@ -33,6 +33,7 @@ from thetaprime.training.evaluation.comparisons import (
 from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
 from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.export.add_calibration import BATCHES, HELD_OUT_TASKS, add_calibration, calibration_work
 from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, LEARNING_NAME, NOTES_NAME, model_card
 from thetaprime.training.export.reference import describe_tasks, measure_reward
 from thetaprime.training.export.sources import (
@@ -96,6 +97,8 @@ class ExportRequest(Measurement):
             faster if θ′ is as noisy as θ; the same θ′ returns more with less noise.
         exploration_std_factor: multiplies the noise of the run's θ. More noise gives a more reliable gradient;
             `adapted_std_factor` multiplies the result.
+        calibration_tasks: number of tasks that a session's task will be compared with (see `add_calibration`); 0 for
+            an artifact without a calibration, whose verdicts say nothing about the task.
     """
 
     maml: Path = dataclasses.field(kw_only=True)
@@ -108,6 +111,7 @@ class ExportRequest(Measurement):
     notes: str = ""
     adapted_std_factor: float | None = None
     exploration_std_factor: float = 1.0
+    calibration_tasks: int = HELD_OUT_TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +132,8 @@ class CompareRequest(Measurement):
 def export_work(request: ExportRequest) -> int:
     """The number of trajectories that `export_meta_policy` measures on."""
     methods = ("maml", *_new_methods(request))
-    return request.work(_adaptation(request, load_checkpoint(request.maml)), methods)
+    adaptation = _adaptation(request, load_checkpoint(request.maml))
+    return request.work(adaptation, methods) + calibration_work(adaptation, request.calibration_tasks)
 
 
 def compare_work(request: CompareRequest) -> int:
@@ -149,7 +154,7 @@ def export_meta_policy(
 
     Args:
         request: what to export.
-        on_trajectories: called with the number of trajectories that the evaluation has just sampled.
+        on_trajectories: called with the number of trajectories that a measurement has just sampled.
 
     Raises:
         CheckpointError: the run's folder holds no checkpoint.
@@ -185,6 +190,12 @@ def export_meta_policy(
         reference=reference,
         extra_files=files,
     )
+    if request.calibration_tasks:
+        meta_policy = add_calibration(
+            request.output,
+            held_out=request.calibration_tasks,
+            on_task=lambda: on_trajectories(BATCHES * adaptation.trajectories_per_round),
+        )
     return measure_artifact(_with_comparisons(meta_policy, sources), request, on_trajectories=on_trajectories)
 
 
