@@ -197,7 +197,7 @@ def test_an_evaluation_that_is_interrupted_at_once_has_nothing_to_keep(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thetaprime.training.evaluation.evaluation.adaptation_curve", interrupt)
+    monkeypatch.setattr("thetaprime.training.evaluation.evaluation.session_curve", interrupt)
     evaluation = ("evaluate", "point-navigation", "--methods", "maml", "--output", tmp_path)
     result = thetaprime(*evaluation)
     assert result.exit_code == 130 and "interrupted after 0 of 40 tasks: nothing to keep" in result.stderr

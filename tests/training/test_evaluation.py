@@ -7,14 +7,24 @@ import pytest
 
 from tests.support.artifacts import write_untrained
 from tests.support.training.evaluations import evaluation_by_hand
-from thetaprime.models import AdaptationSpec, ArtifactError, MetaPolicy, Policy, PolicySpec
+from thetaprime.models import (
+    AdaptationSpec,
+    ArtifactError,
+    MetaPolicy,
+    Policy,
+    PolicySpec,
+    load_meta_policy,
+    zoo_directory,
+)
+from thetaprime.models.verdict import RoundMemory, StepOptions, next_step
 from thetaprime.training.evaluation import fine_tuning
 from thetaprime.training.evaluation.comparisons import EVALUATION_NAME, Comparison, comparison_files
-from thetaprime.training.evaluation.curves import adaptation_curve
+from thetaprime.training.evaluation.curves import adaptation_curve, session_curve, stream
 from thetaprime.training.evaluation.evaluation import METHODS, TASKS_AT_ONCE, EvaluationPlan, evaluate, evaluation_work
 from thetaprime.training.evaluation.figures import curves_png
 from thetaprime.training.evaluation.fine_tuning import stored_fine_tuning
 from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import OracleTasks, PointNavigationTasks
 
 _ADAPTATION = AdaptationSpec(trajectories_per_round=2, adapted_std_factor=0.5)
@@ -115,6 +125,35 @@ def test_nothing_leaks_from_one_task_into_another(order: list[int]) -> None:
     # With almost no noise and no step, each task must keep the return of θ.
     np.testing.assert_allclose(curve, np.broadcast_to(curve[0], curve.shape), atol=1e-2)
     assert all((before[name] == parameters[name]).all() for name in parameters)
+
+
+def test_the_evaluation_takes_the_guarded_steps_of_the_service() -> None:
+    meta_policy = load_meta_policy(zoo_directory() / "point-navigation" / "1")
+    distribution, task = PointNavigationTasks(), {"goal": [0.9, -0.9]}
+    curve = session_curve(meta_policy, distribution, [task], gradient_steps=3, trajectories=20, seed=0)
+    policies, history, returns = [meta_policy.parameters], list[RoundMemory](), []
+    for step in range(4):
+        rng = stream(0, 1, step, 0)
+        (batch,) = collect(distribution, [task], meta_policy.policy, policies[-1:], 20, rng=rng)
+        returns.append(float(batch.returns.mean()))
+        taken = next_step(meta_policy, history, batch, policies[-1], policies.__getitem__, StepOptions())
+        policies.append(taken.parameters)
+        history.append(taken.memory)
+    assert curve[:, 0].tolist() == returns
+    # Without a guard, the second step is another one.
+    plain = adaptation_curve(
+        distribution,
+        [task],
+        meta_policy.policy,
+        meta_policy.parameters,
+        meta_policy.step_sizes,
+        meta_policy.manifest.adaptation,
+        gradient_steps=3,
+        trajectories=20,
+        seed=0,
+    )
+    assert plain[1, 0] == returns[1]
+    assert plain[2, 0] != returns[2]
 
 
 @pytest.mark.parametrize("methods", [METHODS, ("maml",), ("maml", "oracle"), ("oracle",), ("pretrained", "random")])

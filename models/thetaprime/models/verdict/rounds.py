@@ -192,7 +192,7 @@ class _State:
         self._realized: Estimate | None = None
         self._radius = self._spec.first_radius
         self._idle = self._losses = 0
-        self._held = False
+        self._held = self._enough = False
         self._move = Move.FORWARD
         self._restart = False
 
@@ -209,19 +209,24 @@ class _State:
             self._see_new(measured.policy, found)
         else:
             self._policies[measured.policy], self._best = found, measured.policy
-        spec = self._spec
-        self._held = self._held or (
-            len(self._policies) > 1
-            and (
-                self._radius < spec.smallest_radius
-                or self._idle >= spec.patience
-                or index - self._epoch >= spec.longest
+        spec, best = self._spec, self._policies[self._best]
+        if self._floor is not None and len(self._policies) > 1:
+            # What was enough once stays enough: the mean of a policy that is measured again varies.
+            self._enough = self._enough or best.mean - best.error >= self._floor
+        self._held = (
+            self._held
+            or self._enough
+            or (
+                len(self._policies) > 1
+                and (
+                    self._radius < spec.smallest_radius
+                    or self._idle >= spec.patience
+                    or index - self._epoch >= spec.longest
+                )
             )
         )
 
     def review(self, current: int) -> Review:
-        best = self._policies[self._best]
-        enough = self._floor is not None and best.mean - best.error >= self._floor and len(self._policies) > 1
         return Review(
             epoch=self._epoch,
             policies=dict(self._policies),
@@ -230,8 +235,8 @@ class _State:
             realized=self._realized,
             radius=self._radius,
             losses=self._losses,
-            held=self._held or enough,
-            enough=enough,
+            held=self._held,
+            enough=self._enough,
             move=self._move,
             contradicted=self._contradicted,
             restart=self._restart,

@@ -52,6 +52,8 @@ _BISECTIONS: Final = 20
 _POST_ADAPTATION: Final = "post_adaptation_return_quantiles"
 # Of 21 quantiles: the 5 % quantile. A policy below it is worse than 95 % of the policies after adaptation.
 _FLOOR: Final = 1
+# Half of the usual policies lie less than this share of the spread below it by chance.
+_MARGIN: Final = 0.05
 # A direction shorter than this is none.
 _SMALLEST: Final = 1e-12
 # Steps of a batch whose features stay in memory for the verdict; those of a larger one are computed again.
@@ -278,7 +280,7 @@ class _Step:
         most = max(high + (high - low) / 5.0, -math.inf if target is None else target)
         if any(each.mean_return > most * self._scale for each in rounds):
             return None
-        return low * self._scale
+        return (low - _MARGIN * (high - low)) * self._scale
 
     def _inner_step(self, seen: Review) -> InnerStep:
         """The inner loop's step from θ_k: its end is used where the guard does not propose another."""

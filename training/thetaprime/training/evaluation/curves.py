@@ -14,6 +14,7 @@ from thetaprime.models import (
     adapt_step,
     with_std_factor,
 )
+from thetaprime.models.verdict import RoundMemory, SessionStep, StepOptions, next_step
 from thetaprime.training.evaluation.comparisons import Comparison, load_comparison
 from thetaprime.training.evaluation.scores import Returns
 from thetaprime.training.resources import MapTasks, in_turn
@@ -81,6 +82,50 @@ def adaptation_curve(
             take = functools.partial(_adapted, policy, adaptation, step, step_sizes)
             current = each_task(take, list(zip(current, batches, strict=True)))
     return curve
+
+
+def session_curve(
+    meta_policy: MetaPolicy,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    *,
+    gradient_steps: int,
+    trajectories: int,
+    seed: int,
+    group: int = 0,
+    on_trajectories: OnTrajectories = lambda count: None,
+    each_task: MapTasks = in_turn,
+) -> Returns:
+    """[K + 1, T]: as `adaptation_curve`, with the steps of a session of the service under its default options."""
+    sessions = [_Session(meta_policy) for _ in tasks]
+    curve = np.empty((gradient_steps + 1, len(tasks)))
+    for step in range(gradient_steps + 1):
+        rng = stream(seed, _EPISODES, step, group)
+        current = [session.policies[-1] for session in sessions]
+        batches = collect(distribution, tasks, meta_policy.policy, current, trajectories, rng=rng)
+        on_trajectories(len(tasks) * trajectories)
+        curve[step] = [float(batch.returns.mean()) for batch in batches]
+        if step < gradient_steps:
+            taken = each_task(_next_step, list(zip(sessions, batches, strict=True)))
+            for session, each in zip(sessions, taken, strict=True):
+                session.policies.append(each.parameters)
+                session.history.append(each.memory)
+    return curve
+
+
+class _Session:
+    """The policies of a session, and what it remembers of its rounds."""
+
+    def __init__(self, meta_policy: MetaPolicy) -> None:
+        self.meta_policy = meta_policy
+        self.policies = [meta_policy.parameters]
+        self.history: list[RoundMemory] = []
+
+
+def _next_step(start: tuple[_Session, TrajectoryBatch]) -> SessionStep:
+    session, batch = start
+    policies = session.policies
+    return next_step(session.meta_policy, session.history, batch, policies[-1], policies.__getitem__, StepOptions())
 
 
 def returns_by_budget(

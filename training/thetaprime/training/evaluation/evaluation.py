@@ -29,6 +29,7 @@ from thetaprime.training.evaluation.curves import (
     oracle_noises,
     oracle_returns,
     returns_by_budget,
+    session_curve,
     stream,
 )
 from thetaprime.training.evaluation.fine_tuning import (
@@ -248,15 +249,26 @@ class _Measurement:
                 group=group,
                 on_trajectories=self._on_trajectories,
             )
-        own = method == "maml"
-        start = Comparison(self._meta_policy.policy, self._meta_policy.parameters) if own else self._comparisons[method]
+        if method == "maml":
+            return session_curve(
+                self._meta_policy,
+                self.distribution,
+                tasks,
+                gradient_steps=self._plan.gradient_steps,
+                trajectories=self._trajectories,
+                seed=seed,
+                group=group,
+                on_trajectories=self._on_trajectories,
+                each_task=self._each_task,
+            )
+        start = self._comparisons[method]
         return adaptation_curve(
             self.distribution,
             tasks,
             start.policy,
             start.parameters,
-            self._meta_policy.step_sizes if own else None,
-            self._adaptation if own else self.fine_tuning[method],
+            None,
+            self.fine_tuning[method],
             gradient_steps=self._plan.gradient_steps,
             trajectories=self._trajectories,
             seed=seed,
