@@ -27,10 +27,10 @@ from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
-from thetaprime.server.runtime.workers import WorkersError, pool, supervisor, worker_process
-from thetaprime.server.runtime.workers.fork_server import ForkServer
+from thetaprime.server.runtime.workers import pool, supervisor, worker_process
+from thetaprime.server.runtime.workers.fork_server import ForkServer, ForkServerError
 from thetaprime.server.runtime.workers.port import reserve_port
-from thetaprime.server.runtime.workers.restarts import Restarts
+from thetaprime.server.runtime.workers.restarts import Restarts, WorkersError
 from thetaprime.server.runtime.workers.worker_process import WorkerSpec
 from thetaprime.server.store import Store, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
@@ -349,20 +349,21 @@ def test_workers_that_hang_while_serving_and_while_starting_are_replaced(
     starts = tmp_path / "starts"
     starts.touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(supervisor, "ForkServer", fork_module(WORKER))
+    make_fork_server = fork_module(WORKER)
     monkeypatch.setattr(worker_process, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(pool, "_RESTART_SECONDS", 1.0)
     config = configure(workers=WORKERS, metrics_address=free_address())
 
     async def run() -> None:
         stop_event = asyncio.Event()
-        serving = asyncio.create_task(supervisor.supervise(config, stop_event, lambda _: None))
-        async with asyncio.timeout(DEADLINE):
-            while starts.read_text().count("0") < 3:
-                await asyncio.sleep(0.02)
-        metrics = await asyncio.to_thread(scrape, config.metrics_address)
-        stop_event.set()
-        await serving
+        with make_fork_server(has_metrics=True) as fork_server:
+            serving = asyncio.create_task(supervisor.supervise(config, stop_event, lambda _: None, fork_server))
+            async with asyncio.timeout(DEADLINE):
+                while starts.read_text().count("0") < 3:
+                    await asyncio.sleep(0.02)
+            metrics = await asyncio.to_thread(scrape, config.metrics_address)
+            stop_event.set()
+            await serving
         # A worker that does not get ready has ended; one that serves and sends no beat has hung.
         assert value(metrics, "thetaprime_worker_ends_total", reason="hung") == 1
         assert value(metrics, "thetaprime_worker_ends_total", reason="ended") == 1
@@ -393,7 +394,7 @@ def main():
 """)
 
     async def run() -> bool:
-        with make_fork_server({}) as fork_server:
+        with make_fork_server() as fork_server:
             worker = await worker_process.WorkerProcess.start(WorkerSpec(0, configure()), {}, fork_server)
             await worker.wait_until_ready()
             started = time.monotonic()
@@ -412,8 +413,18 @@ def test_a_fork_server_that_cannot_import_a_worker_says_so(
     make_fork_server = fork_module("import sys; sys.exit(3)")
 
     async def run() -> None:
-        with make_fork_server({}) as fork_server, pytest.raises(StartupError, match="starts workers ended"):
+        with make_fork_server() as fork_server, pytest.raises(StartupError, match="starts workers ended"):
             await worker_process.WorkerProcess.start(WorkerSpec(0, configure()), {}, fork_server)
+
+    asyncio.run(run())
+
+
+def test_another_system_than_linux_has_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    async def run() -> None:
+        with pytest.raises(ForkServerError, match="need Linux, and this is darwin; expected 1"), ForkServer():
+            pass
 
     asyncio.run(run())
 

@@ -28,19 +28,41 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         StartupError: the server cannot start.
         WorkersError: a worker keeps ending.
     """
+    if config.workers > 1:
+        await _serve_with_workers(config, on_ready)
+        return
+    with _logging():
+        from thetaprime.server.runtime.process import serve_until
+
+        with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
+            await serve_until(stop_event, config, on_ready)
+
+
+async def _serve_with_workers(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+    from thetaprime.server.runtime.workers.fork_server import ForkServer, ForkServerError
+
+    with contextlib.ExitStack() as running:
+        try:
+            # First: the log is written by a thread.
+            fork_server = running.enter_context(ForkServer(has_metrics=bool(config.metrics_address)))
+        except ForkServerError as error:
+            from thetaprime.server.errors import StartupError
+
+            raise StartupError(str(error)) from error
+        running.enter_context(_logging())
+        # While the fork server imports torch, this process imports the rest.
+        from thetaprime.server.runtime.workers.supervisor import supervise
+
+        with stop_on_signals(config.drain_seconds + SUPERVISOR_EXIT_SECONDS) as stop_event:
+            await supervise(config, stop_event, on_ready, fork_server)
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
     configure_logging()
     adopt_library_logs()
     try:
-        if config.workers > 1:
-            from thetaprime.server.runtime.workers import supervise
-
-            with stop_on_signals(config.drain_seconds + SUPERVISOR_EXIT_SECONDS) as stop_event:
-                await supervise(config, stop_event, on_ready)
-        else:
-            from thetaprime.server.runtime.process import serve_until
-
-            with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
-                await serve_until(stop_event, config, on_ready)
+        yield
     finally:
         # An error is printed below the log.
         flush_logs()

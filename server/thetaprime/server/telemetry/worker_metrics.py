@@ -2,15 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
-
-VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable that names the folder of a process's metrics; it must be set before the process starts."""
 
 
 def register_workers(registry: CollectorRegistry, folder: Path, pids: Callable[[], Mapping[int, int]]) -> None:

@@ -1,6 +1,6 @@
-"""The fork server, ``python -m thetaprime.server.runtime.workers.fork_server_process MODULE``, started by `ForkServer`.
+"""The process of the fork server, started by `ForkServer`.
 
-It imports the module, and then starts a worker for each request on its standard input, a Unix socket. A request is one
+It imports a module, and then starts a worker for each request on its standard input, a Unix socket. A request is one
 line of JSON with the standard input and output of the worker beside it; the reply is the worker's process id. It ends
 when the socket closes.
 """
@@ -24,8 +24,26 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _NAME: Final = "thetaprime-fork"
 
 
-def main() -> None:
-    """Starts workers until the supervisor ends."""
+def serve_forks(module: str) -> None:
+    """Starts workers until the supervisor ends, and ends the process.
+
+    Args:
+        module: whose function `main` is a worker.
+    """
+    status = 1
+    try:
+        _serve_forks(module)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _serve_forks(module: str) -> None:
     # A signal to the whole group is for the supervisor and the workers.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -33,7 +51,7 @@ def main() -> None:
     os.dup2(2, 1)
     _name_process(_NAME)
     with freeze_startup_objects():
-        worker = importlib.import_module(sys.argv[1])
+        worker = importlib.import_module(module)
     with socket.socket(fileno=0) as control:
         while True:
             request, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 2)
@@ -97,4 +115,4 @@ def _name_process(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_forks(sys.argv[1])

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import StartupError
-from thetaprime.server.runtime.workers.fork_server import ForkServer
+from thetaprime.server.runtime.workers.fork_server import ForkServer, ForkServerError
 
 BEAT: Final = b"\n"
 """What a worker writes to its standard output each second."""
@@ -102,7 +102,10 @@ class WorkerProcess:
                 failing.enter_context(messages)
                 theirs.enter_context(writing)
                 name = f"thetaprime w{spec.worker}"
-                pid = await fork_server.fork(name, environment, (reading.fileno(), writing.fileno()))
+                try:
+                    pid = await fork_server.fork(name, environment, (reading.fileno(), writing.fileno()))
+                except ForkServerError as error:
+                    raise StartupError(str(error)) from error
             reader = asyncio.StreamReader()
             await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), messages)
             transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
