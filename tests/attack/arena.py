@@ -127,7 +127,7 @@ class Arena:
             self.server.__exit__()
 
     def aim(self) -> dict[str, str]:
-        """Returns the fields of an attacker's `Aim`, but for its end."""
+        """Returns the fields of an attacker's `Aim`, but for its source and its end."""
         aim = {"address": self.server.address, "metrics": self._metrics, "authority": self._authority}
         return {**aim, "token": _HOSTILE if self.guarded else ""}
 

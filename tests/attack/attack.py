@@ -8,8 +8,6 @@ from typing import ClassVar, Final
 
 from tests.support.faults.http2_frames import RawPeer
 
-SOURCE: Final = "127.0.0.2"
-"""Attackers have one address, and honest clients another."""
 GET_META_POLICY: Final = "/thetaprime.v1.MetaPolicyService/GetMetaPolicy"
 UPLOAD: Final = "/thetaprime.v1.AdaptationService/UploadTrajectories"
 
@@ -21,6 +19,7 @@ class Aim:
     Attributes:
         address: its ``host:port``.
         metrics: the ``host:port`` of its metrics.
+        source: the address of the attackers; honest clients have another.
         token: of a tenant with quotas; empty for an open server.
         authority: PEM file of the authority of the server's certificate; empty for plain text.
         end: when the attack is over, on the monotonic clock.
@@ -28,6 +27,7 @@ class Aim:
 
     address: str
     metrics: str
+    source: str
     token: str
     authority: str
     end: float
@@ -40,9 +40,10 @@ class Aim:
         """Returns the seconds until the attack is over, and a little more."""
         return max(0.0, self.end - time.monotonic()) + 0.1
 
-    def connect(self, window: int = 65535) -> RawPeer:
-        """Opens a connection of the attacker."""
-        return RawPeer(self.address, SOURCE, window=window)
+    def connect(self, window: int = 65535, *, hello: bool = True, address: str = "") -> RawPeer:
+        """Opens a connection of the attacker, to the server or to another address; see `RawPeer`."""
+        # A blocked attacker gets no answer.
+        return RawPeer(address or self.address, self.source, window=window, hello=hello, patience=self.left())
 
 
 class Attack(ABC):

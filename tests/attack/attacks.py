@@ -29,11 +29,13 @@ def attack(name: str, aim: dict[str, str], seconds: float) -> None:
 
     Args:
         name: of the attack.
-        aim: the fields of an `Aim`, but for its end.
+        aim: the fields of an `Aim`, but for its source and its end.
         seconds: how long to attack.
     """
     # The attacker stands for another machine: it takes the processors that the server leaves.
     os.nice(10)
-    ATTACKS[name]().run(Aim(**aim, end=time.monotonic() + seconds))
+    # Each attack has an address of its own: a server that has blocked one attacker meets the next.
+    source = f"127.0.1.{[*ATTACKS].index(name) + 1}"
+    ATTACKS[name]().run(Aim(**aim, source=source, end=time.monotonic() + seconds))
     # Threads may still wait for replies.
     os._exit(0)

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 
-from tests.attack.attack import SOURCE, Aim, Attack, Held
+from tests.attack.attack import Aim, Attack, Held
 from tests.support.faults.http2_frames import PREFACE, RawPeer
 
 
@@ -16,7 +16,7 @@ class SilentConnections(Held):
     about = "a thousand connections that say nothing, opened again when they are closed"
 
     def open(self, aim: Aim) -> RawPeer:
-        return RawPeer(aim.address, SOURCE, hello=False)
+        return aim.connect(hello=False)
 
 
 class ManyConnections(Held):
@@ -39,7 +39,8 @@ class ConnectionChurn(Attack):
         while aim.goes_on():
             with contextlib.suppress(OSError), socket.socket() as peer:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                peer.bind((SOURCE, 0))
+                peer.bind((aim.source, 0))
+                peer.settimeout(aim.left())
                 peer.connect((host, int(port)))
                 peer.sendall(PREFACE)
 
@@ -58,7 +59,7 @@ class HalfTlsHandshakes(Held):
         with contextlib.suppress(ssl.SSLWantReadError):
             context.wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
         hello = outgoing.read()
-        peer = RawPeer(aim.address, SOURCE, hello=False)
+        peer = aim.connect(hello=False)
         peer.send(hello if peer.socket.fileno() % 2 else hello[:40])
         return peer
 
@@ -73,7 +74,7 @@ class WrongPrefaces(Attack):
         while aim.goes_on():
             number += 1
             said = (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x02\0\1\0\1\xfc\3\3", os.urandom(4096))
-            with contextlib.suppress(OSError), RawPeer(aim.address, SOURCE, hello=False) as peer:
+            with contextlib.suppress(OSError), aim.connect(hello=False) as peer:
                 peer.send(said[number % 3])
                 peer.read(0.02)
 
@@ -84,7 +85,7 @@ class SlowMetrics(Held):
     about = "a thousand connections to the page of metrics: headers without an end, and replies that are not read"
 
     def open(self, aim: Aim) -> RawPeer:
-        peer = RawPeer(aim.metrics, SOURCE, hello=False)
+        peer = aim.connect(hello=False, address=aim.metrics)
         if peer.socket.fileno() % 2:
             peer.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n")
         else:
@@ -109,7 +110,7 @@ class MetricsFlood(Attack):
 
     def run(self, aim: Aim) -> None:
         while aim.goes_on():
-            with contextlib.suppress(OSError), RawPeer(aim.metrics, SOURCE, hello=False) as peer:
+            with contextlib.suppress(OSError), aim.connect(hello=False, address=aim.metrics) as peer:
                 peer.send(b"GET /metrics HTTP/1.0\r\n\r\n")
                 while peer.socket.recv(65536):
                     pass

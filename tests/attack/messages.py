@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from grpc_reflection.v1alpha import reflection_pb2
 
-from tests.attack.attack import GET_META_POLICY, UPLOAD, Aim, Connected, Held
+from tests.attack.attack import GET_META_POLICY, UPLOAD, Aim, Attack, Connected, Held
 from tests.support.faults.http2_frames import DATA, END_STREAM, FRAME_BYTES, RawPeer, frame, request_block
 from tests.support.faults.http2_peer import message
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
@@ -130,6 +130,57 @@ class ReflectionFlood(Connected):
             peer.send(frame(DATA, stream, ask * 100))
 
         return call
+
+
+class HealthFlood(Connected):
+    """Asks for the health of the server, which needs no token."""
+
+    about = "health checks, as many as the peer can"
+    computes = True
+
+    def begin(self, aim: Aim, peer: RawPeer) -> Callable[[], None]:
+        block = request_block("/grpc.health.v1.Health/Check")
+
+        def check() -> None:
+            for _ in range(50):
+                peer.send(frame(DATA, peer.start(block), message(b""), END_STREAM))
+            peer.read(0.05)
+
+        return check
+
+
+class UnknownMethods(Connected):
+    """Calls methods that do not exist."""
+
+    about = "calls of methods that do not exist"
+    computes = True
+
+    def begin(self, aim: Aim, peer: RawPeer) -> Callable[[], None]:
+        blocks = [request_block(f"/thetaprime.v1.AdaptationService/Method{number}") for number in range(50)]
+
+        def call() -> None:
+            for block in blocks:
+                peer.start(block, end=True)
+            peer.read(0.05)
+
+        return call
+
+
+class CallsOfNewConnections(Attack):
+    """Connects for each call, and leaves with its reply."""
+
+    about = "a connection for each call, which leaves when its reply comes"
+    computes = True
+
+    def run(self, aim: Aim) -> None:
+        block = request_block(GET_META_POLICY)
+        while aim.goes_on():
+            try:
+                with aim.connect() as peer:
+                    peer.send(frame(DATA, peer.start(block), _GET, END_STREAM))
+                    peer.read(0.2)
+            except OSError:
+                time.sleep(0.005)
 
 
 class CompressedMessages(Connected):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.attack.attack import SOURCE, Aim, Attack
+from tests.attack.attack import Aim, Attack
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 
@@ -22,7 +22,7 @@ _Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @contextlib.contextmanager
-def _relay(target: str) -> Iterator[str]:
+def _relay(target: str, source: str) -> Iterator[str]:
     """Forwards connections from the attacker's address, which a gRPC client cannot choose; yields its address."""
     host, _, port = target.rpartition(":")
 
@@ -34,7 +34,7 @@ def _relay(target: str) -> Iterator[str]:
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            server_reader, server_writer = await asyncio.open_connection(host, int(port), local_addr=(SOURCE, 0))
+            server_reader, server_writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
             await asyncio.gather(forward(reader, server_writer), forward(server_reader, writer))
 
     started = threading.Event()
@@ -60,7 +60,7 @@ class TenantAttack(Attack):
     threads = 8
 
     def run(self, aim: Aim) -> None:
-        with _relay(aim.address) as address, contextlib.ExitStack() as opened:
+        with _relay(aim.address, aim.source) as address, contextlib.ExitStack() as opened:
             authority = Path(aim.authority).read_bytes()
             credentials = grpc.ssl_channel_credentials(authority)
             attackers = []

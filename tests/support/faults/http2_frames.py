@@ -69,6 +69,7 @@ class RawPeer:
         source: address to connect from.
         hello: whether to send the preface, the settings and an acknowledgment of the server's.
         window: bytes that the server may send on each stream.
+        patience: seconds to wait for the connection.
 
     Attributes:
         socket: the connection.
@@ -77,9 +78,18 @@ class RawPeer:
         reset: number of streams that the server reset.
     """
 
-    def __init__(self, address: str, source: str = "", *, hello: bool = True, window: int = _INITIAL_WINDOW) -> None:
+    def __init__(
+        self,
+        address: str,
+        source: str = "",
+        *,
+        hello: bool = True,
+        window: int = _INITIAL_WINDOW,
+        patience: float = _SECONDS,
+    ) -> None:
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=_SECONDS, source_address=(source, 0))
+        self.socket = socket.create_connection((host, int(port)), timeout=patience, source_address=(source, 0))
+        self.socket.settimeout(_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.window, self.stream_window, self.reset = _INITIAL_WINDOW, _INITIAL_WINDOW, 0
         self._received = bytearray()

@@ -26,7 +26,7 @@ _REPLY_COPIES: Final = 2
 # Calls of one connection, and of one address, in one second that may be refused or canceled before a connection is
 # closed.
 _REFUSALS: Final = 200
-_ADDRESS_REFUSALS: Final = 1000
+_ADDRESS_REFUSALS: Final = 400
 
 Context = grpc.aio.ServicerContext
 
