@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 Collect = Callable[..., list[wire.Trajectory]]
 # On the page of several workers, metrics with labels appear with their first sample.
-NOT_YET = {"thetaprime_precomputed_steps_total", "thetaprime_refusals_total", "thetaprime_rounds_total"}
+NOT_YET = {
+    "thetaprime_decisions_total",
+    "thetaprime_precomputed_steps_total",
+    "thetaprime_refusals_total",
+    "thetaprime_rounds_total",
+}
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -27,6 +27,7 @@ from thetaprime.server import StartupError
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
+from thetaprime.server.runtime.workers import fork_server as fork_server_module
 from thetaprime.server.runtime.workers import pool, supervisor, worker_process
 from thetaprime.server.runtime.workers.fork_server import ForkServer, ForkServerError
 from thetaprime.server.runtime.workers.port import reserve_port
@@ -445,6 +446,22 @@ def test_workers_are_copies_of_a_process_that_may_be_killed(configure: "Configur
             for stub in channels.stubs:
                 assert stub.CreateSession(request, timeout=DEADLINE).session.session_id
         assert server.stop() == 0
+
+
+def test_a_fork_server_that_hangs_is_replaced(
+    fork_module: Callable[[str], Callable[..., ForkServer]], configure: "Configure", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server_module, "_REPLY_SECONDS", 0.2)
+    make_fork_server = fork_module("def main(): return 0")
+
+    async def run() -> None:
+        with make_fork_server() as fork_server:
+            for number in range(2):
+                worker = await worker_process.WorkerProcess.start(WorkerSpec(number, configure()), {}, fork_server)
+                assert await worker.wait() == 0
+                os.kill(fork_server.pid, signal.SIGSTOP)
+
+    asyncio.run(run())
 
 
 def test_what_workers_are_copies_of_has_one_thread() -> None:

@@ -26,6 +26,8 @@ METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PROCESS: Final = "thetaprime.server.runtime.workers.fork_server_process"
 _WORKER: Final = "thetaprime.server.runtime.workers.worker"
 _PR_SET_CHILD_SUBREAPER: Final = 36
+# A fork server that has started a worker starts the next one at once; another one needs its time to import.
+_REPLY_SECONDS: Final = 10.0
 
 
 class ForkServerError(RuntimeError):
@@ -44,6 +46,7 @@ class ForkServer:
 
     Attributes:
         metrics_folder: where the workers write their metrics, or None.
+        pid: its process id; 0 while there is none.
 
     Raises:
         ForkServerError: on entry, where the system cannot do it.
@@ -53,8 +56,9 @@ class ForkServer:
         self._has_metrics = has_metrics
         self._module = module
         self._turn = asyncio.Lock()
-        self._pid = 0
+        self.pid = 0
         self._status = 0
+        self._is_ready = False
         self._opened = contextlib.ExitStack()
         self.metrics_folder: Path | None = None
 
@@ -90,18 +94,22 @@ class ForkServer:
         request = json.dumps({"name": name, "environment": dict(environment)}).encode()
         async with self._turn:
             for _ in range(2):
-                if not self._pid:
+                if not self.pid:
                     self._start()
                 try:
-                    with contextlib.suppress(ConnectionError):
+                    # TimeoutError: it hangs.
+                    with contextlib.suppress(ConnectionError, TimeoutError):
                         socket.send_fds(self._control, [request], descriptors)
-                        if reply := await asyncio.get_running_loop().sock_recv(self._control, 64):
+                        async with asyncio.timeout(_REPLY_SECONDS if self._is_ready else None):
+                            reply = await asyncio.get_running_loop().sock_recv(self._control, 64)
+                        if reply:
+                            self._is_ready = True
                             return int(reply)
                 except BaseException:
                     # A later reply would be taken for that of another request.
                     self._end()
                     raise
-                # It was killed, or could not start.
+                # It was killed, hangs, or could not start.
                 self._end()
         raise ForkServerError(f"the process that starts workers ended during its start, with status {self._status}")
 
@@ -115,7 +123,7 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         with theirs:
-            self._pid = self._copy(theirs) if _can_be_copied() else self._spawn(theirs)
+            self.pid = self._copy(theirs) if _can_be_copied() else self._spawn(theirs)
 
     def _copy(self, theirs: socket.socket) -> int:
         """Makes a copy of this process the fork server; returns its process id."""
@@ -147,11 +155,11 @@ class ForkServer:
         return {} if self.metrics_folder is None else {METRICS_VARIABLE: str(self.metrics_folder)}
 
     def _end(self) -> None:
-        if self._pid:
+        if self.pid:
             self._control.close()
-            os.kill(self._pid, signal.SIGKILL)
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-            self._pid = 0
+            os.kill(self.pid, signal.SIGKILL)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.pid, self._is_ready = 0, False
 
 
 def _can_be_copied() -> bool:

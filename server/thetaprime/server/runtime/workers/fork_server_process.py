@@ -5,6 +5,7 @@ line of JSON with the standard input and output of the worker beside it; the rep
 when the socket closes.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from thetaprime.server.runtime.workers.fork_server import REQUEST_BYTES
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _NAME: Final = "thetaprime-fork"
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def serve_forks(module: str) -> None:
@@ -44,6 +46,8 @@ def serve_forks(module: str) -> None:
 
 
 def _serve_forks(module: str) -> None:
+    # Also while it imports, it ends with the supervisor. A copy does not inherit this.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # A signal to the whole group is for the supervisor and the workers.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
