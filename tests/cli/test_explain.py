@@ -57,7 +57,7 @@ def test_a_step_is_explained_in_words(address: str, sessions: dict[str, str], th
     assert lines[0] == f"session {sessions['cart-pole']} of cart-pole@1"
     assert lines[1].startswith("step from θ to θ′₁ (round 0): ")
     assert any(line.startswith("  return before") and line.endswith(" over 4 episodes") for line in lines)
-    assert any(line.startswith("most ") and line.endswith(" episodes, 4 of 4:") for line in lines)
+    assert any(line.startswith("most ") and line.endswith(", 4 of 4:") for line in lines)
     last = thetaprime("explain", sessions["cart-pole"], "--address", address)
     assert "step from θ′₁ to θ′₂ (round 1): " in last.stdout
 
@@ -182,7 +182,7 @@ def test_influence_ranks_the_episodes_where_the_server_tells_it() -> None:
     report = tp.AdaptationReport(0, 2, 6, 1.5, 0.5, 1.0, 1.0, 1.0, 0.1, "cd", (upload,))
     found = tp.RoundExplanation(report, (trajectory(0, 0.9), trajectory(1, 0.1)), 2)
     table = list(explain._episodes(report, found))
-    assert table[0] == "most influential episodes, 2 of 2:"
+    assert table[0] == "most influential episodes, by the step that the inner loop asks for, 2 of 2:"
     assert table[2].split() == ["ababab·1", "0", "+0.100", "0.800"]
     # Without influences, as of an old server, the shares do.
     plain = tp.AdaptationReport(0, 2, 6, 1.5, 0.5, 1.0, 1.0, 1.0, 0.1, "cd")

@@ -202,7 +202,7 @@ def test_a_server_without_verdicts_still_adapts_and_the_best_policy_is_handed_ou
     assert adapted.gain.low < 8 < adapted.gain.high
     assert client.resume(adapted.session_id).policy_at(1).policy_id == adapted.policy_id
     assert adapted.summary.startswith("θ′₂ returned -")
-    assert "so this is θ′₁: θ′₁ gained +" in adapted.summary
+    assert ", which is less than θ′₁; θ′₁ gained +" in adapted.summary
     # Without caution, the last policy is handed out, as ever.
     last = client.adapt("pendulum", Paid(-9.0, -1.0, -5.0), 2, 4, caution="off", verify=6, progress=False)
     assert (last.round, [each.trajectories for each in last.history]) == (2, [4, 4, 6])
@@ -270,7 +270,7 @@ def test_theta_is_handed_out_where_every_step_made_it_worse(client: tp.Client) -
     adapted = client.adapt("pendulum", Paid(-1.0, -50.0), 1, 4, progress=False)
     assert (adapted.round, adapted.improved) == (0, False)
     assert adapted.policy_id == client.theta("pendulum").policy_id
-    assert adapted.summary.endswith("so this is θ: nothing was gained, this is θ")
+    assert adapted.summary.endswith(", which is less than θ; nothing was gained, and this policy is θ")
 
 
 def test_a_discarded_verification_measures_nothing(client: tp.Client) -> None:

@@ -158,7 +158,7 @@ def _lines(
         return
     yield from _episodes(report, found)
     if marks:
-        yield "weightiest time steps (part of the step; below 0: against it):"
+        yield "weightiest time steps (part of that step; below 0: against it):"
         yield from _steps(found, marks)
 
 
@@ -195,7 +195,7 @@ def _episodes(report: "AdaptationReport | None", found: "RoundExplanation") -> I
     facts = [_facts(each, report) for each in found.trajectories]
     facts.sort(key=lambda each: -abs(each["share"] if each["influence"] is None else each["influence"]))
     by = "influential" if facts and facts[0]["influence"] is not None else "weighty"
-    yield f"most {by} episodes, {min(_SHOWN, len(facts))} of {found.total}:"
+    yield f"most {by} episodes, by the step that the inner loop asks for, {min(_SHOWN, len(facts))} of {found.total}:"
     yield f"  {'episode':<10}  {'return':>10}  {'share':>8}  {'influence':>9}"
     for each in facts[:_SHOWN]:
         influence = "" if each["influence"] is None else f"{each['influence']:.3f}"

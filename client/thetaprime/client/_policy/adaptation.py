@@ -75,11 +75,11 @@ class Adaptation(AdaptedPolicy):
         """One sentence on the outcome."""
         if self.measured is None or self.gain is None:
             return "this policy was not measured: adapt with verify= episodes"
-        last = self.history[-1]
-        kept = self.measured.round != last.round
-        why = f"{last.name} returned {last.mean_return:.4g}, so this is {self.measured.name}: " if kept else ""
+        last, name = self.history[-1], self.measured.name
+        worse = f"{last.name} returned {last.mean_return:.4g}, which is less than {name}; "
+        why = worse if self.measured.round != last.round else ""
         if self.improved:
-            return f"{why}{self.measured.name} gained {self.gain} over θ"
+            return f"{why}{name} gained {self.gain} over θ"
         if self.policy_id == self._theta_id:
-            return f"{why}nothing was gained, this is θ"
-        return f"{why}nothing was gained beyond noise: {self.measured.name} returned {self.gain} more than θ"
+            return f"{why}nothing was gained, and this policy is θ"
+        return f"{why}nothing was gained beyond noise: {name} gained {self.gain} over θ"
