@@ -154,6 +154,7 @@ SCENES: dict[str, Scene] = {
     "README.md": Scene(names=_readme),
     "docs/adapt-your-robot.md": Scene(names=_robot),
     "docs/client.md": Scene(names=_client, toml=(_client_file,)),
+    "docs/reading-a-verdict.md": Scene(names=_client),
     "docs/onnx.md": Scene(
         names=_onnx,
         toml=(_robot_file,),

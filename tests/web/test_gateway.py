@@ -128,6 +128,10 @@ def test_a_round_through_the_gateway_returns_the_servers_policy(page: PageServer
     )
     policy = tp.AdaptedPolicy(base64.b64decode(adapted["policy"]["onnx"]), sha256=adapted["policy"]["sha256"])
     assert policy.parent_id == theta.policy_id
+    verdict = adapted["report"]["verdict"]
+    assert verdict["decision"] in {each.value for each in tp.Decision}
+    assert not verdict["text"].startswith((":", ";", verdict["decision"]))
+    assert adapted["best_round"] == 0
 
 
 @pytest.mark.parametrize(

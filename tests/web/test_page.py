@@ -116,14 +116,46 @@ def test_adapting_once_more_by_keyboard_keeps_the_focus(visited: Any) -> None:
     assert visited.evaluate("document.activeElement.id") == "more"
 
 
-@pytest.mark.parametrize(("x", "y"), [(0.7, 0.0), (-0.2, -0.55)])
-def test_a_click_outside_the_square_is_refused_with_a_hint(visited: Any, x: float, y: float) -> None:
-    goal = visited.locator("#goal .ring").bounding_box()
-    click_goal(visited, x, y)
-    assert "outside the dashed square" in visited.inner_text("#status")
-    assert visited.get_attribute("body", "data-state") == "ready"
-    assert visited.locator("#goal .ring").bounding_box() == goal
-    assert visited.get_attribute("body", "data-rounds") is None
+def test_an_unfamiliar_goal_is_tried_and_every_step_has_its_verdict(visited: Any) -> None:
+    click_goal(visited, 0.74, 0.7)
+    found = rounds(visited, 4)
+    verdicts = visited.locator("#log .verdict")
+    assert verdicts.count() == 3
+    decisions = [each.get_attribute("data-decision") for each in verdicts.all()]
+    assert set(decisions) <= {"TAKEN", "SHORTENED", "HELD", "ROLLED_BACK"}
+    # The first step is judged by its own episodes, the others by their effect too.
+    assert "the step before gained" in verdicts.nth(1).inner_text()
+    # The best policy is offered, whichever was the last.
+    best = int(visited.get_attribute("body", "data-best"))
+    assert best > 0
+    assert found[best]["mean_return"] >= max(found[0]["mean_return"], found[3]["mean_return"])
+    assert f"θ′{'₀₁₂₃'[best]} is the best policy" in visited.inner_text("#status")
+
+
+def test_where_the_last_policy_is_worse_the_best_one_is_downloaded(visited: Any, tmp_path: Path) -> None:
+    import thetaprime.client as tp
+
+    policies: list[dict[str, Any]] = []
+
+    def answer(route: Any) -> None:
+        reply = route.fetch()
+        body = reply.json()
+        if len(policies) == 3:
+            body["policy"] = policies[0]  # the last step leads back to θ
+        if "policy" in body:
+            policies.append(body["policy"])
+        route.fulfill(response=reply, json=body)
+
+    visited.route("**/api/sessions**", answer)
+    click_goal(visited, 0.3, 0.3)
+    rounds(visited, 4)
+    best = int(visited.get_attribute("body", "data-best"))
+    assert best in (1, 2)
+    assert visited.inner_text("#status").startswith(f"θ′₃ returned less; θ′{'₀₁₂'[best]} is the best policy")
+    with visited.expect_download() as download:
+        visited.click("#save")
+    download.value.save_as(tmp_path / "policy.onnx")
+    assert tp.AdaptedPolicy.load(tmp_path / "policy.onnx").policy_id == policies[best]["policy_id"]
 
 
 STYLE = """

@@ -4,7 +4,7 @@
 |---|---|---|
 | ``POST /api/sessions`` | creates a session | its id, and θ |
 | ``POST /api/sessions/<id>/uploads`` | uploads trajectories of the current round | the receipt |
-| ``POST /api/sessions/<id>/rounds`` | takes one step | θ′, and the report |
+| ``POST /api/sessions/<id>/rounds`` | takes one step | θ′, the report with its verdict, and the best round |
 
 Bodies are JSON. Arrays are base64 of little-endian float32.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thetaprime import wire
-from thetaprime.client import AdaptedPolicy, Client, Session, ThetaPrimeError
+from thetaprime.client import AdaptedPolicy, Client, Session, ThetaPrimeError, Verdict
 
 _MAX_SESSIONS: Final = 100
 _MAX_TRAJECTORIES: Final = 200
@@ -104,7 +104,12 @@ class Gateway:
             name: getattr(report, name)
             for name in ("round", "mean_return", "std_return", "kl_divergence", "gradient_norm", "seconds")
         }
-        return {"policy": _policy_json(policy), "report": numbers}
+        best = None if session.best is None else session.best.round
+        return {
+            "policy": _policy_json(policy),
+            "report": {**numbers, "verdict": _verdict_json(report.verdict)},
+            "best_round": best,
+        }
 
     def _find(self, session_id: str) -> tuple[Session, threading.Lock]:
         with self._lock:
@@ -122,6 +127,13 @@ def _policy_json(policy: AdaptedPolicy) -> dict[str, Any]:
         "metadata": dict(policy.metadata),
         "onnx": base64.b64encode(policy.onnx).decode(),
     }
+
+
+def _verdict_json(verdict: Verdict | None) -> dict[str, str] | None:
+    """Returns a verdict as the page shows it; None from a server that gives none."""
+    if verdict is None:
+        return None
+    return {"decision": verdict.decision, "text": str(verdict).removeprefix(verdict.decision).lstrip(":; ")}
 
 
 def _parse_trajectories(body: bytes, policy: AdaptedPolicy) -> list[wire.Trajectory]:

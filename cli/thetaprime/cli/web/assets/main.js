@@ -10,11 +10,22 @@ import { clearPaths, drawGoal, drawGrid, drawPaths, hue, label, positionOf } fro
 const EPISODES = 20;
 const ROUNDS = 3;
 const RANGE = 0.5; // meters: meta-training drew its goals from [-RANGE, RANGE]²
+const LIMIT = 0.75; // meters: the plane's edge, less the size of the goal
 const KEY_STEP = 0.05; // meters
 const IDLE = ["ready", "done", "error"];
 
 const find = (selector) => document.querySelector(selector);
-const run = { goal: [0.3, -0.2], session: "", policy: null, round: 0, returns: [], episodes: [], noise: normal(1) };
+const run = {
+  goal: [0.3, -0.2],
+  session: "",
+  policy: null,
+  round: 0,
+  returns: [],
+  files: [], // the ONNX file of each round's policy
+  best: null, // round of the best policy before the current one, as the server says
+  episodes: [],
+  noise: normal(1),
+};
 
 const isIdle = () => IDLE.includes(document.body.dataset.state);
 
@@ -41,6 +52,27 @@ function logRound(round, headline, detail) {
   return text.lastChild;
 }
 
+/** Appends the verdict on the step from a round's policy to the round in the log. */
+function logVerdict(verdict) {
+  const line = document.createElement("small");
+  line.className = "verdict";
+  line.dataset.decision = verdict.decision;
+  const words = verdict.decision.toLowerCase().replace("_", " ");
+  line.append(Object.assign(document.createElement("b"), { textContent: `Step ${words}` }));
+  if (verdict.text) line.append(`: ${verdict.text}`);
+  find("#log").lastChild.lastChild.append(line);
+}
+
+const meanOf = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+
+/** The round of the best policy: the last one, or the best one before where that had the higher return. */
+function bestRound() {
+  const last = run.returns.length - 1;
+  const means = run.returns.map(meanOf);
+  const before = run.best ?? means.slice(0, last).reduce((best, mean, k) => (mean > means[best] ? k : best), 0);
+  return means[last] >= means[before] ? last : before;
+}
+
 const format = (value, digits = 1) => value.toFixed(digits).replace("-", "−");
 
 /** Collects, draws and logs episodes with the current policy. */
@@ -48,7 +80,7 @@ async function collectRound() {
   setState("collecting", `${label(run.round)} collects ${EPISODES} episodes with exploration noise.`);
   const episodes = await collect(run.policy, run.goal, EPISODES, run.noise);
   const returns = episodes.map(returnOf);
-  const mean = returns.reduce((a, b) => a + b, 0) / EPISODES;
+  const mean = meanOf(returns);
   run.returns.push(returns);
   await drawPaths(run.round, episodes);
   drawChart(run.returns);
@@ -70,11 +102,14 @@ async function step() {
   const next = await Policy.load(reply.policy);
   await run.policy.release();
   run.policy = next;
+  run.files.push(next.onnx);
+  run.best = reply.best_round;
   run.round += 1;
   const { seconds, kl_divergence: kl } = reply.report;
   find("#log").lastChild.querySelector("small").textContent +=
     `; ${receipt.steps} steps uploaded, ${(receipt.bytes / 1024).toFixed(0)} KiB; ` +
     `update with KL ${format(kl, 2)} in ${format(1e3 * seconds)} ms`;
+  if (reply.report.verdict) logVerdict(reply.report.verdict);
 }
 
 async function adaptTo(goal) {
@@ -82,7 +117,7 @@ async function adaptTo(goal) {
   drawGoal(goal);
   clearPaths();
   find("#log").replaceChildren();
-  Object.assign(run, { round: 0, returns: [], episodes: [] });
+  Object.assign(run, { round: 0, returns: [], files: [], best: null, episodes: [] });
   delete document.body.dataset.rounds;
   drawChart([]);
   setState("collecting", "The server creates a session.");
@@ -90,6 +125,7 @@ async function adaptTo(goal) {
   run.session = created.session_id;
   await run.policy?.release();
   run.policy = await Policy.load(created.policy);
+  run.files.push(run.policy.onnx);
   await collectRound();
   await adaptRounds(ROUNDS);
 }
@@ -99,7 +135,11 @@ async function adaptRounds(count) {
     await step();
     await collectRound();
   }
-  setState("done", `${label(run.round)} is adapted to this goal. Click inside the square to set another one.`);
+  const best = bestRound();
+  document.body.dataset.best = String(best);
+  const outcome = best === 0 ? "nothing was gained: θ is the best policy for this goal" : `${label(best)} is the best policy for this goal`;
+  const last = best === run.round ? "" : `${label(run.round)} returned less; `;
+  setState("done", `${last}${outcome}. Click to set another one.`);
 }
 
 /** Runs one task at a time, and shows its error. */
@@ -112,17 +152,10 @@ async function runTask(task) {
   }
 }
 
-/** Adapts to a goal inside the square; refuses one outside, and says so. */
-function chooseGoal(goal) {
-  if (goal.every((value) => Math.abs(value) <= RANGE)) {
-    runTask(() => adaptTo(goal));
-  } else if (isIdle()) {
-    const state = document.body.dataset.state;
-    setState(state, "That point is outside the dashed square. Meta-training drew its goals from the square: click inside it.");
-  }
-}
+/** Adapts to a goal; one outside the square is unlike those of meta-training, and the verdict says so. */
+const chooseGoal = (goal) => runTask(() => adaptTo(goal.map(clamp)));
 
-const clamp = (value) => Math.min(Math.max(value, -RANGE), RANGE);
+const clamp = (value) => Math.min(Math.max(value, -LIMIT), LIMIT);
 
 function listen() {
   const plane = find("#plane");
@@ -142,7 +175,7 @@ function listen() {
   find("#save").addEventListener("click", () => {
     if (!isEnabled("#save")) return;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([run.policy.onnx], { type: "application/octet-stream" }));
+    link.href = URL.createObjectURL(new Blob([run.files[bestRound()]], { type: "application/octet-stream" }));
     link.download = "policy.onnx";
     link.click();
     URL.revokeObjectURL(link.href);
