@@ -112,7 +112,7 @@ def test_a_verdict_has_every_field_of_its_message() -> None:
     assert verdict.weighty_steps == (tp.WeightyStep("ab", 3, 17, 0.25),)
     assert str(verdict) == (
         "SHORTENED: the step before gained -2 (-inf to +inf), predicted gain +310 (+295.2 to +325), task p-value 0.01, "
-        "40 episodes needed; UNFAMILIAR_TASK: Unlike training: collect more.; KL_LIMIT (3, limit 2)"
+        "40 episodes needed. UNFAMILIAR_TASK: Unlike training: collect more. KL_LIMIT (3, limit 2)"
     )
     assert json.loads(json.dumps(dataclasses.asdict(verdict)))["reasons"][0]["code"] == "UNFAMILIAR_TASK"
 
@@ -127,7 +127,7 @@ def test_what_a_newer_server_says_is_unknown() -> None:
     verdict = tp.Verdict.from_message(pb.Verdict(decision=77, reasons=[pb.Reason(code=78, text="New.")]))  # type: ignore[arg-type]
     assert verdict.decision is tp.Decision.UNKNOWN
     assert verdict.reasons[0].code is tp.ReasonCode.UNKNOWN
-    assert str(verdict) == "UNKNOWN; UNKNOWN: New."
+    assert str(verdict) == "UNKNOWN. UNKNOWN: New."
 
 
 def test_every_decision_and_reason_of_the_wire_has_a_name() -> None:

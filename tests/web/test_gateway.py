@@ -130,7 +130,7 @@ def test_a_round_through_the_gateway_returns_the_servers_policy(page: PageServer
     assert policy.parent_id == theta.policy_id
     verdict = adapted["report"]["verdict"]
     assert verdict["decision"] in {each.value for each in tp.Decision}
-    assert not verdict["text"].startswith((":", ";", verdict["decision"]))
+    assert not verdict["text"].startswith((":", ".", verdict["decision"]))
     assert adapted["best_round"] == 0
 
 

@@ -149,7 +149,7 @@ class Verdict:
         if self.episodes_needed is not None:
             facts.append(f"{self.episodes_needed} episodes needed")
         line = f"{self.decision}: {', '.join(facts)}" if facts else str(self.decision)
-        return "; ".join([line, *map(str, self.reasons)])
+        return " ".join([f"{line}." if self.reasons else line, *map(str, self.reasons)])
 
     @classmethod
     def from_message(cls, message: pb.Verdict) -> Self:

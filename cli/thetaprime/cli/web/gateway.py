@@ -133,7 +133,7 @@ def _verdict_json(verdict: Verdict | None) -> dict[str, str] | None:
     """Returns a verdict as the page shows it; None from a server that gives none."""
     if verdict is None:
         return None
-    return {"decision": verdict.decision, "text": str(verdict).removeprefix(verdict.decision).lstrip(":; ")}
+    return {"decision": verdict.decision, "text": str(verdict).removeprefix(verdict.decision).lstrip(":. ")}
 
 
 def _parse_trajectories(body: bytes, policy: AdaptedPolicy) -> list[wire.Trajectory]:
