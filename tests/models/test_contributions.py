@@ -22,6 +22,7 @@ from thetaprime.models import (
     inner_advantages,
     moving_parameters,
     reinforce_loss,
+    step_derivatives,
     trajectory_contributions,
 )
 
@@ -68,6 +69,17 @@ def _one_by_one(
         [sum(float((a * b).sum()) for a, b in zip(each, direction, strict=True)) for each in own], np.float64
     )
     return parts / parts.sum() if parts.sum() > 1e-10 else np.zeros_like(parts)
+
+
+def test_derivatives_of_a_step_are_computed_once(policy: Policy, make_batch: MakeBatch) -> None:
+    """Formerly three times in each round: for the contributions, for the scores and for the weighty steps."""
+    parameters, adaptation = policy.init(0), AdaptationSpec(inner_lr=0.3)
+    batch = make_batch(policy, parameters)
+    step = adapt_step(policy, parameters, batch, adaptation, step=0)
+    first = step_derivatives(policy, parameters, batch, step)
+    assert step_derivatives(policy, parameters, batch, step) is first
+    other = dataclasses.replace(step, direction={name: 2.0 * value for name, value in step.direction.items()})
+    np.testing.assert_allclose(step_derivatives(policy, parameters, batch, other), 2.0 * first, rtol=1e-5, atol=1e-7)
 
 
 def test_contributions_equal_those_of_single_gradients(policy: Policy, make_batch: MakeBatch) -> None:
