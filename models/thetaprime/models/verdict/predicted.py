@@ -126,7 +126,7 @@ _MODELS: "weakref.WeakKeyDictionary[MetaPolicy, GainModel | None]" = weakref.Wea
 
 
 def gain_model(meta_policy: MetaPolicy) -> GainModel | None:
-    """The model that is fitted to an artifact's held-out tasks; None for an artifact without them.
+    """The model that is fitted to an artifact's held-out tasks; None for an artifact with fewer than twenty.
 
     Raises:
         ArtifactError: the tensors of the held-out tasks are damaged.
@@ -143,13 +143,13 @@ def _read(reference: Parameters) -> GainModel | None:
     if inputs is None or gains is None:
         missing = FEATURES_NAME if inputs is None else GAINS_NAME
         raise ArtifactError(REFERENCE_NAME, f"{missing} is missing; calibrate the artifact again")
-    if inputs.ndim != 2 or gains.shape != inputs.shape[:1] or len(gains) < _FEWEST_TASKS:
+    if inputs.ndim != 2 or gains.shape != inputs.shape[:1]:
         found = f"{FEATURES_NAME} is {list(inputs.shape)} and {GAINS_NAME} {list(gains.shape)}"
-        raise ArtifactError(REFERENCE_NAME, f"{found}; expected [T, F] and [T] with at least {_FEWEST_TASKS} tasks")
+        raise ArtifactError(REFERENCE_NAME, f"{found}; expected [T, F] and [T]")
     for name, value in ((FEATURES_NAME, inputs), (GAINS_NAME, gains)):
         if not bool(torch.isfinite(value).all()):
             raise ArtifactError(REFERENCE_NAME, f"{name} is not finite")
-    return GainModel(inputs, gains)
+    return GainModel(inputs, gains) if len(gains) >= _FEWEST_TASKS else None
 
 
 def predict_gain(
@@ -170,8 +170,8 @@ def predict_gain(
         task_p_value: that the task is one of meta-training's, if known. Below .05 the interval is widened.
 
     Returns:
-        The return of θ_1 less that of θ, in the task's units; None if the artifact holds no held-out tasks, or if their
-        features are others.
+        The return of θ_1 less that of θ, in the task's units; None if the artifact holds fewer than twenty held-out
+        tasks, or if their features are others.
 
     Raises:
         ArtifactError: the tensors of the held-out tasks are damaged.

@@ -41,6 +41,7 @@ from thetaprime.models.manifest import MANIFEST_NAME
 from thetaprime.models.parameters import digest_bytes, parameters_to_bytes
 from thetaprime.models.verdict.calibration import PREFIX
 from thetaprime.training.export.calibrate import FamiliarityMeasurer
+from thetaprime.training.export.measure_gain import GainMeasurer
 from thetaprime.training.export.simulated_rounds import TaskRounds, simulate_rounds
 from thetaprime.training.resources import task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
@@ -66,6 +67,7 @@ class Measurer(Protocol):
 
 MEASURERS: Final[Mapping[str, Callable[[MetaPolicy, Sequence[TaskRounds]], Measurer]]] = {
     "familiarity": FamiliarityMeasurer,
+    "gain": GainMeasurer,
 }
 """What is measured on the held-out tasks, by name."""
 
