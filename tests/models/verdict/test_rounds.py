@@ -67,7 +67,7 @@ def test_a_session_that_can_gain_nothing_goes_back_to_its_first_policy(seed: int
 def test_a_loss_shrinks_the_region_and_starts_again_from_the_best() -> None:
     seen = review([_measured(0, -50.0), _measured(1, -80.0)], SPEC)
     assert (seen.move, seen.best, seen.losses) == (Move.BACK, 0, 1)
-    assert seen.radius == pytest.approx(0.5 * 0.6)
+    assert seen.radius == pytest.approx(SPEC.first_radius * 0.6)
     assert seen.realized is not None
     assert seen.realized.value == -30.0
     assert seen.realized.high == pytest.approx(-30.0 + 1.7531 * math.sqrt(2.0), abs=1e-3)
@@ -76,14 +76,14 @@ def test_a_loss_shrinks_the_region_and_starts_again_from_the_best() -> None:
 def test_a_gain_moves_the_region_and_widens_it_and_a_doubtful_one_does_not() -> None:
     seen = review([_measured(0, -90.0), _measured(1, -20.0)], SPEC)
     assert (seen.move, seen.best) == (Move.FORWARD, 1)
-    assert seen.radius == pytest.approx(0.5 * 1.5)
+    assert seen.radius == pytest.approx(SPEC.first_radius * 1.5)
     # One standard error, 1, of each mean.
     doubtful = review([_measured(0, -90.0), _measured(1, -88.2)], SPEC)
     assert (doubtful.move, doubtful.best) == (Move.SHORTER, 1)
-    assert doubtful.radius == pytest.approx(0.5)
+    assert doubtful.radius == pytest.approx(SPEC.first_radius)
     nothing = review([_measured(0, -90.0), _measured(1, -89.5)], SPEC)
     assert (nothing.move, nothing.best) == (Move.SHORTER, 0)
-    assert nothing.radius == pytest.approx(0.3)
+    assert nothing.radius == pytest.approx(SPEC.first_radius * 0.6)
 
 
 def test_a_policy_that_is_measured_again_pools_its_episodes() -> None:
@@ -122,6 +122,8 @@ def test_a_session_holds_where_its_best_return_is_usual_after_adaptation() -> No
     # Within the error of the mean, it is not certain.
     assert not review(rounds, SPEC, floor=-20.5).held
     assert review(rounds, SPEC, floor=-25.0).held
+    # What was enough once stays enough.
+    assert review([*rounds, _measured(1, -32.0)], SPEC, floor=-25.0).held
     # The first step is taken in any case.
     assert not review(rounds[:1], SPEC, floor=-300.0).held
 
@@ -129,8 +131,8 @@ def test_a_session_holds_where_its_best_return_is_usual_after_adaptation() -> No
 def test_rounds_without_gains_end() -> None:
     rounds = [_measured(0, -50.0), *(_measured(number, -50.0) for number in range(1, 12))]
     held = [review(rounds[: number + 1], SPEC).held for number in range(len(rounds))]
-    assert held.index(True) == 5
-    assert all(held[5:])
+    assert held.index(True) == 4
+    assert all(held[4:])
 
 
 def test_single_episodes_have_the_spread_of_the_others() -> None:

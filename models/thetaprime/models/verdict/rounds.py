@@ -61,7 +61,7 @@ class RoundsSpec:
         change_share: the same as a share of the largest difference between policies.
     """
 
-    first_radius: float = 0.5
+    first_radius: float = 0.35
     smallest_radius: float = 0.05
     growth: float = 1.5
     shrinkage: float = 0.6
