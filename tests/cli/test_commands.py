@@ -1,5 +1,6 @@
 """`models`, `adapt` and `inspect`, against a real server and real files."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -268,11 +269,17 @@ def test_adapt_that_gains_nothing_exits_with_3(address: str, tmp_path: Path, the
 
 
 def test_adapt_to_a_task_that_is_learned_exits_with_0(address: str, tmp_path: Path, thetaprime: Command) -> None:
-    # The return of an episode is its length: the last policy is measured with longer episodes than θ.
+    # θ is paid a tenth of what the last policy gets, with noise that gives the step a direction.
+    rng = np.random.default_rng(0)
     with tp.Client(address) as client:
         session = client.create_session("cart-pole")
-        with gymnasium.make("CartPole-v1", max_episode_steps=2) as env:
-            session.run(env, 1, verify=0, progress=False)
+        with gymnasium.make("CartPole-v1", max_episode_steps=8) as env:
+            collected = tp.collect(session.policy, env, 6, seed=0)
+        paid = (0.1 + 0.1 * rng.standard_normal(len(each)) for each in collected)
+        session.upload(
+            [dataclasses.replace(each, rewards=r.astype(np.float32)) for each, r in zip(collected, paid, strict=True)]
+        )
+        session.adapt()
     args = ("adapt", "--resume", session.id, "--address", address, "--env", "CartPole-v1", "--json")
     report = last_json(thetaprime(*args, "--rounds", "1", "--output", tmp_path / "p.onnx"))
     assert report["improved"] is True

@@ -248,7 +248,7 @@ def command(
                 **drawn,
             }
         )
-    if adapted.improved is False and session.caution == "hold":
+    if adapted.improved is False and verify != 0 and session.caution == "hold":
         context.exit(_NOTHING_GAINED)
 
 
