@@ -90,6 +90,7 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
         seeds=(5, 6),
         more_trajectories=(8,),
         adapted_std_factor=0.5,
+        later_step_factor=0.5,
         exploration_std_factor=1.25,
     )
     meta_policy, exported = export_meta_policy(request)
@@ -100,6 +101,8 @@ def test_from_runs_to_a_measured_artifact(tmp_path: Path) -> None:
     assert again.by_budget.shape == (6, 16) and again.budgets == (1, 2, 5, 10, 20, 40)
     np.testing.assert_array_equal(again.by_budget, exported.by_budget)
     assert meta_policy.manifest.adaptation.adapted_std_factor == 0.5
+    trained = load_checkpoint(request.maml).config.adaptation.inner_lr_schedule
+    assert meta_policy.manifest.adaptation.inner_lr_schedule == (trained[0], 0.5 * trained[-1])
     noisier = meta_policy.parameters["log_std"] - load_checkpoint(request.maml).parameters["log_std"]
     np.testing.assert_allclose(noisier.exp(), 1.25, rtol=1e-5)
     assert meta_policy.manifest.provenance.exploration_std_factor == 1.25

@@ -62,6 +62,14 @@ _artifact_option = functools.partial(option, section="Artifact of a run")
     "[default: as in training]",
 )
 @_artifact_option(
+    "--later-step-factor",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Factor on the step sizes after the first step. Less noise makes the gradient larger by its inverse: give the "
+    "factor of --adapted-std-factor where every parameter adapts and no target return sets the length of a step.",
+)
+@_artifact_option(
     "--exploration-std-factor",
     type=click.FloatRange(min=0.0, min_open=True),
     default=1.0,

@@ -150,16 +150,20 @@ def evaluation_work(meta_policy: MetaPolicy, plan: EvaluationPlan) -> int:
 
 
 def tune_comparisons(
-    meta_policy: MetaPolicy, *, seed: int, on_trajectories: OnTrajectories = lambda count: None
+    meta_policy: MetaPolicy,
+    methods: tuple[str, ...],
+    *,
+    seed: int,
+    on_trajectories: OnTrajectories = lambda count: None,
 ) -> FineTuning:
-    """The settings of the artifact's fine-tuned comparisons, chosen afresh on separate tasks.
+    """The settings of some fine-tuned comparisons, chosen afresh on separate tasks.
 
     Args:
-        meta_policy: the artifact.
+        meta_policy: an artifact that holds them.
+        methods: of `FINE_TUNED`.
         seed: of the tasks and episodes to choose on.
         on_trajectories: see `evaluate`.
     """
-    methods = tuple(method for method in FINE_TUNED if method in held_comparisons(meta_policy))
     if not methods:
         return {}
     plan = EvaluationPlan(seeds=(seed,), methods=methods)

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from thetaprime.models import (
     AdaptationSpec,
     ArtifactError,
     MetaPolicy,
+    Policy,
     Provenance,
     load_meta_policy,
     with_std_factor,
@@ -32,6 +33,7 @@ from thetaprime.training.evaluation.comparisons import (
 )
 from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
+from thetaprime.training.evaluation.fine_tuning import FineTuning, stored_fine_tuning
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.add_calibration import BATCHES, HELD_OUT_TASKS, add_calibration, calibration_work
 from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, LEARNING_NAME, NOTES_NAME, model_card
@@ -40,8 +42,8 @@ from thetaprime.training.export.sources import (
     ComparisonSource,
     check_run,
     comparison_sources,
-    random_source,
     run_records,
+    with_random,
 )
 from thetaprime.training.history import read_history
 from thetaprime.training.resources import task_threads
@@ -72,11 +74,17 @@ class Measurement:
         more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in self.more_trajectories]
         return [first, *more]
 
-    def work(self, adaptation: AdaptationSpec, methods: tuple[str, ...]) -> int:
-        """The number of trajectories that `measure_artifact` samples."""
-        first, *more = self.plans(methods)
-        tuned = len(set(FINE_TUNED) & set(methods))
-        return first.work(adaptation, tuned) + sum(plan.work(adaptation) for plan in more)
+    def work(self, adaptation: AdaptationSpec, methods: Collection[str], tuned: Collection[str]) -> int:
+        """The number of trajectories that `measure_artifact` samples.
+
+        Args:
+            adaptation: the meta-policy's.
+            methods: to measure.
+            tuned: comparisons whose fine-tuning settings are known.
+        """
+        first, *more = self.plans(tuple(methods))
+        untuned = len(set(FINE_TUNED).intersection(methods).difference(tuned))
+        return first.work(adaptation, untuned) + sum(plan.work(adaptation) for plan in more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +97,14 @@ class ExportRequest(Measurement):
         name: of the meta-policy.
         version: counted from 1.
         description: one line.
-        pretrained: the pretrained policy to compare with: see `comparison_source`; None for none, and then there is no
-            random initialization to compare with either.
+        pretrained: the pretrained policy to compare with: see `comparison_source`; None for none. A random
+            initialization is compared beside that of a run.
         oracle: the oracle to compare with, likewise.
         notes: Markdown text for the model card; empty for none.
         adapted_std_factor: replaces the run's in the artifact's `AdaptationSpec`. Algorithms that bound a KL learn
             faster if θ′ is as noisy as θ; the same θ′ returns more with less noise.
+        later_step_factor: multiplies the schedule's factors after the first. The gradient of a Gaussian's mean grows as
+            its noise shrinks: with `adapted_std_factor` f, steps after the first are as long as in training with f.
         exploration_std_factor: multiplies the noise of the run's θ. More noise gives a more reliable gradient;
             `adapted_std_factor` multiplies the result.
         calibration_tasks: number of tasks that a session's task will be compared with (see `add_calibration`); 0 for
@@ -110,6 +120,7 @@ class ExportRequest(Measurement):
     oracle: str | Path | None = None
     notes: str = ""
     adapted_std_factor: float | None = None
+    later_step_factor: float = 1.0
     exploration_std_factor: float = 1.0
     calibration_tasks: int = HELD_OUT_TASKS
 
@@ -131,20 +142,26 @@ class CompareRequest(Measurement):
 
 def export_work(request: ExportRequest) -> int:
     """The number of trajectories that `export_meta_policy` measures on."""
-    methods = ("maml", *_new_methods(request))
-    adaptation = _adaptation(request, load_checkpoint(request.maml))
-    return request.work(adaptation, methods) + calibration_work(adaptation, request.calibration_tasks)
+    run = load_checkpoint(request.maml)
+    sources = _sources(request, run.config.tasks, run_policy(run.config, run_tasks(run.config)), run.config.seed)
+    adaptation = _adaptation(request, run)
+    measured = request.work(adaptation, ("maml", *sources), _tuned(sources))
+    return measured + calibration_work(adaptation, request.calibration_tasks)
 
 
 def compare_work(request: CompareRequest) -> int:
     """The number of trajectories that `compare_meta_policy` measures on."""
     meta_policy = load_meta_policy(request.artifact)
-    methods = {*held_methods(meta_policy), *_new_methods(request)}
-    return request.work(meta_policy.manifest.adaptation, tuple(methods))
+    sources = _added(request, meta_policy)
+    tuned = _tuned(sources, meta_policy)
+    return request.work(meta_policy.manifest.adaptation, {*held_methods(meta_policy), *sources}, tuned)
 
 
-def _new_methods(request: ExportRequest | CompareRequest) -> list[str]:
-    return [*(FINE_TUNED if request.pretrained else ()), *(("oracle",) if request.oracle else ())]
+def _tuned(sources: Mapping[str, ComparisonSource], held: MetaPolicy | None = None) -> FineTuning:
+    """The fine-tuning settings that are known: of new comparisons, and of an artifact's that are not replaced."""
+    known = {method: source.fine_tuning for method, source in sources.items() if source.fine_tuning is not None}
+    kept = stored_fine_tuning(held, FINE_TUNED) if held is not None else {}
+    return {**{method: spec for method, spec in kept.items() if method not in sources}, **known}
 
 
 def export_meta_policy(
@@ -162,9 +179,9 @@ def export_meta_policy(
     """
     run = load_checkpoint(request.maml)
     check_run(run, str(request.maml), "maml")
-    sources = _sources(request, run.config.tasks)
     distribution = run_tasks(run.config)
     policy = run_policy(run.config, distribution)
+    sources = _sources(request, run.config.tasks, policy, run.config.seed)
     theta, step_sizes = with_std_factor(run.parameters, request.exploration_std_factor), run.step_sizes
     adaptation = _adaptation(request, run)
     with task_threads(1):  # each operation of torch on one thread, as in training
@@ -196,7 +213,8 @@ def export_meta_policy(
             held_out=request.calibration_tasks,
             on_task=lambda: on_trajectories(BATCHES * adaptation.trajectories_per_round),
         )
-    return measure_artifact(_with_comparisons(meta_policy, sources), request, on_trajectories=on_trajectories)
+    written = _with_comparisons(meta_policy, sources)
+    return measure_artifact(written, request, _tuned(sources), on_trajectories=on_trajectories)
 
 
 def compare_meta_policy(
@@ -214,47 +232,60 @@ def compare_meta_policy(
         ArtifactError: no comparison is given, or one is of another method or of other tasks.
     """
     meta_policy = load_meta_policy(request.artifact)
-    sources = _sources(request, meta_policy.manifest.provenance.distribution)
+    sources = _added(request, meta_policy)
     if not sources:
         raise ArtifactError(str(request.artifact), "nothing to compare with; give a pretrained policy or an oracle")
-    return measure_artifact(_with_comparisons(meta_policy, sources), request, on_trajectories=on_trajectories)
+    written = _with_comparisons(meta_policy, sources)
+    return measure_artifact(written, request, _tuned(sources, meta_policy), on_trajectories=on_trajectories)
 
 
-def _sources(request: ExportRequest | CompareRequest, tasks: str) -> dict[str, ComparisonSource]:
+def _added(request: CompareRequest, meta_policy: MetaPolicy) -> dict[str, ComparisonSource]:
+    provenance = meta_policy.manifest.provenance
+    return _sources(request, provenance.distribution, meta_policy.policy, provenance.seed)
+
+
+def _sources(
+    request: ExportRequest | CompareRequest, tasks: str, policy: Policy, seed: int
+) -> dict[str, ComparisonSource]:
     pretrained, oracle = (None if each is None else str(each) for each in (request.pretrained, request.oracle))
-    return comparison_sources(pretrained, oracle, tasks)
+    return with_random(comparison_sources(pretrained, oracle, tasks), policy, seed)
 
 
 def _with_comparisons(meta_policy: MetaPolicy, sources: Mapping[str, ComparisonSource]) -> MetaPolicy:
-    """The artifact with more comparisons; with a pretrained policy, a random initialization too."""
+    """The artifact with more comparisons."""
     if not sources:
         return meta_policy
     provenance = meta_policy.manifest.provenance
-    added = dict(sources)
-    if "pretrained" in added:
-        added["random"] = random_source(meta_policy.policy, provenance.seed)
-    records = {**provenance.comparisons, **run_records(added)}
+    records = {**provenance.comparisons, **run_records(sources)}
     return _rewritten(
         meta_policy,
-        comparison_files({method: source.comparison for method, source in added.items()}),
+        comparison_files({method: source.comparison for method, source in sources.items()}),
         provenance.model_copy(update={"comparisons": records}),
     )
 
 
 def measure_artifact(
-    meta_policy: MetaPolicy, measurement: Measurement, *, on_trajectories: OnTrajectories = lambda count: None
+    meta_policy: MetaPolicy,
+    measurement: Measurement,
+    tuned: FineTuning,
+    *,
+    on_trajectories: OnTrajectories = lambda count: None,
 ) -> tuple[MetaPolicy, Evaluation]:
     """Evaluates an artifact and its comparisons, and writes its model card, its figure and its results.
 
     Args:
         meta_policy: the artifact.
         measurement: what to measure.
+        tuned: the fine-tuning settings that are known; the others are chosen first.
         on_trajectories: see `export_meta_policy`.
     """
-    fine_tuning = tune_comparisons(meta_policy, seed=measurement.seeds[0], on_trajectories=on_trajectories)
+    methods = held_methods(meta_policy)
+    untuned = tuple(method for method in FINE_TUNED if method in methods and method not in tuned)
+    chosen = tune_comparisons(meta_policy, untuned, seed=measurement.seeds[0], on_trajectories=on_trajectories)
+    fine_tuning = {**tuned, **chosen}
     evaluation, *more = (
         evaluate(meta_policy, plan, fine_tuning=fine_tuning, on_trajectories=on_trajectories)
-        for plan in measurement.plans(held_methods(meta_policy))
+        for plan in measurement.plans(methods)
     )
     files = {
         CARD_NAME: model_card(meta_policy, evaluation, more).encode(),
@@ -284,6 +315,9 @@ def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
     served = run.config.adaptation.model_dump(exclude_unset=True)
     if request.adapted_std_factor is not None:
         served["adapted_std_factor"] = request.adapted_std_factor
+    if request.later_step_factor != 1.0:
+        first, *later = run.config.adaptation.inner_lr_schedule
+        served["inner_lr_schedule"] = (first, *(request.later_step_factor * each for each in later or [first]))
     return AdaptationSpec.model_validate(served)
 
 

@@ -4,10 +4,18 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from thetaprime.models import ArtifactError, ComparisonRun, Policy, load_meta_policy, resolve_meta_policy
+from thetaprime.models import (
+    AdaptationSpec,
+    ArtifactError,
+    ComparisonRun,
+    Policy,
+    load_meta_policy,
+    resolve_meta_policy,
+)
 from thetaprime.training.algorithms.warm_start import run_record
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, RunState, load_checkpoint
 from thetaprime.training.evaluation.comparisons import Comparison, comparison_policy, load_comparison
+from thetaprime.training.evaluation.fine_tuning import stored_fine_tuning
 from thetaprime.training.history import History, read_history
 from thetaprime.training.tasks.distributions import resolve_tasks
 
@@ -20,11 +28,13 @@ class ComparisonSource:
         comparison: its network and parameters.
         run: the record of its run; None without a run, as for a random initialization.
         history: the run's learning curves; None without its logs.
+        fine_tuning: the settings by which it is fine-tuned, if they were chosen before.
     """
 
     comparison: Comparison
     run: ComparisonRun | None
     history: History | None = None
+    fine_tuning: AdaptationSpec | None = None
 
 
 def comparison_source(source: str, method: str, tasks: str) -> ComparisonSource:
@@ -50,7 +60,8 @@ def comparison_source(source: str, method: str, tasks: str) -> ComparisonSource:
     artifact = load_meta_policy(resolve_meta_policy(source))
     _check_tasks(artifact.manifest.provenance.distribution, source, tasks)
     comparison = load_comparison(artifact, method, resolve_tasks(tasks))
-    return ComparisonSource(comparison, artifact.manifest.provenance.comparisons.get(method))
+    record = artifact.manifest.provenance.comparisons.get(method)
+    return ComparisonSource(comparison, record, fine_tuning=stored_fine_tuning(artifact, [method]).get(method))
 
 
 def comparison_sources(pretrained: str | None, oracle: str | None, tasks: str) -> dict[str, ComparisonSource]:
@@ -59,9 +70,19 @@ def comparison_sources(pretrained: str | None, oracle: str | None, tasks: str) -
     return {method: comparison_source(each, method, tasks) for method, each in given.items() if each is not None}
 
 
-def random_source(policy: Policy, seed: int) -> ComparisonSource:
-    """A random initialization of the meta-policy's network, by another seed than its own."""
-    return ComparisonSource(Comparison(policy, policy.init(seed + 1)), None)
+def with_random(sources: Mapping[str, ComparisonSource], policy: Policy, seed: int) -> dict[str, ComparisonSource]:
+    """The comparisons, and a random initialization beside a newly trained pretrained policy.
+
+    A pretrained policy of an artifact has one there, in its own network.
+
+    Args:
+        sources: by method.
+        policy: the meta-policy's network.
+        seed: of the meta-policy's run; the initialization has another.
+    """
+    if "pretrained" not in sources or sources["pretrained"].fine_tuning is not None:
+        return dict(sources)
+    return {**sources, "random": ComparisonSource(Comparison(policy, policy.init(seed + 1)), None)}
 
 
 def run_records(sources: Mapping[str, ComparisonSource]) -> dict[str, ComparisonRun]:
