@@ -202,7 +202,10 @@ ZOO := point-navigation half-cheetah-direction half-cheetah-velocity ant-directi
 point-navigation := 100 2500
 half-cheetah-velocity := 80 610
 # MAML as published, which is compared with the policies of the others: make zoo-half-cheetah-direction-maml
-PUBLISHED := point-navigation half-cheetah-direction
+PUBLISHED := point-navigation half-cheetah-direction half-cheetah-velocity
+measure-point-navigation-maml := --tasks 40 --later-step-factor 0.4
+measure-half-cheetah-direction-maml := --tasks 8 --adapted-std-factor 0.25 --later-step-factor 0.25
+measure-half-cheetah-velocity-maml := --tasks 8 --exploration-std-factor 1.5 --adapted-std-factor 0.25 --later-step-factor 0.25
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
 measure-ant-direction := --adapted-std-factor 0.25 --more-trajectories 40
@@ -226,6 +229,14 @@ zoo-%: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/$*.toml --method oracle \
 		--iterations $(word 2,$($*)) --output runs/$*/oracle
 	$(MAKE) --no-print-directory export-$*
+
+# Its first 80 iterations had half as many tasks.
+zoo-half-cheetah-velocity-maml: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-velocity-maml.toml \
+		--output runs/half-cheetah-velocity-maml/maml --iterations 80 --meta-batch-size 10
+	$(BIN)/thetaprime train --config training/configs/half-cheetah-velocity-maml.toml \
+		--output runs/half-cheetah-velocity-maml/maml --amend
+	$(MAKE) --no-print-directory export-half-cheetah-velocity-maml
 
 zoo-%-maml: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/$*-maml.toml --output runs/$*-maml/maml
@@ -272,7 +283,7 @@ zoo-ant-velocity: $(VENV)/.ready-to-run
 
 export-%-maml: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime export runs/$*-maml/maml --pretrained $* --oracle $* --name $*-maml --output runs/zoo --force \
-		--tasks 12 --seed 11 --seed 12 --seed 13 --description "$(describe-$*-maml)"
+		--seed 11 --seed 12 --seed 13 $(measure-$*-maml) --description "$(describe-$*-maml)"
 
 # Measures finished runs on three seeds that had no part in any choice, and writes the artifact.
 export-%: $(VENV)/.ready-to-run

@@ -63,7 +63,7 @@ _PUBLISHED_HEAD: Final = """## MAML as published
 The meta-policies above adapt a context. These are what the paper describes: every parameter of two layers of 100 ReLU
 units adapts by REINFORCE, TRPO improves θ to second order, and there is no context, no known best return and no
 oracle's run before. Their cards say where their settings differ from the paper's. The comparisons are those of the
-context policies, tuned again: other networks, with the oracle of this page.
+context policies below: other networks, fine-tuned as there.
 
 | meta-policy | R_0 | R_1 | R_2 | R_3 | S_1 | paper | S_3 | paper | R_1 < R_0 | training |
 |---|---|---|---|---|---|---|---|---|---|---|"""

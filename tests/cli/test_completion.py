@@ -27,14 +27,20 @@ def complete(*words: str) -> list[str]:
     ("words", "expected"),
     [
         (("ad",), ["adapt"]),
-        (("adapt", "half"), ["half-cheetah-direction", "half-cheetah-velocity"]),
+        (
+            ("adapt", "half"),
+            [
+                *("half-cheetah-direction", "half-cheetah-direction-maml"),
+                *("half-cheetah-velocity", "half-cheetah-velocity-maml"),
+            ],
+        ),
         (("adapt", "point-navigation@"), ["point-navigation@1"]),
         (("adapt", "ant-velocity", "--env", ""), ["thetaprime/AntVelocity-v0"]),
         (("adapt", "--env", "thetaprime/Po"), ["thetaprime/PointNavigation-v0"]),
         (("adapt", "x", "--profile", "u"), ["unity-mlagents"]),
         (("adapt", "x", "--resu"), ["--resume"]),
-        (("evaluate", "po"), ["point-navigation"]),
-        (("export", "po"), ["point-navigation"]),
+        (("evaluate", "po"), ["point-navigation", "point-navigation-maml"]),
+        (("export", "po"), ["point-navigation", "point-navigation-maml"]),
         (("train", "ant"), ["ant-velocity", "ant-direction"]),
         (("train", "x", "--outer-loop", "pro"), ["promp"]),
         (("train", "x", "--policy-activation", ""), ["relu", "tanh"]),
@@ -66,7 +72,7 @@ def test_the_shell_s_own_call_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *found, heavy = result.stdout.splitlines()
-    assert found == ["plain,point-navigation"]
+    assert found == ["plain,point-navigation", "plain,point-navigation-maml"]
     assert json.loads(heavy) == []
 
 

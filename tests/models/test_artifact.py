@@ -173,8 +173,11 @@ def test_the_shipped_zoo_is_complete() -> None:
         "ant-direction",
         "ant-velocity",
         "half-cheetah-direction",
+        "half-cheetah-direction-maml",
         "half-cheetah-velocity",
+        "half-cheetah-velocity-maml",
         "point-navigation",
+        "point-navigation-maml",
     ]
     for path in shipped:
         meta_policy = load_meta_policy(path)
