@@ -40,7 +40,8 @@ class Trial:
         body: alterations of the robot, as in `make_environment`.
         change: of the rewards, as in `transform`.
         other_goal: a second task, from whose environment some episodes come.
-        others: number of those episodes, the last of each round. The session is judged by its return on both tasks.
+        others: number of the other task's episodes, the last of each round. The session is judged by its return on
+            both tasks.
         other_from: round from which on they do.
         fresh: episodes to measure the last policy with, and the session's best policy.
         fresh_from: which policies are measured so, beside the last and the best: ``theta``, ``each`` or none.

@@ -34,7 +34,7 @@ def attack(name: str, aim: dict[str, str], seconds: float) -> None:
     """
     # The attacker stands for another machine: it takes the processors that the server leaves.
     os.nice(10)
-    # Each attack has an address of its own: a server that has blocked one attacker meets the next.
+    # Each attack has another address: a server that has blocked one attacker meets the next.
     source = f"127.0.1.{[*ATTACKS].index(name) + 1}"
     ATTACKS[name]().run(Aim(**aim, source=source, end=time.monotonic() + seconds))
     # Threads may still wait for replies.

@@ -351,6 +351,6 @@ def test_a_policy_that_the_session_returned_to_is_measured_by_all_its_rounds(pro
 def test_the_policy_with_the_higher_return_is_chosen() -> None:
     theta, first, last = result(0, [1.0]), result(1, [7.0]), result(2, [3.0])
     assert choose([theta, first, last], None) is first
-    assert choose([theta, first, last], 0) is last  # the server knows which of those before is the best
+    assert choose([theta, first, last], 0) is last  # the server knows which earlier one is the best
     assert choose([theta, first, last], 1) is first
     assert choose([last], None) is last

@@ -163,7 +163,7 @@ def test_a_large_reward_has_a_scale_and_a_noisy_or_late_one_has_none(policy: Pol
 def test_a_step_multiplies_its_features_once(
     policy: Policy, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Formerly the deviation of the rewards had features and products of its own: 1.3 ms of a round."""
+    """Formerly the deviation of the rewards had separate features and products: 1.3 ms of a round."""
     parameters, batch = _whole(policy, make_batch)
     told = _told(policy, _contract(batch))
     made: list[torch.Size] = []

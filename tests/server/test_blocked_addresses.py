@@ -246,7 +246,7 @@ def test_on_a_server_without_tokens_each_address_has_a_rate_of_calls(start: "Sta
             for _ in range(20):
                 ask_for_nothing(peer)
             peer.read(1.0)
-            # The other address has all of its own.
+            # The other address has its whole rate.
             assert service.create().session.session_id
             assert service.create().session.session_id
         with service.refuses() as refusal:

@@ -4,7 +4,7 @@
 held-out tasks of meta-training says how unusual the batch is. A tail index brings the groups to one scale: log
 distances beyond their 90 % quantile are about exponential (Hill 1975). The largest of a batch's groups is its
 nonconformity score. The score's rank among those of the held-out tasks is the p-value (Vovk, Gammerman & Shafer 2005):
-a new task of meta-training has a p-value of at most α with probability at most α, whatever the features are.
+a new task of meta-training has a p-value of at most α with probability at most α, for any choice of features.
 
 What holds: held-out tasks were measured with several numbers of trajectories. A batch is compared at the largest of
 these numbers that it reaches, with its first trajectories, so the p-value holds for those numbers. The gradient of a

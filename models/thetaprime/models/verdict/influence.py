@@ -18,7 +18,7 @@ WEIGHTY: Final = 8
 # three meta-policies with 20 trajectories each); those of two tasks, at least .98.
 _SPLIT: Final = 0.9
 _OPPOSED: Final = -3.0
-# A part of one trajectory tells no noise of its own.
+# One trajectory alone tells no noise.
 _SMALLEST_PART: Final = 2
 
 

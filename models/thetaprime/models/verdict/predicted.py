@@ -1,36 +1,28 @@
 """The gain that a step will bring, before it is taken.
 
-Two estimates, for two kinds of steps:
-
-- **Calibrated** (`predict_gain`). The first step of a shipped meta-policy changes the policy by thousands of nats, so
-  episodes of θ say nothing about θ_1 by themselves. But the same step was taken on held-out meta-training tasks. A
-  Gaussian process regresses their gains on the mean return and on the change of the context (Rasmussen & Williams 2006,
-  section 2.7, with a linear mean). It is fitted to one half of the tasks. Its interval is scaled so that it covers nine
-  of ten in the other half (split-conformal; Lei et al. 2018, section 5.2): for a new task of meta-training it covers
-  the gain with 90 %, however wrong the process is. Nothing calibrates it for other tasks: a body may move in another
-  way at the same return. An unfamiliar task's step may do the opposite of what it would do on a training task, so its
-  interval extends at least from −gain to 3 · gain. This is a convention, and no step of an unfamiliar task is predicted
-  to help or to hurt for sure.
-- **Cross-fitted** (`cross_fitted_gain`). A short step is computed on one half of the batch and judged on the other by
-  importance weights, and the other way around.
+The first step of a shipped meta-policy changes the policy by thousands of nats, so episodes of θ say nothing about θ_1
+by themselves. But the same step was taken on held-out meta-training tasks. A Gaussian process regresses their gains on
+the mean return and on the change of the context (Rasmussen & Williams 2006, section 2.7, with a linear mean). It is
+fitted to one half of the tasks. Its interval is scaled so that it covers nine of ten in the other half
+(split-conformal; Lei et al. 2018, section 5.2): for a new task of meta-training it covers the gain with 90 %, however
+wrong the process is. Nothing calibrates it for other tasks: a body may move in another way at the same return. An
+unfamiliar task's step may do the opposite of what it would do on a training task, so its interval extends at least
+from −gain to 3 · gain. This is a convention, and no step of an unfamiliar task is predicted to help or to hurt for
+sure.
 """
 
 import math
 import weakref
-from typing import Final, NamedTuple
+from typing import Final
 
-import numpy as np
 import torch
 
 from thetaprime.models.artifact import REFERENCE_NAME, MetaPolicy
-from thetaprime.models.baseline import features
 from thetaprime.models.errors import ArtifactError
-from thetaprime.models.inner_loop import adapt_step
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import Policy
-from thetaprime.models.spec import CONTEXT, AdaptationSpec
-from thetaprime.models.trajectories import TrajectoryBatch, discounted_sums
-from thetaprime.models.verdict.gain import COVERAGE, student_quantile
+from thetaprime.models.spec import CONTEXT
+from thetaprime.models.trajectories import TrajectoryBatch
+from thetaprime.models.verdict.gain import COVERAGE
 from thetaprime.models.verdict.verdict import Estimate
 
 FEATURES_NAME: Final = "calibration.gain.features"
@@ -44,8 +36,6 @@ _NOISES: Final = (1e-3, 1e-2, 0.1, 0.3)
 _LINEAR: Final = 100.0
 _FEWEST_TASKS: Final = 20
 _UNFAMILIAR: Final = 0.05
-# Below this share of the trajectories, importance weights rest on a few of them.
-_SMALLEST_SAMPLE: Final = 0.5
 
 
 def gain_features(batch: TrajectoryBatch, before: Parameters, after: Parameters, scale: float) -> torch.Tensor:
@@ -187,98 +177,3 @@ def predict_gain(
     if task_p_value is not None and task_p_value < _UNFAMILIAR:
         half = max(half, 2.0 * abs(found.value))
     return Estimate(found.value * scale, (found.value - half) * scale, (found.value + half) * scale)
-
-
-class CrossFitted(NamedTuple):
-    """A cross-fitted gain.
-
-    Attributes:
-        gain: in the task's units.
-        effective_sample_size: of the importance weights, in trajectories.
-    """
-
-    gain: Estimate
-    effective_sample_size: float
-
-
-@torch.no_grad()
-def cross_fitted_gain(
-    policy: Policy,
-    parameters: Parameters,
-    batch: TrajectoryBatch,
-    adaptation: AdaptationSpec,
-    *,
-    step: int,
-    step_sizes: Parameters | None = None,
-    scale: float = 1.0,
-) -> CrossFitted | None:
-    """Judges a short step on the half of the batch that it does not depend on.
-
-    With ρ_t the ratio of the probabilities of action t under the stepped policy and under θ_k, and Â the undiscounted
-    advantage under θ_k with the baseline of the half that the step was computed on, the gain of a trajectory is
-
-        Σ_t ρ_0 … ρ_{t−1} (ρ_t − 1) Â_t,
-
-    whose mean is the difference of the two policies' returns (Kakade & Langford 2002, Lemma 6.1), without bias.
-
-    Args:
-        policy: the network.
-        parameters: θ_k.
-        batch: N trajectories, collected with θ_k.
-        adaptation: of the inner loop.
-        step: k, counted from 0.
-        step_sizes: as in `adapt_step`.
-        scale: as in `adapt_step`.
-
-    Returns:
-        None for fewer than four trajectories, and for a step that is too long: the effective sample size of the
-        weights is less than half of the trajectories.
-    """
-    count = len(batch.lengths)
-    if count < 4:
-        return None
-    halves = [_part(batch, range(0, count, 2)), _part(batch, range(1, count, 2))]
-    gains, sizes = [], 0.0
-    for fitted, judged in (halves, halves[::-1]):
-        moved = adapt_step(
-            policy, parameters, fitted, adaptation, step=step, step_sizes=step_sizes, scale=scale
-        ).parameters
-        old, new = (
-            policy.log_prob(policy.outputs(point, judged.observations), judged.actions).double()
-            for point in (parameters, moved)
-        )
-        through = judged.pad(new - old).cumsum(1)
-        before = torch.cat([torch.zeros_like(through[:, :1]), through[:, :-1]], dim=1)
-        weights = through[:, -1].exp()
-        sizes += float(weights.sum().square() / weights.square().sum())
-        advantage = judged.pad(_undiscounted_advantage(fitted, judged, adaptation.baseline_ridge))
-        gains.append(((through.exp() - before.exp()) * advantage).sum(1))
-    found = torch.cat(gains).numpy()
-    if not np.isfinite(found).all() or not sizes >= _SMALLEST_SAMPLE * count:
-        return None
-    half = student_quantile(count - 2.0, COVERAGE) * float(found.std(ddof=1)) / math.sqrt(count)
-    mean = float(found.mean())
-    return CrossFitted(Estimate(mean, mean - half, mean + half), sizes)
-
-
-def _undiscounted_advantage(fitted: TrajectoryBatch, judged: TrajectoryBatch, ridge: float) -> torch.Tensor:
-    """[S]: the rest of the return, less the baseline of another batch."""
-    unit = float(fitted.rewards.abs().max()) or 1.0
-    returns = fitted.unpad(discounted_sums(fitted.pad(fitted.rewards.double() / unit), 1.0))
-    weights = features(fitted.observations, fitted.time).fit(returns, ridge)
-    rest = judged.unpad(discounted_sums(judged.pad(judged.rewards.double()), 1.0))
-    return rest - unit * (weights @ features(judged.observations, judged.time).rows)
-
-
-def _part(batch: TrajectoryBatch, chosen: range) -> TrajectoryBatch:
-    kept = torch.zeros(len(batch.lengths), dtype=torch.bool)
-    kept[list(chosen)] = True
-    rows = kept.repeat_interleave(torch.tensor(batch.lengths))
-    return TrajectoryBatch(
-        observations=batch.observations[rows],
-        actions=batch.actions[rows],
-        rewards=batch.rewards[rows],
-        lengths=tuple(batch.lengths[index] for index in chosen),
-        terminated=batch.terminated[kept],
-        final_observations=batch.final_observations[kept],
-    )

@@ -36,7 +36,7 @@ class TokenBuckets:
 
         Args:
             tenant: whose bucket it is.
-            network: gives each address a bucket of its own.
+            network: gives each address its bucket.
 
         Returns:
             None; or, where the bucket is empty, the tenant's rate and the seconds until it holds a token. A refused
