@@ -11,7 +11,8 @@ from tests.support.artifacts import write_point_artifact
 from tests.support.server.certificates import Authority
 from tests.support.server.process import ServerProcess
 
-CALLS = 200
+# Below the rate at which a connection is closed.
+CALLS = 150
 
 
 def test_failed_handshakes_and_invalid_messages_leave_few_lines_and_all_are_json(tmp_path: Path) -> None:

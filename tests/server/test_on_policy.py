@@ -142,7 +142,9 @@ def test_an_honest_round_is_taken_however_it_is_split(service: "Service", split:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_actions_of_an_earlier_policy_of_the_session_are_refused(service: "Service", split: str, rounds: int) -> None:
-    created = service.create(options=service_pb.SessionOptions(step_size_scale=22.0))
+    # Without a guard, every step is as long as the first.
+    options = service_pb.SessionOptions(step_size_scale=22.0, caution=service_pb.CAUTION_OFF)
+    created = service.create(options=options)
     session_id, policy = created.session.session_id, created.policy
     for index in range(rounds):
         earlier = policy

@@ -342,7 +342,10 @@ class SessionMachine(RuleBasedStateMachine):
         """Checks the reply of a new step."""
         before = self._message(session)
         batch = session.batch()
-        assert step.policy.parent_id == session.policy_ids[-1]
+        if step.policy.policy_id in session.policy_ids:
+            assert step.policy == self._policies[step.policy.policy_id]
+        else:
+            assert step.policy.parent_id == session.policy_ids[-1]
         assert step.policy.onnx_sha256 == wire.sha256_hex(step.policy.onnx)
         report = step.report
         assert (report.round, report.trajectories, report.steps, report.batch_sha256) == (
@@ -352,6 +355,10 @@ class SessionMachine(RuleBasedStateMachine):
             batch.sha256,
         )
         before.round, before.policy_id = session.round + 1, step.policy.policy_id
+        # The best policy is one that episodes were uploaded for.
+        assert 0 <= report.verdict.best_round <= session.round
+        before.best_round = report.verdict.best_round
+        before.best_policy_id = session.policy_ids[before.best_round]
         before.batch.Clear()
         before.batch.SetInParent()
         assert step.session == before

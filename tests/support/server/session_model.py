@@ -110,6 +110,10 @@ class Session:
     def round(self) -> int:
         return len(self.steps)
 
+    @property
+    def best_round(self) -> int:
+        return self.steps[-1].report.verdict.best_round if self.steps else 0
+
     def message(self, meta_policy: policy_pb2.MetaPolicy, now: int) -> service_pb.Session:
         """The session as a message."""
         state = service_pb.SESSION_STATE_CLOSED if self.closed else service_pb.SESSION_STATE_OPEN
@@ -123,6 +127,8 @@ class Session:
             policy_id=self.policy_ids[-1],
             batch=service_pb.UploadedBatch() if self.swept else self.batch(),
             options=service_pb.SessionOptions(step_size_scale=self.arguments.scale),
+            best_round=self.best_round,
+            best_policy_id=self.policy_ids[self.best_round],
         )
         message.create_time.FromMicroseconds(self.created)
         message.expire_time.FromMicroseconds(self.expires)
