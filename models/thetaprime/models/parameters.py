@@ -43,3 +43,8 @@ def parameters_digest(parameters: Parameters) -> str:
 def digest_bytes(data: bytes) -> str:
     """SHA-256 (hex) of bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def interpolate(start: Parameters, end: Parameters, part: float) -> Parameters:
+    """The parameters that lie a part of the way from `start` to `end`."""
+    return {name: start[name] + part * (value - start[name]) for name, value in end.items()}

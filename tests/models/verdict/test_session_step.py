@@ -118,6 +118,26 @@ def test_the_first_step_is_the_inner_loops(navigation: MetaPolicy, caution: Caut
     assert step.memory.next_policy == 1
 
 
+def test_the_planned_steps_are_taken_where_every_parameter_adapts() -> None:
+    published = load_meta_policy(zoo_directory() / "point-navigation-maml" / "1")
+    session = Session(published, seed=2).run((-0.45, 0.2), 1)
+    batch, before = session.collect((-0.45, 0.2)), session.policies[-1]
+    step = session.take(batch)
+    own = adapt_step(
+        published.policy,
+        before,
+        batch,
+        published.manifest.adaptation,
+        step=1,
+        step_sizes=published.step_sizes,
+    )
+    # The first step made the return a usual one, and the second one still gains.
+    assert step.verdict.decision is Decision.TAKEN
+    assert _equal(step.parameters, own.parameters)
+    session.collect((-0.45, 0.2))
+    assert session.returns[2] > session.returns[1] + 3.0
+
+
 @pytest.mark.parametrize("caution", [Caution.OFF, Caution.WARN])
 def test_without_caution_every_step_is_the_inner_loops(navigation: MetaPolicy, caution: Caution) -> None:
     session = Session(navigation, StepOptions(caution=caution))

@@ -4,9 +4,10 @@ from thetaprime.models.verdict.decide import Ruling, decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.memory import RoundMemory
+from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
-from thetaprime.models.verdict.session_step import SessionStep, StepOptions, next_step
+from thetaprime.models.verdict.session_step import SessionStep, next_step
 from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Reason, ReasonCode, Verdict, WeightyStep
 
 __all__ = [

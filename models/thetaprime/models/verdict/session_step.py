@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch.distributions import kl_divergence
 
 from thetaprime.models.artifact import MetaPolicy
 from thetaprime.models.baseline import Regressors
@@ -31,7 +30,7 @@ from thetaprime.models.inner_loop import (
     summarize_step,
     with_std_factor,
 )
-from thetaprime.models.parameters import Parameters, check_finite
+from thetaprime.models.parameters import Parameters, check_finite, interpolate
 from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import batch_scale
 from thetaprime.models.spec import CONTEXT
@@ -40,15 +39,15 @@ from thetaprime.models.verdict.decide import decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import measure_gradient
+from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.models.verdict.memory import RoundMemory
+from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
 from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Verdict
 
 _SPEC: Final = RoundsSpec()
-_OBSERVATIONS: Final = 1024
-_BISECTIONS: Final = 20
 _POST_ADAPTATION: Final = "post_adaptation_return_quantiles"
 # Of 21 quantiles: the 5 % quantile. A policy below it is worse than 95 % of the policies after adaptation.
 _FLOOR: Final = 1
@@ -60,26 +59,6 @@ _SMALLEST: Final = 1e-12
 _MOST_KEPT: Final = 1 << 16
 # Rewards that differ by less than this share of the largest are constant: they travel as float32.
 _ROUNDING: Final = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """The options of a session.
-
-    Attributes:
-        step_size_scale: factor on the step sizes of the inner loop.
-        caution: how far the session trusts a step that its verdict advises against.
-        reward_scale: the task's rewards are reward_scale · r + reward_offset, where r has the units of meta-training;
-            None where the user does not know it.
-        reward_offset: as above; None where the user does not know it.
-        max_kl: longest step, in nats; None for no limit.
-    """
-
-    step_size_scale: float = 1.0
-    caution: Caution = Caution.HOLD
-    reward_scale: float | None = None
-    reward_offset: float | None = None
-    max_kl: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,7 +146,7 @@ class _Step:
         self._round = forgotten or len(history)
         self._policy: Policy = meta_policy.policy
         self._adaptation = meta_policy.manifest.adaptation
-        self._batch = _in_known_units(batch, options)
+        self._batch = options.in_known_units(batch)
         self._moving = moving_parameters(parameters, self._adaptation, meta_policy.step_sizes)
         self._inputs: Regressors | None = None
         self._lengths: dict[int, StepLength] = {}
@@ -270,9 +249,12 @@ class _Step:
         return self._adaptation.target_return is None or self._length(0).measured
 
     def _floor(self, rounds: Sequence[Round]) -> float | None:
-        """A return that is usual after adaptation in meta-training; None where the level of the returns is unknown."""
+        """A return that is usual after adaptation in meta-training; None where the level of the returns is unknown.
+
+        Where more than the context adapts, the returns after the first step are no goal: later steps go on gaining.
+        """
         quantiles = self._meta_policy.reference.get(_POST_ADAPTATION)
-        if quantiles is None or len(quantiles) <= _FLOOR:
+        if not self._in_context or quantiles is None or len(quantiles) <= _FLOOR:
             return None
         low, high = float(quantiles[_FLOOR]), float(quantiles[-1])
         target = self._adaptation.target_return
@@ -306,8 +288,14 @@ class _Step:
         )
 
     def _is_inner(self, seen: Review) -> bool:
-        """Whether the inner loop's own step is due: the first one, and those that meta-training took after it."""
-        early = self._round - seen.epoch < self._adaptation.inner_steps and seen.move is not Move.BACK
+        """Whether the inner loop's own step is due: the first one, and those that meta-training took after it.
+
+        Where more than the context adapts, the steps whose lengths the schedule plans are due too.
+        """
+        planned = self._adaptation.inner_steps
+        if not self._in_context:
+            planned = max(planned, len(self._adaptation.inner_lr_schedule))
+        early = self._round - seen.epoch < planned and seen.move is not Move.BACK
         return not seen.restart and (seen.is_first or (early and seen.best == seen.current))
 
     def _propose(self, seen: Review, rounds: Sequence[Round], inner: InnerStep, *, signal: bool) -> _Proposal:
@@ -356,15 +344,12 @@ class _Step:
     def _gradient_proposal(self, seen: Review, inner: InnerStep) -> _Proposal:
         """A step along the gradient at θ_k from the best policy; after a loss, a part of the way that led there."""
         if seen.best == seen.current:
-            return _Proposal(self._toward(self._parameters, inner.parameters, seen.radius), None, seen.move)
+            return _Proposal(interpolate(self._parameters, inner.parameters, seen.radius), None, seen.move)
         if seen.losses > 1:
             # Two steps along one direction lost. The best policy's next episodes give another.
             return self._earlier(seen.best, Move.BACK)
         best = self._policy_of(seen.best)
-        return _Proposal(self._toward(best, self._parameters, _SPEC.shrinkage / 2.0), None, Move.BACK)
-
-    def _toward(self, start: Parameters, end: Parameters, part: float) -> Parameters:
-        return {name: start[name] + part * (value - start[name]) for name, value in end.items()}
+        return _Proposal(interpolate(best, self._parameters, _SPEC.shrinkage / 2.0), None, Move.BACK)
 
     def _evidence(
         self,
@@ -446,7 +431,7 @@ class _Step:
             return dataclasses.replace(proposal, policy=self._number)
         if length == 1.0 or proposal.policy is not None:
             return proposal
-        shorter = self._toward(self._parameters, proposal.parameters, length)
+        shorter = interpolate(self._parameters, proposal.parameters, length)
         # The noise after adaptation belongs to any step.
         kept = {name: proposal.parameters[name] for name in (LOG_STD,) if name in shorter}
         return _Proposal({**shorter, **kept}, None, proposal.move)
@@ -455,33 +440,14 @@ class _Step:
         """The step within the session's limit on its KL divergence, and the divergence before that."""
         if self._options.max_kl is None or chosen.policy == self._number:
             return chosen, 0.0
-        stride = -(-len(self._batch.observations) // _OBSERVATIONS)
-        observations = self._batch.observations[::stride]
-        old = self._policy.distribution(self._parameters, observations)
-
-        @torch.no_grad()
-        def divergence(parameters: Parameters) -> float:
-            return float(kl_divergence(old, self._policy.distribution(parameters, observations)).mean())
-
-        whole = divergence(chosen.parameters)
-        if whole <= self._options.max_kl:
+        part, whole = within_kl(
+            self._policy, self._parameters, chosen.parameters, self._batch.observations, self._options.max_kl
+        )
+        if part == 1.0:
             return chosen, whole
-        low, high = 0.0, 1.0
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2.0
-            within = divergence(self._toward(self._parameters, chosen.parameters, middle)) <= self._options.max_kl
-            low, high = (middle, high) if within else (low, middle)
-        if low == 0.0:
+        if part == 0.0:
             return _Proposal(self._parameters, self._number, chosen.move), whole
-        return _Proposal(self._toward(self._parameters, chosen.parameters, low), None, chosen.move), whole
-
-
-def _in_known_units(batch: TrajectoryBatch, options: StepOptions) -> TrajectoryBatch:
-    """The batch with rewards in the units of meta-training, as far as the user gave them."""
-    scale, offset = options.reward_scale or 1.0, options.reward_offset or 0.0
-    if scale == 1.0 and offset == 0.0:
-        return batch
-    return dataclasses.replace(batch, rewards=((batch.rewards.double() - offset) / scale).float())
+        return _Proposal(interpolate(self._parameters, chosen.parameters, part), None, chosen.move), whole
 
 
 def _varies(batch: TrajectoryBatch) -> bool:
