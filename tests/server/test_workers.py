@@ -484,6 +484,13 @@ def test_a_worker_has_the_settings_of_its_spec_and_not_of_its_environment(
     assert WorkerSpec.from_line(WorkerSpec(1, config).to_line()) == WorkerSpec(1, config)
 
 
+def test_a_worker_whose_supervisor_has_stopped_before_its_spec_ends_quietly() -> None:
+    code = "from thetaprime.server.runtime.workers.worker import main; raise SystemExit(main())"
+    for sent in (b"", b'{"worker": 1, "con'):
+        result = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=False, timeout=60)
+        assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
 def test_restarts_are_delayed_more_each_time_and_then_stop() -> None:
     now = 0.0
     restarts = Restarts(clock=lambda: now)

@@ -24,7 +24,11 @@ def main() -> int:
     supervisor = os.dup(1)
     os.set_blocking(supervisor, False)
     os.dup2(2, 1)
-    spec = WorkerSpec.from_line(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        # The supervisor has stopped, or could not start another worker, before it sent the whole line.
+        return 0
+    spec = WorkerSpec.from_line(line)
     configure_logging(worker=spec.worker)
     adopt_library_logs()
 
