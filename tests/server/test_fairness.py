@@ -304,6 +304,27 @@ def test_a_tenant_takes_every_slot_while_alone_and_leaves_one_while_another_is_a
     asyncio.run(run())
 
 
+def test_a_tenant_holds_its_share_of_the_slots_while_another_is_active() -> None:
+    async def run() -> None:
+        clock = Clock()
+        slots = FairSlots(8, clock=clock, share=2)
+        alone = [slots.ask("a") for _ in range(4)]
+        assert all(turn.done() for turn in alone)
+        assert slots.ask("b").done()
+        # Those that it holds stay; it gets no more.
+        waiting = slots.ask("a")
+        for _ in range(2):
+            slots.release("a")
+            assert not waiting.done()
+        slots.release("a")
+        assert waiting.done()
+        clock.seconds += 60
+        assert slots.ask("a").done()
+        assert slots.ask("a").done()
+
+    asyncio.run(run())
+
+
 def test_a_canceled_caller_holds_no_slot() -> None:
     async def hold(slots: FairSlots, go_on: asyncio.Event) -> None:
         async with slots.slot("a"):

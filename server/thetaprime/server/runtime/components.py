@@ -41,6 +41,9 @@ SERVICES: Final = (
 """Full names of this package's gRPC services."""
 # Transactions of calls that run at once.
 _TRANSACTIONS: Final = 8
+# Transactions of one tenant that run at once while another tenant is active. They contend for Python's interpreter:
+# with eight threads of one tenant, each of the many switches of an upload's verification waited for several of them.
+_TENANT_TRANSACTIONS: Final = 1
 # Transactions of one tenant that may wait. The memory budget bounds waiting uploads, the engine's queue waiting steps.
 _WAITING_TRANSACTIONS: Final = 1000
 # Threads for background tasks, beside those of the calls.
@@ -105,7 +108,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
         threads = closing.enter_context(
             ThreadPoolExecutor(_TRANSACTIONS + _BACKGROUND_THREADS, thread_name_prefix="store")
         )
-        transactions = FairThreads(FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS), threads)
+        transactions = FairThreads(FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS, share=_TENANT_TRANSACTIONS), threads)
         # Steps and upload verifications take turns: each keeps one processor busy for about as long.
         computing = closing.enter_context(
             ThreadPoolExecutor(config.adaptation_threads, thread_name_prefix="adaptation")

@@ -70,10 +70,19 @@ class FairSlots:
         count: number of slots.
         queue: how many calls of one tenant may wait in `slot`; None for no limit.
         clock: monotonic seconds.
+        share: slots that a tenant may hold while another tenant is active; None for no limit.
     """
 
-    def __init__(self, count: int, queue: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        count: int,
+        queue: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        share: int | None = None,
+    ) -> None:
         self._free = count
+        self._share = count if share is None else share
         self._queue = queue
         self._clock = clock
         self._turns: FairQueue[asyncio.Future[None]] = FairQueue()
@@ -83,7 +92,10 @@ class FairSlots:
 
     def may_begin(self, tenant: str) -> bool:
         """Returns whether a tenant would get a slot at once."""
-        return self._free > 1 or (self._free == 1 and (not self._held[tenant] or self._alone(tenant)))
+        if not self._free:
+            return False
+        held = self._held[tenant]
+        return not held or (self._free > 1 and held < self._share) or self._alone(tenant)
 
     def ask(self, tenant: str) -> "asyncio.Future[None]":
         """Queues for a slot.
