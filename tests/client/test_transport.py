@@ -282,7 +282,6 @@ def test_a_call_is_retried_while_the_server_is_unavailable() -> None:
 
 
 def test_a_large_upload_is_retried_from_its_start() -> None:
-    """gRPC retries a stream only while its buffer holds the whole stream: by default 256 KiB."""
     seen: list[Any] = []
     parts = [pb.UploadTrajectoriesRequest(header=pb.UploadHeader(upload_id="u"))]
     parts += [pb.UploadTrajectoriesRequest(chunk=pb.UploadChunk(data=bytes(1 << 20))) for _ in range(8)]

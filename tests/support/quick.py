@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from thetaprime.client._async import runtime as async_runtime
-from thetaprime.client._rpc.channel import CHANNEL_OPTIONS
+from thetaprime.client._async import transport as async_transport
+from thetaprime.client._rpc.channel import BACKOFF, CHANNEL_OPTIONS
 from thetaprime.client._sync import runtime as sync_runtime
+from thetaprime.client._sync import transport as sync_transport
 
 
 @pytest.fixture
@@ -22,6 +24,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         options[f"grpc.{bound}_reconnect_backoff_ms"] = 20
     for runtime in (async_runtime, sync_runtime):
         monkeypatch.setattr(runtime, "CHANNEL_OPTIONS", tuple(options.items()))
+    for transport in (async_transport, sync_transport):
+        monkeypatch.setattr(transport, "BACKOFF", (0.01, 0.05, BACKOFF[2]))
 
 
 @pytest.fixture

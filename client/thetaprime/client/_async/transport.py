@@ -9,8 +9,15 @@ from typing import Final, TypeVar
 import grpc
 
 from thetaprime.client._async import runtime
-from thetaprime.client._errors import InvalidInputError, LimitError, from_rpc_error
-from thetaprime.client._rpc.channel import check_address
+from thetaprime.client._errors import (
+    InvalidInputError,
+    LimitError,
+    ServerError,
+    ThetaPrimeError,
+    UnreachableError,
+    from_rpc_error,
+)
+from thetaprime.client._rpc.channel import ATTEMPTS, BACKOFF, RETRYABLE, check_address
 from thetaprime.client._rpc.credentials import token_metadata
 from thetaprime.client._rpc.tracing import Tracing
 
@@ -18,6 +25,11 @@ _Response = TypeVar("_Response")
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _PAUSE_GROWTH: Final = 2.0
 _JITTER: Final = 0.25
+
+
+def _is_retryable(error: ThetaPrimeError) -> bool:
+    call = error.__cause__
+    return isinstance(call, grpc.Call | grpc.aio.AioRpcError) and call.code() in RETRYABLE
 
 
 class Transport:
@@ -72,7 +84,7 @@ class Transport:
         Raises:
             ThetaPrimeError: the call failed.
         """
-        return await self._retry(method, lambda: request, timeout)
+        return await self._retry(method, lambda: request, timeout, attempts=1)
 
     async def stream(
         self,
@@ -90,28 +102,43 @@ class Transport:
         Raises:
             ThetaPrimeError: the call failed.
         """
-        return await self._retry(method, messages, timeout)
+        return await self._retry(method, messages, timeout, attempts=ATTEMPTS)
 
     async def _retry(
-        self, method: runtime.Method[_Response], request: Callable[[], object], timeout: float | None
+        self, method: runtime.Method[_Response], request: Callable[[], object], timeout: float | None, attempts: int
     ) -> _Response:
         """Sends a request, and retries it after a refusal with a retry time, within one deadline.
 
-        gRPC retries a server that is unavailable (its service configuration), within one attempt.
+        Args:
+            method: a stub's method.
+            request: returns the request from its start.
+            timeout: as `call`'s.
+            attempts: for a server that is unavailable or drops the call. gRPC itself retries a call of one message
+                (its service configuration), within one of these attempts.
         """
         seconds = self.timeout if timeout is None else min(timeout, self.timeout)
         deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
+        backoff, longest, growth = BACKOFF
         while True:
             try:
                 return await self._send(method, request(), deadline - time.monotonic())
             except LimitError as error:
                 if error.retry_after is None:
                     raise
-                # Never before the server's time. The jitter spreads clients that were refused together.
-                wait = max(error.retry_after, pause) * (1.0 + _JITTER * random.random())  # noqa: S311
+                # Never before the server's time.
+                wait = max(error.retry_after, pause)
                 pause *= _PAUSE_GROWTH
-                if time.monotonic() + wait >= deadline:
+                failure: ThetaPrimeError = error
+            except (UnreachableError, ServerError) as error:
+                attempts -= 1
+                if attempts < 1 or not _is_retryable(error):
                     raise
+                wait, backoff = backoff, min(backoff * growth, longest)
+                failure = error
+            # The jitter spreads clients that were refused together.
+            wait *= 1.0 + _JITTER * random.random()  # noqa: S311
+            if time.monotonic() + wait >= deadline:
+                raise failure
             await runtime.sleep(wait)
 
     async def _send(self, method: runtime.Method[_Response], request: object, timeout: float) -> _Response:

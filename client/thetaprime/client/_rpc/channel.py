@@ -4,29 +4,42 @@ import ipaddress
 import json
 from typing import Any, Final
 
+import grpc
+
 from thetaprime.client._errors import InvalidInputError
 
 _MESSAGE_BYTES: Final = 64 << 20
-# Every call of the contract is safe to repeat, so gRPC retries it.
+_ADAPTATION: Final = "thetaprime.v1.AdaptationService"
+# Every call of the contract is safe to repeat.
+ATTEMPTS: Final = 5
+"""Maximum number of times that a call is sent to a server that is unavailable or drops the call."""
+BACKOFF: Final = (0.1, 2.0, 3)
+"""Pause after the first attempt in seconds, longest pause in seconds, and growth of the pause by attempt."""
+# A server with too many calls that wait for it drops some: CANCELLED.
+RETRYABLE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""Status codes of these failures."""
+
+# gRPC retries the calls of one message, but no stream: where the server's status arrives while messages are sent, the
+# next attempt can lack some of them (grpcio 1.85). `Transport` retries streams, each from its start.
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
-            "name": [{"service": "thetaprime.v1.AdaptationService"}, {"service": "thetaprime.v1.MetaPolicyService"}],
+            "name": [{"service": _ADAPTATION}, {"service": "thetaprime.v1.MetaPolicyService"}],
             "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 3,
-                # A server with too many calls that wait for it drops some: CANCELLED.
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                "maxAttempts": ATTEMPTS,
+                "initialBackoff": f"{BACKOFF[0]}s",
+                "maxBackoff": f"{BACKOFF[1]}s",
+                "backoffMultiplier": BACKOFF[2],
+                "retryableStatusCodes": [code.name for code in RETRYABLE],
             },
-        }
+        },
+        {"name": [{"service": _ADAPTATION, "method": "UploadTrajectories"}]},
     ]
 }
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # gRPC retries a stream only while its buffer holds the whole stream.
+    # gRPC retries a call only while its buffer holds the message: by default 256 KiB.
     ("grpc.per_rpc_retry_buffer_size", _MESSAGE_BYTES),
     # The retries above must outlast a server's restart.
     ("grpc.initial_reconnect_backoff_ms", 100),
