@@ -48,3 +48,26 @@ class CorridorTasks:
         goal = task["goal"]
         assert isinstance(goal, float)
         return Corridor(goal)
+
+
+class SettableCorridorTasks(CorridorTasks):
+    """The same tasks, of environments that are told their task.
+
+    Attributes:
+        made: how many environments this process has made.
+    """
+
+    made = 0
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
+        return [{"goal": (-1.0) ** index} for index in range(count)]
+
+    def make(self, task: Task) -> gymnasium.Env[Any, Any]:
+        type(self).made += 1
+        return super().make(task)
+
+    def set_task(self, env: gymnasium.Env[Any, Any], task: Task) -> None:
+        assert isinstance(env, Corridor)
+        goal = task["goal"]
+        assert isinstance(goal, float)
+        env._goal = goal

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thetaprime.training.tasks.protocol import (
         BatchedTaskDistribution,
         Park,
+        SettableTaskDistribution,
         SpreadTaskDistribution,
         Task,
         TaskDistribution,
@@ -31,6 +32,7 @@ __all__ = [
     "OracleTasks",
     "Park",
     "PointNavigationTasks",
+    "SettableTaskDistribution",
     "SpreadTaskDistribution",
     "Task",
     "TaskDistribution",
@@ -47,6 +49,7 @@ _MODULES: Final = {
     "OracleTasks": "thetaprime.training.tasks.oracle",
     "Park": "thetaprime.training.tasks.protocol",
     "PointNavigationTasks": "thetaprime.training.tasks.distributions",
+    "SettableTaskDistribution": "thetaprime.training.tasks.protocol",
     "SpreadTaskDistribution": "thetaprime.training.tasks.protocol",
     "TASKS_OF_RECORD": "thetaprime.training.tasks.distributions",
     "Task": "thetaprime.training.tasks.protocol",

@@ -2,8 +2,9 @@
 
 import json
 import warnings
-from typing import Any
+from typing import Any, Final
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.env_checker import check_env
@@ -12,7 +13,13 @@ from gymnasium.vector import AutoresetMode
 from thetaprime.models import BoxAction
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.resources import NotEnoughMemoryError, check_memory
-from thetaprime.training.tasks.protocol import BatchedTaskDistribution, Task, TaskDistribution
+from thetaprime.training.tasks.protocol import (
+    BatchedTaskDistribution,
+    SettableTaskDistribution,
+    Task,
+    TaskDistribution,
+    can_set_task,
+)
 
 
 def check_task_distribution(
@@ -24,6 +31,7 @@ def check_task_distribution(
     - Tasks are drawn reproducibly and can be written as JSON.
     - Each task's environment passes Gymnasium's checker, has the spaces of the contract, ends within the horizon, and
       repeats an episode for the same seed and actions.
+    - An environment that `set_task` gave a task equals one that `make` made for it, step by step.
     - A batched form agrees with the single environments step by step.
 
     Args:
@@ -44,6 +52,8 @@ def check_task_distribution(
     assert json.dumps(tasks) == json.dumps(again), "sample_tasks gave other tasks for the same generator state"
     for task in tasks:
         _check_environment(distribution, task, seed)
+    if can_set_task(distribution):
+        _check_set_task(distribution, tasks, seed)
     if isinstance(distribution, BatchedTaskDistribution):
         _check_batched(distribution, tasks, seed)
 
@@ -84,17 +94,69 @@ def _check_environment(distribution: TaskDistribution, task: Task, seed: int) ->
 
 def _episode(distribution: TaskDistribution, task: Task, seed: int) -> list[tuple[Any, ...]]:
     env = distribution.make(task)
+    _, *steps = _run(env, seed, distribution.environment.horizon)
+    env.close()
+    return steps
+
+
+def _run(env: gymnasium.Env[Any, Any], seed: int, horizon: int) -> list[tuple[Any, ...]]:
+    """The first observation, and what each step of an episode with random actions returns, without its info."""
     env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
-    steps: list[tuple[Any, ...]] = []
+    outcomes: list[tuple[Any, ...]] = [(np.copy(observation),)]
     over = False
-    while not over and len(steps) <= distribution.environment.horizon:
+    while not over and len(outcomes) <= horizon + 1:
         observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-        steps.append((observation, float(reward), terminated, truncated))
+        outcomes.append((np.copy(observation), float(reward), terminated, truncated))
         over = terminated or truncated
+    assert over, f"an episode continued past the horizon of {horizon} steps"
+    return outcomes
+
+
+def _check_set_task(distribution: SettableTaskDistribution, tasks: list[Task], seed: int) -> None:
+    """Takes one environment through all tasks and back to the first, each time from the middle of an episode."""
+    horizon = distribution.environment.horizon
+    env = distribution.make(tasks[0])
+    spaces = env.observation_space, env.action_space
+    for number, task in enumerate([*tasks[1:], tasks[0]]):
+        env.reset(seed=seed + 1)
+        env.step(env.action_space.sample())
+        returned = distribution.set_task(env, task)  # type: ignore[func-returns-value]
+        assert returned is None, f"set_task returned {returned!r}; expected that it changes the environment it gets"
+        made = distribution.make(task)
+        for name, ours, theirs in zip(
+            ("observation_space", "action_space"), spaces, (made.observation_space, made.action_space), strict=True
+        ):
+            assert ours == theirs, f"set_task, task {task}: {name} is {ours}; make gives {theirs}"
+        for episode in range(_EPISODES):
+            episode_seed = seed + _EPISODES * number + episode
+            _check_equal(task, _run(env, episode_seed, horizon), _run(made, episode_seed, horizon))
+        made.close()
     env.close()
-    assert over, f"an episode continued past the horizon of {distribution.environment.horizon} steps"
-    return steps
+
+
+def _check_equal(task: Task, told: list[tuple[Any, ...]], made: list[tuple[Any, ...]]) -> None:
+    """Compares an episode after `set_task` with one of an environment that `make` made."""
+    for step, (mine, theirs) in enumerate(zip(told, made, strict=False)):
+        when = f"step {step - 1}" if step else "reset"
+        for name, one, other in zip(_OUTCOME, mine, theirs, strict=False):
+            assert np.array_equal(one, other), (
+                f"set_task, task {task}, {when}: {name} is {_short(one, other)}; an environment that make made "
+                f"gives {_short(other, one)} for the same seed and actions"
+            )
+
+
+_EPISODES: Final = 3  # of each task: random actions may meet no reward in one
+_OUTCOME: Final = ("the observation", "the reward", "terminated", "truncated")
+
+
+def _short(value: Any, other: Any) -> str:
+    """A value; of an array, its first entries that differ from another's, with their indices."""
+    one, two = np.asarray(value), np.asarray(other)
+    if one.shape != two.shape or one.ndim == 0:
+        return f"{value!r}" if one.ndim == 0 else f"of shape {one.shape}"
+    differing = np.argwhere(~((one == two) | ((one != one) & (two != two))))[:3]
+    return ", ".join(f"[{', '.join(map(str, index))}] = {one[tuple(index)]}" for index in differing.tolist())
 
 
 def _check_batched(distribution: BatchedTaskDistribution, tasks: list[Task], seed: int) -> None:

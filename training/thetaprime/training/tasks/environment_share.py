@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-from thetaprime.training.tasks.protocol import Task, TaskDistribution
+from thetaprime.training.tasks.protocol import Task, TaskDistribution, can_set_task
 
 Array = npt.NDArray[Any]
 _ALIGNMENT: Final = 64  # bytes: a cache line
@@ -62,22 +62,61 @@ class Arrays:
         return np.empty(0) if self._buffer is None else np.ndarray(shape, dtype, self._buffer, start)
 
 
-class Share:
-    """The environments of a vector that one process steps: a worker's share, or all of them in this process."""
+class Slots:
+    """The environments of one process that wait for another task, of the last distribution that has `set_task`."""
 
-    def __init__(self, worker: int) -> None:
+    def __init__(self) -> None:
+        self._distribution: TaskDistribution | None = None
+        self._waiting: list[gymnasium.Env[Any, Any]] = []
+
+    def take(self, distribution: TaskDistribution, task: Task) -> gymnasium.Env[Any, Any]:
+        """An environment of the task: one that waits and is told the task, or a new one."""
+        if not can_set_task(distribution):
+            return distribution.make(task)
+        if distribution is not self._distribution:
+            self.clear()
+            self._distribution = distribution
+        if not self._waiting:
+            return distribution.make(task)
+        env = self._waiting.pop()
+        distribution.set_task(env, task)
+        return env
+
+    def give_back(self, distribution: TaskDistribution, env: gymnasium.Env[Any, Any]) -> None:
+        """Keeps an environment for another task, or closes it where it cannot be told one."""
+        if distribution is self._distribution:
+            self._waiting.append(env)
+        else:
+            env.close()
+
+    def clear(self) -> None:
+        """Closes the environments that wait."""
+        while self._waiting:
+            self._waiting.pop().close()
+
+
+class Share:
+    """The environments of a vector that one process steps: a worker's share, or all of them in this process.
+
+    Args:
+        worker: number of the process.
+        slots: of the process.
+    """
+
+    def __init__(self, worker: int, slots: Slots) -> None:
         self.busy: int | None = None  # index in the share of the environment that is stepping
-        self._worker = worker
+        self.failed = False  # whether an environment raised: then none of them is kept
+        self._worker, self._slots = worker, slots
         self._envs: list[gymnasium.Env[Any, Any]] = []
         self._spaces: Spaces | None = None
         self._arrays: Arrays | None = None
         self._memory: SharedMemory | None = None
 
     def make(self, distribution: TaskDistribution, tasks: Sequence[Task], rows: range) -> Spaces:
-        """Makes the environments of the given rows of the vector."""
-        self._rows, self._over = rows, np.zeros(len(tasks), np.bool_)
+        """Makes the environments of the given rows of the vector, or tells those that wait their tasks."""
+        self._rows, self._over, self._distribution = rows, np.zeros(len(tasks), np.bool_), distribution
         for self.busy, task in enumerate(tasks):
-            self._envs.append(distribution.make(task))
+            self._envs.append(self._slots.take(distribution, task))
             spaces = Spaces.of(self._envs[-1])
             if self._spaces is not None and spaces != self._spaces:
                 raise ValueError(f"its spaces are {spaces}; those of task {tasks[0]} are {self._spaces}")
@@ -125,13 +164,16 @@ class Share:
         self._over[running] = arrays.terminated[rows] | arrays.truncated[rows]
 
     def close(self) -> None:
-        """Closes the environments and detaches the memory."""
+        """Detaches the memory, and closes the environments that cannot be told another task."""
         self._arrays = None  # shared memory cannot be closed while views of it exist
         if self._memory is not None:
             self._memory.close()
         for k, env in enumerate(self._envs):
             self.busy = k
-            env.close()
+            if self.failed:
+                env.close()
+            else:
+                self._slots.give_back(self._distribution, env)
 
     def _begin(self) -> Arrays:
         if self._arrays is None:

@@ -71,9 +71,20 @@ class OracleTasks:
 
     def make(self, task: Task) -> gymnasium.Env[Any, Any]:
         """Makes the task's environment, with the task in its observation."""
-        parameters = task_vector(task)
-        env = self._distribution.make(task)
-        return TransformObservation(env, lambda observation: _join(np.ravel(observation), parameters), self._space)
+        return _ObservedTask(self._distribution.make(task), task_vector(task), self._space)
+
+    @property
+    def set_task(self) -> Callable[[gymnasium.Env[Any, Any], Task], None]:
+        """Gives an environment another task; no attribute if the distribution has no such method."""
+        tell: Callable[[gymnasium.Env[Any, Any], Task], None] = self._distribution.set_task  # type: ignore[attr-defined]
+
+        def set_task(env: gymnasium.Env[Any, Any], task: Task) -> None:
+            if not isinstance(env, _ObservedTask):
+                raise TypeError(f"env: {env}; expected an environment that make made")
+            tell(env.env, task)
+            env.parameters = task_vector(task)
+
+        return set_task
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
         """Makes the tasks' environments, with each task in its observation."""
@@ -83,6 +94,14 @@ class OracleTasks:
             lambda observation: _join(np.reshape(observation, (len(tasks), -1)), parameters),
             single_observation_space=self._space,
         )
+
+
+class _ObservedTask(TransformObservation[Any, Any, Any]):
+    """An environment whose observations hold the task's parameters."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], parameters: npt.NDArray[np.float32], space: Box) -> None:
+        super().__init__(env, lambda observation: _join(np.ravel(observation), self.parameters), space)
+        self.parameters = parameters
 
 
 class _OracleVector(TransformVectorObservation[Any, Any, Any]):

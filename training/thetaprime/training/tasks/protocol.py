@@ -1,7 +1,7 @@
 """The interface of task distributions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -45,6 +45,26 @@ class SpreadTaskDistribution(TaskDistribution, Protocol):
 
     def tasks_at(self, points: npt.NDArray[np.float64]) -> Sequence[Task]:
         """One task for each of `points` [T, D] in [0, 1). Uniform points give tasks distributed as `sample_tasks`'s."""
+
+
+@runtime_checkable
+class SettableTaskDistribution(TaskDistribution, Protocol):
+    """A task distribution that gives an environment another task, for environments that take long to make."""
+
+    def set_task(self, env: gymnasium.Env[Any, Any], task: Task) -> None:
+        """Gives an environment another task.
+
+        From its next reset the environment behaves as one that `make` makes for the task, whatever it did before.
+
+        Args:
+            env: an environment that `make` made, for any task; it may be in the middle of an episode.
+            task: the task of its next episodes.
+        """
+
+
+def can_set_task(distribution: TaskDistribution) -> TypeGuard[SettableTaskDistribution]:
+    """Whether a distribution gives environments other tasks."""
+    return hasattr(distribution, "set_task")
 
 
 class Park(Protocol):

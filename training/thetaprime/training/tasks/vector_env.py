@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from thetaprime.training.resources import available_cores
-from thetaprime.training.tasks.environment_share import Array, Arrays, Share
+from thetaprime.training.tasks.environment_share import Array, Arrays, Share, Slots
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 from thetaprime.training.tasks.worker_pool import WorkerPool, worker_pool
 
@@ -37,6 +37,9 @@ def worker_count(environments: int, asked: int | None) -> int:
 
 class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
     """Single environments in worker processes, with next-step autoreset.
+
+    Where the distribution has `set_task`, a process keeps its environments for the next vector, which tells them its
+    tasks.
 
     Its steps equal those of Gymnasium's ``SyncVectorEnv`` to the bit: environment i is seeded with seed + i. It returns
     no infos.
@@ -181,13 +184,16 @@ _DOING: Final = {
 }
 
 
+_SLOTS: Final = Slots()  # of this process
+
+
 class _ThisProcess:
     """A pool without processes. An environment's exception is raised unchanged, with a note that names its task."""
 
     def __init__(self) -> None:
         self.closed = False
         self.forgotten: list[int] = []
-        self._share = Share(0)
+        self._share = Share(0, _SLOTS)
 
     def introduce(self, distribution: TaskDistribution, workers: int) -> None:
         self._distribution = distribution
@@ -202,5 +208,6 @@ class _ThisProcess:
         try:
             return [getattr(self._share, verb)(*first, *arguments[0])]
         except Exception as error:
+            self._share.failed = True
             error.add_note(f"while {doing(0, self._share.busy)}")
             raise

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
 
-from thetaprime.training.tasks.environment_share import Share
+from thetaprime.training.tasks.environment_share import Share, Slots
 from thetaprime.training.tasks.protocol import TaskDistribution
 
 _EXIT_SECONDS: Final = 5.0
@@ -46,10 +46,11 @@ def _work(pipe: Connection, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     distribution: Any = None
     shares: dict[int, Share] = {}
+    slots = Slots()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             vector, verb, arguments = pipe.recv()
-            share = shares.get(vector) or Share(worker)
+            share = shares.get(vector) or Share(worker, slots)
             try:
                 answer: Any = None
                 if verb == "distribution":
@@ -62,6 +63,7 @@ def _work(pipe: Connection, worker: int) -> None:
                 else:
                     answer = getattr(share, verb)(*arguments)
             except Exception as error:
+                share.failed = True
                 answer = _Failure(share.busy, "".join(traceback.format_exception_only(error)), traceback.format_exc())
             pipe.send(answer)
 
