@@ -7,7 +7,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from thetaprime.cli._progress import duration_text, work_progress
+from thetaprime.cli._progress import duration_text, status_lines, work_progress
 
 
 class _Lines(io.StringIO):
@@ -54,3 +54,23 @@ def test_pieces_are_counted_where_that_says_more() -> None:
 )
 def test_a_duration_has_the_units_that_matter(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_a_status_is_repeated_with_its_age_while_nothing_changes() -> None:
+    file = _Lines(4)
+    with status_lines(lambda line: print(line, file=file), seconds=0.02) as lines:
+        lines.show("iteration 1 of 3", always=True)
+        assert file.enough.wait(60.0)
+        lines.show("iteration 3 of 3", always=True)
+    first, *between, last = file.getvalue().splitlines()
+    assert (first, last) == ("iteration 1 of 3", "iteration 3 of 3")
+    assert all(re.fullmatch(r"iteration 1 of 3; \d+ s since", line) for line in between)
+
+
+def test_a_status_between_two_lines_waits_for_its_turn() -> None:
+    file = io.StringIO()
+    with status_lines(lambda line: print(line, file=file), seconds=60.0) as lines:
+        lines.show("first", always=True)
+        for number in range(5):
+            lines.show(str(number))
+    assert file.getvalue() == "first\n"

@@ -1,6 +1,9 @@
 import json
 import re
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.training.tiny import tiny_config
+from thetaprime.training.budget import Budget, Spent
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
-from thetaprime.training.history import LOG_FOLDER, read_history
+from thetaprime.training.history import HISTORY_NAME, LOG_FOLDER, read_history
 from thetaprime.training.run import Progress, train
+from thetaprime.training.trackers import TrackerError
 
 
 @pytest.mark.parametrize(
@@ -132,3 +137,117 @@ def test_configuration_from_file_and_flags(tmp_path: Path) -> None:
     file.write_text("tasks = ")
     with pytest.raises(ValueError, match=r"config\.toml"):
         load_config(file, {})
+
+
+def test_a_run_ends_at_its_environment_steps(tmp_path: Path, tiny: TrainConfig) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    each = whole.environment_steps // 4
+    seen: list[Progress] = []
+    config = tiny.model_copy(update={"iterations": None, "environment_steps": 2 * each + each // 2})
+    state = train(config, tmp_path / "steps", on_iteration=seen.append)
+    assert state.iteration == len(seen) == 3
+    assert [progress.iterations for progress in seen] == [None] * 3
+    assert seen[0].spent < seen[1].spent < seen[2].spent == 1.0
+    assert seen[0].remaining_seconds > 0.0 == seen[2].remaining_seconds
+
+
+def test_a_run_ends_near_its_minutes_and_keeps_time_over_a_resume(tmp_path: Path, tiny: TrainConfig) -> None:
+    config = tiny.model_copy(update={"iterations": None, "minutes": 0.5 / 60})
+    state = train(config, tmp_path)
+    assert state.iteration > 1
+    assert state.wall_seconds > 0.25
+    assert train(config, tmp_path, resume=True).iteration <= state.iteration + 1
+    assert train(config.model_copy(update={"minutes": 1.0 / 60}), tmp_path, resume=True).iteration > state.iteration
+
+
+def test_a_budget_without_a_limit_is_500_iterations(tiny: TrainConfig) -> None:
+    none = {"iterations": None}
+    assert Budget(tiny.model_copy(update=none), Spent(0, 0, 0.0)).iterations == 500
+    assert Budget(tiny.model_copy(update={**none, "minutes": 1.0}), Spent(0, 0, 0.0)).iterations is None
+    assert not Budget(tiny.model_copy(update=none), Spent(499, 10**9, 1e9)).exhausted
+    assert Budget(tiny.model_copy(update=none), Spent(500, 0, 0.0)).exhausted
+
+
+def test_the_time_that_is_left_follows_the_pace_of_the_last_iterations(tiny: TrainConfig) -> None:
+    budget = Budget(tiny.model_copy(update={"iterations": 100, "environment_steps": 1_000}), Spent(0, 0, 0.0))
+    for iteration in range(1, 21):  # the first ten were five times as slow
+        budget.add(Spent(iteration, 10 * iteration, 5.0 * min(iteration, 10) + 1.0 * max(iteration - 10, 0)))
+    assert budget.remaining_seconds == pytest.approx(80.0)
+    assert budget.share == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("seconds", "exhausted"), [(50.0, False), (57.0, True), (61.0, True)])
+def test_minutes_end_before_half_of_another_iteration(tiny: TrainConfig, seconds: float, exhausted: bool) -> None:
+    config = tiny.model_copy(update={"iterations": None, "minutes": 1.0})
+    resumed = Budget(config, Spent(5, 0, seconds))  # its iterations took a fifth of that time each, 10 s or more
+    assert resumed.exhausted == exhausted
+    begun = Budget(config, Spent(0, 0, 0.0))
+    for iteration in range(1, 6):
+        begun.add(Spent(iteration, 0, seconds * iteration / 5))
+    assert begun.exhausted == exhausted
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (5.0, [0, 0, 0, 4])])
+def test_time_asks_for_a_checkpoint_too(tmp_path: Path, tiny: TrainConfig, minutes: float, saved: list[int]) -> None:
+    config = tiny.model_copy(update={"checkpoint_every": 1_000, "checkpoint_minutes": minutes})
+    found: list[int] = []
+    train(config, tmp_path, on_iteration=lambda progress: found.append(load_checkpoint(tmp_path).iteration))
+    assert found == saved
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "none"])
+def test_the_learning_curves_are_kept_with_any_tracker(tmp_path: Path, tiny: TrainConfig, tracker: str) -> None:
+    config = tiny.model_copy(update={"tracker": tracker})
+    train(config.model_copy(update={"iterations": 2}), tmp_path)
+    with (tmp_path / HISTORY_NAME).open("a") as file:
+        file.write('{"iteration": 3, "retu\n')  # killed in the middle of a line
+    seen: list[Progress] = []
+    train(config, tmp_path, resume=True, on_iteration=seen.append)
+    history = read_history(tmp_path)
+    assert history is not None and len(history.post_return) == 4
+    assert history.post_return[2:].tolist() == pytest.approx([progress.post_return for progress in seen])
+    assert (tmp_path / LOG_FOLDER).exists() == (tracker == "tensorboard")
+    if tracker == "tensorboard":  # a run of an earlier version has only these
+        (tmp_path / HISTORY_NAME).unlink()
+        earlier = read_history(tmp_path)
+        assert earlier is not None and earlier.post_return.tolist() == pytest.approx(history.post_return.tolist())
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    tmp_path: Path, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(TrackerError, match=r"wandb is not installed: pip install wandb"):
+        train(tiny.model_copy(update={"tracker": "wandb"}), tmp_path)
+
+
+def test_weights_and_biases_receives_every_iteration(
+    tmp_path: Path, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Module(types.ModuleType):
+        """What the tracker uses of the package."""
+
+        def __init__(self) -> None:
+            super().__init__("wandb")
+            self.begun: dict[str, Any] = {}
+            self.logged: list[tuple[int, float]] = []
+            self.finished = False
+
+        def init(self, **settings: Any) -> "Module":
+            self.begun = settings
+            return self
+
+        def log(self, scalars: dict[str, float], step: int) -> None:
+            self.logged.append((step, scalars["return/post_adaptation"]))
+
+        def finish(self) -> None:
+            self.finished = True
+
+    module = Module()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    seen: list[Progress] = []
+    train(tiny.model_copy(update={"tracker": "wandb"}), tmp_path / "run", on_iteration=seen.append)
+    assert module.begun["config"]["meta_batch_size"] == tiny.meta_batch_size
+    assert (module.begun["name"], module.begun["dir"]) == ("run", tmp_path / "run")
+    assert module.logged == [(each.iteration, each.post_return) for each in seen]
+    assert module.finished

@@ -53,6 +53,58 @@ def work_progress(
         clock.join()
 
 
+@contextmanager
+def status_lines(write: Callable[[str], None], *, seconds: float = LINE_SECONDS) -> Iterator["StatusLines"]:
+    """Shows the status of long work as a line every `seconds` while the body runs, also while nothing changes.
+
+    Args:
+        write: writes one line.
+        seconds: between two lines.
+    """
+    lines = StatusLines(write, seconds)
+    ended = threading.Event()
+    clock = threading.Thread(target=lines.run, args=(ended,), name="progress", daemon=True)
+    clock.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        clock.join()
+
+
+class StatusLines:
+    """The newest status of long work, written at most every few seconds: see `status_lines`."""
+
+    def __init__(self, write: Callable[[str], None], seconds: float) -> None:
+        self._write, self._seconds = write, seconds
+        self._status, self._changed = "", time.monotonic()
+        self._next = time.monotonic() + seconds
+        self._shown = True
+        self._lock = threading.Lock()
+
+    def show(self, status: str, *, always: bool = False) -> None:
+        """Sets the status. It is written at once if `always`, or if the last line is old enough."""
+        with self._lock:
+            self._status, self._changed, self._shown = status, time.monotonic(), False
+            if always or self._changed >= self._next:
+                self._print(status)
+
+    def run(self, ended: threading.Event) -> None:
+        """Writes the status whenever the last line is old enough, until the work has ended."""
+        wait = self._seconds
+        while not ended.wait(wait):
+            with self._lock:
+                now = time.monotonic()
+                if now >= self._next:
+                    since = f"{self._status}; {duration_text(now - self._changed)} since".lstrip("; ")
+                    self._print(since if self._shown else self._status)
+                wait = max(self._next - time.monotonic(), 0.01)
+
+    def _print(self, line: str) -> None:
+        self._next, self._shown = time.monotonic() + self._seconds, True
+        self._write(line)
+
+
 class _Lines:
     """Progress as lines, also while one piece of work takes long."""
 

@@ -19,6 +19,7 @@ from thetaprime.cli._errors import INTERRUPTED, CommandError
 from thetaprime.cli._files import NewFolder
 from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
+from thetaprime.cli._progress import duration_text, status_lines
 from thetaprime.cli._suggestions import suggesting
 from thetaprime.training.config import TrainConfig, load_config
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from thetaprime.training.run import Progress as Iteration
 
 SECTIONS: Final = {
-    "Experiment": ("method", "seed", "iterations"),
+    "Experiment": ("method", "seed"),
+    "Budget": ("minutes", "environment_steps", "iterations"),
     "Outer loop": (
         *(
             "outer_loop",
@@ -44,7 +46,7 @@ SECTIONS: Final = {
     ),
     "Inner loop": ("adaptation",),
     "Network": ("policy",),
-    "Machine": ("checkpoint_every", "threads"),
+    "Machine": ("checkpoint_every", "checkpoint_minutes", "threads", "tracker"),
 }
 """The fields of `TrainConfig`, by section of ``--help``."""
 
@@ -70,7 +72,7 @@ _run_option = functools.partial(option, section="Run folder")
 @_run_option(
     "--output",
     type=NewFolder(),
-    help="Folder of the run: checkpoint and TensorBoard logs.  [default: runs/<tasks>-<method>-<seed>]",
+    help="Folder of the run: checkpoint, learning curves, logs.  [default: runs/<tasks>-<method>-<seed>]",
 )
 @_run_option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
 @_run_option(
@@ -106,21 +108,29 @@ def command(
     config = load_config(config_file, given if tasks is None else {**given, "tasks": tasks})
     directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"
     console = console_for(as_json)
-    console.print(f"run folder {directory}; watch it with: tensorboard --logdir {directory}", soft_wrap=True)
+    watch = f"; watch it with: tensorboard --logdir {directory}" if config.tracker == "tensorboard" else ""
+    console.print(f"run folder {directory}{watch}", soft_wrap=True)
     from thetaprime.training.run import train
 
     with (
         suggesting(config.tasks, lambda: TASKS),
-        _iterations_shown(console, config.iterations) as show,
+        _iterations_shown(console) as show,
         _interruptible() as interrupted,
     ):
+        finished = False
+
+        def on_iteration(iteration: "Iteration") -> None:
+            nonlocal finished
+            finished = iteration.spent >= 1.0
+            show(iteration)
+
         state = train(
             config,
             directory,
             resume=resume or amend,
             amend=amend,
             warm_start=warm_start,
-            on_iteration=show,
+            on_iteration=on_iteration,
             stop=interrupted.is_set,
         )
     facts = {
@@ -132,7 +142,7 @@ def command(
         "environment_steps": state.environment_steps,
         "wall_seconds": state.wall_seconds,
     }
-    if state.iteration < config.iterations:
+    if interrupted.is_set() and not finished:
         again = f"go on with the same command and --resume (--output {shlex.quote(str(directory))})"
         message = f"thetaprime train: stopped and saved after iteration {state.iteration}: {again}"
         raise CommandError(message, "CANCELLED", facts, INTERRUPTED)
@@ -142,35 +152,42 @@ def command(
 
 
 @contextlib.contextmanager
-def _iterations_shown(console: "Console", iterations: int) -> Iterator[Callable[["Iteration"], None]]:
+def _iterations_shown(console: "Console") -> Iterator[Callable[["Iteration"], None]]:
     """Yields the function that shows an iteration: in a bar, or in a file as lines."""
     if not console.is_terminal:
-        from thetaprime.client._progress import ProgressLines
+        with status_lines(console.print) as lines:
 
-        lines = ProgressLines(console.print)
-        yield lambda each: lines.show(
-            f"iteration {each.iteration} of {iterations}: {_returns(each)}", always=each.iteration == iterations
-        )
+            def show(iteration: "Iteration") -> None:
+                last = iteration.spent >= 1.0
+                left = "" if last else f", {_left(iteration)}"
+                text = f"iteration {_count(iteration)}: {_returns(iteration)}{left}"
+                lines.show(text, always=last or iteration.first)
+
+            yield show
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console) as bar:
-        row = bar.add_task("starting", total=iterations)
-        yield lambda each: bar.update(row, completed=each.iteration, description=_returns(each))
+        row = bar.add_task("starting", total=1.0, count="", left="")
+        yield lambda each: bar.update(
+            row, completed=each.spent, description=_returns(each), count=_count(each), left=_left(each)
+        )
+
+
+def _count(iteration: "Iteration") -> str:
+    of = "" if iteration.iterations is None else f" of {iteration.iterations}"
+    return f"{iteration.iteration}{of}"
+
+
+def _left(iteration: "Iteration") -> str:
+    return f"about {duration_text(iteration.remaining_seconds)} left"
 
 
 def _returns(iteration: "Iteration") -> str:

@@ -11,6 +11,7 @@ from thetaprime.models import AdaptationSpec, PolicySpec
 from thetaprime.models.spec import Curvature, Spec
 
 OuterLoopName = Literal["maml_trpo", "promp", "e_maml", "dice"]
+Tracker = Literal["tensorboard", "wandb", "none"]
 IMPLIED_CURVATURE: Final[Mapping[OuterLoopName, Curvature]] = {"promp": "ratio", "e_maml": "log_prob", "dice": "dice"}
 """The inner loss that an outer loop requires. `maml_trpo` takes any."""
 
@@ -28,8 +29,12 @@ class TrainConfig(Spec):
     (Stadie et al. 2018), or DiCE (Foerster et al. 2018). All but maml_trpo set `adaptation.curvature`."""
     seed: int = pydantic.Field(default=0, ge=0)
     """Seed of the initial parameters, tasks, environments and actions."""
-    iterations: pydantic.PositiveInt = 500
-    """Number of outer-loop iterations."""
+    iterations: pydantic.PositiveInt | None = None
+    """Number of outer-loop iterations. Default: 500; with `minutes` or `environment_steps`, as many as they allow."""
+    minutes: pydantic.PositiveFloat | None = None
+    """Minutes of training, over all parts of a resumed run. The iteration that reaches them is the last."""
+    environment_steps: pydantic.PositiveInt | None = None
+    """Environment steps of the run. The iteration that reaches them is the last."""
     meta_batch_size: pydantic.PositiveInt = 20
     """T: tasks sampled in each iteration. More tasks give less noise and take more time."""
     spread_tasks: bool = False
@@ -67,6 +72,11 @@ class TrainConfig(Spec):
     """Learning rate of Adam on the logarithm of the learned step sizes."""
     checkpoint_every: pydantic.PositiveInt = 50
     """Iterations between checkpoints."""
+    checkpoint_minutes: pydantic.PositiveFloat = 5.0
+    """Minutes after which an iteration ends with a checkpoint, even if `checkpoint_every` does not ask for one."""
+    tracker: Tracker = "tensorboard"
+    """Where to show the run's measurements while it trains. The learning curves are kept in the run's folder with any
+    tracker."""
     threads: pydantic.PositiveInt = 2
     """Threads that share the tasks of an iteration. They change the speed, not the result."""
     policy: PolicySpec = PolicySpec()

@@ -1,15 +1,18 @@
-"""Learning curves of a run, read from its TensorBoard logs."""
+"""Learning curves of a run, which every run writes into its folder, whatever its tracker."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-LOG_FOLDER = "tensorboard"
+HISTORY_NAME: Final = "history.jsonl"
+LOG_FOLDER: Final = "tensorboard"
 STEPS, PRE, POST = "run/environment_steps", "return/pre_adaptation", "return/post_adaptation"
+_ITERATION: Final = "iteration"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +30,44 @@ class History:
     post_return: npt.NDArray[np.float64]
 
 
+def append_history(directory: Path, scalars: Mapping[str, float], iteration: int) -> None:
+    """Adds the measurements of an iteration to the run's curves."""
+    with (directory / HISTORY_NAME).open("a") as file:
+        file.write(json.dumps({_ITERATION: iteration, **scalars}) + "\n")
+
+
 def read_history(directory: Path) -> History | None:
-    """The learning curves of the run in a folder; None without its logs."""
-    if not (directory / LOG_FOLDER).is_dir():
+    """The learning curves of the run in a folder; None without any.
+
+    Runs of earlier versions have them in their TensorBoard logs alone.
+    """
+    rows: dict[int, Mapping[str, float]] = {}
+    if (directory / LOG_FOLDER).is_dir():
+        rows |= _tensorboard_rows(directory / LOG_FOLDER)
+    if (directory / HISTORY_NAME).is_file():
+        for line in (directory / HISTORY_NAME).read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the run was killed while it wrote this line
+                continue
+            # A resumed run repeats the iterations after its checkpoint: the later row counts.
+            rows[row[_ITERATION]] = row
+    if not rows:
         return None
-    logs = EventAccumulator(str(directory / LOG_FOLDER), size_guidance={"scalars": 0})
+    return History(*(np.array([rows[index][tag] for index in sorted(rows)]) for tag in (STEPS, PRE, POST)))
+
+
+def _tensorboard_rows(folder: Path) -> dict[int, Mapping[str, float]]:
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        return {}
+    logs = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     logs.Reload()
     if STEPS not in logs.Tags()["scalars"]:
-        return None
-    return History(*(_values(logs.Scalars(tag)) for tag in (STEPS, PRE, POST)))
-
-
-def _values(events: list[Any]) -> npt.NDArray[np.float64]:
-    # A resumed run repeats the iterations after its checkpoint: the later value counts.
-    latest = {event.step: event.value for event in events}
-    return np.array([latest[step] for step in sorted(latest)])
+        return {}
+    rows: dict[int, dict[str, float]] = {}
+    for tag in (STEPS, PRE, POST):
+        for event in logs.Scalars(tag):
+            rows.setdefault(event.step, {})[tag] = event.value
+    return {step: row for step, row in rows.items() if len(row) == len((STEPS, PRE, POST))}

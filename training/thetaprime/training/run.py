@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from thetaprime.models import Amendment, Policy
 from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import run_record, warm_started
+from thetaprime.training.budget import Budget, Spent
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
-from thetaprime.training.history import LOG_FOLDER, POST, PRE, STEPS
+from thetaprime.training.history import POST, PRE, STEPS, append_history
 from thetaprime.training.resources import MapTasks, check_memory, task_threads
 from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
 from thetaprime.training.tasks.protocol import TaskDistribution
+from thetaprime.training.trackers import open_tracker
 
 # Fields that a resumed run may change, because an iteration's result does not depend on them; and fields that it may
 # never change, because the parameters, the optimizer's state or the meaning of the run depend on them.
-_FREE: Final = {"iterations", "checkpoint_every", "threads"}
+_FREE: Final = {
+    *("iterations", "minutes", "environment_steps"),
+    *("checkpoint_every", "checkpoint_minutes", "threads", "tracker"),
+}
 _FIXED: Final = {"tasks", "method", "outer_loop", "seed", "learn_step_sizes", "policy"}
 
 
@@ -41,6 +45,10 @@ class Progress:
         accepted: whether θ moved.
         environment_steps: total so far.
         sampling_share: fraction of the iteration's time spent on sampling.
+        iterations: number of iterations that limits the run; None where its time or its environment steps do.
+        remaining_seconds: estimated time until the run's budget is spent; 0 at its end.
+        spent: share of that budget, from 0 to 1; 1 at its end.
+        first: whether this is the first iteration of this part of the run.
     """
 
     iteration: int
@@ -51,6 +59,10 @@ class Progress:
     accepted: bool
     environment_steps: int
     sampling_share: float
+    iterations: int | None
+    remaining_seconds: float
+    spent: float
+    first: bool
 
 
 def run_tasks(config: TrainConfig) -> TaskDistribution:
@@ -75,13 +87,14 @@ def train(
     on_iteration: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunState:
-    """Trains until the configured number of iterations, or until `stop` returns true.
+    """Trains until the configured budget is spent, or until `stop` returns true.
 
     Args:
         config: the run's configuration.
-        directory: folder of the checkpoint and the TensorBoard logs.
+        directory: folder of the checkpoint, the learning curves and the tracker's logs.
         resume: continue from the checkpoint in the folder. On one machine a resumed run gives the same bits as an
-            uninterrupted run. Only `iterations`, `checkpoint_every` and `threads` may differ from the checkpoint.
+            uninterrupted run. Only the budget, the times of checkpoints, `threads` and `tracker` may differ from the
+            checkpoint.
         amend: resume with other settings, all but `_FIXED`; the state records the earlier values and their iterations.
         warm_start: folder of an oracle's run on the same tasks, from which a new run is initialized (`warm_started`).
             Its environment steps and time count as this run's.
@@ -94,6 +107,7 @@ def train(
     Raises:
         CheckpointError: there is no checkpoint to resume, or one to overwrite, or its configuration differs.
         NotEnoughMemoryError: the iteration's largest arrays exceed the available memory.
+        TrackerError: the tracker is not installed, or cannot start.
     """
     # A comparison is trained without inner steps, even if its configuration has some.
     effective = config
@@ -120,27 +134,43 @@ def train(
     algorithm = ALGORITHMS[effective.outer_loop](policy, effective)
     algorithm.optimizer_state = state.optimizer_state
 
+    saved = time.monotonic()
+
     def checkpoint() -> None:
+        nonlocal saved
         state.generator_state = dict(rng.bit_generator.state)
         state.step_size_state = step_sizes.state() if step_sizes else {}
         state.optimizer_state = algorithm.optimizer_state
         save_checkpoint(directory, state)
+        saved = time.monotonic()
 
+    budget = Budget(config, _spent(state))
     with (
-        SummaryWriter(directory / LOG_FOLDER, purge_step=state.iteration + 1) as writer,
+        open_tracker(config, directory, first=state.iteration + 1) as log,
         task_threads(config.threads) as map_tasks,
     ):
         checkpoint()
-        while state.iteration < config.iterations:
-            progress = _iterate(state, algorithm, distribution, step_sizes, rng, map_tasks)
-            _log(writer, progress)
+        while not budget.exhausted:
+            progress = _iterate(state, algorithm, distribution, step_sizes, rng, map_tasks, budget)
+            scalars = _scalars(progress)
+            log(scalars, progress.iteration)
+            append_history(directory, scalars, progress.iteration)
             stopped = stop()
-            if stopped or state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
+            if (
+                stopped
+                or budget.exhausted
+                or state.iteration % config.checkpoint_every == 0
+                or time.monotonic() - saved >= 60.0 * config.checkpoint_minutes
+            ):
                 checkpoint()
             on_iteration(progress)
             if stopped:
                 break
     return state
+
+
+def _spent(state: RunState) -> Spent:
+    return Spent(state.iteration, state.environment_steps, state.wall_seconds)
 
 
 def _begun(
@@ -182,6 +212,7 @@ def _iterate(
     step_sizes: LearnedStepSizes | None,
     rng: np.random.Generator,
     map_tasks: MapTasks,
+    budget: Budget,
 ) -> Progress:
     started = time.perf_counter()
     sizes = step_sizes.values() if step_sizes else None
@@ -194,6 +225,7 @@ def _iterate(
     state.iteration += 1
     state.environment_steps += sum(_steps(each) for each in data)
     state.wall_seconds += seconds
+    budget.add(_spent(state))
     first = [(each.support or each.judged)[0].batch for each in data]
     return Progress(
         iteration=state.iteration,
@@ -204,6 +236,10 @@ def _iterate(
         accepted=update.accepted,
         environment_steps=state.environment_steps,
         sampling_share=sampling_seconds / seconds,
+        iterations=budget.iterations,
+        remaining_seconds=budget.remaining_seconds,
+        spent=budget.share,
+        first=budget.added == 1,
     )
 
 
@@ -211,8 +247,8 @@ def _steps(data: TaskData) -> int:
     return sum(sum(batch.lengths) for batch in (*(each.batch for each in data.support), data.query))
 
 
-def _log(writer: SummaryWriter, progress: Progress) -> None:
-    scalars = {
+def _scalars(progress: Progress) -> dict[str, float]:
+    return {
         PRE: progress.pre_return,
         POST: progress.post_return,
         "outer/kl_divergence": progress.kl_divergence,
@@ -221,5 +257,3 @@ def _log(writer: SummaryWriter, progress: Progress) -> None:
         STEPS: float(progress.environment_steps),
         "run/sampling_share": progress.sampling_share,
     }
-    for name, value in scalars.items():
-        writer.add_scalar(name, value, progress.iteration)
