@@ -26,6 +26,9 @@ from thetaprime.models.trajectories import TrajectoryBatch
 _KNOWN: "weakref.WeakKeyDictionary[ForwardPass, tuple[Parameters, npt.NDArray[np.float64]]]" = (
     weakref.WeakKeyDictionary()
 )
+_KNOWN_BY_CONTEXT: "weakref.WeakKeyDictionary[ForwardPass, tuple[Parameters, torch.Tensor]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @torch.no_grad()
@@ -73,6 +76,11 @@ def step_derivatives(
     known = _KNOWN.get(step.forward)
     if known is not None and known[0] is direction:
         return known[1]
+    if direction.keys() == {CONTEXT} and 0 in step.layer_gradients:
+        by_context = context_derivatives(policy, parameters, batch, step)
+        found: npt.NDArray[np.float64] = (by_context @ direction[CONTEXT]).double().numpy()
+        _KNOWN[step.forward] = direction, found
+        return found
     derivative = torch.zeros(steps)
     for index, by_outputs in step.layer_gradients.items():
         inputs, outputs = step.forward.layers[index : index + 2]
@@ -89,6 +97,35 @@ def step_derivatives(
         derivative += _by_log_std(policy, parameters[LOG_STD], batch, step, step.forward) @ direction[LOG_STD]
     derivatives: npt.NDArray[np.float64] = derivative.double().numpy()
     _KNOWN[step.forward] = direction, derivatives
+    return derivatives
+
+
+@torch.no_grad()
+def context_derivatives(
+    policy: Policy, parameters: Parameters, batch: TrajectoryBatch, step: InnerStep
+) -> torch.Tensor:
+    """[S, C] float32: the derivative of the inner loss by the context, by time step of the batch.
+
+    Its sum over the steps is the gradient by the context. Equal calls share one tensor.
+
+    Args:
+        policy: the network.
+        parameters: θ_k.
+        batch: the trajectories of the step.
+        step: the step, taken without a graph; it moves the context.
+
+    Raises:
+        ValueError: the step kept its graph.
+    """
+    if step.forward is None:
+        raise ValueError("the step kept its graph; contributions need a step with create_graph=False")
+    known = _KNOWN_BY_CONTEXT.get(step.forward)
+    if known is not None and known[0] is step.gradient:
+        return known[1]
+    outputs = step.forward.layers[1].detach()
+    by_sums = activation_backward(step.layer_gradients[0], outputs, policy.activation(0))[: len(batch.observations)]
+    derivatives = by_sums @ parameters[CONTEXT_WEIGHT]
+    _KNOWN_BY_CONTEXT[step.forward] = step.gradient, derivatives
     return derivatives
 
 

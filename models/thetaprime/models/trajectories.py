@@ -5,6 +5,7 @@ Returns and advantages are computed in float64 and are constants to the gradient
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
@@ -168,7 +169,24 @@ class BaselineTargets:
 def baseline_targets(
     batch: TrajectoryBatch, *, horizon: int, discount: float, ridge: float, inputs: Regressors
 ) -> BaselineTargets:
-    """Returns what the baseline is fitted to; arguments as in `estimate_advantages`."""
+    """Returns what the baseline is fitted to; arguments as in `estimate_advantages`. Equal calls share the result."""
+    asked = (batch, horizon, discount, ridge)
+    known = _KNOWN_TARGETS.get(inputs)
+    if known is None or known[0] != asked:
+        known = asked, _baseline_targets(batch, horizon, discount, ridge, inputs)
+        _KNOWN_TARGETS[inputs] = known
+    return known[1]
+
+
+# The advantages of a round and the verdict on its step ask for the same targets.
+_KNOWN_TARGETS: "weakref.WeakKeyDictionary[Regressors, tuple[tuple[object, ...], BaselineTargets]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _baseline_targets(
+    batch: TrajectoryBatch, horizon: int, discount: float, ridge: float, inputs: Regressors
+) -> BaselineTargets:
     # The largest reward as the unit: neither a threshold below nor a number that overflows depends on the scale.
     unit = batch.rewards.double().abs().max()
     flat = batch.rewards.double() / unit if float(unit) else batch.rewards.double()

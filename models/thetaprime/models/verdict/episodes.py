@@ -5,6 +5,7 @@ true gradient and Σ the covariance of one trajectory's. Both are estimated with
 in which the baseline is fitted again without each trajectory.
 """
 
+import functools
 import math
 from typing import Final, NamedTuple
 
@@ -97,9 +98,14 @@ def signal_p_value(left_out: LeaveOneOut) -> float | None:
     # Signs do not change the second moment, so T² is a monotone function of this form.
     moment = values.T @ values
     root = torch.linalg.pinv(moment, hermitian=True)
-    generator = torch.Generator().manual_seed(count)
-    signs = torch.randint(2, (_FLIPS, count), generator=generator).double() * 2.0 - 1.0
     found = values.sum(0)
-    flipped = signs @ values
+    flipped = _signs(count) @ values
     statistic, others = found @ root @ found, ((flipped @ root) * flipped).sum(1)
     return (1 + int((others >= statistic * (1.0 - 1e-9)).sum())) / (_FLIPS + 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _signs(count: int) -> torch.Tensor:
+    """[999, count] float64: random signs, the same for each number of trajectories."""
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(2, (_FLIPS, count), generator=generator).double() * 2.0 - 1.0

@@ -75,7 +75,9 @@ def weighty_steps(batch: TrajectoryBatch, derivatives: npt.NDArray[Any]) -> tupl
     if not np.isfinite(whole) or whole <= 0.0:
         return ()
     starts = np.cumsum((0, *batch.lengths))
-    chosen = np.argsort(-np.abs(derivatives), kind="stable")[:WEIGHTY]
+    sizes = np.abs(derivatives)
+    most = np.sort(np.argpartition(-sizes, WEIGHTY)[:WEIGHTY]) if len(sizes) > WEIGHTY else np.arange(len(sizes))
+    chosen = most[np.argsort(-sizes[most], kind="stable")]
     trajectories = np.searchsorted(starts, chosen, side="right") - 1
     return tuple(
         WeightyStep(int(trajectory), int(step - starts[trajectory]), float(derivatives[step]) / whole)

@@ -12,11 +12,10 @@ from typing import Final, Self
 import torch
 
 from thetaprime.models.baseline import Regressors
-from thetaprime.models.contributions import step_derivatives
+from thetaprime.models.contributions import context_derivatives, step_derivatives
 from thetaprime.models.inner_loop import InnerStep
-from thetaprime.models.kernels import activation_backward
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
+from thetaprime.models.policy import Policy
 from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_targets, discounted_sums
 
@@ -62,15 +61,15 @@ def step_scores(policy: Policy, parameters: Parameters, batch: TrajectoryBatch, 
         1. Steps with the advantage 0 have the score 0.
     """
     if step.gradient.keys() == {CONTEXT} and 0 in step.layer_gradients and step.forward is not None:
-        outputs = step.forward.layers[1].detach()
-        by_sums = activation_backward(step.layer_gradients[0], outputs, policy.activation(0))[: len(batch.rewards)]
-        derivatives = (by_sums @ parameters[CONTEXT_WEIGHT]).double()
+        derivatives = context_derivatives(policy, parameters, batch, step).double()
     else:
         length = torch.stack([value.double().square().sum() for value in step.direction.values()]).sum().sqrt()
         along = torch.from_numpy(step_derivatives(policy, parameters, batch, step))
         derivatives = (along / length.clamp_min(1e-300))[:, None]
-    advantage = step.advantage.double()[:, None]
-    return torch.where(advantage == 0.0, 0.0, -len(advantage) * derivatives / advantage)
+    factors = -float(len(step.advantage)) / step.advantage.double()
+    if bool((step.advantage == 0.0).any()):
+        factors = torch.where(step.advantage == 0.0, 0.0, factors)
+    return derivatives * factors[:, None]
 
 
 def _by_trajectory(batch: TrajectoryBatch, rows: torch.Tensor) -> torch.Tensor:
@@ -94,7 +93,8 @@ class GradientSums:
     its normalization is p − qᵀw: for λ = 1, p = y and q = x.
 
     Attributes:
-        parts: [N, ...] each: xx, xy, qq, qp, pp, q, p, sq, sp and s, named by their factors, and the number of steps.
+        parts: [N, ...] each. With z the rows p, the D scores and 1, the sums of the products xx, zq and zz; and qq and
+            xy, unless q = x and p = y.
         ridge: ridge of the baseline.
     """
 
@@ -123,7 +123,6 @@ class GradientSums:
         problem = baseline_targets(
             batch, horizon=horizon, discount=discount, ridge=adaptation.baseline_ridge, inputs=inputs
         )
-        lengths = torch.tensor(batch.lengths, dtype=torch.float64)
         # Returns above those of the mean reward: their squares are small where the offset is large.
         x = _by_trajectory(batch, inputs.rows)
         y = batch.pad(problem.targets - problem.constant * inputs.rows[-1])
@@ -132,21 +131,10 @@ class GradientSums:
             following = torch.cat([x[..., 1:], torch.zeros_like(x[..., :1])], dim=-1)
             q = _discounted(x - discount * following, discount * decay) * batch.mask[:, None]
             p = discounted_sums(problem.rewards, discount * decay) * batch.mask - problem.constant * q[:, -1]
-        s = _by_trajectory(batch, scores.T)
-        xx, xy = x @ x.transpose(1, 2), (x @ y[..., None])[..., 0]
-        parts = {
-            "xx": xx,
-            "xy": xy,
-            "qq": xx if q is x else q @ q.transpose(1, 2),
-            "qp": xy if q is x else (q @ p[..., None])[..., 0],
-            "pp": p.square().sum(1),
-            "q": q.sum(-1),
-            "p": p.sum(1),
-            "sq": s @ q.transpose(1, 2),
-            "sp": (s @ p[..., None])[..., 0],
-            "s": s.sum(-1),
-            "steps": lengths,
-        }
+        z = torch.cat([p[:, None], _by_trajectory(batch, scores.T), batch.mask.double()[:, None]], dim=1)
+        parts = {"xx": x @ x.transpose(1, 2), "zq": z @ q.transpose(1, 2), "zz": z @ z.transpose(1, 2)}
+        if q is not x:
+            parts |= {"qq": q @ q.transpose(1, 2), "xy": (x @ y[..., None])[..., 0]}
         return cls(parts, adaptation.baseline_ridge)
 
     def leave_one_out(self, members: torch.Tensor | None = None) -> LeaveOneOut:
@@ -162,7 +150,7 @@ class GradientSums:
         total = {name: value.sum(0, keepdim=True) for name, value in parts.items()}
         whole, _ = self._gradient(total)
         without = []
-        for start in range(0, len(parts["steps"]), _CHUNK):
+        for start in range(0, len(parts["xx"]), _CHUNK):
             rest = {name: total[name] - value[start : start + _CHUNK] for name, value in parts.items()}
             gradient, told = self._gradient(rest)
             without.append(torch.where(told[:, None], gradient, whole))
@@ -170,17 +158,19 @@ class GradientSums:
 
     def _gradient(self, sums: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, D] and [B]: gradients from B sets of sums, and whether the advantages of each differ."""
-        identity = torch.eye(sums["xx"].shape[-1], dtype=torch.float64)
-        weights = torch.linalg.solve_ex(sums["xx"] + self.ridge * identity, sums["xy"][..., None])[0]
-        w = weights[..., 0]
-        steps = sums["steps"].clamp_min(1.0)
-        mean = (sums["p"] - (sums["q"] * w).sum(-1)) / steps
-        squares = sums["pp"] - 2.0 * (sums["qp"] * w).sum(-1) + (w[:, None] @ sums["qq"] @ weights)[:, 0, 0]
+        zq, zz = sums["zq"], sums["zz"]
+        identity = torch.eye(zq.shape[-1], dtype=torch.float64)
+        weights = torch.linalg.solve_ex(sums["xx"] + self.ridge * identity, sums.get("xy", zq[:, 0])[..., None])[0]
+        steps = zz[:, -1, -1].clamp_min(1.0)
+        # The products of z with the advantages, and of the advantages with each other.
+        products = zz[:, 0] - (zq @ weights)[..., 0]
+        predicted = (weights.mT @ sums.get("qq", sums["xx"]) @ weights)[:, 0, 0]
+        squares = 2.0 * products[:, 0] - zz[:, 0, 0] + predicted
+        mean = products[:, -1] / steps
         variance = squares / steps - mean.square()
-        products = sums["sp"] - (sums["sq"] @ weights)[..., 0] - mean[:, None] * sums["s"]
-        told = variance > _ROUNDING**2 * (sums["pp"] / steps)
+        told = variance > _ROUNDING**2 * (zz[:, 0, 0] / steps)
         # No signal is no gradient, as in `estimate_advantages`.
-        products = torch.where(told[:, None], products, 0.0)
+        centered = torch.where(told[:, None], products[:, 1:-1] - mean[:, None] * zz[:, -1, 1:-1], 0.0)
         deviation = torch.where(told, variance, 1.0).sqrt()
-        gradient = -products / (steps * deviation)[:, None]
+        gradient = -centered / (steps * deviation)[:, None]
         return gradient, told & torch.isfinite(gradient).all(-1)
