@@ -15,7 +15,7 @@ from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, Poli
 from thetaprime.models.trajectories import baseline_inputs
 from thetaprime.models.verdict.episodes import NoiseScale, episodes_needed, noise_scale, signal_p_value
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
-from thetaprime.models.verdict.influence import split_in_two, trajectory_influences, weighty_steps
+from thetaprime.models.verdict.influence import trajectory_influences, weighty_steps
 from thetaprime.models.verdict.leave_one_out import GradientSums, LeaveOneOut, step_scores
 
 _HORIZON = 40
@@ -255,29 +255,6 @@ def test_two_groups_of_rewards_without_opposite_steps_are_no_contradiction() -> 
     bonus = torch.tensor([5.0, 0.0]).repeat(10).repeat_interleave(_HORIZON)
     found = _measure(policy, parameters, dataclasses.replace(batch, rewards=batch.rewards + bonus), _adaptation())
     assert found.disagreement is None
-
-
-def test_the_split_is_the_best_of_all_partitions() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        values = torch.from_numpy(rng.normal(size=7))
-        found = split_in_two(values)
-        assert found is not None
-        total = float((values - values.mean()).square().sum())
-        best = 0.0
-        for size in (2, 3, 4, 5):
-            for part in itertools.combinations(range(7), size):
-                mask = torch.zeros(7, dtype=torch.bool)
-                mask[list(part)] = True
-                within = sum(float((side - side.mean()).square().sum()) for side in (values[mask], values[~mask]))
-                best = max(best, 1.0 - within / total)
-        assert found.explained == pytest.approx(best)
-        assert float(values[found.high].min()) >= float(values[~found.high].max())
-
-
-@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], [4.0, 4.0, 4.0, 4.0, 4.0]])
-def test_too_few_or_equal_numbers_have_no_split(values: list[float]) -> None:
-    assert split_in_two(torch.tensor(values)) is None
 
 
 def _left_out(gradients: torch.Tensor) -> LeaveOneOut:

@@ -146,7 +146,8 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
             ReasonCode.CONTRADICTORY_EPISODES,
             evidence.disagreement,
             0.0,
-            "Parts of the batch ask for opposite steps. Check that all episodes of a round come from one task.",
+            "The episodes seem to come from two tasks, which ask for different steps. Check that all episodes of a "
+            "session come from one task.",
         )
     if evidence.signal:
         yield from _units(evidence)

@@ -8,7 +8,7 @@ calls the parts and fills in an `Evidence`. A part that is not there, or that ca
 | `task_p_value` | whether the task is like those of meta-training (conformal test) |
 | `predicted_gain`, `effective_sample_size` | the effect that the proposed step will have |
 | `episodes_needed`, `signal_p_value` | the noise of the gradient |
-| `disagreement` | whether parts of the batch ask for opposite steps |
+| `disagreement` | whether the episodes come from two tasks that ask for different steps |
 | `influences`, `weighty_steps` | which episodes and steps did what |
 | `realized_gain`, `remaining` | the guard of the rounds (`rounds`) |
 | `scale`, `level_known` | the reward's units (`reward_units`) |
@@ -52,7 +52,8 @@ class Evidence:
         effective_sample_size: behind `predicted_gain`; 0 for a calibrated one.
         episodes_needed: trajectories that a direction needs to be mostly signal.
         signal_p_value: of the hypothesis that the true gradient is 0; None for too few trajectories to tell.
-        disagreement: cosine between the steps that two parts of the batch ask for, where it is significantly below 0.
+        disagreement: agreement of the steps that two parts of the batch ask for, from −1 for opposite ones to 1; None
+            unless the parts come from two tasks and ask for different steps.
         realized_gain: effect of the step before.
         exhausted: whether the rounds' guard holds because nothing remains to be gained.
         remaining: what the best policy lacks to the returns after adaptation in meta-training; None if unknown.

@@ -12,8 +12,9 @@ from thetaprime.models.policy import Policy
 from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.episodes import episodes_needed, noise_scale, signal_p_value
-from thetaprime.models.verdict.influence import disagreement, trajectory_influences, weighty_steps
-from thetaprime.models.verdict.leave_one_out import GradientSums, step_scores
+from thetaprime.models.verdict.influence import trajectory_influences, weighty_steps
+from thetaprime.models.verdict.leave_one_out import GradientSums, RewardSums, step_scores
+from thetaprime.models.verdict.two_tasks import disagreement
 from thetaprime.models.verdict.verdict import WeightyStep
 
 
@@ -26,7 +27,8 @@ class GradientEvidence:
         weighty_steps: the weightiest first.
         episodes_needed: None for a single trajectory, and if the gradient is all noise.
         signal_p_value: of the hypothesis that the true gradient is 0; None for fewer than six trajectories.
-        disagreement: cosine between the steps that two parts of the batch ask for, where it is significantly below 0.
+        disagreement: agreement of the steps that two parts of the batch ask for, where they come from two tasks and ask
+            for different steps; see `two_tasks`.
     """
 
     influences: tuple[float, ...]
@@ -78,5 +80,5 @@ def measure_gradient(
         weighty_steps=weighty_steps(batch, step_derivatives(policy, parameters, batch, step)),
         episodes_needed=None if noise is None else episodes_needed(noise),
         signal_p_value=signal_p_value(left_out),
-        disagreement=disagreement(batch, adaptation, inputs, sums),
+        disagreement=disagreement(sums, RewardSums.of(batch, inputs, sums), sizes, batch.returns, adaptation, target),
     )

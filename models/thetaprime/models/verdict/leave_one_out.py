@@ -7,7 +7,7 @@ equations, instead of N gradients.
 """
 
 import dataclasses
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import torch
 
@@ -174,3 +174,25 @@ class GradientSums:
         deviation = torch.where(told, variance, 1.0).sqrt()
         gradient = -centered / (steps * deviation)[:, None]
         return gradient, told & torch.isfinite(gradient).all(-1)
+
+
+class RewardSums(NamedTuple):
+    """Sums of products over the steps of each trajectory, from which regressions of the rewards follow.
+
+    Attributes:
+        xx: [N, F, F] products of the baseline's features.
+        xr: [N, F] products with the rewards, in units of the largest one.
+        rr: [N] squares of the rewards.
+    """
+
+    xx: torch.Tensor
+    xr: torch.Tensor
+    rr: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: TrajectoryBatch, inputs: Regressors, sums: GradientSums) -> Self:
+        """Sums the products of a batch; arguments as in `GradientSums.of`, and its result."""
+        rewards = batch.rewards.double()
+        padded = batch.pad(rewards / rewards.abs().max().clamp_min(1e-300))
+        x = _by_trajectory(batch, inputs.rows)
+        return cls(sums.parts["xx"], (x @ padded[..., None])[..., 0], padded.square().sum(1))
