@@ -40,7 +40,7 @@ def _codes(evidence: Evidence, caution: Caution = Caution.HOLD) -> list[ReasonCo
         ),
         ({"move": Move.BACK, "realized_gain": HARM}, Decision.ROLLED_BACK, 1.0, [ReasonCode.REALIZED_HARM]),
         ({"predicted_gain": HARM}, Decision.HELD, 0.0, [ReasonCode.PREDICTED_HARM]),
-        ({"predicted_gain": DOUBTFUL}, Decision.SHORTENED, 0.5, [ReasonCode.PREDICTED_HARM]),
+        ({"predicted_gain": DOUBTFUL}, Decision.TAKEN, 1.0, []),
         ({"task_p_value": 0.01}, Decision.TAKEN, 1.0, [ReasonCode.UNFAMILIAR_TASK]),
         ({"episodes_needed": 21}, Decision.TAKEN, 1.0, [ReasonCode.TOO_FEW_EPISODES]),
         ({"episodes_needed": 20}, Decision.TAKEN, 1.0, []),

@@ -11,9 +11,6 @@ UNFAMILIAR: Final = 0.05
 """Conformal p-value below which a task counts as unfamiliar."""
 NOISE: Final = 0.05
 """P-value of a gradient of 0 above which a direction counts as noise."""
-SHORTER: Final = 0.5
-"""Factor on a step that is more likely to hurt than to help."""
-
 
 _WOULD: Final = {
     Decision.SHORTENED: "the step would be shorter",
@@ -28,7 +25,7 @@ class Ruling:
 
     Attributes:
         decision: under the session's caution.
-        length: factor on the proposed step: 1, `SHORTER`, or 0 for no step.
+        length: factor on the proposed step: 1, or 0 for no step.
         reasons: the weightiest first.
     """
 
@@ -87,8 +84,6 @@ def _advice(evidence: Evidence) -> tuple[Decision, float]:
     predicted = evidence.predicted_gain
     if predicted is not None and predicted.high < 0.0:
         return Decision.HELD, 0.0
-    if predicted is not None and predicted.value < 0.0:
-        return Decision.SHORTENED, SHORTER
     return Decision.SHORTENED if evidence.move is Move.SHORTER else Decision.TAKEN, 1.0
 
 
@@ -114,7 +109,7 @@ def _reasons(evidence: Evidence) -> Iterator[Reason]:
             f"starts from that of round {evidence.best_round}, the best so far.",
         )
     predicted = evidence.predicted_gain
-    if predicted is not None and predicted.value < 0.0 and evidence.move in (Move.FORWARD, Move.SHORTER):
+    if predicted is not None and predicted.high < 0.0 and evidence.move in (Move.FORWARD, Move.SHORTER):
         yield Reason(
             ReasonCode.PREDICTED_HARM,
             predicted.value,
