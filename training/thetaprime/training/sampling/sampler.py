@@ -1,7 +1,8 @@
 """Samples trajectories of many tasks side by side, each task with its own parameters."""
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.tasks.distributions import make_vector
+from thetaprime.training.tasks.environment_share import Loss
+from thetaprime.training.tasks.limits import RESTARTS_VARIABLE, restarts
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
+from thetaprime.training.tasks.worker_pool import WorkerError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,6 +193,9 @@ def collect(
     Each episode runs to its end in a separate environment, so that short episodes are not favored. A vector environment
     with a method `park` rests the environments whose episode has ended.
 
+    An environment that raises, or whose worker process dies, hangs or runs short of memory, loses its episode, and a
+    warning names it. The episode is sampled again with another seed, up to the limit `restarts`.
+
     Args:
         distribution: makes the environments.
         tasks: T tasks.
@@ -199,12 +206,92 @@ def collect(
 
     Returns:
         T batches of N trajectories.
+
+    Raises:
+        WorkerError: an environment failed more often in succession than `restarts` allows, or all of them failed.
     """
+    T, N = len(tasks), trajectories
+    sampled: list[list[_Episode]] = [[] for _ in range(T)]
+    failures: dict[int, int] = {}  # of each task, since its last episode that ended well
+    missing = list(range(T))
+    while missing:
+        count = max(N - len(sampled[task]) for task in missing)
+        found, losses = _episodes(
+            distribution, [tasks[task] for task in missing], policy, [parameters[task] for task in missing], count, rng
+        )
+        for task, episodes in zip(missing, found, strict=True):
+            ended = [episode for episode in episodes if episode is not None]
+            if ended:
+                failures.pop(task, None)
+            sampled[task] += ended[: N - len(sampled[task])]
+        _judge(losses, missing, count, failures, tasks)
+        missing = [task for task in missing if len(sampled[task]) < N]
+    return [
+        TrajectoryBatch.concatenate(
+            [each.observations[:-1] for each in episodes],
+            [each.actions for each in episodes],
+            [each.rewards for each in episodes],
+            [each.terminated for each in episodes],
+            [each.observations[-1] for each in episodes],
+        )
+        for episodes in sampled
+    ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Episode:
+    """One episode of H_n steps: observations [H_n + 1, O], actions [H_n, ...] in policy units, rewards [H_n]."""
+
+    observations: npt.NDArray[np.float32]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[np.float32]
+    terminated: bool
+
+
+def _judge(
+    losses: Sequence[Loss], rows: Sequence[int], count: int, failures: dict[int, int], tasks: Sequence[Task]
+) -> None:
+    """Warns of the environments that failed; raises for those that fail again and again.
+
+    Args:
+        losses: of a vector with `count` environments for each of some tasks.
+        rows: these tasks, by number.
+        count: environments of each.
+        failures: of each task since an episode of it ended; updated.
+        tasks: all tasks.
+    """
+    culprits = [loss for loss in losses if loss.culprit]
+    limit = restarts()
+    whole = len(losses) == len(rows) * count and len(culprits) == len(losses) > 1
+    for loss in culprits:
+        task = rows[loss.row // count]
+        failures[task] = failures.get(task, 0) + 1
+        where = f"while {loss.verb} environment {loss.row}, task {tasks[task]}"
+        if whole or failures[task] > limit:
+            often = "all environments failed" if whole else f"{failures[task]} episodes of this task failed"
+            raise WorkerError(
+                f"{loss.summary}, {where} ({often}; {RESTARTS_VARIABLE}={limit} sets how many are sampled again)\n\n"
+                f"{loss.detail}"
+            )
+        warnings.warn(f"{loss.summary}, {where}: the episode is sampled again", RuntimeWarning, stacklevel=3)
+
+
+def _episodes(
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    policy: Policy,
+    parameters: Sequence[Parameters],
+    trajectories: int,
+    rng: np.random.Generator,
+) -> tuple[list[list[_Episode | None]], Sequence[Loss]]:
+    """N episodes of each of T tasks, None for those that were lost, and the losses."""
     T, N, H = len(tasks), trajectories, policy.environment.horizon
     stacked = stack([{name: value.detach() for name, value in each.items()} for each in parameters])
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     env = make_vector(distribution, [task for task in tasks for _ in range(N)])
     park: Park | None = getattr(env, "park", None)
+    tolerate: Callable[[], Sequence[Loss]] | None = getattr(env, "tolerate", None)
+    losses = () if tolerate is None else tolerate()
     try:
         raw, _ = env.reset(seed=int(rng.integers(2**31)))
         observation = _flat(raw, T * N)
@@ -213,9 +300,14 @@ def collect(
         rewards = np.zeros((H, T * N), np.float32)
         lengths = np.full(T * N, H)
         terminated = np.zeros(T * N, np.bool_)
-        running = np.ones(T * N, np.bool_)
+        running, lost = np.ones(T * N, np.bool_), np.zeros(T * N, np.bool_)
         observations[0] = observation
         for step in range(H):
+            if losses:
+                lost[[loss.row for loss in losses]] = True
+                running &= ~lost
+            if not running.any():
+                break
             sampled = policy.sample(stacked, torch.from_numpy(observation).view(T, N, -1), generator)
             actions.append(sampled.flatten(0, 1).numpy())
             taken = policy.to_environment(sampled).flatten(0, 1).numpy()
@@ -228,24 +320,22 @@ def collect(
             running &= ~over
             if park is not None:
                 park(over)
-            if not running.any():
-                break
+        lost[[loss.row for loss in losses]] = True
     finally:
         env.close()
-    chosen = np.stack(actions)
-    batches = []
-    for task in range(T):
-        slots = range(task * N, (task + 1) * N)
-        batches.append(
-            TrajectoryBatch.concatenate(
-                [observations[: lengths[slot], slot] for slot in slots],
-                [chosen[: lengths[slot], slot] for slot in slots],
-                [rewards[: lengths[slot], slot] for slot in slots],
-                [bool(terminated[slot]) for slot in slots],
-                [observations[lengths[slot], slot] for slot in slots],
-            )
+    chosen = np.stack(actions) if actions else np.empty(0)
+    slots = [
+        None
+        if lost[slot]
+        else _Episode(
+            observations[: lengths[slot] + 1, slot],
+            chosen[: lengths[slot], slot],
+            rewards[: lengths[slot], slot],
+            bool(terminated[slot]),
         )
-    return batches
+        for slot in range(T * N)
+    ]
+    return [slots[task * N : (task + 1) * N] for task in range(T)], losses
 
 
 def _flat(observations: npt.NDArray[Any], environments: int) -> npt.NDArray[np.float32]:

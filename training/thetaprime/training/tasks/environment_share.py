@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, Final
 
 import gymnasium
@@ -16,6 +19,33 @@ from thetaprime.training.tasks.protocol import Task, TaskDistribution, can_set_t
 
 Array = npt.NDArray[Any]
 _ALIGNMENT: Final = 64  # bytes: a cache line
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """An episode that ended without an outcome.
+
+    Attributes:
+        row: of its environment in the vector.
+        verb: ``resetting`` or ``stepping``.
+        summary: the exception in one line, or the end of the process.
+        detail: the traceback, and what the process wrote last.
+        culprit: whether the environment caused the loss; others share a process that died or ran out of memory.
+    """
+
+    row: int
+    verb: str
+    summary: str
+    detail: str = ""
+    culprit: bool = True
+
+
+def resident_bytes() -> int:
+    """The memory of this process; 0 where the system does not report it."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +131,15 @@ class Share:
     Args:
         worker: number of the process.
         slots: of the process.
+        memory_limits: bytes that the process may have when an episode begins, and when it goes on; None for no limits.
     """
 
-    def __init__(self, worker: int, slots: Slots) -> None:
+    def __init__(self, worker: int, slots: Slots, memory_limits: tuple[float, float] | None = None) -> None:
         self.busy: int | None = None  # index in the share of the environment that is stepping
         self.failed = False  # whether an environment raised: then none of them is kept
-        self._worker, self._slots = worker, slots
+        self._worker, self._slots, self._memory_limits = worker, slots, memory_limits
+        self._tolerant = False
+        self._losses: list[Loss] = []
         self._envs: list[gymnasium.Env[Any, Any]] = []
         self._spaces: Spaces | None = None
         self._arrays: Arrays | None = None
@@ -132,18 +165,40 @@ class Share:
             self._memory = SharedMemory(memory, **untracked)
         self._arrays = Arrays(self._memory.buf if self._memory else memory, spaces, environments, workers)
 
-    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> None:
-        """Starts an episode in each of the environments."""
+    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None, tolerant: bool) -> list[Loss]:
+        """Starts an episode in each of the environments.
+
+        Args:
+            seeds: of each.
+            options: passed to each.
+            tolerant: until the next reset, an environment that raises is parked and returned as a loss, and memory
+                beyond the limit parks environments. Otherwise the exception is raised.
+
+        Returns:
+            The losses.
+        """
+        self._tolerant = tolerant
         arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
-        for k, seed in enumerate(seeds):
-            self._turn(arrays, k)
-            observation, _ = self._envs[k].reset(seed=seed, options=options)
-            self._observe(arrays, k, observation)
         self._over[:] = arrays.terminated[share] = arrays.truncated[share] = False
         arrays.rewards[share] = 0.0
+        for k, seed in enumerate(seeds):
+            if k and tolerant and self._short_of_memory(begins=True):
+                self._park(arrays, range(k, len(seeds)), "resetting")
+                break
+            self._turn(arrays, k)
+            try:
+                observation, _ = self._envs[k].reset(seed=seed, options=options)
+                self._observe(arrays, k, observation)
+            except Exception as error:
+                self._lose(arrays, k, "resetting", error)
+        return self._reported()
 
-    def step(self, dtype: str) -> None:
-        """Steps the environments that are not parked, with actions of a type; resets those whose episode ended."""
+    def step(self, dtype: str) -> list[Loss]:
+        """Steps the environments that are not parked, with actions of a type; resets those whose episode ended.
+
+        Returns:
+            The losses.
+        """
         arrays, share = self._begin(), slice(self._rows.start, None, self._rows.step)
         # A copy, because an environment may keep its action, and the next step overwrites the memory.
         actions = arrays.actions(dtype)[share].copy()
@@ -152,16 +207,24 @@ class Share:
         outcomes: list[tuple[Any, Any, Any]] = []
         for k in running.tolist():
             self._turn(arrays, k)
-            if over[k]:
-                observation, _ = self._envs[k].reset()
-                outcomes.append((0.0, False, False))
-            else:
-                observation, *outcome, _ = self._envs[k].step(actions[k])
-                outcomes.append((outcome[0], outcome[1], outcome[2]))
-            self._observe(arrays, k, observation)
+            outcome: Sequence[Any] = (0.0, False, False)
+            try:
+                if over[k]:
+                    observation, _ = self._envs[k].reset()
+                else:
+                    observation, *outcome, _ = self._envs[k].step(actions[k])
+                self._observe(arrays, k, observation)
+            except Exception as error:
+                self._lose(arrays, k, "stepping", error)
+                outcome = (0.0, False, False)
+            outcomes.append((outcome[0], outcome[1], outcome[2]))
         rows = self._rows.start + running * self._rows.step
         arrays.rewards[rows], arrays.terminated[rows], arrays.truncated[rows] = zip(*outcomes, strict=True)
         self._over[running] = arrays.terminated[rows] | arrays.truncated[rows]
+        if self._tolerant and self._short_of_memory(begins=False):
+            going = [k for k in running.tolist() if not self._over[k] and not arrays.parked[self._rows[k]]]
+            self._park(arrays, going[(len(going) + 1) // 2 :], "stepping")
+        return self._reported()
 
     def close(self) -> None:
         """Detaches the memory, and closes the environments that cannot be told another task."""
@@ -174,6 +237,28 @@ class Share:
                 env.close()
             else:
                 self._slots.give_back(self._distribution, env)
+
+    def _lose(self, arrays: Arrays, k: int, verb: str, error: Exception) -> None:
+        """Parks an environment that raised; raises its exception unless losses are tolerated."""
+        self.failed = True
+        if not self._tolerant:
+            raise error
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        self._losses.append(Loss(self._rows[k], verb, summary, "".join(traceback.format_exception(error))))
+        arrays.parked[self._rows[k]] = True
+
+    def _short_of_memory(self, *, begins: bool) -> bool:
+        return self._memory_limits is not None and resident_bytes() > self._memory_limits[0 if begins else 1]
+
+    def _park(self, arrays: Arrays, environments: Sequence[int], verb: str) -> None:
+        """Ends episodes that are sampled later, when the process has been started again."""
+        for k in environments:
+            self._losses.append(Loss(self._rows[k], verb, "the memory of its process ran short", culprit=False))
+            arrays.parked[self._rows[k]] = True
+
+    def _reported(self) -> list[Loss]:
+        losses, self._losses = self._losses, []
+        return losses
 
     def _begin(self) -> Arrays:
         if self._arrays is None:

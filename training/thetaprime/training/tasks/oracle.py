@@ -13,6 +13,7 @@ from gymnasium.wrappers.vector import TransformObservation as TransformVectorObs
 
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
 from thetaprime.training.tasks.distributions import make_vector
+from thetaprime.training.tasks.environment_share import Loss
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
 
 
@@ -106,6 +107,11 @@ class _ObservedTask(TransformObservation[Any, Any, Any]):
 
 class _OracleVector(TransformVectorObservation[Any, Any, Any]):
     """A vector environment with the tasks in the observations. It parks environments if the one inside does."""
+
+    @property
+    def tolerate(self) -> Callable[[], list[Loss]] | None:
+        """The method `tolerate` of the environment inside; None without one."""
+        return getattr(self.env, "tolerate", None)
 
     @property
     def park(self) -> Park | None:

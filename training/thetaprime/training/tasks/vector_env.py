@@ -1,8 +1,11 @@
 """A vector environment that steps single environments in worker processes."""
 
+import contextlib
 import itertools
 import os
 import secrets
+import sys
+import warnings
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Final
@@ -13,9 +16,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from thetaprime.training.resources import available_cores
-from thetaprime.training.tasks.environment_share import Array, Arrays, Share, Slots
+from thetaprime.training.tasks.environment_share import Array, Arrays, Loss, Share, Slots
+from thetaprime.training.tasks.limits import step_seconds
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
-from thetaprime.training.tasks.worker_pool import WorkerPool, worker_pool
+from thetaprime.training.tasks.worker_pool import Closed, Death, WorkerPool, memory_of_worker, worker_pool
 
 WORKERS_VARIABLE: Final = "THETAPRIME_TRAINING_WORKERS"
 """Environment variable: the number of worker processes that share the environments; 1 is this process alone."""
@@ -67,6 +71,9 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         self._memory: SharedMemory | None = None
         self._arrays: Arrays | None = None
         self._pool: WorkerPool | _ThisProcess = _ThisProcess() if workers == 1 else worker_pool(workers)
+        self._name, self._seconds = type(distribution).__name__, step_seconds()
+        self._tolerant, self.losses = False, list[Loss]()
+        self._episodes = 0
         self._pool.introduce(distribution, workers)
         self._pool.enroll(self)
         try:
@@ -110,7 +117,8 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed: {len(seeds)} seeds for {self.num_envs} environments")
         arrays.parked[:] = False
-        self._ask("reset", [(seeds[rows.start :: rows.step], options) for rows in self._rows])
+        self._episodes += self.num_envs
+        self._ask("reset", [(seeds[rows.start :: rows.step], options, self._tolerant) for rows in self._rows])
         return arrays.observations.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -125,6 +133,16 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
             "step", [None if parked[rows.start :: rows.step].all() else (actions.dtype.str,) for rows in self._rows]
         )
         return arrays.observations.copy(), arrays.rewards.copy(), arrays.terminated.copy(), arrays.truncated.copy(), {}
+
+    def tolerate(self) -> list[Loss]:
+        """From the next reset, parks environments that raise, or whose process dies, hangs or runs short of memory.
+
+        Returns:
+            The list of the episodes that are lost, to which steps append. An environment of a lost episode must not be
+            reset: close the vector.
+        """
+        self._tolerant = True
+        return self.losses
 
     def park(self, environments: npt.NDArray[np.bool_]) -> None:
         """Stops stepping environments until the next reset: their observation stays, and their reward is 0.
@@ -141,7 +159,8 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
         """Closes the environments. The workers keep running for the next ones."""
         try:
             if not self._pool.closed:
-                self._ask("close", [()] * len(self._rows))
+                closed = self._ask("close", [()] * len(self._rows))
+                self._recycle(closed)
         finally:
             self._release()
 
@@ -163,6 +182,32 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
             raise RuntimeError("the environments are closed")
         return self._arrays
 
+    def _recycle(self, closed: list[Any]) -> None:
+        """Starts workers again whose memory has grown by half of what they may have."""
+        if not isinstance(self._pool, WorkerPool):
+            return
+        allowed = memory_of_worker(self.workers)
+        for worker, answer in enumerate(closed):
+            if not isinstance(answer, Closed) or allowed is None or answer.growth <= allowed // 2:
+                continue
+            episodes = max(1, self._episodes // self.workers)
+            warnings.warn(
+                f"{self._name}: a worker process grew by {answer.growth / 1e6:,.0f} MB, last in about {episodes} "
+                "episodes, and is started again: does each episode keep memory?",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            self._pool.replace(worker)
+
+    def _lost(self, worker: int, verb: str, death: Death) -> list[Loss]:
+        """The episodes that end with a worker."""
+        arrays = self._open()
+        culprit, going = int(arrays.current[worker]), [row for row in self._rows[worker] if not arrays.parked[row]]
+        arrays.parked[going] = True
+        arrays.rewards[going] = 0.0
+        arrays.terminated[going] = arrays.truncated[going] = False
+        return [Loss(row, _DOING[verb], death.reason, death.output, culprit=row == culprit) for row in going]
+
     def _ask(self, verb: str, arguments: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         def doing(worker: int, busy: int | None) -> str:
             if busy is not None:
@@ -172,7 +217,23 @@ class WorkersVectorEnv(VectorEnv[Array, Array, Array]):
             which = "its environments" if row < 0 else f"environment {row}, task {self._tasks[row]}"
             return f"{_DOING[verb]} {which}"
 
-        return self._pool.ask(self._number, verb, arguments, doing)
+        arrays, tolerant = self._arrays, self._tolerant and verb in {"reset", "step", "close"}
+        if verb in {"reset", "step"} and arrays is not None:
+            arrays.current[:] = -1
+        answers = self._pool.ask(
+            self._number,
+            verb,
+            arguments,
+            doing,
+            seconds=self._seconds if verb in {"reset", "step"} else None,
+            progress=lambda worker: -1 if arrays is None else int(arrays.current[worker]),
+            tolerant=tolerant,
+        )
+        if tolerant and verb != "close":
+            asked = [worker for worker, each in enumerate(arguments) if each is not None]
+            for worker, answer in zip(asked, answers, strict=True):
+                self.losses += self._lost(worker, verb, answer) if isinstance(answer, Death) else answer
+        return answers
 
 
 _DOING: Final = {
@@ -201,12 +262,15 @@ class _ThisProcess:
     def enroll(self, vector: VectorEnv[Any, Any, Any]) -> None:
         pass
 
-    def ask(self, vector: int, verb: str, arguments: Sequence[tuple[Any, ...] | None], doing: Any) -> list[Any]:
+    def ask(
+        self, vector: int, verb: str, arguments: Sequence[tuple[Any, ...] | None], doing: Any, **limits: Any
+    ) -> list[Any]:
         if arguments[0] is None:
             return []
         first = (self._distribution,) if verb == "make" else ()
         try:
-            return [getattr(self._share, verb)(*first, *arguments[0])]
+            with contextlib.redirect_stdout(sys.stderr):  # what environments print is not the program's output
+                return [getattr(self._share, verb)(*first, *arguments[0])]
         except Exception as error:
             self._share.failed = True
             error.add_note(f"while {doing(0, self._share.busy)}")

@@ -9,23 +9,35 @@ worker outlives its parent, even one that is killed.
 import atexit
 import contextlib
 import dataclasses
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
+import tempfile
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
 
-from thetaprime.training.tasks.environment_share import Share, Slots
+from thetaprime.training.resources import available_memory
+from thetaprime.training.tasks.environment_share import Share, Slots, resident_bytes
+from thetaprime.training.tasks.limits import MEMORY_VARIABLE, positive_setting
 from thetaprime.training.tasks.protocol import TaskDistribution
 
 _EXIT_SECONDS: Final = 5.0
+_GOES_ON: Final = 1.5  # times the growth at which a worker begins no more episodes, it goes on with those begun
+_TRACEBACK_SECONDS: Final = 1.0  # for a worker that hangs to write where
+_OUTPUT_BYTES: Final = 1_000_000  # of a worker's output, kept to show the end of it
+_OUTPUT_SHOWN: Final = 2000
+_TRACEBACK_SIGNAL: Final = getattr(signal, "SIGUSR1", None)
 
 
 class WorkerError(RuntimeError):
@@ -41,25 +53,68 @@ class _Failure:
     traceback: str
 
 
-def _work(pipe: Connection, worker: int) -> None:
-    """Runs a worker: answers each message until the pipe closes."""
+@dataclasses.dataclass(frozen=True)
+class Death:
+    """What takes the place of a worker's answer if the worker died or hung. The worker has been replaced.
+
+    Attributes:
+        reason: its exit status, or the seconds without an answer.
+        output: what it wrote last.
+    """
+
+    reason: str
+    output: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Closed:
+    """A worker's answer to ``close``: the bytes by which its memory has grown since its first distribution."""
+
+    growth: int
+
+
+def _work(pipe: Connection, worker: int, output: str, memory: int | None) -> None:
+    """Runs a worker: answers each message until the pipe closes.
+
+    Args:
+        pipe: of the messages.
+        worker: number of the worker.
+        output: file for what environments print, which would disturb the output of the program.
+        memory: bytes by which the process may grow.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    faulthandler.enable()
+    if _TRACEBACK_SIGNAL is not None:
+        faulthandler.register(_TRACEBACK_SIGNAL)
+    at_start = 0
+    limits: tuple[float, float] | None = None
     distribution: Any = None
     shares: dict[int, Share] = {}
     slots = Slots()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             vector, verb, arguments = pipe.recv()
-            share = shares.get(vector) or Share(worker, slots)
+            share = shares.get(vector) or Share(worker, slots, limits)
             try:
                 answer: Any = None
                 if verb == "distribution":
                     distribution = pickle.loads(*arguments)  # noqa: S301  # from our own parent
+                    if not at_start:  # with what the distribution's module imports
+                        at_start = resident_bytes()
+                        if memory is not None and at_start:
+                            limits = at_start + memory, at_start + _GOES_ON * memory
                 elif verb == "make":
                     shares[vector] = share
                     answer = share.make(distribution, *arguments)
                 elif verb == "close":
                     shares.pop(vector, share).close()
+                    sys.stdout.flush()
+                    if os.fstat(descriptor).st_size > _OUTPUT_BYTES:
+                        os.truncate(output, 0)
+                    answer = Closed(resident_bytes() - at_start)
                 else:
                     answer = getattr(share, verb)(*arguments)
             except Exception as error:
@@ -74,6 +129,7 @@ class WorkerPool:
     def __init__(self) -> None:
         self.pid, self.closed = os.getpid(), False
         self._processes: list[Any] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="thetaprime-workers-", ignore_cleanup_errors=True)
         self._pipes: list[Connection] = []
         self._known: list[bytes] = []  # the pickled distribution that each worker has
         self._served = False
@@ -90,16 +146,35 @@ class WorkerPool:
 
     def grow(self, workers: int) -> None:
         """Starts workers up to a number."""
-        context = multiprocessing.get_context("spawn")
-        while len(self._processes) < workers:
-            pipe, theirs = context.Pipe()
-            name = f"thetaprime-worker-{len(self._processes)}"
-            process = context.Process(target=_work, args=(theirs, len(self._processes)), name=name)
-            process.start()
-            theirs.close()  # or the parent would never see the pipe close
-            self._processes.append(process)
-            self._pipes.append(pipe)
+        before = len(self._processes)
+        for worker in range(before, workers):
+            self._processes.append(None)
+            self._pipes.append(None)  # type: ignore[arg-type]  # until the next line
             self._known.append(b"")
+            self._start(worker, memory_of_worker(workers))
+
+    def _start(self, worker: int, memory: int | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        output = self._output(worker)
+        output.write_bytes(b"")
+        arguments = (theirs, worker, str(output), memory)
+        process = context.Process(target=_work, args=arguments, name=f"thetaprime-worker-{worker}")
+        process.start()
+        theirs.close()  # or the parent would never see the pipe close
+        self._processes[worker], self._pipes[worker], self._known[worker] = process, pipe, b""
+
+    def _output(self, worker: int) -> Path:
+        return Path(self._folder.name) / f"{worker}.log"
+
+    def replace(self, worker: int) -> None:
+        """Ends a worker, with its environments, and starts another one in its place."""
+        process = self._processes[worker]
+        self._pipes[worker].close()
+        process.kill()
+        process.join()
+        process.close()
+        self._start(worker, memory_of_worker(len(self._processes)))
 
     def enroll(self, vector: VectorEnv[Any, Any, Any]) -> None:
         """Registers a vector environment, to close it with the pool, and closes vectors that were garbage-collected."""
@@ -133,6 +208,10 @@ class WorkerPool:
         verb: str,
         arguments: Sequence[tuple[Any, ...] | None],
         doing: Callable[[int, int | None], str],
+        *,
+        seconds: float | None = None,
+        progress: Callable[[int], int] = lambda worker: 0,
+        tolerant: bool = False,
     ) -> list[Any]:
         """Sends each of the first workers a message and waits for their answers.
 
@@ -141,25 +220,31 @@ class WorkerPool:
             verb: name of the method to call on each worker's share.
             arguments: of the call, for each worker; None skips the worker.
             doing: (worker, index in its share or None) -> what it does, for an error's message.
+            seconds: without an answer and without progress, after which a worker hangs and is killed; None waits.
+            progress: a number of a worker that changes while it works.
+            tolerant: replace a worker that died or hung, and return a `Death` as its answer.
 
         Raises:
-            WorkerError: an environment raised, or a worker died, and with it the pool.
+            WorkerError: an environment raised; or a worker died or hung, and the pool closed with it.
         """
         asked = [worker for worker, each in enumerate(arguments) if each is not None]
-        answers: list[Any] = []
         with self._lock:
             try:
                 for worker in asked:
-                    self._pipes[worker].send((vector, verb, arguments[worker]))
-                for worker in asked:
-                    answers.append(self._pipes[worker].recv())
-            except (EOFError, ConnectionError) as error:
-                self._processes[worker].join(_EXIT_SECONDS)
-                died = f"a worker process died (exit status {self._processes[worker].exitcode})"
-                where = doing(worker, None)  # read before close() frees the memory
-                self.close(at_once=True)
-                hint = "" if self._served else ': does the script lack an if __name__ == "__main__"? Workers import it'
-                raise WorkerError(f"{died} while {where}{hint}") from error
+                    with contextlib.suppress(ConnectionError):  # it died: its answer says so
+                        self._pipes[worker].send((vector, verb, arguments[worker]))
+                answers = [self._answer(worker, seconds, progress) for worker in asked]
+                deaths = [worker for worker, answer in zip(asked, answers, strict=True) if isinstance(answer, Death)]
+                if deaths and not tolerant:
+                    worker, death = deaths[0], answers[asked.index(deaths[0])]
+                    where = doing(worker, None)  # read before close() frees the memory
+                    self.close(at_once=True)
+                    hint = (
+                        "" if self._served else ': does the script lack an if __name__ == "__main__"? Workers import it'
+                    )
+                    raise WorkerError(f"{death.reason} while {where}{hint}{_shown(death.output)}")
+                for worker in deaths:
+                    self.replace(worker)
             except BaseException:  # after Ctrl-C, late answers would be taken for answers to the next message
                 self.close(at_once=True)
                 raise
@@ -171,6 +256,35 @@ class WorkerPool:
                     f"{answer.traceback}"
                 )
         return answers
+
+    def _answer(self, worker: int, seconds: float | None, progress: Callable[[int], int]) -> Any:
+        """A worker's answer, or a `Death`."""
+        pipe, process, seen = self._pipes[worker], self._processes[worker], None
+        try:
+            while not pipe.poll(seconds):
+                before, seen = seen, progress(worker)
+                if before == seen:
+                    return Death(f"a worker process did not answer for {seconds:g} seconds", self._hung(worker))
+            return pipe.recv()
+        except (EOFError, ConnectionError):
+            process.join(_EXIT_SECONDS)
+            return Death(f"a worker process died (exit status {process.exitcode})", self._tail(worker))
+
+    def _hung(self, worker: int) -> str:
+        """Kills a worker that hangs; returns its output, which ends with where it hung."""
+        process = self._processes[worker]
+        if _TRACEBACK_SIGNAL is not None:
+            before = self._output(worker).stat().st_size
+            os.kill(process.pid, _TRACEBACK_SIGNAL)
+            deadline = time.monotonic() + _TRACEBACK_SECONDS
+            while self._output(worker).stat().st_size == before and time.monotonic() < deadline:
+                process.join(0.01)
+            process.join(0.05)  # the rest of the traceback
+        process.kill()
+        return self._tail(worker)
+
+    def _tail(self, worker: int) -> str:
+        return self._output(worker).read_bytes()[-_OUTPUT_SHOWN:].decode(errors="replace")
 
     def close(self, *, at_once: bool = False) -> None:
         """Ends the workers and closes their environments.
@@ -193,8 +307,22 @@ class WorkerPool:
                 process.kill()
                 process.join()
             process.close()
+        self._folder.cleanup()
         for vector in list(self._vectors):
             vector.close()
+
+
+def memory_of_worker(workers: int) -> int | None:
+    """Bytes by which each of the workers may grow: by default, together, half of the available memory."""
+    megabytes = positive_setting(MEMORY_VARIABLE, None)
+    if megabytes is not None:
+        return int(megabytes * 1e6)
+    available = available_memory()
+    return None if available is None else available // 2 // workers
+
+
+def _shown(output: str) -> str:
+    return f"\n\nthe worker process wrote last:\n{output}" if output.strip() else ""
 
 
 _pool: WorkerPool | None = None
