@@ -260,8 +260,9 @@ def _judge(
         failures: of each task since an episode of it ended; updated.
         tasks: all tasks.
     """
-    culprits = [loss for loss in losses if loss.culprit]
-    limit = restarts()
+    if not losses:
+        return
+    culprits, limit = [loss for loss in losses if loss.culprit], restarts()
     whole = len(losses) == len(rows) * count and len(culprits) == len(losses) > 1
     for loss in culprits:
         task = rows[loss.row // count]
