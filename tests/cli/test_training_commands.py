@@ -16,6 +16,7 @@ from thetaprime.training.checkpoint import load_checkpoint
 from thetaprime.training.evaluation.scores import Evaluation
 
 TINY = [
+    "--recipe=paper",
     "--meta-batch-size=2",
     "--policy-hidden-sizes=8",
     "--adaptation-trajectories-per-round=3",
@@ -237,6 +238,28 @@ def test_a_run_without_a_terminal_writes_its_first_and_last_iteration(tmp_path: 
     assert lines == ["iteration 1 of 3", "iteration 3 of 3"]
 
 
+def test_without_settings_they_are_measured_shown_and_kept(tmp_path: Path, thetaprime: Command) -> None:
+    tasks, run = "tests.support.training.signs:Signs", tmp_path / "run"
+    sizes = ("--meta-batch-size=3", "--adaptation-trajectories-per-round=4", "--outer-epochs=1")
+    begun = thetaprime("train", tasks, "--output", run, "--iterations", 2, *sizes, "--outer-discount", 0.6)
+    assert begun.exit_code == 0, begun.stderr
+    assert re.search(r"^  adaptation\.discount = 0\.\d+: gain of a step by discount, best ", begun.stdout, re.MULTILINE)
+    assert "  policy.observation_std = [" in begun.stdout and "outer_discount =" not in begun.stdout
+    state = load_checkpoint(run)
+    settled = {each.setting: each for each in state.decisions}
+    assert state.config.policy.observation_std == tuple(settled["policy.observation_std"].value)
+    assert (state.config.outer_discount, state.config.meta_batch_size) == (0.6, 3)
+    # The file repeats the run, without measuring again.
+    again = thetaprime("train", "--config", run / "config.toml", "--output", tmp_path / "again")
+    assert "measuring" not in again.stdout
+    assert load_checkpoint(tmp_path / "again").config == state.config
+    resumed = thetaprime("train", tasks, "--output", run, "--resume", "--iterations", 3)
+    assert "measuring" not in resumed.stdout and load_checkpoint(run).iteration == 3
+    assert load_checkpoint(run).decisions == state.decisions
+    refused = thetaprime("train", tasks, "--output", run)
+    assert "holds a run already" in refused.stderr and "measuring" not in refused.stdout
+
+
 def test_an_amended_run_records_the_old_setting(tmp_path: Path, thetaprime: Command) -> None:
     run = ["train", "point-navigation", *TINY, "--output", tmp_path / "run", "--iterations"]
     assert thetaprime(*run, 1).exit_code == 0
@@ -263,10 +286,15 @@ def test_a_run_is_not_resumed_under_another_algorithm(how: str, tmp_path: Path, 
         (["train", "navigation"], "tasks: 'navigation' is unknown; expected one of point-navigation"),
         (["train", "half-cheeta-velocity"], "did you mean 'half-cheetah-velocity'?"),
         (["train"], "tasks: Field required"),
+        (["train", "tests.support.training.signs:Unrewarded", "--output", "{tmp}/run"], "reward: always 0 in "),
+        (["train", "point-navigation", "--minutes=0"], "minutes: Input should be greater than 0"),
         (["train", "point-navigation", "--max-kl=-1"], "max_kl: Input should be greater than 0 (got -1.0)"),
         (["train", "point-navigation", "--output", "{tmp}", "--resume"], "no checkpoint there"),
         (["train", "point-navigation", "--config", "{tmp}/bad.toml"], "bad.toml"),
-        (["train", "point-navigation", "--policy-observation-std=1"], "policy.observation_std has 1 numbers"),
+        (
+            ["train", "point-navigation", "--policy-observation-std=1", "--recipe=paper"],
+            "policy.observation_std has 1 numbers",
+        ),
         (["evaluate", "no-such-policy"], "no-such-policy: no such artifact"),
         (["evaluate", "point-navigaton"], "did you mean 'point-navigation'?"),
         (["evaluate", "cart-pol@1", "--zoo", "{zoo}"], "did you mean 'cart-pole@1'?"),

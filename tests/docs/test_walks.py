@@ -75,7 +75,7 @@ def take_a_trajectory(recorder: Recorder, folder: Path) -> None:
 
 def take_an_iteration(recorder: Recorder, folder: Path) -> None:
     """Runs one iteration of MAML-TRPO by the command."""
-    command = ["train", "half-cheetah-direction", "--outer-loop", "maml_trpo", "--iterations", "1"]
+    command = ["train", "half-cheetah-direction", "--recipe", "paper", "--iterations", "1"]
     sizes = ["--meta-batch-size", "2", "--support-trajectories", "4"]
     with recorder.recording():
         recorder.enabled = True

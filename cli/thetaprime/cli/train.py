@@ -21,11 +21,12 @@ from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import duration_text, status_lines
 from thetaprime.cli._suggestions import suggesting
-from thetaprime.training.config import TrainConfig, load_config
+from thetaprime.training.config import TrainConfig, changed_config, load_config
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from thetaprime.training.recipe.settings import Recipe
     from thetaprime.training.run import Progress as Iteration
 
 SECTIONS: Final = {
@@ -50,6 +51,7 @@ SECTIONS: Final = {
 }
 """The fields of `TrainConfig`, by section of ``--help``."""
 
+_SHOWN: Final = 6
 _run_option = functools.partial(option, section="Run folder")
 
 
@@ -74,6 +76,12 @@ _run_option = functools.partial(option, section="Run folder")
     type=NewFolder(),
     help="Folder of the run: checkpoint, learning curves, logs.  [default: runs/<tasks>-<method>-<seed>]",
 )
+@_run_option(
+    "--recipe",
+    type=click.Choice(["auto", "paper"]),
+    help="auto: measure the tasks for a minute or two, and settle every setting that no option and no file gives. "
+    "paper: the defaults below, those of Finn et al. (2017).  [default: auto without --config]",
+)
 @_run_option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, to the same bits.")
 @_run_option(
     "--amend",
@@ -91,6 +99,7 @@ def command(
     tasks: str | None,
     config_file: Path | None,
     output: Path | None,
+    recipe: str | None,
     resume: bool,
     amend: bool,
     warm_start: Path | None,
@@ -105,12 +114,24 @@ def command(
 
     Ctrl-C finishes the iteration and saves the run, which --resume continues.
     """
-    config = load_config(config_file, given if tasks is None else {**given, "tasks": tasks})
-    directory = output or Path("runs") / f"{config.tasks.replace(':', '.')}-{config.method}-{config.seed}"
+    given = given if tasks is None else {**given, "tasks": tasks}
+    asked = load_config(config_file, given)
+    directory = output or Path("runs") / f"{asked.tasks.replace(':', '.')}-{asked.method}-{asked.seed}"
     console = console_for(as_json)
+    from thetaprime.training.checkpoint import load_checkpoint
+    from thetaprime.training.run import check_new, train
+
+    settled: Recipe | None = None
+    config = asked
+    if (resume or amend) and config_file is None and recipe is None:
+        config = changed_config(load_checkpoint(directory).config, given)
+    elif not (resume or amend) and (recipe == "auto" or (recipe is None and config_file is None)):
+        check_new(directory)
+        with suggesting(asked.tasks, lambda: TASKS):
+            settled = _settled(console, config_file, given)
+        config = settled.config
     watch = f"; watch it with: tensorboard --logdir {directory}" if config.tracker == "tensorboard" else ""
     console.print(f"run folder {directory}{watch}", soft_wrap=True)
-    from thetaprime.training.run import train
 
     with (
         suggesting(config.tasks, lambda: TASKS),
@@ -124,15 +145,27 @@ def command(
             finished = iteration.spent >= 1.0
             show(iteration)
 
-        state = train(
-            config,
-            directory,
-            resume=resume or amend,
-            amend=amend,
-            warm_start=warm_start,
-            on_iteration=on_iteration,
-            stop=interrupted.is_set,
-        )
+        if settled is not None:
+            from thetaprime.training.recipe.attempts import train_recipe
+
+            state = train_recipe(
+                settled,
+                directory,
+                on_iteration=on_iteration,
+                on_message=lambda message: console.print(message, soft_wrap=True),
+                stop=interrupted.is_set,
+                warm_start=warm_start,
+            )
+        else:
+            state = train(
+                config,
+                directory,
+                resume=resume or amend,
+                amend=amend,
+                warm_start=warm_start,
+                on_iteration=on_iteration,
+                stop=interrupted.is_set,
+            )
     facts = {
         "run": str(directory),
         "tasks": config.tasks,
@@ -149,6 +182,30 @@ def command(
     console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
     if as_json:
         print_json(facts)
+
+
+def _settled(console: "Console", config_file: Path | None, given: dict[str, Any]) -> "Recipe":
+    """Probes the tasks, and shows what was settled."""
+    from thetaprime.training.recipe.settings import settle_recipe
+
+    found = settle_recipe(
+        config_file,
+        given,
+        on_probe=lambda seconds: console.print(f"measuring the tasks for about {duration_text(seconds)}"),
+    )
+    measured = found.measured
+    console.print(f"measured {measured.episodes} episodes of {measured.tasks} tasks; settled, and why:")
+    for each in found.decisions:
+        console.print(f"  {each.setting} = {_short(each.value)}: {each.reason}", soft_wrap=True)
+    return found
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters."""
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(f"{each:.3g}" for each in value[:_SHOWN])
+        return f"[{shown}{', …' if len(value) > _SHOWN else ''}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from thetaprime.models.manifest import (
         Amendment,
         ComparisonRun,
+        Decision,
         Manifest,
         Provenance,
     )
@@ -95,6 +96,7 @@ __all__ = [
     "BehaviorMeasurement",
     "BoxAction",
     "ComparisonRun",
+    "Decision",
     "DiscreteAction",
     "EnvironmentContract",
     "ExportedPolicy",
@@ -158,6 +160,7 @@ _MODULES: Final = {
     "BehaviorMeasurement": "behavior",
     "BoxAction": "spec",
     "ComparisonRun": "manifest",
+    "Decision": "manifest",
     "DEFAULT_PROFILE": "onnx",
     "DiscreteAction": "spec",
     "EnvironmentContract": "spec",

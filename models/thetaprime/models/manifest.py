@@ -32,6 +32,17 @@ class Amendment(Spec):
     """The earlier values of the changed settings."""
 
 
+class Decision(Spec):
+    """A setting that was measured or derived instead of given."""
+
+    setting: str
+    """Dotted name of the setting."""
+    value: Any
+    """Its value."""
+    reason: str
+    """The measurement or rule behind it, in one line."""
+
+
 class ComparisonRun(Spec):
     """The training run of a comparison policy."""
 
@@ -56,6 +67,8 @@ class Provenance(Spec):
     """The whole training configuration."""
     amendments: list[Amendment] = pydantic.Field(default_factory=list)
     """Earlier settings of the run, oldest first."""
+    recipe: tuple[Decision, ...] = ()
+    """The settings that the recipe decided, with its reasons; empty if all were given."""
     warm_start: ComparisonRun | None = None
     """The run that gave the initial parameters, if they were not random."""
     exploration_std_factor: float = 1.0

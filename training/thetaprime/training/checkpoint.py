@@ -9,11 +9,12 @@ import pydantic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from thetaprime.models import Amendment, ComparisonRun, Parameters
+from thetaprime.models import Amendment, ComparisonRun, Decision, Parameters
 from thetaprime.training.config import TrainConfig
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
 _Amendments: Final = pydantic.TypeAdapter(list[Amendment])
+_Decisions: Final = pydantic.TypeAdapter(tuple[Decision, ...])
 _THETA, _STEP_SIZES, _OPTIMIZER = "theta/", "step_sizes/", "optimizer/"
 
 
@@ -35,6 +36,7 @@ class RunState:
         environment_steps: steps taken so far, with those of `warm_start`.
         wall_seconds: time spent so far, with that of `warm_start` and of all parts of a resumed run.
         amendments: earlier settings that were changed during the run.
+        decisions: the settings that a recipe decided.
         warm_start: the run that θ was initialized from; None for a random initialization.
     """
 
@@ -47,6 +49,7 @@ class RunState:
     environment_steps: int = 0
     wall_seconds: float = 0.0
     amendments: list[Amendment] = dataclasses.field(default_factory=list)
+    decisions: tuple[Decision, ...] = ()
     warm_start: ComparisonRun | None = None
 
     @property
@@ -65,6 +68,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
         "config": state.config.model_dump_json(),
         "generator_state": json.dumps(state.generator_state),
         "amendments": _Amendments.dump_json(state.amendments).decode(),
+        "decisions": _Decisions.dump_json(state.decisions).decode(),
         "warm_start": state.warm_start.model_dump_json() if state.warm_start else "",
         "progress": json.dumps([state.iteration, state.environment_steps, state.wall_seconds]),
     }
@@ -98,6 +102,7 @@ def load_checkpoint(directory: Path) -> RunState:
             environment_steps=environment_steps,
             wall_seconds=wall_seconds,
             amendments=_Amendments.validate_json(metadata.get("amendments", "[]")),
+            decisions=_Decisions.validate_json(metadata.get("decisions", "[]")),
             warm_start=ComparisonRun.model_validate_json(warm) if (warm := metadata.get("warm_start")) else None,
         )
     except (SafetensorError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:

@@ -115,6 +115,22 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             values = tomllib.loads(path.read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{path}: {error}") from error
+    return _validated(values, overrides)
+
+
+def changed_config(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
+    """A configuration with some values replaced, by dotted field name.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    values = config.model_dump(mode="json")
+    if "outer_loop" in overrides:  # the old one implied it
+        del values["adaptation"]["curvature"]
+    return _validated(values, overrides)
+
+
+def _validated(values: dict[str, Any], overrides: Mapping[str, Any]) -> TrainConfig:
     for dotted, value in overrides.items():
         *tables, name = dotted.split(".")
         table = values

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from thetaprime.models import Amendment, Policy
+from thetaprime.models import Amendment, Decision, Policy
 from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import run_record, warm_started
@@ -84,6 +84,8 @@ def train(
     resume: bool = False,
     amend: bool = False,
     warm_start: Path | None = None,
+    decisions: tuple[Decision, ...] = (),
+    spent: Spent | None = None,
     on_iteration: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunState:
@@ -98,6 +100,8 @@ def train(
         amend: resume with other settings, all but `_FIXED`; the state records the earlier values and their iterations.
         warm_start: folder of an oracle's run on the same tasks, from which a new run is initialized (`warm_started`).
             Its environment steps and time count as this run's.
+        decisions: the settings that a recipe decided, for the records of a new run.
+        spent: environment steps and time that a new run's preparation took; they count as the run's.
         on_iteration: called after each iteration.
         stop: called after each iteration; if it returns true, the run is saved and can be resumed.
 
@@ -125,6 +129,10 @@ def train(
         state = _resumed(config, directory, amend=amend)
     else:
         state = _begun(config, directory, policy, rng, warm_start)
+        state.decisions = decisions
+        if spent is not None:
+            state.environment_steps += spent.environment_steps
+            state.wall_seconds += spent.seconds
     rng.bit_generator.state = state.generator_state
     step_sizes = None
     if effective.learn_step_sizes:
@@ -173,11 +181,20 @@ def _spent(state: RunState) -> Spent:
     return Spent(state.iteration, state.environment_steps, state.wall_seconds)
 
 
+def check_new(directory: Path) -> None:
+    """Refuses a folder that holds a run.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if (directory / CHECKPOINT_NAME).exists():
+        raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
+
+
 def _begun(
     config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, warm_start: Path | None
 ) -> RunState:
-    if (directory / CHECKPOINT_NAME).exists():
-        raise CheckpointError(f"{directory}: holds a run already; resume it, or choose another folder")
+    check_new(directory)
     state = RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
     if warm_start is not None:
         if config.method != "maml":

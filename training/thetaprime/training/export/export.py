@@ -337,6 +337,7 @@ def _provenance(run: RunState, request: ExportRequest) -> Provenance:
         distribution=run.config.tasks,
         config=run.config.model_dump(mode="json"),
         amendments=run.amendments,
+        **({"recipe": run.decisions} if run.decisions else {}),
         **({"warm_start": run.warm_start} if run.warm_start else {}),
         **({"exploration_std_factor": factor} if factor != 1.0 else {}),
         seed=run.config.seed,
