@@ -19,7 +19,16 @@ from thetaprime.cli import cli
 
 # Options appended to those of a page, which they override: the same commands with less work.
 SMALL: Final[dict[str, tuple[str, ...]]] = {
-    "train": ("--iterations", "1", "--meta-batch-size", "2", "--adaptation-trajectories-per-round", "1"),
+    "train": (
+        "--recipe",
+        "paper",
+        "--iterations",
+        "1",
+        "--meta-batch-size",
+        "2",
+        "--adaptation-trajectories-per-round",
+        "1",
+    ),
     "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
 }
