@@ -179,6 +179,15 @@ def test_beyond_the_range_rounds_reach_the_goal_and_then_hold(navigation: MetaPo
     assert all(value > best - 4.0 for value in session.returns[12:])
 
 
+@pytest.mark.parametrize("goal", [(-0.19, -0.37), (0.22, 0.44)])
+def test_with_an_offset_a_session_is_at_the_goal_by_its_third_policy(navigation: MetaPolicy, goal: Goal) -> None:
+    session = Session(navigation, seed=4).run(goal, 3, lambda batch, _: _with_rewards(batch, batch.rewards - 5.0))
+    # The first step is of a typical length, which passes the goal. Where the tangents meet, there it is.
+    assert session.returns[0] < -35.0
+    assert session.returns[1] < -15.0
+    assert session.returns[2] > -7.0
+
+
 def test_the_task_is_compared_with_those_of_meta_training_in_the_first_two_rounds(navigation: MetaPolicy) -> None:
     familiar, strange = (Session(navigation, seed=5).run(goal, 3) for goal in ((0.3, -0.25), (0.9, -0.9)))
     for session in (familiar, strange):

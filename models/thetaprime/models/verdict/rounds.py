@@ -3,7 +3,8 @@
 Every round measures one policy: a mean return with its error. The guard compares the policies, and keeps
 
 - the best verified one. A policy that is handed out again is measured again, and its episodes are pooled;
-- a trust region around it that grows on a realized gain and shrinks on a loss (Conn et al. 2000);
+- a trust region around it that grows on a realized gain and shrinks on a loss (Conn et al. 2000). Where the gradients
+  of a context are known, the slope that is left at the end of a step tells its length;
 - whether to go on. It holds where the region is small, where nothing was gained for several rounds, and where the best
   return is one that policies reach after adaptation in meta-training;
 - whether the task has changed: the same policy, measured twice, returns far less the second time. Then the session
@@ -33,6 +34,9 @@ class Round:
         trajectories: N.
         context: c_k of a policy that adapts its context; empty otherwise.
         ascent: the direction −∇L in the context, of length 1; zeros where there is none.
+        steepness: the gradient's length in the unit of the rewards, up to a factor that all rounds of a session share;
+            None where it was not measured.
+        upper: upper quartile of the returns; None where it was not measured.
     """
 
     policy: int
@@ -41,6 +45,8 @@ class Round:
     trajectories: int
     context: tuple[float, ...] = ()
     ascent: tuple[float, ...] = ()
+    steepness: float | None = None
+    upper: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +54,42 @@ class RoundsSpec:
     """The settings of the rounds after the first.
 
     Attributes:
-        first_radius: of the trust region, in lengths of the first step.
+        first_radius: of the trust region where no slope is known, in lengths of the first step.
+        nearest: smallest radius after a gain, likewise.
         smallest_radius: below which the session holds, likewise.
-        growth: factor on the radius after a significant gain.
+        growth: factor on the radius after a significant gain. Likewise the longest step in lengths of the one before.
+        steep: part of a step's first slope; where more is left at its end, the next one goes on in the direction of
+            ascent.
+        doubling: longest step in lengths of the one before, where the slope is steep.
         shrinkage: factor on the radius after a loss.
+        meeting: part of the first slope; between two contexts that rise toward each other more steeply, the return has
+            its top where their tangents meet.
+        retreat: part of the way from the first context that is taken back where the best policy fails at times.
         patience: rounds without a significant gain after which the session holds.
         longest: rounds after which the session holds in any case.
         exploration: weight of the model's standard deviation beside its mean.
         significance: standard errors of a difference that count as a gain.
-        slope_share: the share of the slope of meta-training that a direction promises; its standard deviation is 0.5.
+        slope_share: the share of the known slope that a gradient promises.
+        slope_error: its standard deviation.
         change: standard errors by which a policy's second measurement lies below its first where the task has changed.
         change_share: the same as a share of the largest difference between policies.
     """
 
     first_radius: float = 0.35
-    smallest_radius: float = 0.05
+    nearest: float = 0.2
+    smallest_radius: float = 0.03
     growth: float = 1.5
+    steep: float = 0.5
+    doubling: float = 2.0
     shrinkage: float = 0.6
+    meeting: float = 0.35
+    retreat: float = 0.15
     patience: int = 6
     longest: int = 10
     exploration: float = 0.5
     significance: float = 2.0
-    slope_share: float = 0.7
+    slope_share: float = 0.9
+    slope_error: float = 0.3
     change: float = 5.0
     change_share: float = 0.2
 
@@ -100,6 +120,7 @@ class Review:
         realized: return of the last round's policy less that of the best one before it; None where it is not new.
         radius: of the trust region, in lengths of the first step.
         losses: steps from the best policy that gained nothing since it was measured last.
+        steep: whether the return goes on rising steeply at the end of the last step, which gained.
         held: whether to hold.
         enough: whether it holds because the best return is usual after adaptation in meta-training.
         move: what the last round asks for: FORWARD after a gain, SHORTER after a change within noise, BACK after a
@@ -115,6 +136,7 @@ class Review:
     realized: Estimate | None
     radius: float
     losses: int
+    steep: bool
     held: bool
     enough: bool
     move: Move
@@ -153,6 +175,28 @@ def difference(after: Measured, before: Measured) -> Estimate:
     gain = after.mean - before.mean
     width = student_quantile(freedom, COVERAGE) * error
     return Estimate(gain, gain - width, gain + width)
+
+
+def slope_left(before: Round, after: Round) -> float | None:
+    """The slope of the return along a step at its end, as a part of the slope at its start.
+
+    1 means that the return goes on rising as steeply as before, 0 that it is level, and −1 that it falls as steeply as
+    it rose.
+
+    Returns:
+        None where a gradient was not measured, where the contexts are equal, or where the step did not lead upward.
+    """
+    length = math.dist(before.context, after.context)
+    if not length or not before.steepness or after.steepness is None or not before.ascent or not after.ascent:
+        return None
+    way = [(end - start) / length for start, end in zip(before.context, after.context, strict=True)]
+    start = before.steepness * _product(before.ascent, way)
+    end = after.steepness * _product(after.ascent, way)
+    return end / start if start > 0.0 else None
+
+
+def _product(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(one * other for one, other in zip(left, right, strict=True))
 
 
 def _check(rounds: Sequence[Round]) -> None:
@@ -195,6 +239,8 @@ class _State:
         self._held = self._enough = False
         self._move = Move.FORWARD
         self._restart = False
+        self._rounds: dict[int, Round] = {}
+        self._steep = False
 
     def see(self, index: int, measured: Round) -> None:
         if self._restart:
@@ -203,6 +249,7 @@ class _State:
         found = self._measured(measured)
         self._realized = None
         known = self._policies.get(measured.policy)
+        self._rounds.setdefault(measured.policy, measured)
         if known is not None:
             self._see_again(index, measured.policy, known, found)
         elif self._policies:
@@ -235,6 +282,7 @@ class _State:
             realized=self._realized,
             radius=self._radius,
             losses=self._losses,
+            steep=self._steep,
             held=self._held,
             enough=self._enough,
             move=self._move,
@@ -256,8 +304,9 @@ class _State:
             self._contradicted = change
             if policy == 0:
                 # The first policy has just been measured on the new task.
+                again = self._rounds[policy]
                 self._begin(index)
-                self._policies[policy] = found
+                self._policies[policy], self._rounds[policy] = found, again
             else:
                 self._restart, self._move = True, Move.BACK
             return
@@ -276,12 +325,15 @@ class _State:
 
     def _see_new(self, policy: int, found: Measured) -> None:
         spec, best = self._spec, self._policies[self._best]
+        left = slope_left(self._rounds[self._best], self._rounds[policy])
+        self._steep = False
         self._realized = difference(found, best)
         self._policies[policy] = found
         gain, error = self._realized.value, math.hypot(found.error, best.error)
         if gain > 0.0 and gain > spec.significance * error:
+            self._radius = self._widened(policy, left)
+            self._steep = left is not None and left > spec.steep
             self._best, self._idle, self._losses, self._move = policy, 0, 0, Move.FORWARD
-            self._radius *= spec.growth
         elif gain > error:
             self._best, self._losses, self._move = policy, 0, Move.SHORTER
             self._idle += 1
@@ -289,3 +341,14 @@ class _State:
             self._radius *= spec.shrinkage
             self._idle, self._losses = self._idle + 1, self._losses + 1
             self._move = Move.BACK if self._realized.high < 0.0 else Move.SHORTER
+
+    def _widened(self, policy: int, left: float | None) -> float:
+        """The radius after a gain: the distance to where the slope vanishes, by the secant method, if it is known."""
+        spec, contexts = self._spec, [each.context for each in self._rounds.values()]
+        unit = math.dist(contexts[0], contexts[1])
+        if left is None or not unit:
+            return self._radius * spec.growth
+        length = math.dist(self._rounds[self._best].context, self._rounds[policy].context) / unit
+        longest = spec.doubling if left > spec.steep else spec.growth
+        part = abs(left) / (1.0 - left) if left < 1.0 else math.inf
+        return max(length * min(part, longest), spec.nearest)

@@ -32,7 +32,7 @@ from thetaprime.models.inner_loop import (
 )
 from thetaprime.models.parameters import Parameters, check_finite, interpolate
 from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
-from thetaprime.models.reward_units import batch_scale
+from thetaprime.models.reward_units import batch_scale, reward_deviation
 from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.decide import decide, write_verdict
@@ -40,19 +40,15 @@ from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import measure_gradient
 from thetaprime.models.verdict.kl_limit import within_kl
+from thetaprime.models.verdict.line_search import along, next_context
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
-from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
+from thetaprime.models.verdict.usual_returns import UsualReturns
 from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Verdict
 
 _SPEC: Final = RoundsSpec()
-_POST_ADAPTATION: Final = "post_adaptation_return_quantiles"
-# Of 21 quantiles: the 5 % quantile. A policy below it is worse than 95 % of the policies after adaptation.
-_FLOOR: Final = 1
-# Half of the usual policies lie less than this share of the spread below it by chance.
-_MARGIN: Final = 0.05
 # A direction shorter than this is none.
 _SMALLEST: Final = 1e-12
 # Steps of a batch whose features stay in memory for the verdict; those of a larger one are computed again.
@@ -184,6 +180,10 @@ class _Step:
     def _returns(self) -> torch.Tensor:
         return self._batch.returns
 
+    @functools.cached_property
+    def _usual(self) -> UsualReturns | None:
+        return UsualReturns.of(self._meta_policy, self._scale)
+
     def take(self) -> SessionStep:
         """Computes the step."""
         adaptation = self._adaptation
@@ -193,17 +193,22 @@ class _Step:
         measured = self._measure()
         rounds = [*(each.measured for each in self._history), measured]
         level_known = self._level_known(measured.mean_return)
-        floor = self._floor(rounds)
-        seen = review(rounds, _SPEC, floor)
-        inner = self._inner_step(seen)
+        inner = self._inner_step(review(rounds, _SPEC))
+        familiarity = self._familiarity(inner)
+        p_value = self._history[-1].task_p_value if self._history else None
+        if familiarity is not None:
+            p_value = familiarity.p_value
         if self._in_context:
-            measured = dataclasses.replace(measured, ascent=_ascent(inner))
+            unit = reward_deviation(self._batch, adaptation.baseline_ridge, self._inputs)
+            steepness = unit * _norm(inner.gradient)
+            measured = dataclasses.replace(measured, ascent=_ascent(inner), steepness=steepness)
             rounds[-1] = measured
+        enough = self._enough(rounds, p_value)
+        seen = review(rounds, _SPEC, enough)
         signal = _varies(self._batch) and bool(self._advantage.any()) and _norm(inner.gradient) > _SMALLEST
         proposal = self._propose(seen, rounds, inner, signal=signal)
-        evidence = self._evidence(seen, proposal, floor, measured.mean_return, signal=signal, level_known=level_known)
+        evidence = self._evidence(seen, proposal, enough, measured.mean_return, signal=signal, level_known=level_known)
         evidence = self._with_gradient(evidence, inner)
-        familiarity = self._familiarity(inner)
         if familiarity is not None:
             evidence = dataclasses.replace(evidence, task_p_value=familiarity.p_value, unusual=familiarity.text)
         elif self._history:
@@ -240,6 +245,7 @@ class _Step:
             deviation=float(returns.std()) if count > 1 else None,
             trajectories=count,
             context=tuple(context),
+            upper=float(returns.quantile(0.75)),
         )
 
     def _level_known(self, mean_return: float) -> bool:
@@ -248,21 +254,15 @@ class _Step:
             return self._history[0].level_known
         return self._adaptation.target_return is None or self._length(0).measured
 
-    def _floor(self, rounds: Sequence[Round]) -> float | None:
-        """A return that is usual after adaptation in meta-training; None where the level of the returns is unknown.
+    def _enough(self, rounds: Sequence[Round], p_value: float | None) -> float | None:
+        """The return at which the session holds.
 
         Where more than the context adapts, the returns after the first step are no goal: later steps go on gaining.
         """
-        quantiles = self._meta_policy.reference.get(_POST_ADAPTATION)
-        if not self._in_context or quantiles is None or len(quantiles) <= _FLOOR:
+        if not self._in_context or self._usual is None:
             return None
-        low, high = float(quantiles[_FLOOR]), float(quantiles[-1])
-        target = self._adaptation.target_return
-        # Above the best of meta-training, the rewards have an offset, and no level means what it meant there.
-        most = max(high + (high - low) / 5.0, -math.inf if target is None else target)
-        if any(each.mean_return > most * self._scale for each in rounds):
-            return None
-        return (low - _MARGIN * (high - low)) * self._scale
+        known = self._level_known(rounds[0].mean_return)
+        return self._usual.enough(rounds, level_known=known, p_value=p_value)
 
     def _inner_step(self, seen: Review) -> InnerStep:
         """The inner loop's step from θ_k: its end is used where the guard does not propose another."""
@@ -325,7 +325,13 @@ class _Step:
         index = next(i for i, each in enumerate(rounds) if each.policy == seen.best)
         length = _first_length(rounds)
         slope = self._slope(rounds, length)
-        context = propose_context(rounds, index, seen.radius * length, length, slope, _SPEC)
+        radius = seen.radius * length
+        if seen.steep:
+            if self._usual is not None and self._adaptation.target_return is not None:
+                radius = min(radius, self._usual.distance_left(rounds[index], slope))
+            context = along(rounds[index], radius)
+        else:
+            context = next_context(rounds, index, radius, length, slope, _SPEC)
         base = with_std_factor(self._meta_policy.parameters, self._adaptation.adapted_std_factor)
         moved = {**base, CONTEXT: torch.tensor(context, dtype=base[CONTEXT].dtype)}
         return _Proposal(moved, None, seen.move)
@@ -355,7 +361,7 @@ class _Step:
         self,
         seen: Review,
         proposal: _Proposal,
-        floor: float | None,
+        enough: float | None,
         mean_return: float,
         *,
         signal: bool,
@@ -375,7 +381,7 @@ class _Step:
             scale_known=self._options.reward_scale is not None,
             level_known=level_known or self._options.reward_offset is not None,
             realized_gain=_scaled(seen.realized, unit),
-            remaining=unit * (floor - best.mean) if seen.enough and floor is not None else None,
+            remaining=unit * (enough - best.mean) if seen.enough and enough is not None else None,
             contradicted=_scaled(seen.contradicted, unit),
         )
 
