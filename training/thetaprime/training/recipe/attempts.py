@@ -15,7 +15,7 @@ from thetaprime.training.run import Progress, train
 
 ATTEMPTS_FOLDER: Final = "attempts"
 """Folder, in the run's, of the attempts that were replaced."""
-_ATTEMPT_SHARE: Final = 0.2
+_ATTEMPT_SHARE: Final = 0.25
 _WINDOW: Final = 5
 
 
@@ -30,7 +30,7 @@ class _Watch:
         self.ended = False
 
     def add(self, progress: Progress) -> Judgment | None:
-        """Returns the judgment, once: after a fifth of the run's budget, and enough iterations."""
+        """Returns the judgment, once: after a quarter of the run's budget, and enough iterations."""
         if not self.post:
             self._begun = progress.spent
         self.pre.append(progress.pre_return)
@@ -60,7 +60,7 @@ def train_recipe(
 ) -> RunState:
     """Trains by a recipe, and watches.
 
-    After a fifth of the budget it judges whether the run learns. One that does not is moved to ``attempts/`` and
+    After a quarter of the budget it judges whether the run learns. One that does not is moved to ``attempts/`` and
     replaced, at most three times: by another outer loop, by discounts that look further ahead, by another seed. Only
     settings that the recipe decided change, and the seed. Time and environment steps of all attempts count. The
     attempt that ended with the highest return after adaptation stays in the run's folder.

@@ -140,7 +140,8 @@ def decide_sizes(
     settle("adaptation.trajectories_per_round", trajectories, f"{FEWEST_TRAJECTORIES} to 20 episodes a step ({known})")
     trajectories = given.get("adaptation.trajectories_per_round", trajectories)
     if given.get("policy.context_size") != 0:
-        noise = measured.context_noise * math.sqrt(measured.trajectories / trajectories)
+        steps = trajectories * length / (measured.trajectories * measured.episode_length)
+        noise = measured.context_noise / math.sqrt(steps)
         step = min(30.0, max(3.0, _NOISE_STEP / noise)) if noise > 0.0 else 10.0
         settle(
             "adaptation.context_lr",

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-FEWEST_ITERATIONS: Final = 15
+FEWEST_ITERATIONS: Final = 25
 """Iterations before a run is judged."""
 _SURE: Final = 2.5
 _WINDOW: Final = 5
