@@ -14,8 +14,10 @@ import os
 import socket
 import stat
 import struct
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from thetaprime.server.address import is_unix_socket, normalize_host, parse_peer
 from thetaprime.server.auth import audit
 from thetaprime.server.logging import LineLimit
 from thetaprime.server.rpc.blocked_addresses import BlockedAddresses
+from thetaprime.server.rpc.traffic import Traffic
 from thetaprime.server.telemetry.metrics import Metrics
 
 TOO_MANY: Final = "TOO_MANY_CONNECTIONS"
@@ -33,13 +36,27 @@ UNREAD_REPLY: Final = "REPLY_UNREAD"
 """Reason of connections that did not read a reply in time."""
 REFUSED_CALLS: Final = "TOO_MANY_REFUSED_CALLS"
 """Reason of connections with too many calls that were refused or canceled."""
+USELESS_BYTES: Final = "TOO_MANY_USELESS_BYTES"
+"""Reason of connections that sent too many bytes that belong to no call."""
 BLOCKED: Final = "ADDRESS_BLOCKED"
 """Reason of new connections from an address that is blocked, where the kernel does not refuse them."""
 
 _FILES: Final = Path("/proc/self/fd")
 _SCAN_SECONDS: Final = 0.05
-# New connections in one scan.
-_BURST: Final = 50
+# While connections come that are of no use, the scans follow each other faster, so that they see more of them.
+_FAST_SCAN_SECONDS: Final = 0.005
+# The scans take at most this share of a processor.
+_SCAN_SHARE: Final = 0.1
+# Connections whose bytes are measured in one scan.
+_MEASURED: Final = 25
+# Useless connections of one address in one second before it is blocked. Those above the limit are seen, each of them;
+# of those that leave without a call, one in four or fewer.
+_USELESS: Final = 200
+_UNSEEN: Final = 4
+# Notes of calls that no scan has read.
+_NOTES: Final = 100_000
+# struct tcp_info of <linux/tcp.h>: tcpi_bytes_received.
+_BYTES_RECEIVED: Final = slice(128, 136)
 # With this SO_LINGER, closing a socket resets its connection: the kernel keeps no bytes for a peer that reads nothing.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -56,12 +73,14 @@ class _Connection:
         inode: of its socket. Descriptors are reused, inodes are not for a long time.
         peer: address and port of the client.
         owner: the address, or the network of IPv6, that its limit counts.
+        traffic: what it has sent.
         closing: whether it was shut down, and gRPC has not closed it yet.
     """
 
     inode: int
     peer: _Peer
     owner: str
+    traffic: Traffic
     closing: bool = False
 
 
@@ -75,13 +94,17 @@ class Connections:
         limit: maximum of one IPv4 address, or of one IPv6 network of 64 bits. The newest above it are closed.
         metrics: count open connections, closed ones by reason, and blocked addresses.
         block_seconds: for which an address is blocked; 0 blocks none.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, limit: int, metrics: Metrics, block_seconds: float = 0.0) -> None:
+    def __init__(
+        self, limit: int, metrics: Metrics, block_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
         self._metrics = metrics
         self._blocked = BlockedAddresses(block_seconds)
-        for reason in (TOO_MANY, UNREAD_REPLY, REFUSED_CALLS, BLOCKED):
+        self._now = clock
+        for reason in (TOO_MANY, UNREAD_REPLY, REFUSED_CALLS, USELESS_BYTES, BLOCKED):
             metrics.record_closed_connections(reason, 0)
         self._port = 0
         # The scan on its thread, and `close` on others.
@@ -93,6 +116,13 @@ class Connections:
         self._counts: collections.Counter[str] = collections.Counter()
         # Inode of each listening socket, by descriptor.
         self._listening: dict[int, int] = {}
+        # What calls account for, for the next scan: peer, bytes, and the change of the bytes that are awaited.
+        self._notes: collections.deque[tuple[str, int, int]] = collections.deque(maxlen=_NOTES)
+        # Descriptors of connections whose bytes are measured next.
+        self._unmeasured: list[int] = []
+        # Useless connections of this second, by owner.
+        self._second = 0
+        self._useless: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
     def watch(self, address: str) -> Iterator[None]:
@@ -110,9 +140,11 @@ class Connections:
         def scan() -> None:
             wait = _SCAN_SECONDS
             while not stop_event.wait(wait):
+                started = time.thread_time()
                 try:
-                    # During a burst of new connections, the next scan follows at once.
-                    wait = 0.0 if self.limit() > _BURST else _SCAN_SECONDS
+                    useless = self.limit()
+                    took = time.thread_time() - started
+                    wait = max(_FAST_SCAN_SECONDS, took / _SCAN_SHARE) if useless else _SCAN_SECONDS
                 except OSError as error:
                     # No descriptor is free for the list of descriptors.
                     if self._audit_limit.admits("scan"):
@@ -142,7 +174,10 @@ class Connections:
             return False
         with self._lock:
             # Of a new connection, the thread may know nothing yet.
-            return self._close_known(found, reason) or (self._scan() > 0 and self._close_known(found, reason))
+            if self._close_known(found, reason):
+                return True
+            self._scan()
+            return self._close_known(found, reason)
 
     def block(self, network: str) -> None:
         """Refuses new connections of an address for a time. Thread-safe.
@@ -153,22 +188,37 @@ class Connections:
         with self._lock:
             if self._port and not self._listening:
                 self._scan()
-            if self._port and self._blocked.add(network):
-                self._apply_blocks()
-                audit.record_block(network)
+            if self._port:
+                self._block(network)
 
-    def limit(self) -> int:
-        """Counts the connections, and closes new ones above the limit of their address.
+    def note(self, peer: str, size: int, awaited: int = 0) -> None:
+        """Accounts for bytes that a connection sends. Thread-safe.
+
+        Args:
+            peer: of the connection, as `grpc.aio.ServicerContext.peer` returns it.
+            size: bytes of a call that was begun, or of a message that was read.
+            awaited: change of the number of bytes that were requested and have not come.
+        """
+        if self._port:
+            self._notes.append((peer, size, awaited))
+
+    def limit(self) -> bool:
+        """Counts the connections, and closes those that exceed a limit.
+
+        New ones are closed above the limit of their address, others where they send bytes that belong to no call.
+        An address with too many of either, or with too many connections that leave without a call, is blocked.
 
         Returns:
-            Number of new connections.
+            Whether a connection was of no use.
         """
         with self._lock:
             if self._blocked.expire():
                 self._apply_blocks()
-            new = self._scan()
+            before = self._useless.total()
+            self._scan()
+            self._measure_bytes()
             self._metrics.connections.set(sum(self._counts.values()))
-        return new
+            return self._useless.total() != before
 
     def report_omitted_lines(self) -> None:
         """Logs the number of closed connections that had no line since the last call, by reason."""
@@ -176,6 +226,11 @@ class Connections:
             omitted = self._audit_limit.take_omitted()
         for reason, count in omitted.items():
             audit.record_disconnections(reason, count)
+
+    def _block(self, network: str) -> None:
+        if self._blocked.add(network):
+            self._apply_blocks()
+            audit.record_block(network)
 
     def _apply_blocks(self) -> None:
         self._metrics.blocked_addresses.set(len(self._blocked))
@@ -199,28 +254,77 @@ class Connections:
         if self._audit_limit.admits(reason):
             audit.record_disconnection(_format_peer(connection.peer), reason)
 
-    def _scan(self) -> int:
-        """Finds the connections, and closes new ones above the limit; returns the number of new ones."""
+    def _scan(self) -> None:
+        """Finds the connections, and closes new ones above the limit."""
+        self._read_notes()
         sockets, new = self._list_sockets()
+        self._count_useless(sockets)
         self._sockets = sockets
         self._listening = {key: inode for key, inode in self._listening.items() if sockets.get(key) == (inode, None)}
         self._counts = collections.Counter(
             connection.owner for _, connection in sockets.values() if connection is not None and not connection.closing
         )
-        found = 0
         # The kernel numbers inodes upward, roughly: the newest come last.
         for inode, descriptor in sorted(new):
             connection = self._read_connection(descriptor, inode)
             sockets[descriptor] = inode, connection
             if connection is not None:
-                found += 1
                 if connection.owner in self._blocked:
                     self._shut(descriptor, connection, BLOCKED)
                 elif self._counts[connection.owner] < self._limit:
                     self._counts[connection.owner] += 1
                 else:
                     self._shut(descriptor, connection, TOO_MANY)
-        return found
+                    self._add_useless(connection.owner, 1)
+
+    def _read_notes(self) -> None:
+        """Tells the connections what their calls account for. Before the scan lists the connections of these calls."""
+        if not self._notes:
+            return
+        traffics = {each.peer: each.traffic for _, each in self._sockets.values() if each is not None}
+        with contextlib.suppress(IndexError):
+            while True:
+                peer, size, awaited = self._notes.popleft()
+                found = parse_peer(peer)
+                traffic = traffics.get(found) if found is not None else None
+                if traffic is not None:
+                    traffic.note(size, awaited)
+
+    def _count_useless(self, sockets: dict[int, tuple[int, _Connection | None]]) -> None:
+        """Counts the known connections that are open no more, and that left soon and without a call."""
+        now = self._now()
+        for descriptor, (inode, connection) in self._sockets.items():
+            if connection is None or connection.closing or sockets.get(descriptor, (None,))[0] == inode:
+                continue
+            if connection.traffic.was_useless(now):
+                self._add_useless(connection.owner, _UNSEEN)
+
+    def _add_useless(self, owner: str, count: int) -> None:
+        if (second := int(self._now())) != self._second:
+            self._second = second
+            self._useless.clear()
+        self._useless[owner] += count
+        if self._useless[owner] >= _USELESS:
+            self._block(owner)
+
+    def _measure_bytes(self) -> None:
+        """Closes connections that sent too many useless bytes; measures some in each scan, and all in turn."""
+        if not self._unmeasured:
+            self._unmeasured = [key for key, (_, each) in self._sockets.items() if each is not None]
+        now = self._now()
+        for descriptor in self._unmeasured[-_MEASURED:]:
+            _, connection = self._sockets.get(descriptor, (0, None))
+            if connection is None or connection.closing:
+                continue
+            with contextlib.suppress(OSError):
+                with _borrow(descriptor, connection.inode) as borrowed:
+                    info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
+                received = int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+                if connection.traffic.exceeds(received, now):
+                    self._counts[connection.owner] -= 1
+                    self._block(connection.owner)
+                    self._shut(descriptor, connection, USELESS_BYTES)
+        del self._unmeasured[-_MEASURED:]
 
     def _list_sockets(self) -> tuple[dict[int, tuple[int, _Connection | None]], list[tuple[int, int]]]:
         """Returns the known sockets that are still open, and inode and descriptor of each new one."""
@@ -261,7 +365,7 @@ class Connections:
         finally:
             borrowed.detach()
         host, owner = normalize_host(host)
-        return _Connection(inode, (host, port), owner)
+        return _Connection(inode, (host, port), owner, Traffic(self._now()))
 
 
 def _shut_down(descriptor: int, inode: int) -> None:

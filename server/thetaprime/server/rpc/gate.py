@@ -21,6 +21,8 @@ END_OF_REQUESTS: Final[object] = grpc.aio.EOF  # type: ignore[attr-defined]  # m
 
 # A message or reply up to this size costs no more than the call itself.
 _SMALL: Final = 4096
+# What a call may send beside the messages that are read: its headers, and the window that gRPC keeps unrequested.
+_CALL_BYTES: Final = 80 << 10
 # Python and gRPC each keep a reply until it is sent.
 _REPLY_COPIES: Final = 2
 # Calls of one connection, and of one address, in one second that may be refused or canceled before a connection is
@@ -39,6 +41,9 @@ class ClosesConnections(Protocol):
 
     def block(self, network: str) -> object:
         """Refuses new connections of an address for a time."""
+
+    def note(self, peer: str, size: int, awaited: int = 0) -> object:
+        """Accounts for bytes of a connection's calls, and for a change of the bytes that are awaited."""
 
 
 class Gate:
@@ -94,6 +99,7 @@ class Gate:
             BusyError: too many calls from the caller's address are in progress.
         """
         network = caller.network
+        self._connections.note(caller.peer, _CALL_BYTES)
         if self._calls[network] >= self._max_address_calls:
             raise BusyError(f"{self._max_address_calls} calls from this address are in progress", retry_after=1.0)
         self._calls[network] += 1
@@ -113,6 +119,7 @@ class Gate:
             self._refusals.clear()
             self._closed.clear()
         peer, network = caller.peer, caller.network
+        self._connections.note(peer, _CALL_BYTES)
         self._refusals[peer] += 1
         self._refusals[network] += 1
         exceeds = self._refusals[peer] >= _REFUSALS or self._refusals[network] >= _ADDRESS_REFUSALS
@@ -135,6 +142,10 @@ class Gate:
             # The call's end releases its memory: it follows once the connection is closed.
             del self._sending[call]
             self._connections.close(call.caller.peer, UNREAD_REPLY)
+
+    def note(self, call: "AdmittedCall", size: int, awaited: int) -> None:
+        """Accounts for bytes of a call, and for a change of the bytes that it awaits."""
+        self._connections.note(call.caller.peer, size, awaited)
 
     def begin_sending(self, call: "AdmittedCall") -> None:
         """Starts the time in which the call's reply must be read."""
@@ -168,6 +179,18 @@ class AdmittedCall:
         self._held = 0
         self.caller = caller
 
+    async def read(self) -> Any:
+        """Returns the bytes of the next message, or `END_OF_REQUESTS` where the call has no more messages."""
+        self._gate.note(self, 0, MESSAGE_BYTES)
+        # Of a message that does not come as a whole, any part may have.
+        size = MESSAGE_BYTES
+        try:
+            data = await self._context.read()
+            size = 0 if data is END_OF_REQUESTS else len(data)
+        finally:
+            self._gate.note(self, size, -MESSAGE_BYTES)
+        return data
+
     async def receive(self, limit: int) -> Any:
         """Receives a message within the limits of memory and time.
 
@@ -186,7 +209,7 @@ class AdmittedCall:
         async with self._gate.memory.message(self.caller):
             try:
                 async with asyncio.timeout(seconds):
-                    data = await self._context.read()
+                    data = await self.read()
             except TimeoutError:
                 raise StalledRequestError(f"the request did not arrive within {seconds:g} s") from None
         if data is END_OF_REQUESTS:

@@ -99,7 +99,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                         raise UnavailableError("the server is shutting down", retry_after=1.0)
                     caller = self._authenticate(method, caller, context)
                     admitted = self._gate.admit(context, caller)
-                    requests = Requests(method, decode, context, admitted)
+                    requests = Requests(method, decode, admitted)
                     request = requests if handler.request_streaming else await requests.only()
                     reply: bytes = serialize(await behavior(request, context))
                     admitted.begin_reply(len(reply))
@@ -124,7 +124,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             try:
                 self._request_rate.charge(caller)
                 admitted = self._gate.admit(context, caller)
-                requests = Requests(method, decode, context, admitted)
+                requests = Requests(method, decode, admitted)
                 async with contextlib.aclosing(_replies(handler, requests, context)) as replies:
                     async for reply in replies:
                         data: bytes = serialize(reply)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from thetaprime.server.errors import InvalidRequestError
@@ -28,22 +27,19 @@ class Requests:
     Args:
         method: as gRPC names it, ``/package.Service/Method``.
         decode: turns bytes into a message.
-        context: of the call.
         admitted: the call at the gate.
     """
 
-    __slots__ = ("_admitted", "_context", "_decode", "_is_gated", "_is_upload", "_limit")
+    __slots__ = ("_admitted", "_decode", "_is_gated", "_is_upload", "_limit")
 
     def __init__(
         self,
         method: str,
         decode: Callable[[bytes], Any],
-        context: "grpc.aio.ServicerContext[Any, Any]",
         admitted: AdmittedCall,
     ) -> None:
         self._limit = _LARGER_REQUESTS.get(method, _REQUEST_BYTES)
         self._decode = decode
-        self._context = context
         self._admitted = admitted
         self._is_upload = method == _UPLOAD
         self._is_gated = True
@@ -69,7 +65,7 @@ class Requests:
             # An upload reserves the memory of its payload once its header has arrived, and limits its times.
             self._is_gated = not self._is_upload
         else:
-            data = await self._context.read()
+            data = await self._admitted.read()
         if data is END_OF_REQUESTS:
             raise StopAsyncIteration
         try:
