@@ -118,6 +118,11 @@ class Connections:
         self._listening: dict[int, int] = {}
         # What calls account for, for the next scan: peer, bytes, and the change of the bytes that are awaited.
         self._notes: collections.deque[tuple[str, int, int]] = collections.deque(maxlen=_NOTES)
+        # Those of connections that the last scan did not know, and whether they are from the scan before.
+        self._early_notes: list[tuple[tuple[str, int, int], bool]] = []
+        # Connections that have ended since the last count.
+        self._gone: list[_Connection] = []
+        self._found_useless = False
         # Descriptors of connections whose bytes are measured next.
         self._unmeasured: list[int] = []
         # Useless connections of this second, by owner.
@@ -214,11 +219,15 @@ class Connections:
         with self._lock:
             if self._blocked.expire():
                 self._apply_blocks()
-            before = self._useless.total()
+            self._found_useless = False
             self._scan()
-            self._measure_bytes()
+            received = self._measure_bytes()
+            # Later than the bytes that they account for.
+            self._read_notes()
+            self._count_useless()
+            self._limit_bytes(received)
             self._metrics.connections.set(sum(self._counts.values()))
-            return self._useless.total() != before
+            return self._found_useless
 
     def report_omitted_lines(self) -> None:
         """Logs the number of closed connections that had no line since the last call, by reason."""
@@ -256,9 +265,12 @@ class Connections:
 
     def _scan(self) -> None:
         """Finds the connections, and closes new ones above the limit."""
-        self._read_notes()
         sockets, new = self._list_sockets()
-        self._count_useless(sockets)
+        self._gone += [
+            connection
+            for descriptor, (inode, connection) in self._sockets.items()
+            if connection is not None and not connection.closing and sockets.get(descriptor, (None,))[0] != inode
+        ]
         self._sockets = sockets
         self._listening = {key: inode for key, inode in self._listening.items() if sockets.get(key) == (inode, None)}
         self._counts = collections.Counter(
@@ -278,24 +290,28 @@ class Connections:
                     self._add_useless(connection.owner, 1)
 
     def _read_notes(self) -> None:
-        """Tells the connections what their calls account for. Before the scan lists the connections of these calls."""
-        if not self._notes:
-            return
-        traffics = {each.peer: each.traffic for _, each in self._sockets.values() if each is not None}
+        """Tells the connections what their calls account for."""
+        notes, self._early_notes = self._early_notes, []
         with contextlib.suppress(IndexError):
             while True:
-                peer, size, awaited = self._notes.popleft()
-                found = parse_peer(peer)
-                traffic = traffics.get(found) if found is not None else None
-                if traffic is not None:
-                    traffic.note(size, awaited)
+                notes.append((self._notes.popleft(), False))
+        if not notes:
+            return
+        known = {each.peer: each for _, each in self._sockets.values() if each is not None}
+        known |= {each.peer: each for each in self._gone}
+        for (peer, size, awaited), is_late in notes:
+            found = parse_peer(peer)
+            connection = known.get(found) if found is not None else None
+            if connection is not None:
+                connection.traffic.note(size, awaited)
+            elif not is_late:
+                # The next scan finds the connection, unless it has ended.
+                self._early_notes.append(((peer, size, awaited), True))
 
-    def _count_useless(self, sockets: dict[int, tuple[int, _Connection | None]]) -> None:
-        """Counts the known connections that are open no more, and that left soon and without a call."""
-        now = self._now()
-        for descriptor, (inode, connection) in self._sockets.items():
-            if connection is None or connection.closing or sockets.get(descriptor, (None,))[0] == inode:
-                continue
+    def _count_useless(self) -> None:
+        """Counts the connections that have left soon and without a call."""
+        gone, self._gone, now = self._gone, [], self._now()
+        for connection in gone:
             if connection.traffic.was_useless(now):
                 self._add_useless(connection.owner, _UNSEEN)
 
@@ -303,28 +319,33 @@ class Connections:
         if (second := int(self._now())) != self._second:
             self._second = second
             self._useless.clear()
+        self._found_useless = True
         self._useless[owner] += count
         if self._useless[owner] >= _USELESS:
             self._block(owner)
 
-    def _measure_bytes(self) -> None:
-        """Closes connections that sent too many useless bytes; measures some in each scan, and all in turn."""
+    def _measure_bytes(self) -> list[tuple[int, _Connection, int]]:
+        """Returns descriptor and received bytes of some connections: in turn, of all."""
         if not self._unmeasured:
             self._unmeasured = [key for key, (_, each) in self._sockets.items() if each is not None]
-        now = self._now()
+        measured = []
         for descriptor in self._unmeasured[-_MEASURED:]:
             _, connection = self._sockets.get(descriptor, (0, None))
-            if connection is None or connection.closing:
-                continue
-            with contextlib.suppress(OSError):
-                with _borrow(descriptor, connection.inode) as borrowed:
+            if connection is not None and not connection.closing:
+                with contextlib.suppress(OSError), _borrow(descriptor, connection.inode) as borrowed:
                     info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
-                received = int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
-                if connection.traffic.exceeds(received, now):
-                    self._counts[connection.owner] -= 1
-                    self._block(connection.owner)
-                    self._shut(descriptor, connection, USELESS_BYTES)
+                    measured.append((descriptor, connection, int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)))
         del self._unmeasured[-_MEASURED:]
+        return measured
+
+    def _limit_bytes(self, measured: list[tuple[int, _Connection, int]]) -> None:
+        """Closes the connections that have sent too many useless bytes, and blocks their addresses."""
+        now = self._now()
+        for descriptor, connection, received in measured:
+            if connection.traffic.exceeds(received, now):
+                self._counts[connection.owner] -= 1
+                self._shut(descriptor, connection, USELESS_BYTES)
+                self._block(connection.owner)
 
     def _list_sockets(self) -> tuple[dict[int, tuple[int, _Connection | None]], list[tuple[int, int]]]:
         """Returns the known sockets that are still open, and inode and descriptor of each new one."""

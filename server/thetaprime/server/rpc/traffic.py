@@ -10,7 +10,8 @@ from typing import Final
 
 # Bytes of frames and TLS records around a message, as a share of it.
 _OVERHEAD: Final = 0.1
-# Bytes that no call accounts for: a connection may send so many at once, and so many a second.
+# Bytes that no call accounts for: a connection may send so many a second, and so many at once; twice as many after a
+# time without any.
 _BURST: Final = 8 << 20
 _RATE: Final = 1 << 20
 # A connection that ends within this time and without a call was of no use.
@@ -53,7 +54,7 @@ class Traffic:
             now: monotonic seconds.
         """
         allowed = _RATE * (now - (self._measured or self.since)) + self._accounted
-        self._excess = max(0.0, self._excess + received - self._received - allowed)
+        self._excess = max(-_BURST, self._excess + received - self._received - allowed)
         self._received, self._accounted, self._measured = received, 0.0, now
         return self._excess > _BURST + self._awaited
 
