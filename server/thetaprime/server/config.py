@@ -70,7 +70,8 @@ class ServerConfig(BaseSettings):
     """Seconds without a call after which a connection is closed. Clients connect again at their next call."""
     block_seconds: pydantic.NonNegativeFloat = 10.0
     """Seconds for which new connections of an address are refused, after 200 of its calls in one second were refused or
-    canceled on one connection, or 400 on all. Only calls without a token count. 0: never. Linux only."""
+    canceled on one connection, or 400 on all, its connections came and left without a call, or exceeded their limit, or
+    sent many bytes of no call. Calls with a token do not count. 0: never. Linux only."""
     store: Path = Path("thetaprime-store")
     """Folder for sessions, uploads and policies. Created if it does not exist."""
     row_bytes: pydantic.NonNegativeInt = ROW_BYTES

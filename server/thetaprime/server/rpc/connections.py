@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -49,14 +50,21 @@ _FAST_SCAN_SECONDS: Final = 0.005
 _SCAN_SHARE: Final = 0.1
 # Connections whose bytes are measured in one scan.
 _MEASURED: Final = 25
+# After such a connection, for so long.
+_FAST_SECONDS: Final = 1.0
 # Useless connections of one address in one second before it is blocked. Those above the limit are seen, each of them;
-# of those that leave without a call, one in four or fewer.
+# of those that leave without a call, about one in ten.
 _USELESS: Final = 200
-_UNSEEN: Final = 4
+_UNSEEN: Final = 10
 # Notes of calls that no scan has read.
 _NOTES: Final = 100_000
 # struct tcp_info of <linux/tcp.h>: tcpi_bytes_received.
 _BYTES_RECEIVED: Final = slice(128, 136)
+# <linux/tcp.h>: a listening socket keeps the first packet of each connection, which then names the peer of a connection
+# that was reset. Python has no names for these.
+_TCP_SAVE_SYN: Final = 27
+_TCP_SAVED_SYN: Final = 28
+_SYN_BYTES: Final = 128
 # With this SO_LINGER, closing a socket resets its connection: the kernel keeps no bytes for a peer that reads nothing.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -143,13 +151,14 @@ class Connections:
         stop_event = threading.Event()
 
         def scan() -> None:
-            wait = _SCAN_SECONDS
+            wait, fast_until = _SCAN_SECONDS, 0.0
             while not stop_event.wait(wait):
                 started = time.thread_time()
                 try:
-                    useless = self.limit()
-                    took = time.thread_time() - started
-                    wait = max(_FAST_SCAN_SECONDS, took / _SCAN_SHARE) if useless else _SCAN_SECONDS
+                    if self.limit():
+                        fast_until = time.monotonic() + _FAST_SECONDS
+                    least = (time.thread_time() - started) / _SCAN_SHARE
+                    wait = max(least, _FAST_SCAN_SECONDS if time.monotonic() < fast_until else _SCAN_SECONDS)
                 except OSError as error:
                     # No descriptor is free for the list of descriptors.
                     if self._audit_limit.admits("scan"):
@@ -379,12 +388,30 @@ class Connections:
                 return None
             if borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 self._listening[descriptor] = inode
+                borrowed.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
                 return None
-            host, port = borrowed.getpeername()[:2]
-        except OSError:  # the client has left
+            try:
+                host, port = borrowed.getpeername()[:2]
+            except OSError:  # the client has left
+                self._gone += self._read_reset_connection(borrowed, inode)
+                return None
+        except OSError:
             return None
         finally:
             borrowed.detach()
+        return self._connection(inode, host, port)
+
+    def _read_reset_connection(self, reset: socket.socket, inode: int) -> list[_Connection]:
+        """Returns the connection of a socket that was reset; none where the kernel did not keep its first packet."""
+        syn = reset.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SYN_BYTES)
+        is_ipv4 = syn[:1] and syn[0] >> 4 == 4
+        address, header = (syn[12:16], 4 * (syn[0] & 15)) if is_ipv4 else (syn[8:24], 40)
+        if len(syn) < header + 2:
+            return []
+        host = str(ipaddress.ip_address(address))
+        return [self._connection(inode, host, int.from_bytes(syn[header : header + 2], "big"))]
+
+    def _connection(self, inode: int, host: str, port: int) -> _Connection:
         host, owner = normalize_host(host)
         return _Connection(inode, (host, port), owner, Traffic(self._now()))
 
