@@ -9,6 +9,8 @@ import functools
 import math
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models.verdict.leave_one_out import LeaveOneOut
@@ -46,14 +48,13 @@ def noise_scale(left_out: LeaveOneOut, sizes: torch.Tensor) -> NoiseScale | None
     count = len(left_out.without)
     if count < _FEWEST:
         return None
-    values = left_out.pseudo_values * sizes
-    mean = left_out.whole * sizes
-    length = float(mean.norm())
+    values, mean = (left_out.pseudo_values * sizes).numpy(), (left_out.whole * sizes).numpy()
+    length = float(np.sqrt(np.square(mean).sum()))
     if length == 0.0:
         return NoiseScale(math.inf, math.inf)
     deviations = values - values.mean(0)
-    total = float(deviations.square().sum()) / (count - 1)
-    along = float((deviations @ (mean / length)).square().sum()) / (count - 1)
+    total = float(np.square(deviations).sum()) / (count - 1)
+    along = float(np.square(deviations @ (mean / length)).sum()) / (count - 1)
     signal = length**2 - total / count
     if signal <= 0.0:
         return NoiseScale(math.inf, math.inf)
@@ -87,17 +88,16 @@ def signal_p_value(left_out: LeaveOneOut) -> float | None:
     Returns:
         At least 1/1000; None for fewer than six trajectories, whose signs cannot tell.
     """
-    values = left_out.pseudo_values
+    values = left_out.pseudo_values.numpy()
     count = len(values)
     if count < _FEWEST_FLIPPED:
         return None
-    scale = float(values.abs().max())
+    scale = float(np.abs(values).max())
     if scale == 0.0:
         return 1.0
     values = values / scale
     # Signs do not change the second moment, so T² is a monotone function of this form.
-    moment = values.T @ values
-    root = torch.linalg.pinv(moment, hermitian=True)
+    root = np.linalg.pinv(values.T @ values, hermitian=True)
     found = values.sum(0)
     flipped = _signs(count) @ values
     statistic, others = found @ root @ found, ((flipped @ root) * flipped).sum(1)
@@ -105,7 +105,8 @@ def signal_p_value(left_out: LeaveOneOut) -> float | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _signs(count: int) -> torch.Tensor:
+def _signs(count: int) -> npt.NDArray[np.float64]:
     """[999, count] float64: random signs, the same for each number of trajectories."""
     generator = torch.Generator().manual_seed(count)
-    return torch.randint(2, (_FLIPS, count), generator=generator).double() * 2.0 - 1.0
+    signs: npt.NDArray[np.float64] = torch.randint(2, (_FLIPS, count), generator=generator).double().numpy() * 2.0 - 1.0
+    return signs

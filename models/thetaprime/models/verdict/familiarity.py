@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models.artifact import MetaPolicy
@@ -179,14 +181,24 @@ class Transitions(NamedTuple):
 
 def transitions(policy: Policy, lens: Lens, batch: TrajectoryBatch) -> Transitions:
     """At most 2,048 transitions of a batch, evenly spread."""
-    stride = -(-len(batch.rewards) // _MOST_STEPS)
-    following = torch.cat([batch.observations[1:], batch.final_observations[-1:]])
-    following[torch.tensor(batch.lengths).cumsum(0) - 1] = batch.final_observations
-    before, after = batch.observations[::stride], following[::stride]
-    observed = _standardized(before, lens.observation)
-    acted = _standardized(taken_actions(policy, batch.actions[::stride]), lens.action)
-    inputs = torch.cat([torch.ones(len(before), 1), observed, observed**2, acted, acted**2], dim=1)
-    change = ((after - before) / lens.change).clamp(-_FARTHEST, _FARTHEST)
+    count = len(batch.rewards)
+    stride = -(-count // _MOST_STEPS)
+    before, lengths = batch.observations[::stride], torch.tensor(batch.lengths)
+    # An episode's last step is followed by its final observation.
+    after = batch.observations[(torch.arange(0, count, stride) + 1).clamp_max(count - 1)]
+    ends = lengths.cumsum(0) - 1
+    kept = ends % stride == 0
+    after[ends[kept] // stride] = batch.final_observations[kept]
+    acted = taken_actions(policy, batch.actions[::stride])
+    O, A = before.shape[1], acted.shape[1]
+    inputs = torch.ones(len(before), 1 + 2 * O + 2 * A)
+    for values, moments, start in ((before, lens.observation, 1), (acted, lens.action, 1 + 2 * O)):
+        width = values.shape[1]
+        plain, squares = inputs[:, start : start + width], inputs[:, start + width : start + 2 * width]
+        torch.sub(values, moments[0], out=plain)
+        plain.div_(moments[1]).clamp_(-10.0, 10.0)
+        torch.mul(plain, plain, out=squares)
+    change = (after - before).div_(lens.change).clamp_(-_FARTHEST, _FARTHEST)
     return Transitions(inputs, change, batch.rewards[::stride].double())
 
 
@@ -195,10 +207,6 @@ def taken_actions(policy: Policy, actions: torch.Tensor) -> torch.Tensor:
     if policy.continuous:
         return policy.to_environment(actions)
     return torch.nn.functional.one_hot(actions, policy.environment.action.size).float()
-
-
-def _standardized(values: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    return ((values - moments[0]) / moments[1]).clamp(-10.0, 10.0)
 
 
 def batch_features(policy: Policy, lens: Lens, batch: TrajectoryBatch, gradient: Parameters) -> torch.Tensor:
@@ -289,30 +297,23 @@ def _of(what: str, how: str) -> str:
 
 
 def _returns(batch: TrajectoryBatch) -> torch.Tensor:
-    returns, rewards = batch.returns, batch.rewards.double()
-    lengths = torch.tensor(batch.lengths, dtype=torch.float64)
-    return torch.stack(
-        [
-            returns.mean(),
-            _log(returns.std(correction=0)),
-            _log(rewards.std(correction=0)),
-            lengths.mean(),
-            batch.terminated.double().mean(),
-        ]
-    )
+    returns, rewards = batch.returns.numpy(), batch.rewards.numpy()
+    terminated, mean_length = float(batch.terminated.double().mean()), len(rewards) / len(returns)
+    spreads = (_log(float(returns.std())), _log(float(rewards.std(dtype=np.float64))))
+    return torch.tensor([float(returns.mean()), *spreads, mean_length, terminated], dtype=torch.float64)
 
 
 def _rewards(lens: Lens, moves: Transitions) -> torch.Tensor:
     """The coordinates of the reward in the bank of training rewards, and the log deviation of what is left."""
     inputs = moves.inputs.shape[1]
-    bank = (moves.inputs @ lens.rewards[:inputs] + moves.change @ lens.rewards[inputs:]).double()
+    bank = torch.addmm(moves.change @ lens.rewards[inputs:], moves.inputs, lens.rewards[:inputs]).double()
     unit = float(moves.rewards.abs().max()) or 1.0
     targets = moves.rewards / unit
-    gram = bank.T @ bank / len(bank)
-    ridge = _RIDGE * torch.eye(len(gram), dtype=gram.dtype) * gram.diagonal().mean()
-    coordinates = torch.linalg.solve_ex(gram + ridge, bank.T @ targets / len(bank))[0]
-    rest = (targets - bank @ coordinates).square().mean().sqrt()
-    return torch.cat([coordinates * unit, (_log(rest) + math.log(unit))[None]])
+    gram = (bank.T @ bank).numpy() / len(bank)
+    ridge = _RIDGE * np.eye(len(gram)) * gram.diagonal().mean()
+    coordinates = torch.from_numpy(np.linalg.solve(gram + ridge, (bank.T @ targets).numpy() / len(bank)))
+    rest = float((targets - bank @ coordinates).square().mean())
+    return torch.cat([coordinates * unit, torch.tensor([_log(math.sqrt(rest)) + math.log(unit)]).double()])
 
 
 def _gradient(gradient: Parameters) -> torch.Tensor:
@@ -326,7 +327,7 @@ def _gradient(gradient: Parameters) -> torch.Tensor:
         signs = torch.randint(2, (len(flat),), generator=generator).double() * 2.0 - 1.0
         buckets = torch.randint(_SKETCH, (len(flat),), generator=generator)
         direction = torch.zeros(_SKETCH, dtype=torch.float64).index_add_(0, buckets, direction * signs)
-    return torch.cat([direction, _log(norm)[None]])
+    return torch.cat([direction, torch.tensor([_log(float(norm))]).double()])
 
 
 def unexplained(lens: Lens, moves: Transitions) -> torch.Tensor:
@@ -335,29 +336,29 @@ def unexplained(lens: Lens, moves: Transitions) -> torch.Tensor:
     Returns:
         [K + 1, O]: the correlation of the residual with each input, times √S, and the residual's mean square.
     """
-    residual = moves.change - moves.inputs @ lens.dynamics
+    residual = torch.addmm(moves.change, moves.inputs, lens.dynamics, alpha=-1.0)
     correlated = moves.inputs.T @ residual / math.sqrt(len(residual))
     return torch.cat([correlated, residual.square().mean(0, keepdim=True)]).double()
 
 
 def _body(lens: Lens, moves: Transitions) -> torch.Tensor:
-    found = unexplained(lens, moves)
-    ratios = (found / lens.dynamics_noise).square()
+    found = unexplained(lens, moves).numpy()
+    ratios = np.square(found / lens.dynamics_noise.numpy())
     observed = 1 + 2 * lens.observation.shape[1]
     parts = (ratios[:1], ratios[1:observed], ratios[observed:-1])
-    noise = _log(found[-1] / lens.dynamics_noise[-1]).mean()
-    return torch.stack([*(_log(part.mean()) for part in parts), noise])
+    noise = np.log(np.maximum(found[-1] / lens.dynamics_noise[-1].numpy(), _TINY)).mean()
+    return torch.tensor([*(_log(float(part.mean())) for part in parts), float(noise)], dtype=torch.float64)
 
 
 def _observations(lens: Lens, moves: Transitions, steps: int) -> torch.Tensor:
     observed = 2 * lens.observation.shape[1]
-    mean = moves.inputs[:, 1 : 1 + observed].mean(0)
+    mean = moves.inputs.mean(0)[1 : 1 + observed]
     offset = (mean - lens.inputs_noise[0, :observed]) * math.sqrt(steps) / lens.inputs_noise[1, :observed]
-    return _log(offset.double().square().mean())[None]
+    return torch.tensor([_log(float(offset.double().square().mean()))], dtype=torch.float64)
 
 
-def _log(value: torch.Tensor) -> torch.Tensor:
-    return value.double().clamp_min(_TINY).log()
+def _log(value: float) -> float:
+    return math.log(max(value, _TINY))
 
 
 class Neighbors:
@@ -373,22 +374,19 @@ class Neighbors:
 
     def __init__(self, features: torch.Tensor, described: Sequence[Feature]) -> None:
         self.described = tuple(described)
-        self._center = features.double().median(0).values
-        self._scale = features.double().std(0) + 1e-3 * self._center.abs() + 1e-6
-        self._columns = [torch.tensor(group_columns(group, described)) for group in GROUPS]
-        self._weights = [
-            self._scale[columns] / self._scale[columns].max() if group.common else torch.ones(len(columns)).double()
-            for group, columns in zip(GROUPS, self._columns, strict=True)
-        ]
-        z = self._standardized(features)
-        self._tasks = [self._part(z, group) for group in range(len(GROUPS))]
+        tasks = features.double()
+        self._center = tasks.median(0).values.numpy()
+        self._scale = (tasks.std(0) + 1e-3 * torch.from_numpy(self._center).abs() + 1e-6).numpy()
+        self._columns = [np.array(group_columns(group, described)) for group in GROUPS]
+        self._weights = np.zeros((len(self.described), len(GROUPS)))
+        for index, (group, columns) in enumerate(zip(GROUPS, self._columns, strict=True)):
+            scale = self._scale[columns]
+            self._weights[columns, index] = np.square(scale / scale.max()) if group.common else 1.0
+        self._tasks = self._standardized(features)
 
-    def _standardized(self, features: torch.Tensor) -> torch.Tensor:
-        z = (features.double() - self._center) / self._scale
-        return z.nan_to_num(_FARTHEST, _FARTHEST, -_FARTHEST).clamp(-_FARTHEST, _FARTHEST)
-
-    def _part(self, z: torch.Tensor, group: int) -> torch.Tensor:
-        return z[:, self._columns[group]] * self._weights[group]
+    def _standardized(self, features: torch.Tensor) -> npt.NDArray[np.float64]:
+        z = (features.double().numpy() - self._center) / self._scale
+        return np.nan_to_num(z, nan=_FARTHEST, posinf=_FARTHEST, neginf=-_FARTHEST).clip(-_FARTHEST, _FARTHEST)
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """[P, F] -> [P, G]: mean distance of each batch to the nearest held-out tasks, by group."""
@@ -399,10 +397,15 @@ class Neighbors:
         return self._distances(features, own=True)
 
     def _distances(self, features: torch.Tensor, *, own: bool) -> torch.Tensor:
-        z = self._standardized(features)
-        return torch.stack(
-            [_nearest(self._part(z, group), tasks, own=own) for group, tasks in enumerate(self._tasks)], dim=1
-        )
+        count = min(_NEIGHBORS, len(self._tasks) - own)
+        rows = []
+        for index, point in enumerate(self._standardized(features)):
+            squares = np.square(self._tasks - point) @ self._weights
+            if own:
+                # A task does not count as its own neighbor.
+                squares[index] = math.inf
+            rows.append(np.sqrt(np.partition(squares, count - 1, axis=0)[:count]).mean(0))
+        return torch.from_numpy(np.stack(rows))
 
     def most_unusual(self, features: torch.Tensor, group: int) -> tuple[int, bool]:
         """The feature of a group that differs most from the nearest tasks', and whether it lies above theirs.
@@ -411,28 +414,16 @@ class Neighbors:
             features: [F].
             group: index of the group.
         """
-        point, tasks = self._part(self._standardized(features)[None], group), self._tasks[group]
-        nearest = (tasks - point).norm(dim=1).topk(min(_NEIGHBORS, len(tasks)), largest=False).indices
-        differences = point[0] - tasks[nearest].mean(0)
-        chosen = int(differences.abs().argmax())
-        return int(self._columns[group][chosen]), bool(differences[chosen] > 0)
+        point, columns = self._standardized(features[None])[0], self._columns[group]
+        distances = np.square(self._tasks - point) @ self._weights[:, group]
+        nearest = np.argsort(distances, kind="stable")[:_NEIGHBORS]
+        weights = np.sqrt(self._weights[columns, group])
+        differences = (point[columns] - self._tasks[nearest][:, columns].mean(0)) * weights
+        chosen = int(np.abs(differences).argmax())
+        return int(columns[chosen]), bool(differences[chosen] > 0)
 
 
 _PREPARED: "weakref.WeakKeyDictionary[StageCalibration, Neighbors]" = weakref.WeakKeyDictionary()
-
-
-def _nearest(points: torch.Tensor, tasks: torch.Tensor, *, own: bool = False) -> torch.Tensor:
-    """[P]: the mean distance of each point to its nearest tasks.
-
-    Args:
-        points: [P, F].
-        tasks: [T, F].
-        own: whether point i is task i, which does not count as its own neighbor.
-    """
-    found = torch.cdist(points, tasks, compute_mode="donot_use_mm_for_euclid_dist")
-    if own:
-        found.fill_diagonal_(math.inf)
-    return found.topk(min(_NEIGHBORS, len(tasks) - own), largest=False).values.mean(1)
 
 
 def nonconformity(distances: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
@@ -445,7 +436,7 @@ def nonconformity(distances: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., G]; the largest is the score.
     """
-    return (_log(distances) - level[:, 0].double()) / level[:, 1].double()
+    return (_logs(distances) - level[:, 0].double()) / level[:, 1].double()
 
 
 def tails(distances: torch.Tensor) -> torch.Tensor:
@@ -457,7 +448,11 @@ def tails(distances: torch.Tensor) -> torch.Tensor:
     Returns:
         [G, 2] float32: the 90 % quantile, and the mean excess over it (Hill 1975).
     """
-    logs = _log(distances)
+    logs = _logs(distances)
     start = logs.quantile(1.0 - _TAIL, dim=0)
     excess = (logs - start).clamp_min(0.0).sum(0) / (logs > start).sum(0).clamp_min(1)
     return torch.stack([start, excess.clamp_min(_RIDGE)], dim=1).float()
+
+
+def _logs(values: torch.Tensor) -> torch.Tensor:
+    return values.double().clamp_min(_TINY).log()

@@ -43,7 +43,8 @@ def trajectory_influences(
     length = float(whole.norm())
     if length == 0.0 or count == 1:
         return (0.0,) * count
-    return tuple(((without - whole).norm(dim=1) / length).tolist())
+    distances: list[float] = (np.sqrt(np.square((without - whole).numpy()).sum(1)) / length).tolist()
+    return tuple(distances)
 
 
 def steps_without(

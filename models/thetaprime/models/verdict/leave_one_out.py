@@ -9,6 +9,8 @@ equations, instead of N gradients.
 import dataclasses
 from typing import Final, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models.baseline import Regressors
@@ -146,34 +148,42 @@ class GradientSums:
         Args:
             members: [M], numbers of the trajectories that the batch is reduced to; None for all.
         """
-        parts = self.parts if members is None else {name: value[members] for name, value in self.parts.items()}
-        total = {name: value.sum(0, keepdim=True) for name, value in parts.items()}
-        whole, _ = self._gradient(total)
-        without = []
-        for start in range(0, len(parts["xx"]), _CHUNK):
-            rest = {name: total[name] - value[start : start + _CHUNK] for name, value in parts.items()}
-            gradient, told = self._gradient(rest)
-            without.append(torch.where(told[:, None], gradient, whole))
-        return LeaveOneOut(whole[0], torch.cat(without))
+        parts = {
+            name: (value if members is None else value[members]).numpy() for name, value in self.parts.items()
+        }
+        total = {name: value.sum(0, keepdims=True) for name, value in parts.items()}
+        found, count = [], len(parts["xx"])
+        for start in range(0, max(count, 1), _CHUNK):
+            # The first sums of each chunk are those of all trajectories.
+            sums = {
+                name: np.concatenate([total[name], total[name] - value[start : start + _CHUNK]])
+                for name, value in parts.items()
+            }
+            found.append(self._gradients(sums))
+        whole = found[0][0]
+        without = np.concatenate([each[1:] for each in found])
+        without = np.where(np.isfinite(without).all(1, keepdims=True), without, whole)
+        return LeaveOneOut(torch.from_numpy(whole), torch.from_numpy(without))
 
-    def _gradient(self, sums: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, D] and [B]: gradients from B sets of sums, and whether the advantages of each differ."""
-        zq, zz = sums["zq"], sums["zz"]
-        identity = torch.eye(zq.shape[-1], dtype=torch.float64)
-        weights = torch.linalg.solve_ex(sums["xx"] + self.ridge * identity, sums.get("xy", zq[:, 0])[..., None])[0]
-        steps = zz[:, -1, -1].clamp_min(1.0)
+    def _gradients(self, sums: dict[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+        """[B, D]: the gradients from B sets of sums; NaN where the advantages do not differ, 0 in the first set."""
+        zq, zz, xx = sums["zq"], sums["zz"], sums["xx"]
+        penalty = self.ridge * np.eye(xx.shape[-1])
+        weights = np.linalg.solve(xx + penalty, sums.get("xy", zq[:, 0])[..., None])
+        steps = np.maximum(zz[:, -1, -1], 1.0)
         # The products of z with the advantages, and of the advantages with each other.
         products = zz[:, 0] - (zq @ weights)[..., 0]
-        predicted = (weights.mT @ sums.get("qq", sums["xx"]) @ weights)[:, 0, 0]
+        predicted = (np.swapaxes(weights, 1, 2) @ sums.get("qq", xx) @ weights)[:, 0, 0]
         squares = 2.0 * products[:, 0] - zz[:, 0, 0] + predicted
         mean = products[:, -1] / steps
-        variance = squares / steps - mean.square()
+        variance = squares / steps - np.square(mean)
         told = variance > _ROUNDING**2 * (zz[:, 0, 0] / steps)
+        centered = products[:, 1:-1] - mean[:, None] * zz[:, -1, 1:-1]
+        deviation = np.sqrt(np.where(told, variance, 1.0))
+        gradients = np.where(told[:, None], -centered / (steps * deviation)[:, None], np.nan)
         # No signal is no gradient, as in `estimate_advantages`.
-        centered = torch.where(told[:, None], products[:, 1:-1] - mean[:, None] * zz[:, -1, 1:-1], 0.0)
-        deviation = torch.where(told, variance, 1.0).sqrt()
-        gradient = -centered / (steps * deviation)[:, None]
-        return gradient, told & torch.isfinite(gradient).all(-1)
+        gradients[0] = gradients[0] if told[0] else 0.0
+        return gradients
 
 
 class RewardSums(NamedTuple):
