@@ -168,7 +168,7 @@ def test_a_step_multiplies_its_features_once(
     told = _told(policy, _contract(batch))
     made: list[torch.Size] = []
 
-    def of(rows: torch.Tensor) -> Regressors:
+    def of(rows: torch.Tensor, trajectories: int = 0) -> Regressors:
         made.append(rows.shape)
         return Regressors(rows, rows @ rows.T)
 

@@ -21,15 +21,26 @@ class Regressors:
     Attributes:
         rows: [F, S] float64.
         gram: [F, F]: the products of the features, summed over the steps.
+        parts: [N, F, F]: the same, summed over the steps of each trajectory; None where they were not computed.
     """
 
     rows: torch.Tensor
     gram: torch.Tensor
+    parts: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, rows: torch.Tensor) -> Self:
-        """Multiplies the features [F, S] with each other."""
-        return cls(rows, rows @ rows.T)
+    def of(cls, rows: torch.Tensor, trajectories: int = 0) -> Self:
+        """Multiplies the features [F, S] with each other.
+
+        Args:
+            rows: [F, S].
+            trajectories: N, where all have one length: `parts` then comes at no cost. 0 for no `parts`.
+        """
+        if not trajectories:
+            return cls(rows, rows @ rows.T)
+        each = rows.reshape(len(rows), trajectories, -1).transpose(0, 1)
+        parts = each @ each.transpose(1, 2)
+        return cls(rows, parts.sum(0), parts)
 
     def first(self, count: int) -> Self:
         """The first `count` features, without another product."""
@@ -62,13 +73,16 @@ class Regressors:
         return targets - self.fit(targets, ridge) @ self.rows
 
 
-def features(observations: torch.Tensor, time: torch.Tensor, more: torch.Tensor | None = None) -> Regressors:
+def features(
+    observations: torch.Tensor, time: torch.Tensor, more: torch.Tensor | None = None, trajectories: int = 0
+) -> Regressors:
     """[clip(o, ±10), o², t/100, (t/100)², (t/100)³, 1] (Duan et al. 2016, supplement).
 
     Args:
         observations: [S, O].
         time: [S] int64, steps since the start of the trajectory.
         more: [S], a last feature.
+        trajectories: as in `Regressors.of`.
 
     Returns:
         2·O + 4 features of S steps, or 2·O + 5 with `more`.
@@ -81,7 +95,7 @@ def features(observations: torch.Tensor, time: torch.Tensor, more: torch.Tensor 
     torch.index_select(timed, 1, time, out=rows[2 * size : 2 * size + len(timed)])
     if more is not None:
         rows[-1] = more
-    return Regressors.of(rows)
+    return Regressors.of(rows, trajectories)
 
 
 def constant_return(time: torch.Tensor, horizon: int, discount: float) -> torch.Tensor:

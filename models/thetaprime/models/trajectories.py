@@ -97,6 +97,11 @@ class TrajectoryBatch:
         """Whether all trajectories have one length, so that no mask is needed."""
         return len(set(self.lengths)) == 1
 
+    @property
+    def equally_long(self) -> int:
+        """N if all trajectories have one length, otherwise 0."""
+        return len(self.lengths) if self._even else 0
+
     @functools.cached_property
     def time(self) -> torch.Tensor:
         """[S] int64: the number of each step within its trajectory, from 0."""
@@ -147,7 +152,8 @@ def decayed_past(batch: TrajectoryBatch, values: torch.Tensor, decay: float) -> 
 
 def baseline_inputs(batch: TrajectoryBatch, horizon: int, discount: float) -> Regressors:
     """The features of the baseline: those of `features`, then the return of a constant reward until the horizon."""
-    return features(batch.observations, batch.time, constant_return(batch.time, horizon, discount))
+    constant, trajectories = constant_return(batch.time, horizon, discount), batch.equally_long
+    return features(batch.observations, batch.time, constant, trajectories)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

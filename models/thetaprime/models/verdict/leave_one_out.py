@@ -134,7 +134,8 @@ class GradientSums:
             q = _discounted(x - discount * following, discount * decay) * batch.mask[:, None]
             p = discounted_sums(problem.rewards, discount * decay) * batch.mask - problem.constant * q[:, -1]
         z = torch.cat([p[:, None], _by_trajectory(batch, scores.T), batch.mask.double()[:, None]], dim=1)
-        parts = {"xx": x @ x.transpose(1, 2), "zq": z @ q.transpose(1, 2), "zz": z @ z.transpose(1, 2)}
+        xx = x @ x.transpose(1, 2) if inputs.parts is None else inputs.parts
+        parts = {"xx": xx, "zq": z @ q.transpose(1, 2), "zz": z @ z.transpose(1, 2)}
         if q is not x:
             parts |= {"qq": q @ q.transpose(1, 2), "xy": (x @ y[..., None])[..., 0]}
         return cls(parts, adaptation.baseline_ridge)
