@@ -48,10 +48,13 @@ def test_from_training_to_a_measured_artifact(tmp_path: Path, thetaprime: Comman
             "--tasks",
             3,
             "--calibration-tasks",
-            4,
+            20,
             "--json",
         ),
     )
+    few = thetaprime(*(19 if each == 20 else each for each in export))
+    assert few.exit_code == 2
+    assert "--calibration-tasks" in few.stderr and "expected 0 for none, or at least 20" in few.stderr
     measured = thetaprime(*export)
     exported = last_json(measured)
     begun, *_, ended = [line for line in measured.stderr.splitlines() if line.startswith("measuring tiny@1: ")]

@@ -14,8 +14,10 @@ import grpc
 import onnx
 import pytest
 import structlog
+import torch
 
 from thetaprime import models, wire
+from thetaprime.models.parameters import parameters_to_bytes
 from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.catalog.watcher import CatalogWatch
 from thetaprime.server.errors import NotFoundError
@@ -165,6 +167,34 @@ def test_an_onnx_file_that_a_client_would_refuse_is_refused(watched: Watched, th
     assert [each["event"] for each in logs] == ["meta-policy refused"]
     assert "policy.onnx: onnx.graph.node[" in logs[0]["problem"]
     assert "operator 'Loop'" in logs[0]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ({"calibration.pairs": torch.zeros(3)}, "calibration.theta.observation is missing"),
+        ({"calibration.gain.gains": torch.zeros(30)}, "calibration.gain.features is missing"),
+        (
+            {"calibration.gain.gains": torch.full((30,), torch.nan), "calibration.gain.features": torch.zeros(30, 2)},
+            "calibration.gain.gains is not finite",
+        ),
+    ],
+)
+def test_a_damaged_calibration_is_refused_by_field(
+    watched: Watched, third: Path, damage: dict[str, torch.Tensor], problem: str
+) -> None:
+    """Formerly it was served, and each step of a session failed."""
+    folder = shutil.copytree(third, watched.folder(3))
+    artifact = models.load_meta_policy(folder)
+    manifest = artifact.manifest
+    data = parameters_to_bytes({**artifact.reference, **damage})
+    (folder / "reference.safetensors").write_bytes(data)
+    files = {**manifest.files, "reference.safetensors": wire.sha256_hex(data)}
+    (folder / "manifest.json").write_bytes(manifest.model_copy(update={"files": files}).sealed().to_bytes())
+    with structlog.testing.capture_logs() as logs:
+        watched.watch.scan()
+    assert [each["event"] for each in logs] == ["meta-policy refused"]
+    assert f"reference.safetensors: {problem}" in logs[0]["problem"]
 
 
 def test_a_folder_with_too_many_entries_keeps_its_versions(

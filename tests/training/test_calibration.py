@@ -11,7 +11,7 @@ import torch
 
 from thetaprime.models import ArtifactError, MetaPolicy, Parameters, TrajectoryBatch, load_meta_policy, zoo_directory
 from thetaprime.models.verdict.calibration import PREFIX, load_calibration
-from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
+from thetaprime.models.verdict.familiarity import Familiarity, check_calibration, task_p_value
 from thetaprime.training.export.add_calibration import add_calibration
 from thetaprime.training.export.simulated_rounds import concatenate, inner_step, simulate_rounds
 from thetaprime.training.sampling.sampler import collect
@@ -166,6 +166,19 @@ def test_a_damaged_calibration_is_refused_by_name(
     }
     with pytest.raises(ArtifactError, match=problem):
         load_calibration(dataclasses.replace(calibrated, reference=reference))
+
+
+def test_features_of_another_version_are_refused_by_name(calibrated: MetaPolicy) -> None:
+    check_calibration(calibrated)
+    features = calibrated.reference["calibration.adapted.features"]
+    other = {**calibrated.reference, "calibration.adapted.features": features[:, 1:]}
+    with pytest.raises(ArtifactError, match=r"calibration.adapted.features is \[12, .*; expected 16 along axis 1"):
+        check_calibration(dataclasses.replace(calibrated, reference=other))
+
+
+def test_one_held_out_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="held_out: 1; expected at least 2"):
+        add_calibration(tmp_path, held_out=1)
 
 
 def test_concatenated_batches_hold_all_trajectories(shipped: MetaPolicy) -> None:

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 _REQUIRED: Final = ("name", "description")
 _WITH_A_PROFILE: Final = ("source", "profile", "robot", "output", "force", "as_json")
 
+# With fewer, no p-value is below 0.05, and no gain is predicted.
+_FEWEST_TASKS: Final = 20
+
+
+def _enough_tasks(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if 0 < value < _FEWEST_TASKS:
+        problem = f"{value} is too few to calibrate a verdict; expected 0 for none, or at least {_FEWEST_TASKS}."
+        raise click.BadParameter(problem)
+    return value
+
+
 _artifact_option = functools.partial(option, section="Artifact of a run")
 
 
@@ -80,10 +91,12 @@ _artifact_option = functools.partial(option, section="Artifact of a run")
 @_artifact_option(
     "--calibration-tasks",
     type=click.IntRange(min=0),
+    callback=_enough_tasks,
     default=216,
     show_default=True,
-    help="Training tasks to simulate, for verdicts on whether a session's task is like them. The smallest p-value is "
-    "1 / (tasks + 1). 0 for an artifact whose verdicts say nothing about the task.",
+    help="Training tasks to simulate, at least 20, for verdicts on whether a session's task is like them, and on what "
+    "its first step will gain. The smallest p-value is 1 / (tasks + 1). 0 for an artifact whose verdicts say nothing "
+    "about the task.",
 )
 @measurement_options
 @profile_options

@@ -2,9 +2,10 @@
 
 from thetaprime.models.verdict.decide import Ruling, decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
-from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
+from thetaprime.models.verdict.familiarity import Familiarity, check_calibration, task_p_value
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
+from thetaprime.models.verdict.predicted import held_out_gains
 from thetaprime.models.verdict.return_model import propose_context
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
 from thetaprime.models.verdict.session_step import SessionStep, next_step
@@ -28,7 +29,9 @@ __all__ = [
     "StepOptions",
     "Verdict",
     "WeightyStep",
+    "check_calibration",
     "decide",
+    "held_out_gains",
     "next_step",
     "propose_context",
     "review",

@@ -23,11 +23,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thetaprime.models.artifact import MetaPolicy
+from thetaprime.models.artifact import REFERENCE_NAME, MetaPolicy
+from thetaprime.models.errors import ArtifactError
+from thetaprime.models.inner_loop import moving_parameters
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 from thetaprime.models.trajectories import TrajectoryBatch
-from thetaprime.models.verdict.calibration import HeldOut, Lens, StageCalibration, load_calibration
+from thetaprime.models.verdict.calibration import (
+    ADAPTED,
+    PREFIX,
+    THETA,
+    HeldOut,
+    Lens,
+    StageCalibration,
+    load_calibration,
+)
 
 _NEIGHBORS: Final = 5
 _SKETCH: Final = 16
@@ -153,6 +163,30 @@ def task_p_value(
     return Familiarity(p_value, alone, feature.name, feature.high if above else feature.low)
 
 
+def check_calibration(meta_policy: MetaPolicy) -> None:
+    """Checks the calibration in an artifact, so that no session meets a damaged one.
+
+    Raises:
+        ArtifactError: a tensor is missing, is not finite, or does not fit the network or the features of a batch.
+    """
+    calibration = load_calibration(meta_policy)
+    if calibration is None:
+        return
+    parameters = meta_policy.parameters
+    moving = moving_parameters(parameters, meta_policy.manifest.adaptation, meta_policy.step_sizes)
+    gradient = {name: parameters[name] for name in moving}
+    for stage, part in ((THETA, calibration.theta), (ADAPTED, calibration.adapted)):
+        expected = {
+            "features": (1, len(describe_features(gradient, part.lens))),
+            "levels": (1, len(GROUPS)),
+        }
+        for name, (axis, size) in expected.items():
+            shape = list(getattr(part.tasks, name).shape)
+            if shape[axis] != size:
+                found = f"{PREFIX}{stage}.{name} is {shape}; expected {size} along axis {axis}"
+                raise ArtifactError(REFERENCE_NAME, f"{found}; calibrate the artifact again")
+
+
 def _neighbors(stage: StageCalibration, gradient: Parameters) -> "Neighbors":
     """The held-out tasks of a calibration, prepared once."""
     if stage not in _PREPARED:
@@ -190,9 +224,9 @@ def transitions(policy: Policy, lens: Lens, batch: TrajectoryBatch) -> Transitio
     kept = ends % stride == 0
     after[ends[kept] // stride] = batch.final_observations[kept]
     acted = taken_actions(policy, batch.actions[::stride])
-    O, A = before.shape[1], acted.shape[1]
-    inputs = torch.ones(len(before), 1 + 2 * O + 2 * A)
-    for values, moments, start in ((before, lens.observation, 1), (acted, lens.action, 1 + 2 * O)):
+    size = before.shape[1]
+    inputs = torch.ones(len(before), 1 + 2 * size + 2 * acted.shape[1])
+    for values, moments, start in ((before, lens.observation, 1), (acted, lens.action, 1 + 2 * size)):
         width = values.shape[1]
         plain, squares = inputs[:, start : start + width], inputs[:, start + width : start + 2 * width]
         torch.sub(values, moments[0], out=plain)

@@ -149,9 +149,7 @@ class GradientSums:
         Args:
             members: [M], numbers of the trajectories that the batch is reduced to; None for all.
         """
-        parts = {
-            name: (value if members is None else value[members]).numpy() for name, value in self.parts.items()
-        }
+        parts = {name: (value if members is None else value[members]).numpy() for name, value in self.parts.items()}
         total = {name: value.sum(0, keepdims=True) for name, value in parts.items()}
         found, count = [], len(parts["xx"])
         for start in range(0, max(count, 1), _CHUNK):

@@ -122,11 +122,17 @@ def gain_model(meta_policy: MetaPolicy) -> GainModel | None:
         ArtifactError: the tensors of the held-out tasks are damaged.
     """
     if meta_policy not in _MODELS:
-        _MODELS[meta_policy] = _read(meta_policy.reference)
+        found = held_out_gains(meta_policy.reference)
+        _MODELS[meta_policy] = GainModel(*found) if found is not None and len(found[1]) >= _FEWEST_TASKS else None
     return _MODELS[meta_policy]
 
 
-def _read(reference: Parameters) -> GainModel | None:
+def held_out_gains(reference: Parameters) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The features [T, F] and the gains [T] of an artifact's held-out tasks; None for an artifact without them.
+
+    Raises:
+        ArtifactError: they are damaged.
+    """
     if GAINS_NAME not in reference and FEATURES_NAME not in reference:
         return None
     inputs, gains = reference.get(FEATURES_NAME), reference.get(GAINS_NAME)
@@ -139,7 +145,7 @@ def _read(reference: Parameters) -> GainModel | None:
     for name, value in ((FEATURES_NAME, inputs), (GAINS_NAME, gains)):
         if not bool(torch.isfinite(value).all()):
             raise ArtifactError(REFERENCE_NAME, f"{name} is not finite")
-    return GainModel(inputs, gains) if len(gains) >= _FEWEST_TASKS else None
+    return inputs, gains
 
 
 def predict_gain(

@@ -15,6 +15,7 @@ from thetaprime.models import (
 )
 from thetaprime.models.artifact import ONNX_NAME
 from thetaprime.models.spec import BoxAction, EnvironmentContract
+from thetaprime.models.verdict import check_calibration, held_out_gains
 from thetaprime.server.errors import NotFoundError, StartupError
 from thetaprime.v1 import policy_pb2
 
@@ -48,6 +49,7 @@ class CatalogEntry:
         """
         meta_policy = load_meta_policy(directory, directory.parent.parent, limits)
         _check_onnx(meta_policy)
+        _check_verdicts(meta_policy)
         return cls(
             meta_policy=meta_policy,
             contract=wire_contract(meta_policy.manifest.environment),
@@ -80,6 +82,15 @@ def _check_onnx(meta_policy: MetaPolicy) -> None:
         raise ArtifactError(path, str(error)) from error
     if (found := file.metadata.get("thetaprime.policy_id")) != meta_policy.policy_id:
         raise ArtifactError(path, f"holds policy {str(found)[:80]!r}; the parameters are {meta_policy.policy_id!r}")
+
+
+def _check_verdicts(meta_policy: MetaPolicy) -> None:
+    """Checks the calibration of verdicts. Otherwise the steps of each session would fail."""
+    try:
+        check_calibration(meta_policy)
+        held_out_gains(meta_policy.reference)
+    except ArtifactError as error:
+        raise ArtifactError(str(meta_policy.directory / error.file), error.problem) from error
 
 
 class CatalogConflictError(ValueError):

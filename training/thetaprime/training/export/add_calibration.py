@@ -50,6 +50,8 @@ from thetaprime.training.tasks.protocol import TaskDistribution
 HELD_OUT_TASKS: Final = 216
 """Number of held-out tasks, by default. The smallest p-value is 1 / 217."""
 _HELD_OUT_PER_PILOT: Final = 9
+# A task has no neighbor among one task.
+_FEWEST_TASKS: Final = 2
 BATCHES: Final = 3
 """Batches of one task in `TaskRounds`."""
 _REPORT_SECONDS: Final = 10.0
@@ -126,7 +128,10 @@ def add_calibration(
 
     Raises:
         ArtifactError: the artifact is damaged.
+        ValueError: `held_out` is below 2.
     """
+    if held_out < _FEWEST_TASKS:
+        raise ValueError(f"held_out: {held_out}; expected at least {_FEWEST_TASKS}")
     meta_policy = load_meta_policy(directory)
     manifest = meta_policy.manifest
     distribution = resolve_tasks(manifest.provenance.distribution)
