@@ -420,7 +420,8 @@ class Neighbors:
 
     def _standardized(self, features: torch.Tensor) -> npt.NDArray[np.float64]:
         z = (features.double().numpy() - self._center) / self._scale
-        return np.nan_to_num(z, nan=_FARTHEST, posinf=_FARTHEST, neginf=-_FARTHEST).clip(-_FARTHEST, _FARTHEST)
+        finite: npt.NDArray[np.float64] = np.nan_to_num(z, nan=_FARTHEST, posinf=_FARTHEST, neginf=-_FARTHEST)
+        return finite.clip(-_FARTHEST, _FARTHEST)
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """[P, F] -> [P, G]: mean distance of each batch to the nearest held-out tasks, by group."""
