@@ -139,9 +139,11 @@ def _listed(changes: dict[str, Any]) -> str:
 def _alternatives(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     """What to try next, in order: a few words, and the changed settings."""
     config, free = recipe.config, {each.setting for each in recipe.decisions}
+    given = {name for name in ("outer_epochs", "outer_lr") if name in config.model_fields_set}
     found: list[tuple[str, dict[str, Any]]] = []
     if "outer_loop" in free:
-        found.append(("another outer loop", {"outer_loop": "maml_trpo", "adaptation.curvature": "ratio"}))
+        other = {"outer_loop": "promp", "outer_epochs": 10, "outer_lr": 1e-3}
+        found.append(("another outer loop", {name: each for name, each in other.items() if name not in given}))
     further = {"adaptation.discount": config.adaptation.discount, "outer_discount": config.outer_discount}
     changes = {name: _further(discount) for name, discount in further.items() if name in free}
     if any(changes[name] != further[name] for name in changes):

@@ -51,12 +51,14 @@ def decide(measured: Measurements, given: Mapping[str, Any], *, horizon: int, co
     settle("adaptation.discount", *_discount(measured.inner, _INNER_PRIOR, tolerance))
     settle("outer_discount", *_discount(measured.outer, _OUTER_PRIOR, tolerance))
     settle("outer_gae_lambda", 0.95, "less noise than 1 at little bias")
-    loop = given.get("outer_loop", "promp")
-    settle("outer_loop", "promp", "ten steps of Adam on each batch of trajectories: fewest environment steps")
+    loop = given.get("outer_loop", "maml_trpo")
+    settle("outer_loop", "maml_trpo", "each step uses the whole trust region, from the first iteration on")
+    settle("fisher_fraction", 0.5, "few trajectories of each task suffice for the curvature")
     if loop in ("promp", "maml_trpo"):
         settle("adaptation.curvature", "ratio", "counts how θ changes the samples, with little noise")
-    settle("outer_epochs", 10, "bounded by max_kl")
-    settle("outer_lr", 1e-3, "of Adam, bounded by max_kl")
+    if loop in ("promp", "dice"):
+        settle("outer_epochs", 10, "bounded by max_kl")
+        settle("outer_lr", 1e-3, "of Adam, bounded by max_kl")
     settle("max_kl", 0.03, "rewards are normalized for each task, so that one bound fits all")
     settle("learn_step_sizes", True, "the first step sizes need not be exact")
     settle("adaptation.inner_lr_schedule", [1.0, 0.5], "later steps refine the first")
