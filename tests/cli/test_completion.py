@@ -13,7 +13,7 @@ import thetaprime.client as tp
 from thetaprime import models
 from thetaprime.cli import _completion, _connection, cli, evaluate
 from thetaprime.training.evaluation import evaluation
-from thetaprime.training.tasks import TASKS_OF_RECORD
+from thetaprime.training.tasks import BODY_TASKS, TASKS_OF_RECORD
 
 
 def complete(*words: str) -> list[str]:
@@ -41,7 +41,7 @@ def complete(*words: str) -> list[str]:
         (("adapt", "x", "--resu"), ["--resume"]),
         (("evaluate", "po"), ["point-navigation", "point-navigation-maml"]),
         (("export", "po"), ["point-navigation", "point-navigation-maml"]),
-        (("train", "ant"), ["ant-velocity", "ant-direction"]),
+        (("train", "ant"), ["ant-velocity", "ant-direction", "ant-leg", "ant-fourth-leg"]),
         (("train", "x", "--outer-loop", "pro"), ["promp"]),
         (("train", "x", "--policy-activation", ""), ["relu", "tanh"]),
         (("serve", "--max-tenant-b"), ["--max-tenant-bytes"]),
@@ -78,7 +78,7 @@ def test_the_shell_s_own_call_imports_nothing_heavy() -> None:
 
 def test_names_that_are_copied_to_spare_an_import_are_those_of_the_components() -> None:
     assert models.PROFILES == _completion.PROFILES
-    assert tuple(TASKS_OF_RECORD) == _completion.TASKS
+    assert (*TASKS_OF_RECORD, *BODY_TASKS) == _completion.TASKS
     assert tp.DEFAULT_ADDRESS == _connection.DEFAULT_ADDRESS
     assert evaluation.GRADIENT_STEPS == evaluate.GRADIENT_STEPS
     assert evaluation.METHODS == evaluate.METHODS

@@ -12,7 +12,10 @@ from thetaprime.cli._command import RAW_ARGUMENTS
 
 MANIFEST: Final = "manifest.json"
 PROFILES: Final = ("default", "epsilon", "unity-mlagents", "godot-rl", "robot")
-TASKS: Final = ("point-navigation", "half-cheetah-velocity", "half-cheetah-direction", "ant-velocity", "ant-direction")
+TASKS: Final = (
+    *("point-navigation", "half-cheetah-velocity", "half-cheetah-direction", "ant-velocity", "ant-direction"),
+    *("half-cheetah-body", "ant-leg", "ant-fourth-leg", "walker-body"),
+)
 
 
 def artifacts(zoo: Path | None = None) -> dict[str, Path]:

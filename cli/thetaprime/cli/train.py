@@ -108,9 +108,10 @@ def command(
 ) -> None:
     """Meta-train a policy over a distribution of TASKS.
 
-    TASKS is point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity, ant-direction, or
-    package.module:Class for your own task distribution. The inner loop is REINFORCE; --outer-loop chooses the outer
-    loop, TRPO by default. --method pretrained and --method oracle train the comparisons.
+    TASKS is point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity, ant-direction,
+    half-cheetah-body, ant-leg, walker-body, or package.module:Class for your own task distribution. The inner loop is
+    REINFORCE; --outer-loop chooses the outer loop, TRPO by default. --method pretrained and --method oracle train the
+    comparisons.
 
     Ctrl-C finishes the iteration and saves the run, which --resume continues.
     """

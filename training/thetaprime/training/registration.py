@@ -10,6 +10,7 @@ import gymnasium
 POINT_NAVIGATION_ID: Final = "thetaprime/PointNavigation-v0"
 POINT_NAVIGATION_HORIZON: Final = 100
 LOCOMOTION_HORIZON: Final = 200
+BODY_HORIZON: Final = 200
 _ENVIRONMENTS: Final = "thetaprime.training.tasks.environments"
 
 gymnasium.register(
@@ -23,4 +24,10 @@ for _name in ("HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "Ant
         id=f"thetaprime/{_name}-v0",
         entry_point=f"{_ENVIRONMENTS}.locomotion:{_name}",
         max_episode_steps=LOCOMOTION_HORIZON,
+    )
+for _name in ("HalfCheetahBody", "AntLeg", "WalkerBody"):
+    gymnasium.register(
+        id=f"thetaprime/{_name}-v0",
+        entry_point=f"thetaprime.training.tasks.bodies.shipped:{_name}",
+        max_episode_steps=BODY_HORIZON,
     )

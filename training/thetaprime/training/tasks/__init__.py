@@ -4,8 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from thetaprime.training.tasks.bodies.family import BodyState, MujocoTasks
+    from thetaprime.training.tasks.bodies.variations import scale_model
     from thetaprime.training.tasks.conformance import check_task_distribution
     from thetaprime.training.tasks.distributions import (
+        BODY_TASKS,
         TASKS_OF_RECORD,
         PointNavigationTasks,
         make_vector,
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
     from thetaprime.training.tasks.worker_pool import WorkerError
 
 __all__ = [
+    "BODY_TASKS",
     "TASKS_OF_RECORD",
     "BatchedTaskDistribution",
+    "BodyState",
+    "MujocoTasks",
     "OracleTasks",
     "Park",
     "PointNavigationTasks",
@@ -41,10 +47,15 @@ __all__ = [
     "make_vector",
     "oracle_policy",
     "resolve_tasks",
+    "scale_model",
     "task_vector",
 ]
 
 _MODULES: Final = {
+    "BODY_TASKS": "thetaprime.training.tasks.distributions",
+    "BodyState": "thetaprime.training.tasks.bodies.family",
+    "MujocoTasks": "thetaprime.training.tasks.bodies.family",
+    "scale_model": "thetaprime.training.tasks.bodies.variations",
     "BatchedTaskDistribution": "thetaprime.training.tasks.protocol",
     "OracleTasks": "thetaprime.training.tasks.oracle",
     "Park": "thetaprime.training.tasks.protocol",

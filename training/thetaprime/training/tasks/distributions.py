@@ -147,6 +147,15 @@ TASKS_OF_RECORD: Final[dict[str, type[TaskDistribution]]] = {
     "ant-direction": AntDirectionTasks,
 }
 
+_SHIPPED: Final = "thetaprime.training.tasks.bodies.shipped"
+BODY_TASKS: Final = {
+    "half-cheetah-body": f"{_SHIPPED}:HalfCheetahBodyTasks",
+    "ant-leg": f"{_SHIPPED}:AntLegTasks",
+    "ant-fourth-leg": f"{_SHIPPED}:AntFourthLegTasks",
+    "walker-body": f"{_SHIPPED}:WalkerBodyTasks",
+}
+"""The shipped families whose bodies differ, by name."""
+
 
 def resolve_tasks(reference: str) -> TaskDistribution:
     """Makes the task distribution of a name.
@@ -160,11 +169,11 @@ def resolve_tasks(reference: str) -> TaskDistribution:
     """
     if reference in TASKS_OF_RECORD:
         return TASKS_OF_RECORD[reference]()
+    names = ", ".join((*TASKS_OF_RECORD, *BODY_TASKS))
+    reference = BODY_TASKS.get(reference, reference)
     module_name, colon, class_name = reference.partition(":")
     if not colon:
-        raise ValueError(
-            f"tasks: {reference!r} is unknown; expected one of {', '.join(TASKS_OF_RECORD)}, or package.module:Class"
-        )
+        raise ValueError(f"tasks: {reference!r} is unknown; expected one of {names}, or package.module:Class")
     # Python does not search the working directory for a console script, but users keep their modules there.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

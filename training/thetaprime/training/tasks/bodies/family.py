@@ -180,7 +180,8 @@ class MujocoTasks:
             if before != after:
                 raise ValueError(
                     f"{name}.vary_spec, task {task}: {size} is {after}; without the variation it is {before}. The "
-                    "tasks of a family vary numbers: every model needs the same bodies, joints, geoms, actuators and sensors"
+                    "tasks of a family vary numbers: every model needs the same bodies, joints, geoms, actuators and "
+                    "sensors"
                 )
         for array in ("actuator_ctrlrange", "actuator_ctrllimited"):
             if not np.array_equal(getattr(nominal, array), getattr(model, array)):
