@@ -22,6 +22,7 @@ from rich.table import Table  # noqa: E402
 from benchmarks import (  # noqa: E402
     act,
     adaptation_round,
+    bodies,
     collection,
     export,
     flood,
@@ -47,6 +48,7 @@ BENCHMARKS = {
     "idle": idle_sessions.rows,
     "start": start.rows,
     "sampler": sampler.rows,
+    "bodies": bodies.rows,
 }
 
 

@@ -21,7 +21,7 @@ from thetaprime.training.tasks.bodies.family import BodyState, Floats, MujocoTas
 from thetaprime.training.tasks.bodies.single import BodyEnv
 from thetaprime.training.tasks.bodies.variations import scale_model
 from thetaprime.training.tasks.environments.locomotion import ANT, DIRECTION, HALF_CHEETAH, Body
-from thetaprime.training.tasks.environments.locomotion.bodies import Outcome, State
+from thetaprime.training.tasks.environments.locomotion.bodies import State
 from thetaprime.training.tasks.protocol import Task
 
 MASS_BASE: Final = 1.5
@@ -84,15 +84,15 @@ class _Runner(ShippedBodies):
 
     def reward(self, before: BodyState, actions: Floats, after: BodyState) -> Floats:
         """The forward velocity, less the costs."""
-        return self._outcome(before.position[:, 0], actions, after).reward
+        state, ones = State(after.position, after.velocity), np.ones(len(actions))
+        return self.body.outcome(DIRECTION, ones, actions, before.position[:, 0], state, after.sensors).reward
 
     def terminated(self, after: BodyState) -> npt.NDArray[np.bool_]:
         """Whether the body has fallen."""
-        return self._outcome(after.position[:, 0], np.zeros((len(after.position), 1)), after).fallen
-
-    def _outcome(self, before: Floats, actions: Floats, after: BodyState) -> Outcome:
-        state = State(after.position, after.velocity)
-        return self.body.outcome(DIRECTION, np.ones(len(before)), actions, before, state, after.sensors)
+        if self.body.healthy_height is None:
+            return np.zeros(len(after.position), np.bool_)
+        low, high = self.body.healthy_height
+        return ~((after.position[:, 2] >= low) & (after.position[:, 2] <= high))
 
 
 class HalfCheetahBodyTasks(_Runner):
