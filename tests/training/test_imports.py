@@ -10,5 +10,8 @@ def test_importing_the_package_registers_its_environments_and_loads_no_simulator
         "print(gymnasium.make('thetaprime/PointNavigation-v0', goal=(0.3, -0.2)).reset(seed=0)[0].tolist())\n"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    names = ["AntDirection", "AntVelocity", "HalfCheetahDirection", "HalfCheetahVelocity", "PointNavigation"]
+    names = [
+        *("AntDirection", "AntLeg", "AntVelocity", "HalfCheetahBody", "HalfCheetahDirection", "HalfCheetahVelocity"),
+        *("PointNavigation", "WalkerBody"),
+    ]
     assert found.stdout.splitlines() == [str([f"thetaprime/{name}-v0" for name in names]), "[]", "[0.0, 0.0]"]
