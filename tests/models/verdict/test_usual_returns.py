@@ -30,6 +30,8 @@ def test_a_small_remainder_of_a_large_gain_is_enough_where_the_level_is_known() 
     rounds = [_round(0, -380.0), _round(1, -49.0, 0.1)]
     assert USUAL.enough(rounds, level_known=True, p_value=0.5) == pytest.approx(-20.0 - 33.1)
     assert USUAL.enough(rounds, level_known=False, p_value=0.5) == pytest.approx(-34.0 - 0.05 * 27.0)
+    # An unfamiliar task may reach more.
+    assert USUAL.enough(rounds, level_known=True, p_value=0.04) == pytest.approx(-34.0 - 0.05 * 27.0)
     # After a small gain, the quantile counts.
     assert USUAL.enough([_round(0, -60.0), _round(1, -30.0)], level_known=True, p_value=0.5) == pytest.approx(-35.35)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from thetaprime.models.artifact import MetaPolicy
+from thetaprime.models.verdict.decide import UNFAMILIAR
 from thetaprime.models.verdict.rounds import Round, slope_left
 
 _QUANTILES: Final = "post_adaptation_return_quantiles"
@@ -67,7 +68,8 @@ class UsualReturns:
         if best.mean_return > most or self._is_deceptive(rounds[0], best, p_value):
             return None
         usual = self.low - _MARGIN * (self.high - self.low)
-        if not level_known:
+        if not level_known or (p_value is not None and p_value < UNFAMILIAR):
+            # Another body may reach more than the median of meta-training promises, or less.
             return usual
         return min(usual, self.middle - _WORTHWHILE * (best.mean_return - rounds[0].mean_return))
 
