@@ -331,3 +331,29 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in result.output
     said = [line for line in result.stderr.splitlines() if line.startswith("thetaprime ")]
     assert len(said) == 1, result.stderr
+
+
+MODELS = Path(__file__).parents[1] / "data" / "stable_baselines3"
+
+
+def test_import_writes_an_artifact_and_refuses_what_it_is_not(tmp_path: Path, thetaprime: Command) -> None:
+    run = ["import", "sb3", MODELS / "pendulum-ppo.zip", "--name", "mine", "--trajectories", "2", "--output", tmp_path]
+    wrong = thetaprime(*run, "--env", "CartPole-v1")
+    assert wrong.exit_code == 1
+    assert "observations of 4 numbers" in wrong.stderr
+    unknown = thetaprime(*run, "--env", "NoSuch-v1")
+    assert unknown.exit_code == 2
+    assert "NoSuch" in unknown.stderr
+    argument = thetaprime(*run, "--env", "Pendulum-v1", "--env-args", "no_such=1")
+    assert argument.exit_code == 2
+    assert "no_such" in argument.stderr
+    done = thetaprime(*run, "--env", "Pendulum-v1", "--env-args", "g=9.81", "--json")
+    facts = last_json(done)
+    assert done.exit_code == 0
+    assert facts["return"]["episodes"] == 6
+    meta_policy = load_meta_policy(Path(facts["artifact"]))
+    assert meta_policy.label == facts["meta_policy"] == "mine@1"
+    assert "g = 9.81" in meta_policy.read_extra("README.md").decode()
+    again = thetaprime(*run, "--env", "Pendulum-v1")
+    assert again.exit_code == 2
+    assert "--force" in again.stderr

@@ -2,11 +2,13 @@
 
 import dataclasses
 import shutil
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gymnasium
+import numpy as np
 
 import thetaprime.client as tp
 from tests.support.server.certificates import Authority
@@ -16,6 +18,8 @@ from thetaprime.models import zoo_directory
 from thetaprime.server import ServerConfig
 from thetaprime.server.auth.tokens import TokenEntry, TokenTable, new_token, token_digest
 from thetaprime.training import load_config
+
+_DATA: Final = Path(__file__).parents[1] / "data"
 
 Address = Callable[[], str]
 Names = Callable[[Address], Mapping[str, Any]]
@@ -150,9 +154,21 @@ def _robot_file(path: Path) -> object:
     return RobotFile().convert(path, None, None)
 
 
+def _model(folder: Path) -> Mapping[str, str]:
+    """Copies a model of Stable-Baselines3."""
+    shutil.copy(_DATA / "stable_baselines3" / "pendulum-ppo.zip", folder / "pendulum.zip")
+    return {}
+
+
+def _normalized(address: Address) -> Mapping[str, Any]:
+    """An environment with running statistics, as VecNormalize has them."""
+    return {"env": types.SimpleNamespace(obs_rms=types.SimpleNamespace(mean=np.zeros(3), var=np.ones(3)))}
+
+
 SCENES: dict[str, Scene] = {
     "README.md": Scene(names=_readme),
     "docs/adapt-your-robot.md": Scene(names=_robot),
+    "docs/bring-your-own-policy.md": Scene(names=_normalized, prepare=_model),
     "docs/client.md": Scene(names=_client, toml=(_client_file,)),
     "docs/reading-a-verdict.md": Scene(names=_client),
     "docs/onnx.md": Scene(

@@ -42,6 +42,7 @@ SUBCOMMANDS: Final = {
     "explain": Subcommand("thetaprime.cli.explain", "Explain a step of a session, and its verdict.", "training"),
     "inspect": Subcommand("thetaprime.cli.inspect", "Verify and describe a policy or an artifact.", "server"),
     "train": Subcommand("thetaprime.cli.train", "Meta-train a policy over a distribution of tasks.", "training"),
+    "import": Subcommand("thetaprime.cli.import_policy", "Import a policy that was trained elsewhere.", "training"),
     "evaluate": Subcommand("thetaprime.cli.evaluate", "Measure a meta-policy on held-out tasks.", "training"),
     "compare": Subcommand("thetaprime.cli.compare", "Add comparisons to an artifact.", "training"),
     "export": Subcommand("thetaprime.cli.export", "Write runs as an artifact, or a policy for an engine.", "training"),

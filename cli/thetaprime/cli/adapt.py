@@ -12,6 +12,7 @@ import click
 from thetaprime.cli._command import Command, option
 from thetaprime.cli._completion import complete_environment, complete_meta_policy
 from thetaprime.cli._connection import connect, connection_options
+from thetaprime.cli._environment import KeyJson, make_environment
 from thetaprime.cli._files import CLIP_FORMATS, FIGURE_FORMATS, NewFile, force_option
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._profiles import profile_options
@@ -32,26 +33,6 @@ if TYPE_CHECKING:
         Session,
     )
     from thetaprime.client._progress import Show
-
-_OUR_NAMESPACE: Final = "thetaprime/"
-_OUR_MODULE: Final = "thetaprime.training"
-
-
-class KeyJson(click.ParamType[tuple[str, Any]]):
-    """An argument of the environment, as ``KEY=JSON``."""
-
-    name = "KEY=JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Parses one argument of the environment."""
-        key, separator, text = str(value).partition("=")
-        if not separator or not key.isidentifier():
-            self.fail(f"{value!r}; expected KEY=JSON, such as goal=[0.3,-0.2]", param, ctx)
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            self.fail(f"{key}={text}; {text!r} is not JSON (text takes double quotes)", param, ctx)
-
 
 _task_option = functools.partial(option, section="Task")
 _round_option = functools.partial(option, section="Rounds")
@@ -186,7 +167,7 @@ def command(
     if session_id is not None and given:
         flag = f"--{given[0].replace('_', '-')}"
         raise click.UsageError(f"{flag} belongs to a new session; a resumed session keeps its own")
-    make, arguments = functools.partial(_make, env_id), dict(env_args)
+    make, arguments = functools.partial(make_environment, env_id), dict(env_args)
     if video is not None and "render_mode" in arguments:
         raise click.BadParameter("render_mode is chosen by --video", param_hint="--env-args")
     from thetaprime.client import ThetaPrimeError
@@ -305,15 +286,3 @@ def _task(env_id: str, arguments: dict[str, Any]) -> str:
     """Returns the environment in words, for a title."""
     given = ", ".join(f"{name} = {json.dumps(value)}" for name, value in arguments.items())
     return f"{env_id} ({given})" if given else env_id
-
-
-def _make(env_id: str, arguments: dict[str, Any]) -> "gymnasium.Env[Any, Any]":
-    """Makes the environment without gymnasium's checker: `check_environment` compares it with the policy's contract."""
-    import gymnasium
-
-    # "module:Id" has gymnasium import the module that registers the environment.
-    full_id = f"{_OUR_MODULE}:{env_id}" if env_id.startswith(_OUR_NAMESPACE) else env_id
-    try:
-        return gymnasium.make(full_id, disable_env_checker=True, **arguments)
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
-        raise click.BadParameter(f"{env_id}: {error}", param_hint="--env") from error

@@ -187,6 +187,10 @@ class AdaptationSpec(Spec):
     """Divide the gradient by its norm over all adapted parameters (Shor 1962). Step sizes, schedule and gap then set
     the
     length of a step, and the gradient's noise affects only its direction."""
+    max_kl: pydantic.PositiveFloat | None = None
+    """A trust region: the longest step of a session, as the mean KL divergence of θ_{k+1} from θ_k at the batch's
+    observations, in nats. Within it, a session goes on round after round, also where one round's gain is less than its
+    noise (as TRPO does, Schulman et al. 2015). None for the long steps that meta-training learned."""
     adapted_std_factor: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
     """Box actions: factor on the standard deviation at the first inner step. θ must explore to find the task; after
     that

@@ -206,7 +206,7 @@ class _Step:
         enough = self._enough(rounds, p_value)
         seen = review(rounds, _SPEC, enough)
         signal = _varies(self._batch) and bool(self._advantage.any()) and _norm(inner.gradient) > _SMALLEST
-        proposal = self._propose(seen, rounds, inner, signal=signal)
+        proposal = self._within_trust_region(self._propose(seen, rounds, inner, signal=signal))
         evidence = self._evidence(seen, proposal, enough, measured.mean_return, signal=signal, level_known=level_known)
         evidence = self._with_gradient(evidence, inner)
         if familiarity is not None:
@@ -306,6 +306,8 @@ class _Step:
             return self._earlier(0, Move.BACK)
         if seen.is_first:
             return _Proposal(inner.parameters, None, Move.FORWARD)
+        if self._adaptation.max_kl is not None and signal:
+            return self._trust_region_proposal(seen, inner)
         if seen.held or not signal:
             return self._earlier(seen.best, Move.STAY if seen.best == seen.current else Move.BACK)
         if self._is_inner(seen):
@@ -357,6 +359,24 @@ class _Step:
         best = self._policy_of(seen.best)
         return _Proposal(interpolate(best, self._parameters, _SPEC.shrinkage / 2.0), None, Move.BACK)
 
+    def _trust_region_proposal(self, seen: Review, inner: InnerStep) -> _Proposal:
+        """A short step from θ_k, whether the last one gained or not; back to the best policy after a loss."""
+        if seen.move is Move.BACK and seen.best != seen.current:
+            return self._earlier(seen.best, Move.BACK)
+        return _Proposal(inner.parameters, None, Move.FORWARD)
+
+    def _within_trust_region(self, proposal: _Proposal) -> _Proposal:
+        """A new policy within the artifact's trust region around θ_k, if it has one."""
+        limit = self._adaptation.max_kl
+        if limit is None or proposal.policy is not None:
+            return proposal
+        check_finite(proposal.parameters)
+        observations = self._batch.observations
+        part, _ = within_kl(self._policy, self._parameters, proposal.parameters, observations, limit)
+        if part == 1.0:
+            return proposal
+        return dataclasses.replace(proposal, parameters=interpolate(self._parameters, proposal.parameters, part))
+
     def _evidence(
         self,
         seen: Review,
@@ -372,7 +392,7 @@ class _Step:
         best = seen.policies[seen.best]
         return Evidence(
             move=proposal.move,
-            exhausted=seen.held and not seen.is_first,
+            exhausted=seen.held and not seen.is_first and self._adaptation.max_kl is None,
             best_round=seen.best,
             trajectories=len(self._returns),
             mean_return=mean_return,

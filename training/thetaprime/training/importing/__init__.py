@@ -1,0 +1,1 @@
+"""Policies that were trained elsewhere, as artifacts: read without executing a pickle, adapted by fine-tuning."""
