@@ -180,7 +180,8 @@ def test_only_a_short_connection_without_a_call_is_useless() -> None:
 def test_a_call_counts_though_its_connection_was_not_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The note of a call may come before the scan that finds its connection, and after that connection has ended."""
     monkeypatch.setattr("thetaprime.server.rpc.connections._USELESS", 10)
-    connections = Connections(10, Metrics(), 10.0)
+    metrics = Metrics()
+    connections = Connections(10, metrics, 10.0)
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, connections.watch("{}:{}".format(*listener.getsockname())):
         for _ in range(30):
@@ -192,3 +193,4 @@ def test_a_call_counts_though_its_connection_was_not_known_yet(monkeypatch: pyte
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             accepted.close()
             connections.limit()
+        assert metrics.registry.get_sample_value("thetaprime_blocked_addresses") == 0
