@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -306,6 +307,37 @@ def test_a_restarted_server_is_found_again() -> None:
             transport.call(transport.adaptation.GetSession, request)
         with scripted(lambda *_: answer, address):
             assert transport.call(transport.adaptation.GetSession, request) == answer
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_retries")
+def test_a_server_that_has_answered_is_waited_for_until_the_deadline() -> None:
+    answer = pb.GetSessionResponse(session=pb.Session(session_id="s"))
+    request = pb.GetSessionRequest(session_id="s")
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as threads:
+        with scripted(lambda *_: answer) as address:
+            client = stack.enter_context(tp.Client(address))
+            transport = client._transport
+            assert transport.call(transport.adaptation.GetSession, request) == answer
+        waiting = threads.submit(transport.call, transport.adaptation.GetSession, request)
+        # All of gRPC's own attempts fail meanwhile.
+        with pytest.raises(TimeoutError):
+            waiting.result(1.5)
+        with scripted(lambda *_: answer, address):
+            assert waiting.result(60) == answer
+
+
+def test_a_server_that_stays_away_fails_the_call_at_the_deadline() -> None:
+    request = pb.GetSessionRequest(session_id="s")
+    with contextlib.ExitStack() as stack:
+        with scripted(lambda *_: pb.GetSessionResponse()) as address:
+            client = stack.enter_context(tp.Client(address, timeout=1.0))
+            transport = client._transport
+            transport.call(transport.adaptation.GetSession, request)
+        started = time.monotonic()
+        with pytest.raises((tp.UnreachableError, tp.DeadlineError)):
+            transport.call(transport.adaptation.GetSession, request)
+        assert time.monotonic() - started < 10.0
 
 
 def test_nothing_connects_before_the_first_call() -> None:

@@ -44,11 +44,14 @@ class UnreachableError(ThetaPrimeError, ConnectionError):
 
     Attributes:
         retry_after: seconds until the server asks for a retry; None if the server does not say.
+        reason: the reason of a server that answers and cannot work, in capitals (``STORE_FULL``); empty where no server
+            answers, or where it is shutting down.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class DeadlineError(ThetaPrimeError, TimeoutError):
@@ -207,7 +210,7 @@ class _Details:
 
 def _unreachable(text: str, address: str, details: _Details) -> ThetaPrimeError:
     message = f"the server at {address} cannot be reached ({text}); is `thetaprime serve` running there?"
-    return UnreachableError(message, retry_after=details.retry_after())
+    return UnreachableError(message, retry_after=details.retry_after(), reason=details.reason()[0])
 
 
 def _deadline(text: str, address: str, details: _Details) -> ThetaPrimeError:

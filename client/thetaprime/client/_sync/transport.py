@@ -62,6 +62,8 @@ class Transport:
         self._channel = channel
         self._stubs: runtime.Stubs | None = None
         self._closed = False
+        # A server that has answered this client comes back, as after a restart; any other may be at another address.
+        self._answered = False
         self._lock = threading.Lock()
 
     @property
@@ -115,14 +117,15 @@ class Transport:
             request: returns the request from its start.
             timeout: as `call`'s.
             attempts: for a server that is unavailable or drops the call. gRPC itself retries a call of one message
-                (its service configuration), within one of these attempts.
+                (its service configuration), within one of these attempts. A server that has answered this client and
+                is away is waited for until the deadline.
         """
         seconds = self.timeout if timeout is None else min(timeout, self.timeout)
         deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
         backoff, longest, growth = BACKOFF
         while True:
             try:
-                return self._send(method, request(), deadline - time.monotonic())
+                response = self._send(method, request(), deadline - time.monotonic())
             except LimitError as error:
                 if error.retry_after is None:
                     raise
@@ -132,10 +135,14 @@ class Transport:
                 failure: ThetaPrimeError = error
             except (UnreachableError, ServerError) as error:
                 attempts -= 1
-                if attempts < 1 or not _is_retryable(error):
+                away = self._answered and isinstance(error, UnreachableError) and not error.reason
+                if not _is_retryable(error) or not (away or attempts > 0):
                     raise
                 wait, backoff = backoff, min(backoff * growth, longest)
                 failure = error
+            else:
+                self._answered = True
+                return response
             # The jitter spreads clients that were refused together.
             wait *= 1.0 + _JITTER * random.random()  # noqa: S311
             if time.monotonic() + wait >= deadline:
