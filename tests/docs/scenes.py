@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 import thetaprime.client as tp
+from tests.docs.shell import SMALL_SETTINGS
 from tests.support.server.certificates import Authority
 from thetaprime.cli._profiles import RobotFile
 from thetaprime.client._configuration import Configuration
@@ -160,6 +161,12 @@ def _model(folder: Path) -> Mapping[str, str]:
     return {}
 
 
+def _small_settings(folder: Path) -> Mapping[str, str]:
+    """Writes the settings of a small build."""
+    (folder / "small.toml").write_text(SMALL_SETTINGS)
+    return {}
+
+
 def _normalized(address: Address) -> Mapping[str, Any]:
     """An environment with running statistics, as VecNormalize has them."""
     return {"env": types.SimpleNamespace(obs_rms=types.SimpleNamespace(mean=np.zeros(3), var=np.ones(3)))}
@@ -190,7 +197,7 @@ SCENES: dict[str, Scene] = {
             "57 ": "tests/examples/test_write_a_client.py",
         }
     ),
-    "docs/your-own-tasks.md": Scene(toml=(_pendulum,)),
+    "docs/your-own-tasks.md": Scene(toml=(_pendulum,), prepare=_small_settings),
 }
 
 

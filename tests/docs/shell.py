@@ -29,9 +29,17 @@ SMALL: Final[dict[str, tuple[str, ...]]] = {
         "--adaptation-trajectories-per-round",
         "1",
     ),
+    "build": ("--minutes", "0.2", "--config", "small.toml"),
     "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
 }
+SMALL_SETTINGS: Final = """
+iterations = 1
+meta_batch_size = 2
+[adaptation]
+trajectories_per_round = 2
+"""
+"""The file `small.toml` of a page that builds."""
 # Options that are removed, with their value: a clip needs OpenGL, and `tests/training/test_clip.py` tests clips.
 LEFT_OUT: Final = ("--video",)
 _SERVE: Final = ("--address", "127.0.0.1:0")

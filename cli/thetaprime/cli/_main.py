@@ -42,6 +42,7 @@ SUBCOMMANDS: Final = {
     "explain": Subcommand("thetaprime.cli.explain", "Explain a step of a session, and its verdict.", "training"),
     "inspect": Subcommand("thetaprime.cli.inspect", "Verify and describe a policy or an artifact.", "server"),
     "new": Subcommand("thetaprime.cli.new", "Write a class of tasks to begin with, and its test."),
+    "build": Subcommand("thetaprime.cli.build", "From a class of tasks to an artifact to serve.", "training"),
     "train": Subcommand("thetaprime.cli.train", "Meta-train a policy over a distribution of tasks.", "training"),
     "import": Subcommand("thetaprime.cli.import_policy", "Import a policy that was trained elsewhere.", "training"),
     "evaluate": Subcommand("thetaprime.cli.evaluate", "Measure a meta-policy on held-out tasks.", "training"),

@@ -58,9 +58,15 @@ _output_option = functools.partial(option, section="Output")
     required=True,
     metavar="ID",
     shell_complete=complete_environment,
-    help="Gymnasium id of the environment to adapt to: Id, or package.module:Id.",
+    help="Gymnasium id of the environment to adapt to: Id, or package.module:Id. package.module:Class of a task "
+    "distribution makes the environment of one task.",
 )
-@_task_option("--env-args", type=KeyJson(), multiple=True, help="An argument of the environment. May be repeated.")
+@_task_option(
+    "--env-args",
+    type=KeyJson(),
+    multiple=True,
+    help="An argument of the environment, or a number of the task. May be repeated.",
+)
 @_round_option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Adaptation steps to take.")
 @_round_option(
     "--trajectories",

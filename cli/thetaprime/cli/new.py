@@ -61,6 +61,8 @@ def command(file: Path, kind: str, force: bool, as_json: bool) -> None:
 
     FILE is a Python module, such as my_tasks.py; its class is then MyTasks. Both files run as they are: the test
     passes, and the class can be trained. The comments say what to replace.
+
+    `thetaprime build` then leads from the class to a policy to serve.
     """
     name = file.stem
     if problem := _problem_of_name(name, file.parent):
@@ -80,7 +82,7 @@ def command(file: Path, kind: str, force: bool, as_json: bool) -> None:
     lines = [
         f"wrote {', '.join(str(path) for path in written)}",
         f"test the class with: python -m pytest {shlex.quote(str(test))}",
-        f"train it with: thetaprime train {tasks} --minutes 30 --output runs/{name}",
+        f"train it with: thetaprime build {tasks} --minutes 60 --name {_artifact_name(name)}",
     ]
     click.echo("\n".join(lines), err=as_json)
     if as_json:
@@ -133,6 +135,11 @@ def _class_name(name: str, taken: str) -> str:
     while found in words or keyword.iskeyword(found):
         found += "Family"
     return found
+
+
+def _artifact_name(module: str) -> str:
+    """A name for a meta-policy, ``my-tasks`` of ``my_tasks``."""
+    return "-".join(re.findall(r"[a-z0-9]+", module.lower())) or "my-robot"
 
 
 def _read(template: str) -> str:

@@ -1,14 +1,8 @@
 """``thetaprime train``."""
 
-import contextlib
 import functools
-import os
 import shlex
-import signal
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,13 +13,11 @@ from thetaprime.cli._errors import INTERRUPTED, CommandError
 from thetaprime.cli._files import NewFolder
 from thetaprime.cli._options import options_from
 from thetaprime.cli._output import console_for, json_option, print_json
-from thetaprime.cli._progress import duration_text, status_lines
 from thetaprime.cli._suggestions import suggesting
+from thetaprime.cli._training import interruptible, iterations_shown, show_probe, show_recipe
 from thetaprime.training.config import TrainConfig, changed_config, load_config
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from thetaprime.training.recipe.settings import Recipe
     from thetaprime.training.run import Progress as Iteration
 
@@ -51,7 +43,6 @@ SECTIONS: Final = {
 }
 """The fields of `TrainConfig`, by section of ``--help``."""
 
-_SHOWN: Final = 6
 _run_option = functools.partial(option, section="Run folder")
 
 
@@ -128,16 +119,19 @@ def command(
         config = changed_config(load_checkpoint(directory).config, given)
     elif not (resume or amend) and (recipe == "auto" or (recipe is None and config_file is None)):
         check_new(directory)
+        from thetaprime.training.recipe.settings import settle_recipe
+
         with suggesting(asked.tasks, lambda: TASKS):
-            settled = _settled(console, config_file, given)
+            settled = settle_recipe(config_file, given, on_probe=lambda seconds: show_probe(console, seconds))
+        show_recipe(console, settled)
         config = settled.config
     watch = f"; watch it with: tensorboard --logdir {directory}" if config.tracker == "tensorboard" else ""
     console.print(f"run folder {directory}{watch}", soft_wrap=True)
 
     with (
         suggesting(config.tasks, lambda: TASKS),
-        _iterations_shown(console) as show,
-        _interruptible() as interrupted,
+        iterations_shown(console) as show,
+        interruptible() as interrupted,
     ):
         finished = False
 
@@ -183,94 +177,3 @@ def command(
     console.print(f"{state.iteration} iterations, {state.environment_steps:,} environment steps in {directory}")
     if as_json:
         print_json(facts)
-
-
-def _settled(console: "Console", config_file: Path | None, given: dict[str, Any]) -> "Recipe":
-    """Probes the tasks, and shows what was settled."""
-    from thetaprime.training.recipe.settings import settle_recipe
-
-    found = settle_recipe(
-        config_file,
-        given,
-        on_probe=lambda seconds: console.print(f"measuring the tasks for about {duration_text(seconds)}"),
-    )
-    measured = found.measured
-    console.print(f"measured {measured.episodes} episodes of {measured.tasks} tasks; settled, and why:")
-    for each in found.decisions:
-        console.print(f"  {each.setting} = {_short(each.value)}: {each.reason}", soft_wrap=True)
-    return found
-
-
-def _short(value: Any) -> str:
-    """A value in a few characters."""
-    if isinstance(value, (list, tuple)):
-        shown = ", ".join(f"{each:.3g}" for each in value[:_SHOWN])
-        return f"[{shown}{', …' if len(value) > _SHOWN else ''}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _iterations_shown(console: "Console") -> Iterator[Callable[["Iteration"], None]]:
-    """Yields the function that shows an iteration: in a bar, or in a file as lines."""
-    if not console.is_terminal:
-        with status_lines(console.print) as lines:
-
-            def show(iteration: "Iteration") -> None:
-                last = iteration.spent >= 1.0
-                left = "" if last else f", {_left(iteration)}"
-                text = f"iteration {_count(iteration)}: {_returns(iteration)}{left}"
-                lines.show(text, always=last or iteration.first)
-
-            yield show
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        row = bar.add_task("starting", total=1.0, count="", left="")
-        yield lambda each: bar.update(
-            row, completed=each.spent, description=_returns(each), count=_count(each), left=_left(each)
-        )
-
-
-def _count(iteration: "Iteration") -> str:
-    of = "" if iteration.iterations is None else f" of {iteration.iterations}"
-    return f"{iteration.iteration}{of}"
-
-
-def _left(iteration: "Iteration") -> str:
-    return f"about {duration_text(iteration.remaining_seconds)} left"
-
-
-def _returns(iteration: "Iteration") -> str:
-    return f"return {iteration.pre_return:.2f} -> {iteration.post_return:.2f}"
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C or SIGTERM sets, so that the iteration ends and is saved."""
-    interrupted = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        # Not through the console: the signal may arrive while the console holds its lock.
-        os.write(2, b"stopping after this iteration; again to stop at once, back to the last checkpoint\n")
-        interrupted.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield interrupted
-    finally:
-        restore()
