@@ -12,8 +12,8 @@ import pytest
 from tests.support.command import Command, last_json
 from thetaprime.models import load_meta_policy
 from thetaprime.training import run
-from thetaprime.training.build import build as building
-from thetaprime.training.build.plan import allotted_seconds, evaluation_sizes, evaluations, stages
+from thetaprime.training.building import build as building
+from thetaprime.training.building.plan import allotted_seconds, evaluation_sizes, evaluations, stages
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.run import Progress
 

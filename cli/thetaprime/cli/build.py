@@ -19,7 +19,7 @@ from thetaprime.cli._training import interruptible, iterations_shown, show_probe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from thetaprime.training.build.build import Build
+    from thetaprime.training.building.build import Build
 
 _AGAIN: Final = "the same command goes on; finished stages are skipped"
 
@@ -115,7 +115,7 @@ def command(
     folder = output / name / str(fields["version"])
     console = console_for(as_json)
     # Imported here: --help needs neither torch nor a simulator.
-    from thetaprime.training.build.build import Build, BuildRequest
+    from thetaprime.training.building.build import Build, BuildRequest
 
     request = BuildRequest(
         tasks=tasks,
@@ -166,8 +166,8 @@ def command(
 
 def _take(console: "Console", build: "Build", stage: str) -> dict[str, Any]:
     """Takes one stage; returns facts for ``--json``."""
-    from thetaprime.training.build.build import Watcher
-    from thetaprime.training.build.plan import ARTIFACT, CONTRACT, META_TRAINING
+    from thetaprime.training.building.build import Watcher
+    from thetaprime.training.building.plan import ARTIFACT, CONTRACT, META_TRAINING
 
     if stage == CONTRACT:
         build.check()
