@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from tests.support.command import Command, last_json
+from thetaprime.cli._environment import make_environment
 from thetaprime.models import load_meta_policy
 from thetaprime.training import run
 from thetaprime.training.building import build as building
@@ -145,6 +147,12 @@ def test_what_does_not_fit_is_refused_before_training(
     assert refused.exit_code in (1, 2) and problem in refused.stderr
 
 
+def test_too_few_minutes_are_said_to_be_those_of_meta_training(build: list[Any], thetaprime: Command) -> None:
+    refused = thetaprime(*build, "--recipe", "auto", "--minutes", 0.001)
+    assert refused.exit_code == 1 and "minutes: 0 are left after the measurements" in refused.stderr
+    assert "these are the minutes of meta-training, which gets 35% of the build's" in refused.stderr
+
+
 def test_unknown_tasks_are_named(build: list[Any], thetaprime: Command) -> None:
     refused = thetaprime(*build[:1], "point-navigatoin", *build[2:])  # codespell:ignore navigatoin
     assert "did you mean 'point-navigation'?" in refused.stderr
@@ -182,3 +190,15 @@ def test_time_is_shared_by_parts_and_passed_on() -> None:
     assert allotted_seconds("meta-training", alone, 3600.0, {}) / 60.0 == pytest.approx(51.0)
     work = {size: float(size[0] * 10) for size in evaluations()}
     assert [evaluation_sizes(seconds, work)[0] for seconds in (1e9, 250.0, 0.0)] == [40, 20, 2]
+
+
+def test_adapt_makes_the_environment_of_a_task_of_a_class() -> None:
+    env = make_environment(TASKS, {"sign": -1.0})
+    env.reset(seed=0)
+    assert env.step([0.5])[1] == -0.5
+    with pytest.raises(click.BadParameter, match="a task has no sing; expected some of sign"):
+        make_environment(TASKS, {"sing": 1.0})
+    # An id of Gymnasium after a module stays one.
+    assert make_environment("thetaprime.training:thetaprime/PointNavigation-v0", {}).spec is not None
+    with pytest.raises(click.BadParameter, match="NoSuch"):
+        make_environment("tests.support.training.short:NoSuch", {})

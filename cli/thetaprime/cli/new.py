@@ -6,6 +6,7 @@ import keyword
 import re
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +140,8 @@ def _class_name(name: str, taken: str) -> str:
 
 def _artifact_name(module: str) -> str:
     """A name for a meta-policy, ``my-tasks`` of ``my_tasks``."""
-    return "-".join(re.findall(r"[a-z0-9]+", module.lower())) or "my-robot"
+    plain = unicodedata.normalize("NFKD", module.lower()).encode("ascii", "ignore").decode()
+    return "-".join(re.findall(r"[a-z0-9]+", plain)) or "my-robot"
 
 
 def _read(template: str) -> str:

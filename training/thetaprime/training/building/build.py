@@ -37,6 +37,7 @@ from thetaprime.training.config import changed_config, load_config
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_work
 from thetaprime.training.recipe.attempts import train_recipe
+from thetaprime.training.recipe.decide import BudgetError
 from thetaprime.training.recipe.settings import Recipe, settle_recipe
 from thetaprime.training.run import Progress, train
 from thetaprime.training.tasks.conformance import check_task_distribution
@@ -254,7 +255,12 @@ class Build:
         given, file = {**self.request.given(), **limits}, self.request.config
         if not self.request.recipe:
             return train(load_config(file, given), folder, on_iteration=watcher.on_iteration, stop=watcher.stop)
-        recipe = settle_recipe(file, given, on_probe=watcher.on_probe)
+        try:
+            recipe = settle_recipe(file, given, on_probe=watcher.on_probe)
+        except BudgetError as error:
+            part = self.seconds(META_TRAINING) / (60.0 * self.request.minutes)
+            error.add_note(f"these are the minutes of {META_TRAINING}, which gets {part:.0%} of the build's")
+            raise
         watcher.on_recipe(recipe)
         return train_recipe(
             recipe, folder, on_iteration=watcher.on_iteration, on_message=watcher.on_message, stop=watcher.stop
