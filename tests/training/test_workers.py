@@ -81,6 +81,20 @@ def _walks(action_space: Any) -> Any:
     return importlib.import_module(MODULE).Walks(action_space)
 
 
+def test_workers_import_from_folders_that_were_added_after_they_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WORKERS_VARIABLE, "2")
+    tasks: list[Task] = [{"drift": 0.1}] * 64
+    make_vector(_walks(Box(-1.0, 1.0, (2,), np.float32)), tasks).close()  # the workers have begun
+    (tmp_path / "added_later.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = make_vector(importlib.import_module("added_later").Walks(Box(-1.0, 1.0, (2,), np.float32)), tasks)
+    observations, _ = env.reset(seed=0)
+    env.close()
+    assert observations.shape == (64, 2, 3)
+
+
 BOX, DISCRETE = Box(-1.0, 1.0, (2,), np.float32), Discrete(3, start=2)
 TASKS: list[Task] = [{"drift": 0.1 * index} for index in range(7)]
 

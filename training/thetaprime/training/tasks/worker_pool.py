@@ -101,7 +101,8 @@ def _work(pipe: Connection, worker: int, output: str, memory: int | None) -> Non
             try:
                 answer: Any = None
                 if verb == "distribution":
-                    distribution = pickle.loads(*arguments)  # noqa: S301  # from our own parent
+                    pickled, sys.path[:] = arguments
+                    distribution = pickle.loads(pickled)  # noqa: S301  # from our own parent
                     if not at_start:  # with what the distribution's module imports
                         at_start = resident_bytes()
                         if memory is not None and at_start:
@@ -197,7 +198,8 @@ class WorkerPool:
                 "pickled: define the class at the top level of a module, without lambdas or open resources; or set "
                 "THETAPRIME_TRAINING_WORKERS=1 to use one process"
             ) from error
-        arguments = [None if known == pickled else (pickled,) for known in self._known[:workers]]
+        # The distribution's module may lie in a folder that was added after the worker began.
+        arguments = [None if known == pickled else (pickled, list(sys.path)) for known in self._known[:workers]]
         self._known[:workers] = [b""] * workers  # until every worker has confirmed
         self.ask(0, "distribution", arguments, lambda worker, busy: f"receiving {type(distribution).__name__}")
         self._known[:workers] = [pickled] * workers
