@@ -218,6 +218,21 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, monkeypatch: pytest
         read_stable_baselines3(path)
 
 
+def test_weights_that_would_unpack_to_more_than_may_be_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thetaprime.training.importing.stable_baselines3._MOST_BYTES", 1 << 20)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(1 << 24))
+    assert len(bomb.getvalue()) < 1 << 20
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("data", "{}")
+        archive.writestr("policy.pth", bomb.getvalue())
+    with pytest.raises(ImportedFileError, match="unpacks to 16,777,216 bytes"):
+        read_stable_baselines3(tmp_path / "m.zip")
+
+
 @pytest.mark.parametrize(
     ("environment_id", "problem"),
     [

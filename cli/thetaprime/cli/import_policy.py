@@ -109,7 +109,7 @@ def sb3(
 
     PPO, A2C and TRPO with MlpPolicy, Gaussian or categorical actions. The imported policy takes the same actions as
     the original. Adaptation fine-tunes all of its parameters to a changed environment, with verdicts. Nothing in the
-    file is executed: no pickle is loaded.
+    file is executed: the settings are read as JSON, the weights by a reader that makes nothing but tensors.
 
     `thetaprime serve --zoo FOLDER` serves the artifact, and `thetaprime adapt` adapts it.
     """

@@ -51,7 +51,7 @@ class Policy:
         self.environment = environment
         self.spec = spec
         self.layer_sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
-        self._clip, self._half, self._middle = _scaling(environment)
+        self._clip, self._half, self._middle = action_scaling(environment)
         self._observation_mean, self._observation_factor = _normalization(environment, spec)
 
     @property
@@ -277,8 +277,12 @@ def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[
     return mean, 1.0 / torch.tensor(spec.observation_std or (1.0,) * size)
 
 
-def _scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bounds and affine map of each action dimension; a dimension without both bounds passes unchanged."""
+def action_scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How actions in policy units become those of the environment: clipped at ±clip, times half, plus middle.
+
+    Returns:
+        clip, half and middle, [A] each; a dimension without both bounds passes unchanged. Empty for discrete actions.
+    """
     action = environment.action
     if not isinstance(action, BoxAction):
         return torch.empty(0), torch.empty(0), torch.empty(0)

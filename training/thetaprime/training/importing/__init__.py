@@ -1,1 +1,1 @@
-"""Policies that were trained elsewhere, as artifacts: read without executing a pickle, adapted by fine-tuning."""
+"""Policies that were trained elsewhere, as artifacts: read without running code of theirs, adapted by fine-tuning."""

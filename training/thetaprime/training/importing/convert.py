@@ -5,9 +5,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from thetaprime.models import BoxAction, EnvironmentContract, Parameters, PolicySpec
+from thetaprime.models.policy import action_scaling
 from thetaprime.training.importing.stable_baselines3 import ImportedFileError, ImportedNetwork
 
 
@@ -90,13 +90,8 @@ def convert(
     for index, (weight, bias) in enumerate(network.layers):
         parameters[f"layers.{index}.weight"] = weight.clone()
         parameters[f"layers.{index}.bias"] = bias.clone()
-    if isinstance(environment.action, BoxAction) and network.log_std is not None:
-        low, high = (
-            torch.tensor(each, dtype=torch.float64) for each in (environment.action.low, environment.action.high)
-        )
-        bounded = torch.isfinite(low) & torch.isfinite(high)
-        half = torch.where(bounded, (high - low) / 2, 1.0)
-        middle = torch.where(bounded, (high + low) / 2, 0.0)
+    if network.log_std is not None:
+        _, half, middle = (each.double() for each in action_scaling(environment))
         last = len(network.layers) - 1
         weight, bias = (each.double() for each in network.layers[last])
         parameters[f"layers.{last}.weight"] = (weight / half[:, None]).float()

@@ -1,8 +1,8 @@
-"""Reads the policy network of a model that Stable-Baselines3 saved, without executing a pickle.
+"""Reads the policy network of a model that Stable-Baselines3 saved, without running its code.
 
 A model is a zip archive: ``data`` is JSON in which Python objects are pickled, and ``policy.pth`` is the network's
 state dict. The JSON gives the class of the activation in readable form, torch reads the state dict with
-``weights_only``, and no object is unpickled.
+``weights_only``: a reader that makes tensors and containers, and refuses every other object. No other member is read.
 """
 
 import dataclasses
@@ -115,7 +115,19 @@ def _settings(path: Path, data: bytes) -> Mapping[str, Any]:
     return settings
 
 
+def _check_unpacked(path: Path, data: bytes) -> None:
+    """Refuses weights, an archive in the archive, that would unpack to more than may be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise ImportedFileError(path, f"{_WEIGHTS!r} is no archive of torch.save: {error}") from error
+    if size > _MOST_BYTES:
+        raise ImportedFileError(path, f"{_WEIGHTS!r} unpacks to {size:,} bytes; at most {_MOST_BYTES:,} are read")
+
+
 def _weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
+    _check_unpacked(path, data)
     try:
         weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
