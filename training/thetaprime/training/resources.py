@@ -1,11 +1,14 @@
 """The machine: its cores, threads that share the tasks, and whether its memory suffices for a run."""
 
+import datetime
+import importlib.metadata
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from thetaprime.models import EnvironmentContract
 from thetaprime.training.config import TrainConfig
@@ -128,3 +131,19 @@ def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB"
+
+
+def made_here(packages: Iterable[str]) -> dict[str, Any]:
+    """The time, the machine and the versions that a `Provenance` records, under its names.
+
+    Args:
+        packages: distributions whose versions count.
+    """
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} x {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+    }

@@ -4,11 +4,7 @@ The comparisons are optional: `compare_meta_policy` adds them to an artifact lat
 """
 
 import dataclasses
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
@@ -46,7 +42,7 @@ from thetaprime.training.export.sources import (
     with_random,
 )
 from thetaprime.training.history import read_history
-from thetaprime.training.resources import task_threads
+from thetaprime.training.resources import made_here, task_threads
 from thetaprime.training.run import run_policy, run_tasks
 
 _PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
@@ -344,8 +340,5 @@ def _provenance(run: RunState, request: ExportRequest) -> Provenance:
         iterations=run.iteration,
         environment_steps=run.environment_steps,
         wall_seconds=round(run.wall_seconds, 1),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=f"{os.cpu_count()} x {platform.machine()}",
-        versions={"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        **made_here(_PACKAGES),
     )

@@ -1,10 +1,6 @@
 """Writes an imported policy as a meta-policy: θ is the policy, and adaptation fine-tunes all of it."""
 
 import dataclasses
-import datetime
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +23,7 @@ from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.training.importing.convert import Normalization, convert, read_normalization
 from thetaprime.training.importing.fixed_environment import FixedEnvironment
 from thetaprime.training.importing.stable_baselines3 import read_stable_baselines3
-from thetaprime.training.resources import task_threads
+from thetaprime.training.resources import made_here, task_threads
 from thetaprime.training.sampling.sampler import collect
 
 CARD_NAME: Final = "README.md"
@@ -183,10 +179,7 @@ def _provenance(request: ImportRequest, steps: int) -> Provenance:
         iterations=0,
         environment_steps=steps,
         wall_seconds=0.0,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=f"{os.cpu_count()} x {platform.machine()}",
-        versions={"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        **made_here(_PACKAGES),
     )
 
 
