@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -63,13 +61,11 @@ def _task_distribution(env_id: str) -> "TaskDistribution | None":
     module_name, colon, class_name = env_id.partition(":")
     if not colon or not class_name.isidentifier():
         return None
-    # Python does not search the working directory for a console script, but users keep their modules there.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    from thetaprime.training.tasks.distributions import resolve_tasks, search_working_directory
+
+    search_working_directory()
     if not hasattr(importlib.import_module(module_name), class_name):
         return None
-    from thetaprime.training.tasks import resolve_tasks
-
     return resolve_tasks(env_id)
 
 

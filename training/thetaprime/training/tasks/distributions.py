@@ -157,6 +157,12 @@ BODY_TASKS: Final = {
 """The shipped families whose bodies differ, by name."""
 
 
+def search_working_directory() -> None:
+    """Lets Python import modules of the working directory: users keep theirs there, and a console script misses it."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
 def resolve_tasks(reference: str) -> TaskDistribution:
     """Makes the task distribution of a name.
 
@@ -174,9 +180,7 @@ def resolve_tasks(reference: str) -> TaskDistribution:
     module_name, colon, class_name = reference.partition(":")
     if not colon:
         raise ValueError(f"tasks: {reference!r} is unknown; expected one of {names}, or package.module:Class")
-    # Python does not search the working directory for a console script, but users keep their modules there.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    search_working_directory()
     try:
         made = getattr(importlib.import_module(module_name), class_name)()
     except (ImportError, AttributeError, TypeError) as error:
