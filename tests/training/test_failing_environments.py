@@ -1,7 +1,6 @@
 """Environments that raise, die, hang, leak, print, or take the time for a seed."""
 
 import importlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.training.corridor import Corridor, CorridorTasks
+from tests.support.training.user_module import importable
 from thetaprime.models import Policy, PolicySpec, TrajectoryBatch
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks import OracleTasks, Task, check_task_distribution
@@ -72,12 +72,8 @@ class Troubled(CorridorTasks):
 
 @pytest.fixture(scope="module", autouse=True)
 def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("user")
-    (folder / f"{MODULE}.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield
-    sys.path.remove(str(folder))
-    worker_pool(0).close()
+    with importable(tmp_path_factory.mktemp("user"), MODULE, SOURCE):
+        yield
 
 
 def _tasks(trouble: str) -> list[Any]:

@@ -1,7 +1,6 @@
 """Environments that are made once and told their tasks."""
 
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 
 from tests.support.training.contract import assert_meets_contract
 from tests.support.training.corridor import Corridor, CorridorTasks, SettableCorridorTasks
+from tests.support.training.user_module import importable
 from thetaprime.training.tasks import OracleTasks, SettableTaskDistribution, Task, check_task_distribution, make_vector
 from thetaprime.training.tasks.protocol import can_set_task
-from thetaprime.training.tasks.worker_pool import WorkerError, worker_pool
+from thetaprime.training.tasks.worker_pool import WorkerError
 
 LEFT, RIGHT = {"goal": -1.0}, {"goal": 1.0}
 MODULE = "settable_environments"  # workers import it by this name
@@ -49,12 +49,8 @@ class Counted(CorridorTasks):
 
 @pytest.fixture(scope="module", autouse=True)
 def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("user")
-    (folder / f"{MODULE}.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield
-    sys.path.remove(str(folder))
-    worker_pool(0).close()
+    with importable(tmp_path_factory.mktemp("user"), MODULE, SOURCE):
+        yield
 
 
 def _rewards(env: Any, seed: int) -> list[list[float]]:

@@ -15,9 +15,10 @@ import pytest
 from gymnasium.spaces import Box, Discrete, Text
 from gymnasium.vector import SyncVectorEnv
 
+from tests.support.training.user_module import importable
 from thetaprime.training.tasks import Task, make_vector
 from thetaprime.training.tasks.vector_env import WORKERS_VARIABLE, WorkersVectorEnv
-from thetaprime.training.tasks.worker_pool import WorkerError, worker_pool
+from thetaprime.training.tasks.worker_pool import WorkerError
 
 # Worker processes import this file by this name, from this folder.
 MODULE = "worker_environments"
@@ -69,12 +70,8 @@ class Walks:
 @pytest.fixture(scope="module", autouse=True)
 def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A user's module; closes the workers afterwards."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / f"{MODULE}.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield
-    sys.path.remove(str(folder))
-    worker_pool(0).close()
+    with importable(tmp_path_factory.mktemp("user"), MODULE, SOURCE):
+        yield
 
 
 def _walks(action_space: Any) -> Any:
