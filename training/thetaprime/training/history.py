@@ -1,4 +1,4 @@
-"""Learning curves of a run, which every run writes into its folder, whatever its tracker."""
+"""Learning curves of a run, which every run writes into its folder, with any tracker."""
 
 import dataclasses
 import json

@@ -53,7 +53,7 @@ _MEASURED: Final = 25
 # After such a connection, for so long.
 _FAST_SECONDS: Final = 1.0
 # Useless connections of one address in one second before it is blocked. Those above the limit are seen, each of them;
-# of those that leave without a call, about one in ten.
+# of connections that leave without a call, about one in ten.
 _USELESS: Final = 200
 _UNSEEN: Final = 10
 # Notes of calls that no scan has read.

@@ -54,7 +54,7 @@ class SettableTaskDistribution(TaskDistribution, Protocol):
     def set_task(self, env: gymnasium.Env[Any, Any], task: Task) -> None:
         """Gives an environment another task.
 
-        From its next reset the environment behaves as one that `make` makes for the task, whatever it did before.
+        From its next reset the environment behaves as one that `make` makes for the task. Earlier steps leave no trace.
 
         Args:
             env: an environment that `make` made, for any task; it may be in the middle of an episode.
