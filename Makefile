@@ -166,6 +166,9 @@ gate-power: $(VENV)/.ready-to-develop ## Measure what the on-policy test refuses
 
 MINUTES ?= 10
 
+defaults: $(VENV)/.ready-to-run ## Train FAMILY=families:CartPole by the defaults for MINUTES=10, and score it; writes docs/your-own-tasks.md.
+	$(BIN)/python benchmarks/defaults/run.py $(FAMILY) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 verdicts: $(VENV)/.ready-to-develop ## Measure verdicts for MINUTES=10 more, CASES="scale harm"; writes docs/trust-in-adaptation.md.
 	$(BIN)/python benchmarks/verdicts/run.py --minutes $(MINUTES) \
 		$(if $(CASES),--cases $(CASES)) $(if $(SESSIONS),--sessions $(SESSIONS))

@@ -12,11 +12,12 @@ import pytest
 
 from tests.support.command import Command, last_json
 from thetaprime.cli._environment import make_environment
-from thetaprime.models import load_meta_policy
+from thetaprime.models import AdaptationSpec, load_meta_policy
 from thetaprime.training import run
 from thetaprime.training.building import build as building
 from thetaprime.training.building.plan import allotted_seconds, evaluation_sizes, evaluations, stages
 from thetaprime.training.checkpoint import RunState, load_checkpoint
+from thetaprime.training.evaluation.evaluation import EvaluationPlan
 from thetaprime.training.run import Progress
 
 TASKS = "tests.support.training.short:Short"
@@ -188,8 +189,17 @@ def test_time_is_shared_by_parts_and_passed_on() -> None:
     assert allotted_seconds("oracle", planned, 600.0, taken) == 0.0
     alone = stages(comparisons=False)
     assert allotted_seconds("meta-training", alone, 3600.0, {}) / 60.0 == pytest.approx(51.0)
-    work = {size: float(size[0] * 10) for size in evaluations()}
-    assert [evaluation_sizes(seconds, work)[0] for seconds in (1e9, 250.0, 0.0)] == [40, 20, 2]
+    work = {size: float(size.tasks * 10) for size in evaluations()}
+    assert [evaluation_sizes(seconds, work).tasks for seconds in (1e9, 250.0, 0.0)] == [40, 20, 2]
+
+
+def test_the_choice_of_fine_tuning_settings_shrinks_with_the_evaluation() -> None:
+    adaptation = AdaptationSpec(trajectories_per_round=10)
+    plans = [EvaluationPlan(tasks=size.tasks, tuning_tasks=size.tuning) for size in evaluations()]
+    work = [plan.work(adaptation, tuned=2) for plan in plans]
+    assert work == sorted(work, reverse=True)
+    # The smallest evaluation is bounded by its tasks: no setting is tried.
+    assert work[-1] == plans[-1].work(adaptation)
 
 
 def test_adapt_makes_the_environment_of_a_task_of_a_class() -> None:

@@ -34,6 +34,8 @@ MEASURED = Measurements(
     task_size=3,
     reward_deviation=1.0,
     rewarded_share=1.0,
+    highest_reward=2.0,
+    median_return=-43.21,
     log_std=-1.0,
     lengths_by_log_std={-0.5: 40.0, -1.0: 100.0},
     inner=FLAT,
@@ -134,15 +136,33 @@ def test_noise_and_context_follow_the_measurements() -> None:
     ]
 
 
+def test_where_no_reward_exceeds_0_the_gap_to_it_sets_the_length_of_a_step() -> None:
+    above, below = _decided(MEASURED), _decided(dataclasses.replace(MEASURED, highest_reward=0.0))
+    assert "adaptation.target_return" not in above and above["adaptation.normalize_gradient"]
+    assert (below["adaptation.target_return"], below["adaptation.return_gap"]) == (0.0, 43.0)
+    given = _decided(MEASURED, adaptation__target_return=50.0)
+    assert "adaptation.target_return" not in given and given["adaptation.return_gap"] == 93.0
+    # A distribution whose every task returns its target needs no gap, which may not be 0.
+    assert (
+        _decided(dataclasses.replace(MEASURED, highest_reward=0.0, median_return=0.0))["adaptation.return_gap"] == 1.0
+    )
+    assert (
+        not {"adaptation.target_return", "adaptation.normalize_gradient"}
+        & _decided(dataclasses.replace(MEASURED, highest_reward=0.0), policy__context_size=0).keys()
+    )
+
+
 def test_a_step_of_the_context_is_as_long_as_its_noise_allows() -> None:
     def step(noise: float, **given: int) -> object:
-        named = {name.replace("__", "."): value for name, value in given.items()}
+        named: dict[str, object] = {"adaptation.normalize_gradient": False}
+        named.update({name.replace("__", "."): value for name, value in given.items()})
         measured = dataclasses.replace(MEASURED, context_noise=noise)
         return decide_sizes(measured, named, horizon=100, pace=1e6, seconds=None)["adaptation.context_lr"].value
 
     assert step(0.02) == 10.0
     assert step(0.02, adaptation__trajectories_per_round=5) == 5.0
     assert (step(1e-9), step(10.0), step(0.0)) == (30.0, 3.0, 10.0)
+    assert decide_sizes(MEASURED, {}, horizon=100, pace=1e6, seconds=None)["adaptation.context_lr"].value == 1.0
     assert "adaptation.context_lr" not in decide_sizes(
         MEASURED, {"policy.context_size": 0}, horizon=100, pace=1e6, seconds=None
     )

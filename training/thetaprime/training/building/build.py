@@ -279,7 +279,12 @@ class Build:
             pretrained=self.run(PRETRAINED) if compared else None,
             oracle=self.run(ORACLE) if compared else None,
         )
-        sized = {size: dataclasses.replace(whole, tasks=size[0], calibration_tasks=size[1]) for size in evaluations()}
+        sized = {
+            size: dataclasses.replace(
+                whole, tasks=size.tasks, calibration_tasks=size.calibration, tuning_tasks=size.tuning
+            )
+            for size in evaluations()
+        }
         work = {size: export_work(each) for size, each in sized.items()}
         # Whole episodes, at the pace of meta-training, whose gradients an evaluation does not compute.
         second = self._distribution.environment.horizon * learned.wall_seconds / learned.environment_steps

@@ -1,7 +1,7 @@
 """The stages of a build, and their shares of its time."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 CONTRACT: Final = "contract test"
 META_TRAINING: Final = "meta-training"
@@ -16,8 +16,36 @@ SHARES: Final = {CONTRACT: 0, META_TRAINING: 7, PRETRAINED: 5, ORACLE: 5, ARTIFA
 """The parts of the time that the stages share. A comparison has no inner loop: it samples as many environment steps as
 meta-training in less time. Without comparisons, meta-training gets their parts."""
 
-_EVALUATIONS: Final = ((40, 216), (40, 100), (20, 100), (20, 50), (10, 20), (5, 20), (2, 20))
-"""Numbers of tasks to evaluate on, and to calibrate verdicts with: the first is that of `ExportRequest`."""
+
+class EvaluationSize(NamedTuple):
+    """Numbers of tasks.
+
+    Attributes:
+        tasks: to evaluate on.
+        calibration: to calibrate verdicts with.
+        tuning: to choose each comparison's fine-tuning settings on.
+    """
+
+    tasks: int
+    calibration: int
+    tuning: int
+
+
+_EVALUATIONS: Final = tuple(
+    EvaluationSize(*sizes)
+    for sizes in (
+        (40, 216, 6),
+        (40, 100, 6),
+        (20, 100, 4),
+        (20, 50, 2),
+        (10, 20, 1),
+        (5, 20, 1),
+        (5, 20, 0),
+        (2, 20, 0),
+    )
+)
+"""The first is that of `ExportRequest`. With all settings tried on six tasks, the choice samples twice as many episodes
+as the evaluation of 20 tasks."""
 
 
 def stages(comparisons: bool) -> tuple[str, ...]:
@@ -45,20 +73,17 @@ def allotted_seconds(stage: str, planned: Sequence[str], seconds: float, taken: 
     return max(0.0, left) * parts[stage] / sum(parts[each] for each in later)
 
 
-def evaluation_sizes(seconds: float, seconds_by_size: Mapping[tuple[int, int], float]) -> tuple[int, int]:
+def evaluation_sizes(seconds: float, seconds_by_size: Mapping[EvaluationSize, float]) -> EvaluationSize:
     """The largest evaluation that fits into the time, or the smallest one.
 
     Args:
         seconds: for evaluation and export.
         seconds_by_size: estimated seconds of each of `evaluations`.
-
-    Returns:
-        Tasks to evaluate on, and to calibrate with.
     """
     fitting = (size for size in _EVALUATIONS if seconds_by_size[size] <= seconds)
     return next(fitting, _EVALUATIONS[-1])
 
 
-def evaluations() -> tuple[tuple[int, int], ...]:
+def evaluations() -> tuple[EvaluationSize, ...]:
     """The sizes of an evaluation that a build chooses from, the largest first."""
     return _EVALUATIONS

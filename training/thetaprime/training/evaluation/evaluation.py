@@ -33,6 +33,7 @@ from thetaprime.training.evaluation.curves import (
     stream,
 )
 from thetaprime.training.evaluation.fine_tuning import (
+    FINE_TUNING_TASKS,
     FineTuning,
     stored_fine_tuning,
     tune_comparison,
@@ -63,6 +64,8 @@ class EvaluationPlan:
         gradient_steps: K.
         trajectories: N for each gradient step; None for the meta-policy's number.
         budgets: numbers of trajectories to evaluate a single gradient step of the meta-policy with.
+        tuning_tasks: number of separate tasks on which a comparison's fine-tuning settings are chosen where none are
+            stored; 0 for the meta-policy's own settings.
 
     Raises:
         ValueError: a method is unknown, or there is none.
@@ -74,6 +77,7 @@ class EvaluationPlan:
     gradient_steps: int = GRADIENT_STEPS
     trajectories: int | None = None
     budgets: tuple[int, ...] = BUDGETS
+    tuning_tasks: int = FINE_TUNING_TASKS
 
     def __post_init__(self) -> None:
         if not self.methods or not set(self.methods) <= set(METHODS):
@@ -101,7 +105,7 @@ class EvaluationPlan:
             of_task += N * len(oracle_noises(adaptation))
         if "maml" in self.methods and self.budgets:
             of_task += max(self.budgets) + N * len(self.budgets)
-        return tuned * tuning_trajectories(adaptation, N) + len(self.seeds) * self.tasks * of_task
+        return tuned * tuning_trajectories(adaptation, N, self.tuning_tasks) + len(self.seeds) * self.tasks * of_task
 
 
 def evaluate(
@@ -154,6 +158,7 @@ def tune_comparisons(
     methods: tuple[str, ...],
     *,
     seed: int,
+    tasks: int = FINE_TUNING_TASKS,
     on_trajectories: OnTrajectories = lambda count: None,
 ) -> FineTuning:
     """The settings of some fine-tuned comparisons, chosen afresh on separate tasks.
@@ -162,11 +167,12 @@ def tune_comparisons(
         meta_policy: an artifact that holds them.
         methods: of `FINE_TUNED`.
         seed: of the tasks and episodes to choose on.
+        tasks: number of tasks to choose on; 0 for the meta-policy's own settings.
         on_trajectories: see `evaluate`.
     """
     if not methods:
         return {}
-    plan = EvaluationPlan(seeds=(seed,), methods=methods)
+    plan = EvaluationPlan(seeds=(seed,), methods=methods, tuning_tasks=tasks)
     with task_threads(available_cores()) as each_task:
         return _Measurement(meta_policy, plan, {}, on_trajectories, each_task).fine_tuning
 
@@ -213,6 +219,7 @@ class _Measurement:
             self._comparisons[method].policy,
             self._comparisons[method].parameters,
             self._adaptation,
+            count=self._plan.tuning_tasks,
             trajectories=self._trajectories,
             seed=self._plan.seeds[0],
             on_trajectories=self._on_trajectories,

@@ -15,7 +15,8 @@ from thetaprime.training.tasks.protocol import TaskDistribution
 FINE_TUNING_RATES: Final = (0.03, 0.1, 0.3, 1.0)
 """Step sizes to choose from for the comparisons. The paper uses 0.1, and 0.5 in navigation."""
 _FINE_TUNING_STEPS: Final = 3
-_FINE_TUNING_TASKS: Final = 6
+FINE_TUNING_TASKS: Final = 6
+"""Tasks on which each comparison's settings are chosen."""
 
 FineTuning = Mapping[str, AdaptationSpec]
 """The settings of each fine-tuned comparison, by method."""
@@ -47,13 +48,19 @@ def tune_comparison(
     parameters: Parameters,
     adaptation: AdaptationSpec,
     *,
+    count: int = FINE_TUNING_TASKS,
     trajectories: int,
     seed: int,
     on_trajectories: OnTrajectories = lambda count: None,
     each_task: MapTasks = in_turn,
 ) -> AdaptationSpec:
-    """The fine-tuning candidate with the highest return after a few steps, on separate tasks."""
-    tasks = distribution.sample_tasks(_FINE_TUNING_TASKS, stream(seed, FINE_TUNING))
+    """The fine-tuning candidate with the highest return after a few steps, on `count` separate tasks.
+
+    With no tasks, it is the first candidate: the meta-policy's own settings.
+    """
+    if not count:
+        return fine_tuning_candidates(adaptation)[0]
+    tasks = distribution.sample_tasks(count, stream(seed, FINE_TUNING))
     reached = {}
     for spec in fine_tuning_candidates(adaptation):
         returns = adaptation_curve(
@@ -73,9 +80,9 @@ def tune_comparison(
     return reached[max(reached)]
 
 
-def tuning_trajectories(adaptation: AdaptationSpec, trajectories: int) -> int:
-    """The number of trajectories that `tune_comparison` samples."""
-    return len(fine_tuning_candidates(adaptation)) * _FINE_TUNING_TASKS * (_FINE_TUNING_STEPS + 1) * trajectories
+def tuning_trajectories(adaptation: AdaptationSpec, trajectories: int, count: int = FINE_TUNING_TASKS) -> int:
+    """The number of trajectories that `tune_comparison` samples on `count` tasks."""
+    return len(fine_tuning_candidates(adaptation)) * count * (_FINE_TUNING_STEPS + 1) * trajectories
 
 
 def stored_fine_tuning(meta_policy: MetaPolicy, methods: Sequence[str]) -> dict[str, AdaptationSpec]:

@@ -29,7 +29,7 @@ from thetaprime.training.evaluation.comparisons import (
 )
 from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
-from thetaprime.training.evaluation.fine_tuning import FineTuning, stored_fine_tuning
+from thetaprime.training.evaluation.fine_tuning import FINE_TUNING_TASKS, FineTuning, stored_fine_tuning
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.export.add_calibration import BATCHES, HELD_OUT_TASKS, add_calibration, calibration_work
 from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, LEARNING_NAME, NOTES_NAME, model_card
@@ -58,15 +58,18 @@ class Measurement:
         tasks: number of held-out tasks to evaluate on, for each seed.
         seeds: of the evaluation.
         more_trajectories: numbers of trajectories to evaluate with in addition to the meta-policy's.
+        tuning_tasks: number of separate tasks on which a comparison's fine-tuning settings are chosen; 0 for the
+            meta-policy's own settings.
     """
 
     tasks: int = 40
     seeds: tuple[int, ...] = (7,)
     more_trajectories: tuple[int, ...] = ()
+    tuning_tasks: int = FINE_TUNING_TASKS
 
     def plans(self, methods: tuple[str, ...]) -> list[EvaluationPlan]:
         """The evaluation of the model card, then those with other numbers of trajectories."""
-        first = EvaluationPlan(tasks=self.tasks, seeds=self.seeds, methods=methods)
+        first = EvaluationPlan(tasks=self.tasks, seeds=self.seeds, methods=methods, tuning_tasks=self.tuning_tasks)
         more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in self.more_trajectories]
         return [first, *more]
 
@@ -277,7 +280,13 @@ def measure_artifact(
     """
     methods = held_methods(meta_policy)
     untuned = tuple(method for method in FINE_TUNED if method in methods and method not in tuned)
-    chosen = tune_comparisons(meta_policy, untuned, seed=measurement.seeds[0], on_trajectories=on_trajectories)
+    chosen = tune_comparisons(
+        meta_policy,
+        untuned,
+        seed=measurement.seeds[0],
+        tasks=measurement.tuning_tasks,
+        on_trajectories=on_trajectories,
+    )
     fine_tuning = {**tuned, **chosen}
     evaluation, *more = (
         evaluate(meta_policy, plan, fine_tuning=fine_tuning, on_trajectories=on_trajectories)

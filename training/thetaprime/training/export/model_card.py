@@ -109,10 +109,13 @@ def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
     said = []
     if evaluation.scored:
         said.append("S_k is 0 at the pretrained policy before adaptation and 1 at the oracle, which observes the task.")
-    if evaluation.fine_tuning:
+    adaptation = manifest.adaptation
+    if evaluation.fine_tuning and all(spec == adaptation for spec in evaluation.fine_tuning.values()):
+        said.append("The comparisons that adapt are fine-tuned with the meta-policy's settings.")
+    elif evaluation.fine_tuning:
         said.append(
             "The comparisons that adapt are fine-tuned with the best of several settings, chosen on separate tasks: "
-            f"{_ways(evaluation, manifest.adaptation)}."
+            f"{_ways(evaluation, adaptation)}."
         )
     if evaluation.oracle is not None:
         said.append("The oracle acts with its learned noise, or with the noise reduced as in θ′ if that returns more.")

@@ -29,7 +29,9 @@ class BudgetError(ValueError):
     """The time is too short for one iteration."""
 
 
-def decide(measured: Measurements, given: Mapping[str, Any], *, horizon: int, cores: int) -> dict[str, Decision]:
+def decide(
+    measured: Measurements, given: Mapping[str, Any], *, horizon: int, cores: int, spreads: bool = False
+) -> dict[str, Decision]:
     """The settings for a task distribution, by dotted name of `TrainConfig`, without the sizes of an iteration.
 
     Args:
@@ -37,6 +39,7 @@ def decide(measured: Measurements, given: Mapping[str, Any], *, horizon: int, co
         given: settings that a file or a flag fixes, by dotted name; the others follow from them.
         horizon: H of the tasks.
         cores: of this machine.
+        spreads: whether the distribution makes tasks of points.
     """
     decisions, settle = _collector(given)
     _observation(measured, settle)
@@ -62,6 +65,8 @@ def decide(measured: Measurements, given: Mapping[str, Any], *, horizon: int, co
     settle("max_kl", 0.03, "rewards are normalized for each task, so that one bound fits all")
     settle("learn_step_sizes", True, "the first step sizes need not be exact")
     settle("adaptation.inner_lr_schedule", [1.0, 0.5], "later steps refine the first")
+    if spreads:
+        settle("spread_tasks", True, "the class has tasks_at: a meta-batch that is spread evenly has less noise")
     settle("threads", cores, "the cores of this machine")
     return decisions
 
@@ -86,6 +91,18 @@ def _context(measured: Measurements, given: Mapping[str, Any], settle: _Settle) 
         settle("adaptation.inner_lr", 0.1, "without a context every parameter adapts")
         return
     settle("adaptation.inner_lr", 0.0, "only the context adapts: few numbers tell a task from few episodes")
+    settle("adaptation.normalize_gradient", True, "the gradient's length is mostly noise; its direction tells the task")
+    target = _target_return(measured, given)
+    if target is not None:
+        settle("adaptation.target_return", target, "no reward exceeds 0, so no return does")
+        gap = float(f"{abs(target - measured.median_return):.2g}")
+        settle("adaptation.return_gap", gap or 1.0, "the median task's at first: far from the target, steps are longer")
+
+
+def _target_return(measured: Measurements, given: Mapping[str, Any]) -> float | None:
+    """R*, if it is given or known. Normalized advantages show on which side a goal lies; the gap shows how far away."""
+    target: float | None = given.get("adaptation.target_return", 0.0 if measured.highest_reward <= 0.0 else None)
+    return target
 
 
 def _discount(scores: DiscountScores, prior: float, tolerance: float) -> tuple[float, str]:
@@ -142,18 +159,25 @@ def decide_sizes(
     settle("adaptation.trajectories_per_round", trajectories, f"{FEWEST_TRAJECTORIES} to 20 episodes a step ({known})")
     trajectories = given.get("adaptation.trajectories_per_round", trajectories)
     if given.get("policy.context_size") != 0:
-        steps = trajectories * length / (measured.trajectories * measured.episode_length)
-        noise = measured.context_noise / math.sqrt(steps)
-        step = min(30.0, max(3.0, _NOISE_STEP / noise)) if noise > 0.0 else 10.0
-        settle(
-            "adaptation.context_lr",
-            float(f"{step:.2g}"),
-            f"noise alone gives a gradient of {noise:.2g} in {trajectories} episodes: a step of it moves the context "
-            f"by {noise * step:.2g}",
-        )
+        settle("adaptation.context_lr", *_context_step(measured, given, trajectories, length))
     tasks = int(min(_MOST_TASKS, max(FEWEST_TASKS, affordable / trajectories)))
     settle("meta_batch_size", tasks, f"for about {_ITERATIONS} iterations ({known})")
     return decisions
+
+
+def _context_step(
+    measured: Measurements, given: Mapping[str, Any], trajectories: int, length: float
+) -> tuple[float, str]:
+    """The step size of the context, for a support of so many trajectories of such a length."""
+    if given.get("adaptation.normalize_gradient", True):
+        return 1.0, "the first step is one unit long; the network learns what that unit means"
+    steps = trajectories * length / (measured.trajectories * measured.episode_length)
+    noise = measured.context_noise / math.sqrt(steps)
+    size = min(30.0, max(3.0, _NOISE_STEP / noise)) if noise > 0.0 else 10.0
+    return float(f"{size:.2g}"), (
+        f"noise alone gives a gradient of {noise:.2g} in {trajectories} episodes: a step of it moves the context by "
+        f"{noise * size:.2g}"
+    )
 
 
 def _collector(given: Mapping[str, Any]) -> tuple[dict[str, Decision], Callable[[str, Any, str], None]]:

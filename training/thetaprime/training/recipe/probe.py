@@ -73,6 +73,8 @@ class Measurements:
         task_size: numbers that describe a task.
         reward_deviation: of one step's reward, over all tasks.
         rewarded_share: share of steps with a reward other than the most frequent one.
+        highest_reward: of one step.
+        median_return: median over tasks of the mean return of the network that is trained.
         log_std: the loudest of `LOG_STDS` that does not end episodes early; None for discrete actions.
         lengths_by_log_std: mean length of an episode for each log standard deviation that was tried.
         inner: scores of the discounts, for telling tasks apart.
@@ -93,6 +95,8 @@ class Measurements:
     task_size: int
     reward_deviation: float
     rewarded_share: float
+    highest_reward: float
+    median_return: float
     log_std: float | None
     lengths_by_log_std: dict[float, float]
     inner: DiscountScores
@@ -162,6 +166,8 @@ def probe(distribution: TaskDistribution, spec: PolicySpec, *, seconds: float, s
         task_size=len(task_vector(runs.sampled[0])),
         reward_deviation=float(rewards.std()),
         rewarded_share=1.0 - float(counts.max()) / len(rewards),
+        highest_reward=float(rewards.max()),
+        median_return=float(np.median([float(batch.returns.mean()) for batch in batches])),
         log_std=chosen,
         lengths_by_log_std=lengths,
         inner=_scores(gradients, centered=True),

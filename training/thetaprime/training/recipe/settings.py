@@ -26,6 +26,7 @@ from thetaprime.training.recipe.probe import Measurements, probe
 from thetaprime.training.resources import available_cores, task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.protocol import TaskDistribution
+from thetaprime.training.tasks.spread import can_spread
 
 CONFIG_NAME: Final = "config.toml"
 _PROBE_SHARE: Final = 0.05
@@ -72,14 +73,15 @@ def settle_recipe(
     on_probe(allowed)
     with task_threads(1):
         measured = probe(distribution, PROBE_NETWORK, seconds=allowed, seed=fixed.seed)
-    decisions = decide(measured, fields, horizon=distribution.environment.horizon, cores=available_cores())
+    horizon, cores = distribution.environment.horizon, available_cores()
+    decisions = decide(measured, fields, horizon=horizon, cores=cores, spreads=can_spread(distribution))
 
     def configured() -> TrainConfig:
         return load_config(path, {**{name: each.value for name, each in decisions.items()}, **given})
 
     trial = _try_iteration(configured(), distribution)
     left = None if seconds is None else seconds - measured.seconds - trial.seconds
-    horizon, pace = distribution.environment.horizon, trial.environment_steps / trial.seconds
+    pace = trial.environment_steps / trial.seconds
     decisions |= decide_sizes(measured, fields, horizon=horizon, pace=pace, seconds=left)
     if unlimited:
         decisions["minutes"] = Decision(setting="minutes", value=DEFAULT_MINUTES, reason="no budget was given")
