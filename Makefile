@@ -169,9 +169,9 @@ MINUTES ?= 10
 defaults: $(VENV)/.ready-to-run ## Train FAMILY=families:CartPole by the defaults for MINUTES=10, and score it; writes docs/your-own-tasks.md.
 	$(BIN)/python benchmarks/defaults/run.py $(FAMILY) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-verdicts: $(VENV)/.ready-to-develop ## Measure verdicts for MINUTES=10 more, CASES="scale harm"; writes docs/trust-in-adaptation.md.
+verdicts: $(VENV)/.ready-to-develop ## Measure verdicts for MINUTES=10 more, CASES="scale harm", IN_PROCESS=1; writes docs/trust-in-adaptation.md.
 	$(BIN)/python benchmarks/verdicts/run.py --minutes $(MINUTES) \
-		$(if $(CASES),--cases $(CASES)) $(if $(SESSIONS),--sessions $(SESSIONS))
+		$(if $(CASES),--cases $(CASES)) $(if $(SESSIONS),--sessions $(SESSIONS)) $(if $(IN_PROCESS),--in-process)
 	$(BIN)/python benchmarks/verdicts/page.py --measure
 
 pin: $(VENV)/.ready-to-maintain ## Write constraints.txt again, with the hash of every file, after a change of pyproject.toml.

@@ -361,10 +361,11 @@ def planted(records: Sequence[Record]) -> list[Row]:
     for (meta_policy, name), group in _grouped(records, "meta_policy", "name").items():
         ranks = []
         for each in group:
-            influences = np.abs(each["rounds"][0].get("influences", []))
-            if len(influences) and influences.any():
+            influences = np.array(each["rounds"][0].get("influences", []))
+            if len(influences):
                 bad = 4 if each["trial"]["change"] else len(influences) - 1
-                ranks.append(1 + int((influences > influences[bad]).sum()))
+                # Of equal influences, as where all are 0, none stands out.
+                ranks.append(int((influences >= influences[bad]).sum()))
         if ranks:
             rows.append(
                 {

@@ -2,13 +2,16 @@
 
 python benchmarks/verdicts/page.py              write it
 python benchmarks/verdicts/page.py --check      check that it is up to date
-python benchmarks/verdicts/page.py --measure    measure the records of run.py first, and write results.json
+python benchmarks/verdicts/page.py --measure    measure the records of run.py first: their cases alone change
 """
 
 import argparse
+import datetime
 import json
 import re
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -113,10 +116,41 @@ def _measure(files: Sequence[Path]) -> None:
 
     found = files or [default_records(), RECORDS_OF_PPO]
     records = [record for file in found for record in read(file)]
-    sessions = len({record["key"] for record in records if "rounds" in record})
-    results = {"sessions": sessions, "machine": machine(), "cases": measure(records)}
+    results = json.loads(RESULTS.read_text())
+    taken = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "machine": machine()}
+    for case, rows in measure(records).items():
+        sessions = Counter(
+            record.get("through", "server")
+            for record in {each["key"]: each for each in records if each["trial"]["case"] == case}.values()
+        )
+        if sessions:
+            before = results["cases"].get(case, {}).get("rows", [])
+            results["cases"][case] = {**taken, "sessions": dict(sessions), "rows": with_ppo(rows, before)}
+            print(f"{case}: {sum(sessions.values())} sessions")
     RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
-    print(f"wrote {RESULTS.relative_to(ROOT)} from {sessions} sessions")
+    print(f"wrote {RESULTS.relative_to(ROOT)}")
+
+
+def with_ppo(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows with the returns of PPO from earlier rows: they do not depend on this project's code.
+
+    Args:
+        rows: newly measured.
+        before: the rows of the table so far.
+    """
+    known = {
+        row["task"]: {name: value for name, value in row.items() if name.startswith("PPO")}
+        for row in before
+        if "task" in row
+    }
+    return [{**known.get(row.get("task"), {}), **row} for row in rows]
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()
 
 
 def measured_part(results: Mapping[str, Any]) -> str:
@@ -126,13 +160,25 @@ def measured_part(results: Mapping[str, Any]) -> str:
         results: the content of `results.json`.
     """
     text = (
-        f"{results['sessions']:,} sessions through a server in another process, with plain environments behind it. "
-        "Returns are in the environment's units. A number that is not there was not measured.\n"
+        "Each table names its date, its commit and its sessions: those through a server in another process, with plain "
+        "environments behind it, and those in the process of the measurement, with the step function that the server "
+        "calls. Returns are in the environment's units. A number that is not there was not measured.\n"
     )
     for case, (title, introduction) in SECTIONS.items():
-        if rows := results["cases"].get(case):
-            text += f"\n### {title}\n\n{introduction}\n\n{table(rows)}"
-    return f"{text}\nMeasured on: {results['machine']}.\n"
+        if found := results["cases"].get(case):
+            text += f"\n### {title}\n\n{introduction}\n\n{table(found['rows'])}\n{_origin(found)}\n"
+    machines = dict.fromkeys(found["machine"] for found in results["cases"].values())
+    return f"{text}\nMeasured on: {'; '.join(machines)}.\n"
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    """When a table was measured, of which code, and from how many sessions."""
+    places = {"server": "through a server", "process": "in process"}
+    counts = [
+        f"{found['sessions'][how]:,} sessions {words}" for how, words in places.items() if how in found["sessions"]
+    ]
+    commit = f" at commit {found['commit']}" if found["commit"] else ""
+    return f"Measured on {found['date']}{commit}{': ' if counts else ''}{' and '.join(counts)}."
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,13 +1,15 @@
-"""Measures the verdicts: runs sessions through a real server, and records each.
+"""Measures the verdicts: runs sessions through a real server, or in this process, and records each.
 
 python benchmarks/verdicts/run.py                            every case, for ten minutes
 python benchmarks/verdicts/run.py --cases scale --sessions 50
 python benchmarks/verdicts/run.py --minutes 60               goes on where the last call stopped
+python benchmarks/verdicts/run.py --in-process               ten times as many sessions, without a server
 
 A trial that the records contain is not run again. Other code of the models or of the server begins new records.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.verdicts.cases import CASES  # noqa: E402
+from benchmarks.verdicts.in_process import InProcess  # noqa: E402
 from benchmarks.verdicts.trials import Server, Trial, interleaved  # noqa: E402
 from thetaprime.cli._server_process import server_process  # noqa: E402
 
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES), help="default: all", metavar="CASE")
     parser.add_argument("--sessions", type=int, default=None, help="of each case, at most")
     parser.add_argument("--minutes", type=float, default=10.0, help="default: %(default)s")
+    parser.add_argument("--in-process", action="store_true", help="call the step function, without a server")
     parser.add_argument("--records", type=Path, default=None, help="default: a file for the code as it is")
     parser.add_argument("--only", default="", help="a word that a trial's meta-policy or name contains")
     arguments = parser.parse_args()
@@ -45,7 +49,22 @@ def main() -> None:
     until = time.monotonic() + 60.0 * arguments.minutes
     done = {record["key"] for record in read(arguments.records)}
     trials = interleaved([_first(CASES[case](), arguments.sessions, arguments.only) for case in arguments.cases])
-    run(trials, done, arguments.records, until)
+    with _place(in_process=arguments.in_process) as place:
+        run(place, trials, done, arguments.records, until)
+
+
+@contextlib.contextmanager
+def _place(*, in_process: bool) -> Iterator[InProcess | Server]:
+    """Where the sessions run: in this process, or on a server in another one."""
+    if in_process:
+        yield InProcess()
+        return
+    with server_process("--max-tenant-requests-per-second", "10000") as process:
+        server = Server(process.address())
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 def default_records() -> Path:
@@ -69,26 +88,20 @@ def read(records: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def run(trials: Iterable[Trial], done: set[str], records: Path, until: float) -> None:
+def run(place: InProcess | Server, trials: Iterable[Trial], done: set[str], records: Path, until: float) -> None:
     """Runs the trials that are not done, and appends a line for each."""
-    with (
-        server_process("--max-tenant-requests-per-second", "10000") as process,
-        records.open("a") as file,
-    ):
-        server, count = Server(process.address()), 0
-        try:
-            for trial in trials:
-                if time.monotonic() > until:
-                    break
-                if trial.key in done:
-                    continue
-                record = server.run(trial)
-                file.write(json.dumps(record, separators=(",", ":")) + "\n")
-                file.flush()
-                done.add(trial.key)
-                count += 1
-        finally:
-            server.close()
+    count = 0
+    with records.open("a") as file:
+        for trial in trials:
+            if time.monotonic() > until:
+                break
+            if trial.key in done:
+                continue
+            record = place.run(trial)
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")
+            file.flush()
+            done.add(trial.key)
+            count += 1
     print(f"{count} sessions; {len(done)} in {records}")
 
 

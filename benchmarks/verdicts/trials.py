@@ -21,7 +21,7 @@ EPISODES: Final = 20
 _SECONDS: Final = 120.0
 _TTL_SECONDS: Final = 600.0
 # Streams of random numbers of a trial.
-_COLLECT, _CHANGE, _FRESH = 0, 1, 2
+COLLECT, CHANGE, FRESH = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Server:
             k = session.round
             collected = _collect(trial, policy, k, count)
             rounds.append({"return": judged(collected, trial.change, trial.rounds)})
-            return transform(collected, trial.change, k, _generator(trial, _CHANGE, k))
+            return transform(collected, trial.change, k, changes(trial, k))
 
         kept, failure = 0, ""
         try:
@@ -126,6 +126,7 @@ class Server:
         return {
             "key": trial.key,
             "trial": dataclasses.asdict(trial),
+            "through": "server",
             "rounds": rounds[:last],
             "verified": [each["return"] for each in rounds[last:]],
             "fresh": fresh,
@@ -137,13 +138,13 @@ class Server:
 
 def _collect(trial: Trial, policy: AdaptedPolicy, k: int, count: int) -> list[wire.Trajectory]:
     env = make_environment(trial.meta_policy, trial.goals(k, count), trial.body)
-    return collect(policy, env, count, seed=_seed(trial, _COLLECT, k))
+    return collect(policy, env, count, seed=seed_of(trial, COLLECT, k))
 
 
 def _fresh(trial: Trial, policy: AdaptedPolicy, k: int) -> list[float]:
     """Mean, standard error and number of fresh episodes on the trial's task, or on its two tasks as they are mixed."""
     env = make_environment(trial.meta_policy, trial.goals(trial.rounds, trial.fresh), trial.body)
-    collected = collect(policy, env, trial.fresh, seed=_seed(trial, _FRESH, k))
+    collected = collect(policy, env, trial.fresh, seed=seed_of(trial, FRESH, k))
     returns = judged(collected, trial.change, trial.rounds)
     return [*mean_and_error(returns), len(returns)]
 
@@ -163,11 +164,13 @@ def _of_report(report: pb.AdaptationReport) -> dict[str, Any]:
     }
 
 
-def _generator(trial: Trial, stream: int, k: int) -> np.random.Generator:
-    return np.random.default_rng([trial.seed, stream, k])
+def changes(trial: Trial, k: int) -> np.random.Generator:
+    """The generator of what a trial adds to the rewards of round k."""
+    return np.random.default_rng([trial.seed, CHANGE, k])
 
 
-def _seed(trial: Trial, stream: int, k: int) -> int:
+def seed_of(trial: Trial, stream: int, k: int) -> int:
+    """The seed of a trial's episodes of round k: those that it uploads (`COLLECT`) or measures with (`FRESH`)."""
     return int(np.random.SeedSequence([trial.seed, stream, k]).generate_state(1)[0])
 
 

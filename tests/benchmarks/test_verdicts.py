@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.verdicts.cases import CASES
 from benchmarks.verdicts.environments import make_environment
+from benchmarks.verdicts.in_process import InProcess
 from benchmarks.verdicts.measures import MEASURES, below, measure
-from benchmarks.verdicts.page import SECTIONS, table
+from benchmarks.verdicts.page import SECTIONS, measured_part, table, with_ppo
 from benchmarks.verdicts.rewards import judged, transform
 from benchmarks.verdicts.trials import Server, Trial
 from thetaprime import wire
@@ -131,14 +132,41 @@ def test_scores_of_p_values_intervals_and_influences() -> None:
     (row,) = measure([_record("gain", "in range", [-10.0], fresh, verdict=predicted)])["gain"]
     assert row["median width / gain"] == pytest.approx(4 / 6)
     assert (row["right sign"], row["truth inside"]) == (1.0, 1.0)
-    bad = _record("planted", "another task", [0.0], {}, influences=[0.1, -0.2, 0.3, 0.15])
-    (row,) = measure([bad])["planted"]
-    assert row["first or second"] == 0.0
+    bad = _record("planted", "another task", [0.0], {}, influences=[0.1, 0.2, 0.3, 0.15])
+    # Influences that are all 0 tell nothing: a miss.
+    still = _record("planted", "another task", [0.0], {}, influences=[0.0] * 4)
+    found = _record("planted", "another task", [0.0], {}, influences=[0.1, 0.3, 0.0, 0.2])
+    (row,) = measure([bad, still, found])["planted"]
+    assert row["first or second"] == pytest.approx(1 / 3)
+    assert (row["first"], row["sessions"]) == (0.0, 3)
 
 
 def test_a_table_leaves_out_empty_columns() -> None:
     rows: list[dict[str, Any]] = [{"a": "x_y", "b": None, "c": 1234.5}, {"a": "z", "b": "", "c": 0.12345}]
     assert table(rows) == "| a | c |\n|---|---|\n| x\\_y | 1234 |\n| z | 0.123 |\n"
+
+
+def test_a_table_names_its_date_and_sessions_and_keeps_what_others_measured() -> None:
+    found = {"date": "2026-01-02", "commit": "abc1234", "machine": "one", "rows": [{"sessions with": "noise"}]}
+    sessions = {"server": 12, "process": 3456}
+    text = measured_part({"cases": {"harm": {**found, "sessions": sessions}, "scale": {**found, "sessions": {}}}})
+    assert (
+        "Measured on 2026-01-02 at commit abc1234: 12 sessions through a server and 3,456 sessions in process." in text
+    )
+    assert "Measured on 2026-01-02 at commit abc1234.\n" in text
+    before = [{"task": "far", "R_0": 1.0, "PPO: R_10": 2.0}]
+    assert with_ppo([{"task": "far", "R_0": 3.0}, {"task": "near"}], before) == [
+        {"PPO: R_10": 2.0, "task": "far", "R_0": 3.0},
+        {"task": "near"},
+    ]
+
+
+def test_a_bad_episode_among_those_of_half_cheetah_direction_is_the_most_influential() -> None:
+    planted = Trial("planted", "opposite reward", "half-cheetah-direction", 1.0, 7, 1, change="spoil 4", fresh=0)
+    record = InProcess().run(planted)
+    (row,) = measure([record])["planted"]
+    assert row["first"] == 1.0
+    assert (record["through"], len(record["rounds"][0]["influences"])) == ("process", 20)
 
 
 @pytest.mark.slow

@@ -24,21 +24,24 @@ def trajectory_influences(
 ) -> tuple[float, ...]:
     """How far a step would lead elsewhere without each trajectory, in lengths of the step.
 
-    The baseline, the normalization of the advantages, that of the gradient and the distance to the target return are
-    those without the trajectory. An influence of 1/(N − 1) is usual for plain gradients; near 0 for normalized ones.
+    The baseline, the normalization of the advantages and the distance to the target return are those without the
+    trajectory. A gradient that a step divides by its norm is not divided here: the norm hides every trajectory that
+    pulls against the others, and where the gradient has one direction, every trajectory. An influence of 1/(N − 1) is
+    usual.
 
     Args:
         left_out: the gradients without each trajectory.
         sizes: [D] step sizes.
         returns: [N] returns of the trajectories.
-        adaptation: whether the gradient is normalized.
+        adaptation: of the meta-policy.
         target: return at which the step has the length 0, in the task's units; None if the returns do not set the
             length.
 
     Returns:
         [N]; zeros if there is no step, or a single trajectory.
     """
-    whole, without = steps_without(left_out, sizes, returns, adaptation, target)
+    plain = adaptation.model_copy(update={"normalize_gradient": False})
+    whole, without = steps_without(left_out, sizes, returns, plain, target)
     count = len(without)
     length = float(whole.norm())
     if length == 0.0 or count == 1:
