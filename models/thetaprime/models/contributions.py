@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from thetaprime.models.inner_loop import InnerStep
-from thetaprime.models.kernels import activation_backward, layer
+from thetaprime.models.kernels import layer
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD, ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT
@@ -82,12 +82,11 @@ def step_derivatives(
         _KNOWN[step.forward] = direction, found
         return found
     derivative = torch.zeros(steps)
-    for index, by_outputs in step.layer_gradients.items():
-        inputs, outputs = step.forward.layers[index : index + 2]
+    for index, by_sums in step.layer_gradients.items():
+        inputs = step.forward.layers[index]
         weight, bias = direction.get(f"layers.{index}.weight"), direction.get(f"layers.{index}.bias")
         if index == 0 and policy.spec.context_size:
             bias = _context_direction(parameters, direction) + (0.0 if bias is None else bias)
-        by_sums = activation_backward(by_outputs, outputs.detach(), policy.activation(index))
         if weight is not None:
             along = layer(inputs.detach(), weight, torch.zeros(len(weight)) if bias is None else bias)
             derivative += along.mul_(by_sums).sum(-1)[:steps]
@@ -122,9 +121,7 @@ def context_derivatives(
     known = _KNOWN_BY_CONTEXT.get(step.forward)
     if known is not None and known[0] is step.gradient:
         return known[1]
-    outputs = step.forward.layers[1].detach()
-    by_sums = activation_backward(step.layer_gradients[0], outputs, policy.activation(0))[: len(batch.observations)]
-    derivatives = by_sums @ parameters[CONTEXT_WEIGHT]
+    derivatives = step.layer_gradients[0][: len(batch.observations)] @ parameters[CONTEXT_WEIGHT]
     _KNOWN_BY_CONTEXT[step.forward] = step.gradient, derivatives
     return derivatives
 

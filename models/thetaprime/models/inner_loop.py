@@ -5,14 +5,15 @@ the same θ′, bit for bit.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
-from torch.distributions import kl_divergence
 
 from thetaprime.models.baseline import Regressors
+from thetaprime.models.divergence import mean_entropy, mean_kl_divergence
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import return_gap
@@ -34,7 +35,7 @@ class InnerStep:
         direction: α_k ∇L(θ_k), by parameter.
         advantage: [S], the weights of the log-probabilities.
         forward: π_θk at the batch's observations; None if a graph was kept.
-        layer_gradients: ∂L by the output of each layer that moves, counted from 0; empty if a graph was kept.
+        layer_gradients: ∂L by W x + b of each layer that moves, counted from 0; empty if a graph was kept.
     """
 
     parameters: Parameters
@@ -43,6 +44,13 @@ class InnerStep:
     advantage: torch.Tensor
     forward: ForwardPass | None
     layer_gradients: dict[int, torch.Tensor]
+
+    @functools.cached_property
+    def gradient_norm(self) -> float:
+        """Euclidean norm of the gradient."""
+        # In the order of names: files and messages give the parameters in any order.
+        squares = [self.gradient[name].detach().double().square().sum() for name in sorted(self.gradient)]
+        return float(torch.stack(squares).sum().sqrt())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,14 +344,13 @@ def summarize_step(
     stride = -(-len(batch.observations) // _SUMMARY_OBSERVATIONS)
     observations = batch.observations[::stride]
     if step.forward is None:
-        old = policy.distribution(before, observations)
+        old = policy.outputs(before, observations)
     else:
         head, *others = step.forward.values
-        old = policy.distribution_of((head[::stride], *others))
-    new = policy.distribution(step.parameters if after is None else after, observations)
-    squares = torch.stack([step.gradient[name].double().square().sum() for name in sorted(step.gradient)])
+        old = (head[::stride], *others)
+    new = policy.outputs(step.parameters if after is None else after, observations)
     return StepSummary(
-        kl_divergence=float(kl_divergence(old, new).mean()),
-        entropy=float(new.entropy().mean()),
-        gradient_norm=float(squares.sum().sqrt()),
+        kl_divergence=mean_kl_divergence(policy, old, new),
+        entropy=mean_entropy(policy, new),
+        gradient_norm=step.gradient_norm,
     )

@@ -1,6 +1,7 @@
 """The parameters of a policy: named tensors, their bytes and their identity."""
 
 import hashlib
+import math
 
 import torch
 from safetensors.torch import load, save
@@ -16,7 +17,8 @@ class NonFiniteStepError(ArithmeticError):
 def check_finite(parameters: Parameters) -> None:
     """Raises `NonFiniteStepError`, with the parameter's name, if a number is NaN or infinite."""
     for name, value in parameters.items():
-        if not bool(torch.isfinite(value).all()):
+        # A sum is not finite if a number is not; it may overflow where each number is finite.
+        if not math.isfinite(float(value.sum())) and not bool(torch.isfinite(value).all()):
             raise NonFiniteStepError(f"parameter {name} is not finite after the step")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from thetaprime.models.kernels import Activation, layer, rows_of_kernels
+from thetaprime.models.kernels import Activation, activation_backward, layer, product, rows_of_kernels, sum_of_products
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 from thetaprime.models.trajectories import TrajectoryBatch
@@ -217,17 +217,26 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """π_θ at every observation of a batch, differentiable once: for behavior tests, the gradient and the report.
+    """π_θ at every observation of a batch, for behavior tests, the gradient and the report.
+
+    The gradient by the head is autograd's. Backpropagation through the layers is written out: it needs no graph, and
+    keeps the derivatives by W x + b, which the contributions of trajectories are made of.
 
     Attributes:
-        leaves: the parameters that a gradient is wanted for.
+        policy: the network.
+        parameters: θ.
+        moving: names of the parameters that a gradient is wanted for, in the order of θ.
         layers: as from `Policy.layers`.
-        outputs: as from `Policy.outputs`.
+        outputs: as from `Policy.outputs`, differentiable by the head and, if it moves, by `log_std`.
+        leaves: the head, and `log_std` if it moves.
     """
 
-    leaves: Parameters
+    policy: Policy
+    parameters: Parameters
+    moving: tuple[str, ...]
     layers: list[torch.Tensor]
     outputs: tuple[torch.Tensor, ...]
+    leaves: tuple[torch.Tensor, ...]
 
     @property
     def values(self) -> tuple[torch.Tensor, ...]:
@@ -235,15 +244,47 @@ class ForwardPass:
         return tuple(output.detach() for output in self.outputs)
 
     def gradient(self, loss: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
-        """The gradient of a scalar that was computed from `outputs`; frees the graph.
+        """The gradient of a scalar that was computed from `outputs`; frees its graph.
 
         Returns:
-            The gradient by each of `leaves`, and by the output of each layer that depends on one, counted from 0.
+            The gradient by each parameter of `moving`, and by W x + b of each layer that depends on one, counted
+            from 0.
         """
-        moved = {index: value for index, value in enumerate(self.layers[1:]) if value.requires_grad}
-        found = torch.autograd.grad(loss, [*self.leaves.values(), *moved.values()], materialize_grads=True)
-        count = len(self.leaves)
-        return dict(zip(self.leaves, found[:count], strict=True)), dict(zip(moved, found[count:], strict=True))
+        by_head, *by_log_std = torch.autograd.grad(loss, self.leaves, materialize_grads=True)
+        with torch.no_grad():
+            found, by_sums = self._backpropagated(by_head)
+        found |= dict(zip((LOG_STD,), by_log_std, strict=False))
+        return {name: found[name] for name in self.moving}, by_sums
+
+    def _backpropagated(self, by_head: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
+        """The gradients by the parameters of the layers that move, and by W x + b of the layers."""
+        last = len(self.layers) - 2
+        gradient = torch.nn.functional.pad(by_head, (0, 0, 0, len(self.layers[-1]) - len(by_head)))
+        found: Parameters = {}
+        by_sums: dict[int, torch.Tensor] = {}
+        for index in range(last, self._lowest_moving() - 1, -1):
+            gradient = activation_backward(gradient, self.layers[index + 1], self.policy.activation(index))
+            by_sums[index] = gradient
+            weight, bias = f"layers.{index}.weight", f"layers.{index}.bias"
+            if weight in self.moving:
+                found[weight] = sum_of_products(gradient, self.layers[index])
+            if bias in self.moving or index == 0:
+                found[bias] = gradient.sum(0)
+            if index > self._lowest_moving():
+                gradient = product(gradient, self.parameters[weight].mT)
+        if CONTEXT in self.moving or CONTEXT_WEIGHT in self.moving:
+            by_bias, context = found["layers.0.bias"].unsqueeze(-1), self.parameters[CONTEXT]
+            found[CONTEXT] = (self.parameters[CONTEXT_WEIGHT].mT @ by_bias).squeeze(-1)
+            found[CONTEXT_WEIGHT] = by_bias * context
+        return found, by_sums
+
+    def _lowest_moving(self) -> int:
+        """The first layer, counted from 0, that depends on a parameter of `moving`; their number if none does."""
+        count = len(self.layers) - 1
+        if CONTEXT in self.moving or CONTEXT_WEIGHT in self.moving:
+            return 0
+        names = ((index, f"layers.{index}.{part}") for index in range(count) for part in ("weight", "bias"))
+        return next((index for index, name in names if name in self.moving), count)
 
 
 def forward_pass(
@@ -257,14 +298,21 @@ def forward_pass(
         batch: the trajectories.
         moving: names of the parameters that a gradient is wanted for.
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items() if name in moving}
-    # Also for a caller that runs without gradients.
-    with torch.enable_grad():
-        point = {**parameters, **leaves}
-        layers = policy.layers(point, batch.observations)
-        head = layers[-1][: len(batch.observations)]
-        outputs = (head, policy.log_std(point)) if policy.continuous else (head,)
-    return ForwardPass(leaves, layers, outputs)
+    constants = {name: value.detach() for name, value in parameters.items()}
+    with torch.no_grad():
+        layers = policy.layers(constants, batch.observations)
+    head = layers[-1][: len(batch.observations)].requires_grad_()
+    leaves, outputs = [head], [head]
+    if policy.continuous:
+        log_std = constants[LOG_STD]
+        if LOG_STD in moving:
+            log_std = log_std.clone().requires_grad_()
+            leaves.append(log_std)
+        # Also for a caller that runs without gradients.
+        with torch.enable_grad():
+            outputs.append(policy.log_std({LOG_STD: log_std}))
+    ordered = tuple(name for name in parameters if name in moving)
+    return ForwardPass(policy, constants, ordered, layers, tuple(outputs), tuple(leaves))
 
 
 def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,13 @@ from thetaprime.models import AdaptationSpec, Parameters, Policy, TrajectoryBatc
 from thetaprime.models.contributions import step_derivatives, trajectory_contributions
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 from thetaprime.models.trajectories import baseline_inputs
-from thetaprime.models.verdict.episodes import NoiseScale, episodes_needed, noise_scale, signal_p_value
+from thetaprime.models.verdict.episodes import (
+    NoiseScale,
+    episodes_needed,
+    length_beyond_noise,
+    noise_scale,
+    signal_p_value,
+)
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
 from thetaprime.models.verdict.influence import trajectory_influences, weighty_steps
 from thetaprime.models.verdict.leave_one_out import GradientSums, LeaveOneOut, step_scores
@@ -82,6 +88,24 @@ def _measure(
 ) -> GradientEvidence:
     step = adapt_step(policy, parameters, batch, adaptation, step=0)
     return measure_gradient(policy, parameters, batch, adaptation, step, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 3.0])
+def test_noise_adds_nothing_to_the_length_of_a_gradient(length: float) -> None:
+    generator, true = torch.Generator().manual_seed(0), torch.tensor([length, 0.0, 0.0, 0.0], dtype=torch.float64)
+    samples = true + torch.randn(400, 20, 4, generator=generator, dtype=torch.float64)
+    found = torch.tensor([length_beyond_noise(_left_out(each)) for each in samples]).square()
+    measured = samples.mean(1).square().sum(1)
+    if length == 0.0:
+        # A mean of 20 unit normals in four dimensions is not 0; its squared length is 0.2 on average.
+        assert float(measured.min()) > 0.0
+        assert float(found.median()) == 0.0
+    elif length == 0.5:
+        # Cut off at 0, it is a little too long where the true gradient is short.
+        assert length**2 < float(found.mean()) < float(measured.mean()) - 0.15
+    else:
+        assert float((measured - found).mean()) == pytest.approx(0.2, abs=0.01)
+    assert length_beyond_noise(_left_out(samples[0, :1])) is None
 
 
 def _one_task(count: int = 20) -> np.ndarray:
@@ -216,7 +240,7 @@ def test_nothing_is_said_about_rewards_that_tell_nothing(rewards: str) -> None:
     batch = _batch(policy, parameters, _one_task(7))
     batch = dataclasses.replace(batch, rewards=torch.full_like(batch.rewards, 0.0 if rewards == "zero" else 3.0))
     found = _measure(policy, parameters, batch, _adaptation(), target=10.0)
-    assert found == GradientEvidence((0.0,) * 7, (), None, 1.0, None)
+    assert found == GradientEvidence((0.0,) * 7, (), None, 1.0, None, 0.0)
 
 
 def test_one_trajectory_has_no_influence_and_no_noise_scale() -> None:

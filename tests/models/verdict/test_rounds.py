@@ -122,6 +122,10 @@ def test_a_session_holds_where_its_best_return_is_usual_after_adaptation() -> No
     # Within the error of the mean, it is not certain.
     assert not review(rounds, SPEC, floor=-20.5).held
     assert review(rounds, SPEC, floor=-25.0).held
+    # Unless the floor has that error, too: it was taken from means of as many trajectories.
+    assert review(rounds, SPEC, floor=-20.5, floor_trajectories=16).held
+    assert not review(rounds, SPEC, floor=-20.5, floor_trajectories=64).held
+    assert not review(rounds, SPEC, floor=-19.9, floor_trajectories=16).held
     # What was enough once stays enough.
     assert review([*rounds, _measured(1, -32.0)], SPEC, floor=-25.0).held
     # The first step is taken in any case.

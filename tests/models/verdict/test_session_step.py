@@ -1,6 +1,7 @@
 """A session's next step: the inner loop's own first step, then rounds that hold, on the shipped navigation policy."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Final
@@ -177,6 +178,39 @@ def test_beyond_the_range_rounds_reach_the_goal_and_then_hold(navigation: MetaPo
             assert step.verdict.decision is Decision.ROLLED_BACK
             assert ReasonCode.REALIZED_HARM in session.codes(index)
     assert all(value > best - 4.0 for value in session.returns[12:])
+
+
+def _noise(meta_policy: MetaPolicy, parameters: Parameters, mean_return: float, seed: int) -> TrajectoryBatch:
+    """Twenty episodes of a policy whose rewards are noise with a drift of their own in each episode."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    count, horizon, size = 20, meta_policy.policy.environment.horizon, meta_policy.policy.layer_sizes[0]
+    drift = rng.permutation(np.linspace(-1.0, 1.0, count)) * 85.0
+    observations = [rng.normal(size=(horizon, size)).astype(np.float32) for _ in range(count)]
+    actions = [
+        meta_policy.policy.sample(parameters, torch.from_numpy(each), generator).numpy() for each in observations
+    ]
+    rewards = [(mean_return + each) / horizon + 0.2 * rng.normal(size=horizon) for each in drift]
+    return TrajectoryBatch.concatenate(
+        observations,
+        actions,
+        [each.astype(np.float32) for each in rewards],
+        [False] * count,
+        [rng.normal(size=size).astype(np.float32) for _ in range(count)],
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("mean_return", "holds"), [(1006.0, True), (950.0, False)])
+def test_no_long_step_follows_a_gradient_that_is_noise(mean_return: float, holds: bool, seed: int) -> None:
+    direction = load_meta_policy(zoo_directory() / "half-cheetah-direction" / "1")
+    session = Session(direction, seed=seed)
+    session.take(_noise(direction, direction.parameters, -90.0, seed))
+    step = session.take(_noise(direction, session.policies[-1], mean_return, seed + 100))
+    contexts = [each["context"] for each in session.policies]
+    first, second = (float((after - before).norm()) for before, after in itertools.pairwise(contexts))
+    # 5 % of the policies after adaptation in meta-training return less than 1016, and the best returns 1402.
+    assert (step.verdict.decision is Decision.HELD) == holds
+    assert second < 0.6 * first
 
 
 @pytest.mark.parametrize("goal", [(-0.19, -0.37), (0.22, 0.44)])

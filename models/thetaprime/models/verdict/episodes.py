@@ -61,6 +61,26 @@ def noise_scale(left_out: LeaveOneOut, sizes: torch.Tensor) -> NoiseScale | None
     return NoiseScale(along / signal, max(total - along, 0.0) / signal)
 
 
+def length_beyond_noise(left_out: LeaveOneOut) -> float | None:
+    """The length of the true gradient: that of the measured one without the part that noise adds in expectation.
+
+    |g|² of a mean of N trajectories exceeds |G|² by tr Σ / N in expectation, so it is never 0, even where the return is
+    level. What is left of it here is 0 about as often as not where G is.
+
+    Args:
+        left_out: the gradients without each trajectory.
+
+    Returns:
+        None for fewer than two trajectories, which tell no noise.
+    """
+    count = len(left_out.without)
+    if count < _FEWEST:
+        return None
+    deviations = left_out.pseudo_values - left_out.pseudo_values.mean(0)
+    noise = float(deviations.square().sum()) / (count - 1) / count
+    return math.sqrt(max(float(left_out.whole.square().sum()) - noise, 0.0))
+
+
 def episodes_needed(noise: NoiseScale) -> int | None:
     """The number of trajectories whose gradient points within a cosine of .95 of the true one, with the right sign.
 

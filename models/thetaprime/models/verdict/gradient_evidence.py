@@ -11,7 +11,12 @@ from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
-from thetaprime.models.verdict.episodes import episodes_needed, noise_scale, signal_p_value
+from thetaprime.models.verdict.episodes import (
+    episodes_needed,
+    length_beyond_noise,
+    noise_scale,
+    signal_p_value,
+)
 from thetaprime.models.verdict.influence import trajectory_influences, weighty_steps
 from thetaprime.models.verdict.leave_one_out import GradientSums, RewardSums, step_scores
 from thetaprime.models.verdict.two_tasks import disagreement
@@ -29,6 +34,7 @@ class GradientEvidence:
         signal_p_value: of the hypothesis that the true gradient is 0; None for fewer than six trajectories.
         disagreement: agreement of the steps that two parts of the batch ask for, where they come from two tasks and ask
             for different steps; see `two_tasks`.
+        length: from `length_beyond_noise`, in the parameters that move.
     """
 
     influences: tuple[float, ...]
@@ -36,6 +42,7 @@ class GradientEvidence:
     episodes_needed: int | None
     signal_p_value: float | None
     disagreement: float | None
+    length: float | None
 
 
 @torch.no_grad()
@@ -81,4 +88,5 @@ def measure_gradient(
         episodes_needed=None if noise is None else episodes_needed(noise),
         signal_p_value=signal_p_value(left_out),
         disagreement=disagreement(sums, RewardSums.of(batch, inputs, sums), sizes, batch.returns, adaptation, target),
+        length=length_beyond_noise(left_out),
     )

@@ -3,8 +3,8 @@
 from typing import Final, NamedTuple
 
 import torch
-from torch.distributions import kl_divergence
 
+from thetaprime.models.divergence import mean_kl_divergence
 from thetaprime.models.parameters import Parameters, interpolate
 from thetaprime.models.policy import Policy
 
@@ -38,11 +38,11 @@ def within_kl(
         limit: highest mean KL(π_start ‖ π) there, in nats.
     """
     observations = observations[:: -(-len(observations) // _OBSERVATIONS)]
-    old = policy.distribution(start, observations)
+    old = policy.outputs(start, observations)
 
     def divergence(part: float) -> float:
         moved = end if part == 1.0 else interpolate(start, end, part)
-        return float(kl_divergence(old, policy.distribution(moved, observations)).mean())
+        return mean_kl_divergence(policy, old, policy.outputs(moved, observations))
 
     whole = divergence(1.0)
     if whole <= limit:

@@ -173,8 +173,10 @@ def predict_gain(
         ArtifactError: the tensors of the held-out tasks are damaged.
     """
     model = gain_model(meta_policy)
+    if model is None:
+        return None
     inputs = gain_features(batch, meta_policy.parameters, after, scale)
-    if model is None or len(inputs) != meta_policy.reference[FEATURES_NAME].shape[1]:
+    if len(inputs) != meta_policy.reference[FEATURES_NAME].shape[1]:
         return None
     if not bool(torch.isfinite(inputs).all()):
         return None

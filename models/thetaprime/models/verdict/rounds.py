@@ -34,8 +34,8 @@ class Round:
         trajectories: N.
         context: c_k of a policy that adapts its context; empty otherwise.
         ascent: the direction −∇L in the context, of length 1; zeros where there is none.
-        steepness: the gradient's length in the unit of the rewards, up to a factor that all rounds of a session share;
-            None where it was not measured.
+        steepness: the gradient's length beyond its noise, in the unit of the rewards, up to a factor that all rounds of
+            a session share; None where it was not measured.
         upper: upper quartile of the returns; None where it was not measured.
     """
 
@@ -149,7 +149,9 @@ class Review:
         return len(self.policies) == 1
 
 
-def review(rounds: Sequence[Round], spec: RoundsSpec, floor: float | None = None) -> Review:
+def review(
+    rounds: Sequence[Round], spec: RoundsSpec, floor: float | None = None, *, floor_trajectories: int = 0
+) -> Review:
     """Replays the rounds so far.
 
     Args:
@@ -157,12 +159,14 @@ def review(rounds: Sequence[Round], spec: RoundsSpec, floor: float | None = None
         spec: the settings.
         floor: a return that is usual after adaptation in meta-training, in the unit of the returns; None if nothing is
             known.
+        floor_trajectories: the number of trajectories behind each return that `floor` was taken from, whose noise the
+            floor thus includes.
 
     Raises:
         ValueError: no round, or a number that is not finite.
     """
     _check(rounds)
-    state = _State(spec, _typical_deviation(rounds), floor)
+    state = _State(spec, _typical_deviation(rounds), floor, floor_trajectories)
     for index, each in enumerate(rounds):
         state.see(index, each)
     return state.review(rounds[-1].policy)
@@ -225,8 +229,9 @@ def _typical_deviation(rounds: Sequence[Round]) -> float:
 class _State:
     """The guard's state, round by round."""
 
-    def __init__(self, spec: RoundsSpec, deviation: float, floor: float | None) -> None:
-        self._spec, self._deviation, self._floor = spec, deviation, floor
+    def __init__(self, spec: RoundsSpec, deviation: float, floor: float | None, floor_trajectories: int) -> None:
+        self._spec, self._deviation = spec, deviation
+        self._floor, self._floor_trajectories = floor, floor_trajectories
         self._begin(0)
 
     def _begin(self, epoch: int) -> None:
@@ -259,7 +264,7 @@ class _State:
         spec, best = self._spec, self._policies[self._best]
         if self._floor is not None and len(self._policies) > 1:
             # What was enough once stays enough: the mean of a policy that is measured again varies.
-            self._enough = self._enough or best.mean - best.error >= self._floor
+            self._enough = self._enough or best.mean - self._excess_error(best) >= self._floor
         self._held = (
             self._held
             or self._enough
@@ -289,6 +294,11 @@ class _State:
             contradicted=self._contradicted,
             restart=self._restart,
         )
+
+    def _excess_error(self, found: Measured) -> float:
+        """The standard error of a policy's return beyond that of the returns behind the floor."""
+        known = self._floor_trajectories
+        return found.error * math.sqrt(max(1.0 - found.trajectories / known, 0.0)) if known else found.error
 
     def _measured(self, measured: Round) -> Measured:
         deviation = self._deviation if measured.deviation is None else measured.deviation

@@ -38,7 +38,7 @@ from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.decide import decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
-from thetaprime.models.verdict.gradient_evidence import measure_gradient
+from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
 from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.models.verdict.line_search import along, next_context
 from thetaprime.models.verdict.memory import RoundMemory
@@ -198,17 +198,28 @@ class _Step:
         p_value = self._history[-1].task_p_value if self._history else None
         if familiarity is not None:
             p_value = familiarity.p_value
+        signal = _varies(self._batch) and bool(self._advantage.any()) and inner.gradient_norm > _SMALLEST
+        gradient = self._gradient_evidence(inner, level_known=level_known) if signal else None
         if self._in_context:
             unit = reward_deviation(self._batch, adaptation.baseline_ridge, self._inputs)
-            steepness = unit * _norm(inner.gradient)
-            measured = dataclasses.replace(measured, ascent=_ascent(inner), steepness=steepness)
+            length = None if gradient is None else gradient.length
+            measured = dataclasses.replace(
+                measured, ascent=_ascent(inner), steepness=None if length is None else unit * length
+            )
             rounds[-1] = measured
         enough = self._enough(rounds, p_value)
-        seen = review(rounds, _SPEC, enough)
-        signal = _varies(self._batch) and bool(self._advantage.any()) and _norm(inner.gradient) > _SMALLEST
+        seen = review(rounds, _SPEC, enough, floor_trajectories=self._adaptation.trajectories_per_round)
         proposal = self._within_trust_region(self._propose(seen, rounds, inner, signal=signal))
         evidence = self._evidence(seen, proposal, enough, measured.mean_return, signal=signal, level_known=level_known)
-        evidence = self._with_gradient(evidence, inner)
+        if gradient is not None:
+            evidence = dataclasses.replace(
+                evidence,
+                influences=gradient.influences,
+                weighty_steps=gradient.weighty_steps,
+                episodes_needed=gradient.episodes_needed,
+                signal_p_value=gradient.signal_p_value,
+                disagreement=gradient.disagreement,
+            )
         if familiarity is not None:
             evidence = dataclasses.replace(evidence, task_p_value=familiarity.p_value, unusual=familiarity.text)
         elif self._history:
@@ -329,7 +340,7 @@ class _Step:
         slope = self._slope(rounds, length)
         radius = seen.radius * length
         if seen.steep:
-            if self._usual is not None and self._adaptation.target_return is not None:
+            if self._usual is not None and self._level_known(rounds[0].mean_return):
                 radius = min(radius, self._usual.distance_left(rounds[index], slope))
             context = along(rounds[index], radius)
         else:
@@ -415,28 +426,19 @@ class _Step:
             return None
         return task_p_value(self._meta_policy, self._batch, inner.gradient, adapted=adapted, first=first)
 
-    def _with_gradient(self, evidence: Evidence, inner: InnerStep) -> Evidence:
-        """Adds what the gradient says: which episodes it rests on, and how noisy it is."""
-        if not evidence.signal:
-            return evidence
+    def _gradient_evidence(self, inner: InnerStep, *, level_known: bool) -> GradientEvidence:
+        """What the gradient says: which episodes it rests on, and how noisy it is."""
         target = self._adaptation.target_return
-        found = measure_gradient(
+        known = level_known or self._options.reward_offset is not None
+        return measure_gradient(
             self._policy,
             self._parameters,
             self._batch,
             self._adaptation,
             inner,
             step_sizes=self._meta_policy.step_sizes,
-            target=None if target is None or not evidence.level_known else target * self._scale,
+            target=None if target is None or not known else target * self._scale,
             inputs=self._inputs,
-        )
-        return dataclasses.replace(
-            evidence,
-            influences=found.influences,
-            weighty_steps=found.weighty_steps,
-            episodes_needed=found.episodes_needed,
-            signal_p_value=found.signal_p_value,
-            disagreement=found.disagreement,
         )
 
     def _with_prediction(self, evidence: Evidence, seen: Review, inner: InnerStep) -> Evidence:
@@ -501,7 +503,3 @@ def _ascent(inner: InnerStep) -> tuple[float, ...]:
     norm = float(np.linalg.norm(gradient))
     ascent = -gradient / norm if norm > _SMALLEST else np.zeros_like(gradient)
     return tuple(ascent.tolist())
-
-
-def _norm(gradient: Parameters) -> float:
-    return math.sqrt(sum(float(gradient[name].double().square().sum()) for name in sorted(gradient)))
