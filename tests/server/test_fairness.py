@@ -1,7 +1,9 @@
 """However much one tenant asks for, other tenants get their turns."""
 
 import asyncio
+import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, closing, contextmanager
@@ -23,11 +25,13 @@ from thetaprime.server.errors import BusyError
 from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots, FairThreads
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.scheduling.rate_limit import RateLimit
+from thetaprime.server.sessions.rows import SessionRecord
 from thetaprime.server.sessions.uploads import AcceptedUpload, NewUpload, accept_upload
 from thetaprime.server.store import Store
+from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
-    from tests.support.server.service import Configure, Connect, WriteTokens
+    from tests.support.server.service import Configure, Connect, Service, WriteTokens
 
 
 def no_precomputation(upload: NewUpload) -> None:
@@ -323,6 +327,71 @@ def test_a_tenant_holds_its_share_of_the_slots_while_another_is_active() -> None
         assert slots.ask("a").done()
 
     asyncio.run(run())
+
+
+def test_a_tenant_rests_after_a_transaction_while_another_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        clock, processor = Clock(), Clock()
+        monkeypatch.setattr("time.thread_time", processor)
+
+        def compute() -> None:
+            processor.seconds += 0.01
+
+        with ThreadPoolExecutor(4) as executor:
+            threads = FairThreads(FairSlots(4, clock=clock, share=1), executor, rest=5.0)
+            slots = threads.slots
+            await threads.run("a", compute)
+            assert slots.may_begin("a")
+            await threads.run("b", compute)
+            # Another tenant has worked: each of the two rests for five times its processor time.
+            assert [slots.may_begin(tenant) for tenant in "abc"] == [False, False, True]
+            clock.seconds += 0.049
+            waiting = slots.ask("a")
+            assert not waiting.done()
+            clock.seconds += 0.002
+            async with asyncio.timeout(60):
+                await waiting
+            slots.release("a")
+            # The other tenant has done nothing for a second: there is nobody to rest for.
+            await threads.run("a", compute)
+            assert not slots.may_begin("a")
+            clock.seconds += 1.1
+            await threads.run("a", compute)
+            assert slots.may_begin("a")
+
+    asyncio.run(run())
+
+
+def test_the_server_lets_a_tenant_rest_for_five_times_a_transaction(
+    configure: "Configure",
+    connect: "Connect",
+    write_tokens: "WriteTokens",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests: list[tuple[str, float]] = []
+    monkeypatch.setattr(FairSlots, "rest", lambda _slots, tenant, seconds: rests.append((tenant, seconds)))
+    # Each thread reads a clock that goes on by a second whenever it is read.
+    clocks: defaultdict[int, itertools.count[float]] = defaultdict(lambda: itertools.count(0.0))
+    monkeypatch.setattr("time.thread_time", lambda: next(clocks[threading.get_ident()]))
+    tokens = write_tokens(tmp_path / "tokens.toml", {"theta_a": "a"})
+    with running_server(configure(tokens=tokens)) as address, connect(address, "theta_a") as service:
+        service.get(service.create().session.session_id)
+    assert rests == [("a", 5.0), ("a", 5.0)]
+
+
+def test_a_list_of_sessions_is_built_beside_the_event_loop(service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    message = SessionRecord.message
+
+    def record(session: SessionRecord, *arguments: Any, **more: Any) -> service_pb.Session:
+        threads.append(threading.current_thread().name)
+        return message(session, *arguments, **more)
+
+    created = [service.create().session for _ in range(3)]
+    monkeypatch.setattr(SessionRecord, "message", record)
+    assert list(service.stub.ListSessions(service_pb.ListSessionsRequest()).sessions) == created[::-1]
+    assert [name.rpartition("_")[0] for name in threads] == ["store"] * 3
 
 
 def test_a_canceled_caller_holds_no_slot() -> None:

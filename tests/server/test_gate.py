@@ -106,6 +106,19 @@ def test_a_watcher_that_reads_nothing_is_closed(start: "Start") -> None:
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_the_health_checks_of_an_address_are_limited_apart_from_its_calls(
+    start: "Start", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thetaprime.server.rpc.interceptor._OPEN_CALLS", 0.001)
+    with start() as service:
+        stub = health_pb2_grpc.HealthStub(service.channel)
+        assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+        with service.refuses() as refusal:
+            stub.Check(health_pb2.HealthCheckRequest())
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TENANT_REQUESTS")
+        assert service.create().session.session_id
+
+
 def test_the_calls_of_an_address_are_limited_and_clients_retry(start: "Start") -> None:
     with start(max_address_calls=3) as service:
         stub = health_pb2_grpc.HealthStub(service.channel)

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ asyncio.run(serve(config, lambda address: print(address, flush=True)))
 SERVE_STEPWISE = (
     """
 import sys
+import time
 from thetaprime.server.adaptation import step
 from thetaprime.server.adaptation.engine import AdaptationEngine
 async def no_precomputation(engine, upload):
@@ -146,6 +148,7 @@ def test_a_stopping_server_finishes_its_step_and_refuses_new_calls(
         checks = health_pb2_grpc.HealthStub(service.channel)
         status = health_pb2.HealthCheckResponse.SERVING
         while status == health_pb2.HealthCheckResponse.SERVING:
+            time.sleep(0.02)
             status = checks.Check(health_pb2.HealthCheckRequest(), timeout=60).status
         assert status == health_pb2.HealthCheckResponse.NOT_SERVING
         with service.refuses() as refusal:

@@ -29,6 +29,9 @@ from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
+# Health checks and calls of reflection, of one address in one second. Load balancers and tools make far fewer, and each
+# costs the event loop as much as a call.
+_OPEN_CALLS: Final = 100.0
 
 _Context = grpc.aio.ServicerContext
 _Handler = grpc.RpcMethodHandler
@@ -49,6 +52,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._authenticator = authenticator
         self._observer = observer
         self._request_rate = RequestRate(authenticator.request_rate)
+        self._open_rate = RequestRate(
+            lambda tenant: min(_OPEN_CALLS, authenticator.request_rate(tenant) or _OPEN_CALLS)
+        )
         self._gate = gate
         self._audit_limit = LineLimit()
         self._draining = False
@@ -122,7 +128,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def call(_messages: object, context: "_Context[Any, Any]") -> None:
             caller, has_replied = Caller(DEFAULT_TENANT, context.peer()), False
             try:
-                self._request_rate.charge(caller)
+                self._open_rate.charge(caller)
                 admitted = self._gate.admit(context, caller)
                 requests = Requests(method, decode, admitted)
                 async with contextlib.aclosing(_replies(handler, requests, context)) as replies:

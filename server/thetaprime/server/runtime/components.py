@@ -44,6 +44,9 @@ _TRANSACTIONS: Final = 8
 # Transactions of one tenant that run at once while another tenant is active. They contend for Python's interpreter:
 # with eight threads of one tenant, each of the many switches of an upload's verification waited for several of them.
 _TENANT_TRANSACTIONS: Final = 1
+# A tenant rests for so many times the processor time of a transaction while another tenant works: its transactions then
+# leave most of the interpreter to the other tenant.
+_TRANSACTION_REST: Final = 5.0
 # Transactions of one tenant that may wait. The memory budget bounds waiting uploads, the engine's queue waiting steps.
 _WAITING_TRANSACTIONS: Final = 1000
 # Threads for background tasks, beside those of the calls.
@@ -108,7 +111,8 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
         threads = closing.enter_context(
             ThreadPoolExecutor(_TRANSACTIONS + _BACKGROUND_THREADS, thread_name_prefix="store")
         )
-        transactions = FairThreads(FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS, share=_TENANT_TRANSACTIONS), threads)
+        slots = FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS, share=_TENANT_TRANSACTIONS)
+        transactions = FairThreads(slots, threads, rest=_TRANSACTION_REST)
         # Steps and upload verifications take turns: each keeps one processor busy for about as long.
         computing = closing.enter_context(
             ThreadPoolExecutor(config.adaptation_threads, thread_name_prefix="adaptation")

@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from typing import Final, Generic, ParamSpec, TypeVar
 
@@ -16,6 +16,9 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 
 _ACTIVE_SECONDS: Final = 10.0
+# A tenant rests while another one has asked for a slot, or released one, within this time: a client pauses for less
+# between the calls of a round.
+_WORKING_SECONDS: Final = 1.0
 
 
 def _any_tenant(tenant: str) -> bool:
@@ -43,6 +46,10 @@ class FairQueue(Generic[Item]):
     def add(self, tenant: str, item: Item) -> None:
         """Appends an item to its tenant's line."""
         self._lines.setdefault(tenant, deque()).append(item)
+
+    def tenants(self) -> Iterable[str]:
+        """Returns the tenants that have queued items."""
+        return self._lines
 
     def next(self, may_serve: Callable[[str], bool] = _any_tenant) -> tuple[str, Item] | None:
         """Removes and returns the next tenant and item, or None where no tenant may be served.
@@ -89,10 +96,13 @@ class FairSlots:
         self._held: Counter[str] = Counter()
         # When each tenant last asked for a slot or released one. Holds authenticated tenants only, so it is small.
         self._active: dict[str, float] = {}
+        # When the rest of each tenant ends, and the timer for the first of those that wait.
+        self._rests: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def may_begin(self, tenant: str) -> bool:
         """Returns whether a tenant would get a slot at once."""
-        if not self._free:
+        if not self._free or self._must_rest(tenant):
             return False
         held = self._held[tenant]
         return not held or (self._free > 1 and held < self._share) or self._alone(tenant)
@@ -117,6 +127,10 @@ class FairSlots:
         self._free += 1
         self._active[tenant] = self._clock()
         self._hand_out()
+
+    def rest(self, tenant: str, seconds: float) -> None:
+        """Gives a tenant no slot for so many seconds, as long as another tenant works."""
+        self._rests[tenant] = self._clock() + seconds
 
     @contextlib.asynccontextmanager
     async def slot(self, tenant: str) -> AsyncIterator[None]:
@@ -149,9 +163,23 @@ class FairSlots:
                 self._free -= 1
                 self._held[tenant] += 1
                 turn.set_result(None)
+        self._wake_after_rest()
 
-    def _alone(self, tenant: str) -> bool:
-        since = self._clock() - _ACTIVE_SECONDS
+    def _must_rest(self, tenant: str) -> bool:
+        return self._rests.get(tenant, 0.0) > self._clock() and not self._alone(tenant, _WORKING_SECONDS)
+
+    def _wake_after_rest(self) -> None:
+        """Sets a timer for the first end of a rest among the tenants that wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = [self._rests[tenant] for tenant in self._turns.tenants() if self._must_rest(tenant)]
+        if self._free and ends:
+            seconds = min(ends) - self._clock()
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._hand_out)
+
+    def _alone(self, tenant: str, seconds: float = _ACTIVE_SECONDS) -> bool:
+        since = self._clock() - seconds
         return not any(active > since for other, active in self._active.items() if other != tenant)
 
 
@@ -161,11 +189,13 @@ class FairThreads:
     Args:
         slots: the slots, one for each thread.
         executor: the threads.
+        rest: how many times the processor time of a function its tenant rests afterward, while another tenant works.
     """
 
-    def __init__(self, slots: FairSlots, executor: Executor) -> None:
+    def __init__(self, slots: FairSlots, executor: Executor, *, rest: float = 0.0) -> None:
         self.slots = slots
         self._executor = executor
+        self._rest = rest
 
     async def run(self, tenant: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs a function on a thread when a slot is free. A canceled call returns after its thread has finished.
@@ -174,7 +204,22 @@ class FairThreads:
             BusyError: the tenant's queue is full.
         """
         async with self.slots.slot(tenant):
-            return await self.run_in_held_slot(function, *args, **kwargs)
+            if not self._rest:
+                return await self.run_in_held_slot(function, *args, **kwargs)
+            seconds = 0.0
+
+            def measured() -> R:
+                nonlocal seconds
+                began = time.thread_time()
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    seconds = time.thread_time() - began
+
+            try:
+                return await self.run_in_held_slot(measured)
+            finally:
+                self.slots.rest(tenant, self._rest * seconds)
 
     async def run_in_held_slot(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs a function on a thread, for a caller that holds a slot already."""

@@ -19,11 +19,6 @@ from thetaprime.v1 import policy_pb2
 
 MAX_ID_LENGTH: Final = 128
 """Longest id that a client may choose, in characters."""
-_SESSION: Final = sa.select(sessions).where(
-    sessions.c.session_id == sa.bindparam("session_id"),
-    sessions.c.tenant == sa.bindparam("tenant"),
-    is_readable(sa.bindparam("now")),
-)
 _ROUND_UPLOADS: Final = (
     sa.select(
         uploads.c.upload_id,
@@ -201,6 +196,15 @@ class SessionRecord:
         )
 
 
+SESSION_COLUMNS: Final = tuple(sessions.c[field.name] for field in dataclasses.fields(SessionRecord))
+"""The columns of a `SessionRecord`, in its order: ``SessionRecord(*row)``."""
+_SESSION: Final = sa.select(*SESSION_COLUMNS).where(
+    sessions.c.session_id == sa.bindparam("session_id"),
+    sessions.c.tenant == sa.bindparam("tenant"),
+    is_readable(sa.bindparam("now")),
+)
+
+
 def check_id(value: str, field: str) -> None:
     """Checks an id that a client chose.
 
@@ -218,10 +222,10 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
         NotFoundError: the session does not exist, belongs to another tenant, or was deleted. The message is the same.
     """
     arguments = {"session_id": session_id, "tenant": tenant, "now": now}
-    row = connection.execute(_SESSION, arguments).mappings().one_or_none()
+    row = connection.execute(_SESSION, arguments).one_or_none()
     if row is None:
         raise NotFoundError("session", session_id)
-    return SessionRecord(**row)
+    return SessionRecord(*row)
 
 
 def add_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:

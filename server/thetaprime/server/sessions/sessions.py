@@ -21,6 +21,7 @@ from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdEr
 from thetaprime.server.sessions.policies import session_entry
 from thetaprime.server.sessions.room import with_expired_deleted
 from thetaprime.server.sessions.rows import (
+    SESSION_COLUMNS,
     SessionRecord,
     UploadedBatch,
     check_id,
@@ -243,13 +244,13 @@ def list_sessions(
     if page_size < 0:
         raise InvalidRequestError("page_size", f"{page_size}; expected 0 to {_MAX_PAGE}")
     size = min(page_size or _DEFAULT_PAGE, _MAX_PAGE)
-    query = sa.select(sessions).where(sessions.c.tenant == tenant, is_readable(store.now()))
+    query = sa.select(*SESSION_COLUMNS).where(sessions.c.tenant == tenant, is_readable(store.now()))
     if page_token:
         before = sa.tuple_(*(sa.literal(value) for value in read_token(page_token)))
         query = query.where(sa.tuple_(sessions.c.create_time, sessions.c.session_id) < before)
     query = query.order_by(sessions.c.create_time.desc(), sessions.c.session_id.desc()).limit(size + 1)
     with store.reading() as connection:
-        rows = [SessionRecord(**row) for row in connection.execute(query).mappings()]
+        rows = [SessionRecord(*row) for row in connection.execute(query)]
         page = rows[:size]
         batches = uploaded_batches(connection, page)
     return page, batches, _write_token(page[-1]) if len(rows) > size else ""
