@@ -5,13 +5,15 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from thetaprime.models import Action, BoxAction, DiscreteAction, EnvironmentContract
+from thetaprime.models import BoxAction, DiscreteAction, EnvironmentContract
 from thetaprime.training import Task
 
 Env = gymnasium.Env[Any, Any]
 
 
-def _contract(environment_id: str, observations: int, action: Action, horizon: int) -> EnvironmentContract:
+def _contract(
+    environment_id: str, observations: int, action: BoxAction | DiscreteAction, horizon: int
+) -> EnvironmentContract:
     return EnvironmentContract(
         environment_id=environment_id, observation_shape=(observations,), action=action, horizon=horizon
     )

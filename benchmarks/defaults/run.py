@@ -5,11 +5,13 @@ python benchmarks/defaults/run.py families:CartPole --minutes 30 --seed 1
 python benchmarks/defaults/run.py --page                    write the table of docs/your-own-tasks.md again
 
 `families` are those of benchmarks/defaults/families.py; any reference that thetaprime train takes will do. The minutes
-are of meta-training, with its measurements. Nothing is given but the tasks, the minutes and the seed.
+are of meta-training, with its measurements; a comparison gets no more. Nothing is given but the tasks, the minutes and
+the seed.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -80,7 +82,9 @@ def measure(family: str, minutes: float, seed: int, output: Path) -> dict[str, A
 
     runs = {"maml": learned}
     for method in ("pretrained", "oracle"):
-        budget = {"minutes": None, "iterations": None, "environment_steps": learned.environment_steps}
+        # An oracle that arrives at once needs many short episodes for as many steps.
+        minutes = max(0.1, took / 60.0)
+        budget = {"minutes": minutes, "iterations": None, "environment_steps": learned.environment_steps}
         config = changed_config(learned.config, {**budget, "method": method})
         print(f"{method}: {learned.environment_steps:,} steps", flush=True)
         runs[method] = train(config, folder / method, on_iteration=_Shown())
@@ -97,6 +101,7 @@ def measure(family: str, minutes: float, seed: int, output: Path) -> dict[str, A
         "returns": evaluation.returns["maml"].mean(1).round(2).tolist(),
         "pretrained": round(float(evaluation.returns["pretrained"].mean()), 2),
         "oracle": None if evaluation.oracle is None else round(float(evaluation.oracle.mean()), 2),
+        "steps_of_comparisons": [runs[method].environment_steps for method in ("pretrained", "oracle")],
         "scores": evaluation.scores().round(3).tolist(),
         "interval": [low.round(2).tolist(), high.round(2).tolist()],
     }
@@ -148,8 +153,12 @@ class _Shown:
 
 
 def _processor_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = own.ru_utime + own.ru_stime
+    for worker in multiprocessing.active_children():  # of Linux
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def table() -> str:

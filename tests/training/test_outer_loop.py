@@ -116,7 +116,7 @@ def test_a_cheaper_fisher_product_takes_a_part_of_every_task_s_trajectories(
         {"policy.context_size": 2, "adaptation.inner_lr": 0.0},
         # A factor or a norm of each task's own.
         {"adaptation.curvature": "dice"},
-        {"adaptation.target_return": 1.0},
+        {"adaptation.target_return": 1.0, "adaptation.return_gap": 40.0},
         {"adaptation.normalize_gradient": True},
     ],
     ids=lambda settings: next(iter(settings), "plain"),

@@ -133,7 +133,7 @@ def adapt_step(
     step: int,
     step_sizes: Parameters | None = None,
     scale: float = 1.0,
-    length: float | None = None,
+    length: float | torch.Tensor | None = None,
     create_graph: bool = False,
     advantage: torch.Tensor | None = None,
     forward: ForwardPass | None = None,
@@ -150,7 +150,8 @@ def adapt_step(
         step: k, counted from 0; selects the schedule's factor.
         step_sizes: a step size for each parameter that moves, of its shape; None for the step sizes of `adaptation`.
         scale: another factor on every step size.
-        length: in place of `step_length`'s factor on the step sizes.
+        length: in place of `step_length`'s factor on the step sizes. For T tasks at once, whose parameters and batch
+            have a leading axis of T, one for each of them, [T].
         create_graph: keep θ_{k+1} differentiable in θ_k and the step sizes: to second order, or with the gradient
             as a constant if `adaptation.first_order`.
         advantage: [S] from `inner_advantages`, if already computed.
@@ -176,11 +177,11 @@ def adapt_step(
         forward = forward or forward_pass(policy, parameters, batch, sizes)
         gradient, layer_gradients = _plain_gradient(policy, batch, advantage, forward)
 
-    factor: float | torch.Tensor = scale * length
+    factor, together = scale * length, batch.rewards.dim() > 1
     if adaptation.normalize_gradient:
-        factor = factor / _norm(gradient)
+        factor = factor / (_norms(gradient) if together else _norm(gradient))
     adapted = {
-        name: value - factor * sizes[name] * gradient[name] if name in gradient else value
+        name: value - _aligned(factor, value) * sizes[name] * gradient[name] if name in gradient else value
         for name, value in parameters.items()
     }
     if step == 0:
@@ -285,6 +286,19 @@ def _norm(gradient: Parameters) -> torch.Tensor:
     # Summed in the order of names: files and messages give the parameters in any order.
     squares = [gradient[name].square().sum() for name in sorted(gradient)]
     return torch.stack(squares).sum().clamp_min(_SMALLEST_NORM**2).sqrt()
+
+
+def _norms(gradient: Parameters) -> torch.Tensor:
+    """[T]: the norms of T gradients with a leading axis of T."""
+    squares = [gradient[name].square().flatten(1).sum(1) for name in sorted(gradient)]
+    return torch.stack(squares).sum(0).clamp_min(_SMALLEST_NORM**2).sqrt()
+
+
+def _aligned(factor: float | torch.Tensor, value: torch.Tensor) -> float | torch.Tensor:
+    """A factor for each of T tasks, [T], so that it multiplies a parameter of the T tasks; a single one as it is."""
+    if isinstance(factor, float) or not factor.dim():
+        return factor
+    return factor.view(-1, *(1,) * (value.dim() - 1))
 
 
 def adapt_path(

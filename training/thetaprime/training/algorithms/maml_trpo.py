@@ -90,7 +90,14 @@ class MAML:
                 support = support_trajectories(policy, adapted[i], k, batch, config)
                 meta_batch[i].support.append(support)
                 adapted[i] = adapt_step(  # lines 6 and 7
-                    policy, adapted[i], batch, adaptation, step=k, step_sizes=step_sizes, advantage=support.advantages
+                    policy,
+                    adapted[i],
+                    batch,
+                    adaptation,
+                    step=k,
+                    step_sizes=step_sizes,
+                    length=support.length,
+                    advantage=support.advantages,
                 ).parameters
         batches = collect(distribution, tasks, policy, adapted, adaptation.trajectories_per_round, rng=rng)  # line 8
         for i, batch in enumerate(batches):
@@ -111,6 +118,7 @@ class MAML:
                 self.config.adaptation,
                 step=support.inner_step,
                 step_sizes=step_sizes,
+                length=support.length,
                 create_graph=create_graph,
                 advantage=self.inner_weights(path[-1], support),
             )

@@ -93,11 +93,11 @@ class FisherProduct:
 
 
 def _separable(adaptation: AdaptationSpec) -> bool:
-    """Whether the inner loss of several tasks is the sum of means over each one's steps, and its step a plain one.
+    """Whether the inner loss of several tasks is the sum of means over each one's steps.
 
-    A norm over all gradients, a return gap and DiCE's sums along trajectories need each task by itself.
+    DiCE's sums along trajectories need each task by itself.
     """
-    return adaptation.curvature != "dice" and adaptation.target_return is None and not adaptation.normalize_gradient
+    return adaptation.curvature != "dice"
 
 
 def _detached(outputs: Outputs) -> Outputs:

@@ -11,6 +11,7 @@ import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
+from thetaprime.models.inner_loop import step_length
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.tasks.distributions import make_vector
 from thetaprime.training.tasks.environment_share import Loss
@@ -29,6 +30,7 @@ class Collected:
         advantages: [S]; the inner loop's for support trajectories, the outer loop's for those that judge.
         behavior: π_old, the action distribution that sampled them.
         credit: [S]; E-MAML's credit of support trajectories; None elsewhere.
+        length: of support trajectories, the factor on the step sizes of the step that they lead to; for T tasks, [T].
     """
 
     inner_step: int
@@ -36,6 +38,7 @@ class Collected:
     advantages: torch.Tensor
     behavior: Distribution
     credit: torch.Tensor | None = None
+    length: float | torch.Tensor | None = None
 
     def first(self, trajectories: int) -> "Collected":
         """The first `trajectories` trajectories, or all if there are fewer."""
@@ -47,6 +50,7 @@ class Collected:
             self.advantages[:steps],
             _first_rows(self.behavior, steps),
             None if self.credit is None else self.credit[:steps],
+            self.length,
         )
 
 
@@ -122,7 +126,9 @@ def _stack_collected(collected: Sequence[Collected]) -> Collected:
     factors = [len(batches) * longest / len(each.rewards) for each in batches]
     advantages = [factor * each.advantages for factor, each in zip(factors, collected, strict=True)]
     behavior = _stack_behavior([each.behavior for each in collected])
-    return Collected(collected[0].inner_step, batch, _padded(advantages), behavior)
+    factors_of_steps = [each.length for each in collected if each.length is not None]
+    length = torch.tensor(factors_of_steps) if factors_of_steps else None
+    return Collected(collected[0].inner_step, batch, _padded(advantages), behavior, length=length)
 
 
 def _stack_behavior(behaviors: Sequence[Distribution]) -> Distribution:
@@ -144,7 +150,8 @@ def support_trajectories(
 ) -> Collected:
     """Trajectories for an inner step, with the inner loop's advantages."""
     advantages = inner_advantages(policy, batch, config.adaptation)
-    return Collected(inner_step, batch, advantages, _behavior(policy, parameters, batch))
+    length = step_length(policy, batch, config.adaptation, inner_step).factor
+    return Collected(inner_step, batch, advantages, _behavior(policy, parameters, batch), length=length)
 
 
 def query_trajectories(
