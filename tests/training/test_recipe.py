@@ -10,13 +10,14 @@ import pytest
 
 from tests.support.training import signs
 from thetaprime.models import Decision
+from thetaprime.training.budget import Spent
 from thetaprime.training.checkpoint import load_checkpoint
 from thetaprime.training.config import changed_config, load_config
 from thetaprime.training.recipe import attempts
 from thetaprime.training.recipe.attempts import train_recipe
 from thetaprime.training.recipe.decide import PROBE_NETWORK, BudgetError, decide, decide_sizes
 from thetaprime.training.recipe.probe import DISCOUNTS, DiscountScores, Measurements, ProbeError, probe
-from thetaprime.training.recipe.settings import settle_recipe, write_config
+from thetaprime.training.recipe.settings import Recipe, settle_recipe, write_config
 from thetaprime.training.recipe.watch import judge
 from thetaprime.training.run import Progress
 
@@ -177,7 +178,7 @@ def test_what_is_given_wins_and_the_rest_follows() -> None:
 
 @pytest.mark.parametrize(
     ("pace", "minutes", "tasks", "trajectories"),
-    [(1_000.0, 1.0, 8, 10), (4_000.0, 30.0, 16, 15), (10_000.0, 30.0, 30, 20), (1e6, 60.0, 40, 20)],
+    [(1_000.0, 1.0, 8, 10), (4_000.0, 30.0, 12, 10), (10_000.0, 30.0, 17, 17), (1e6, 60.0, 40, 20)],
 )
 def test_an_iteration_is_as_large_as_the_time_allows(
     pace: float, minutes: float, tasks: int, trajectories: int
@@ -254,6 +255,21 @@ def test_a_family_is_learned_from_the_defaults_in_seconds(tmp_path: Path) -> Non
     assert kept.decisions == state.decisions == recipe.decisions
     assert kept.environment_steps > seen[-1].environment_steps - seen[0].environment_steps > 0
     assert load_config(tmp_path / "config.toml", {}) == config
+
+
+def test_what_is_tried_next_changes_only_what_the_recipe_decided() -> None:
+    config = load_config(None, {"tasks": "a:B", "adaptation.target_return": 0.0, "adaptation.discount": 0.8})
+
+    def tried(*decided: str) -> list[dict[str, object]]:
+        decisions = tuple(Decision(setting=name, value=None, reason="") for name in decided)
+        recipe = Recipe(config, decisions, MEASURED, Spent(0, 0, 0.0))
+        return [changes for _, changes in attempts.alternatives(recipe)]
+
+    assert tried() == [{"seed": 1}]
+    # A reward above 0 that no measurement met would leave steps that follow the gap to 0 without a length.
+    assert tried("adaptation.target_return") == [{"adaptation.target_return": None}, {"seed": 1}]
+    for changes in tried("outer_loop", "adaptation.target_return", "adaptation.discount"):
+        assert changed_config(config, changes) != config
 
 
 @pytest.mark.slow

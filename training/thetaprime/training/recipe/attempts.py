@@ -61,9 +61,10 @@ def train_recipe(
     """Trains by a recipe, and watches.
 
     After a quarter of the budget it judges whether the run learns. One that does not is moved to ``attempts/`` and
-    replaced, at most three times: by another outer loop, by discounts that look further ahead, by another seed. Only
-    settings that the recipe decided change, and the seed. Time and environment steps of all attempts count. The
-    attempt that ended with the highest return after adaptation stays in the run's folder.
+    replaced, while time is left: by another outer loop, by steps that do not follow the return's gap to a target, by
+    discounts that look further ahead, by another seed. Only settings that the recipe decided change, and the seed.
+    Time and environment steps of all attempts count. The attempt that ended with the highest return after adaptation
+    stays in the run's folder.
 
     Args:
         recipe: from `settle_recipe`.
@@ -78,10 +79,10 @@ def train_recipe(
     """
     config, decisions, spent = recipe.config, recipe.decisions, recipe.spent
     can_repeat = config.minutes is not None or config.environment_steps is not None
-    alternatives = _alternatives(recipe) if can_repeat and config.method == "maml" else []
+    left = alternatives(recipe) if can_repeat and config.method == "maml" else []
     ended: list[tuple[float, Path]] = []
     while True:
-        watch = _Watch(bool(alternatives))
+        watch = _Watch(bool(left))
 
         def observe(progress: Progress, watch: _Watch = watch) -> None:
             on_iteration(progress)
@@ -104,7 +105,7 @@ def train_recipe(
         )
         if not watch.ended or stop():
             break
-        reason, changes = alternatives.pop(0)
+        reason, changes = left.pop(0)
         folder = directory / ATTEMPTS_FOLDER / str(len(ended) + 1)
         _move(directory, folder)
         ended.append((watch.last_return, folder))
@@ -136,7 +137,7 @@ def _listed(changes: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in changes.items())
 
 
-def _alternatives(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+def alternatives(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     """What to try next, in order: a few words, and the changed settings."""
     config, free = recipe.config, {each.setting for each in recipe.decisions}
     given = {name for name in ("outer_epochs", "outer_lr") if name in config.model_fields_set}
@@ -144,6 +145,8 @@ def _alternatives(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     if "outer_loop" in free:
         other = {"outer_loop": "promp", "outer_epochs": 10, "outer_lr": 1e-3}
         found.append(("another outer loop", {name: each for name, each in other.items() if name not in given}))
+    if "adaptation.target_return" in free:
+        found.append(("steps of one length", {"adaptation.target_return": None}))
     further = {"adaptation.discount": config.adaptation.discount, "outer_discount": config.outer_discount}
     changes = {name: _further(discount) for name, discount in further.items() if name in free}
     if any(changes[name] != further[name] for name in changes):
