@@ -201,6 +201,11 @@ class AdaptationSpec(Spec):
     """N: trajectories of each inner step in meta-training."""
     discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
     """γ of the inner loop's advantages."""
+    late_discounts: tuple[Annotated[float, pydantic.Field(gt=0.0, le=1.0)], ...] = pydantic.Field(
+        default=(), max_length=8
+    )
+    """Other discounts, for tasks whose rewards come late: the first episodes of a task choose one of them where the
+    gradient with γ shows no signal. See `thetaprime.models.verdict.horizon`. Empty for γ alone."""
     gae_lambda: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
     """λ of generalized advantage estimation (Schulman et al. 2016); 1 is REINFORCE's return minus baseline."""
     baseline_ridge: float = pydantic.Field(default=1e-5, gt=0.0)

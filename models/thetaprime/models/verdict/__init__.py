@@ -3,6 +3,7 @@
 from thetaprime.models.verdict.decide import Ruling, decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, check_calibration, task_p_value
+from thetaprime.models.verdict.horizon import at_discount, with_horizon
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import held_out_gains
@@ -29,6 +30,7 @@ __all__ = [
     "StepOptions",
     "Verdict",
     "WeightyStep",
+    "at_discount",
     "check_calibration",
     "decide",
     "held_out_gains",
@@ -36,5 +38,6 @@ __all__ = [
     "propose_context",
     "review",
     "task_p_value",
+    "with_horizon",
     "write_verdict",
 ]

@@ -18,7 +18,7 @@ from thetaprime.models.verdict.episodes import (
     signal_p_value,
 )
 from thetaprime.models.verdict.influence import trajectory_influences, weighty_steps
-from thetaprime.models.verdict.leave_one_out import GradientSums, RewardSums, step_scores
+from thetaprime.models.verdict.leave_one_out import RewardSums, left_out_gradients
 from thetaprime.models.verdict.two_tasks import disagreement
 from thetaprime.models.verdict.verdict import WeightyStep
 
@@ -74,10 +74,8 @@ def measure_gradient(
         inputs: from `baseline_inputs`, if already computed.
     """
     inputs = inputs or baseline_inputs(batch, policy.environment.horizon, adaptation.discount)
-    scores = step_scores(policy, parameters, batch, step)
-    sums = GradientSums.of(policy, batch, adaptation, scores, inputs)
-    left_out = sums.leave_one_out()
-    sizes = torch.ones(scores.shape[1], dtype=torch.float64)
+    sums, left_out = left_out_gradients(policy, parameters, batch, adaptation, step, inputs)
+    sizes = torch.ones(len(left_out.whole), dtype=torch.float64)
     if step.gradient.keys() == {CONTEXT}:
         size = adaptation.step_size(CONTEXT) if step_sizes is None else step_sizes[CONTEXT]
         sizes *= torch.as_tensor(size, dtype=torch.float64)

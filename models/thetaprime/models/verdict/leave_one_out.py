@@ -7,6 +7,7 @@ equations, instead of N gradients.
 """
 
 import dataclasses
+import weakref
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from thetaprime.models.baseline import Regressors
 from thetaprime.models.contributions import context_derivatives, step_derivatives
 from thetaprime.models.inner_loop import InnerStep
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import Policy
+from thetaprime.models.policy import ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_targets, discounted_sums
 
@@ -183,6 +184,40 @@ class GradientSums:
         # No signal is no gradient, as in `estimate_advantages`.
         gradients[0] = gradients[0] if told[0] else 0.0
         return gradients
+
+
+# The choice of a horizon and the verdict ask for them.
+_KNOWN: "weakref.WeakKeyDictionary[ForwardPass, tuple[Parameters, GradientSums, LeaveOneOut]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def left_out_gradients(
+    policy: Policy,
+    parameters: Parameters,
+    batch: TrajectoryBatch,
+    adaptation: AdaptationSpec,
+    step: InnerStep,
+    inputs: Regressors,
+) -> tuple[GradientSums, LeaveOneOut]:
+    """The sums of a step's batch, and its gradient without each trajectory. Equal calls share the result.
+
+    Args:
+        policy: the network.
+        parameters: θ_k.
+        batch: the trajectories of the step.
+        adaptation: of the step.
+        step: the step, taken without a graph.
+        inputs: from `baseline_inputs`, with the discount of `adaptation`.
+    """
+    known = None if step.forward is None else _KNOWN.get(step.forward)
+    if known is not None and known[0] is step.gradient:
+        return known[1:]
+    sums = GradientSums.of(policy, batch, adaptation, step_scores(policy, parameters, batch, step), inputs)
+    found = sums, sums.leave_one_out()
+    if step.forward is not None:
+        _KNOWN[step.forward] = (step.gradient, *found)
+    return found
 
 
 class RewardSums(NamedTuple):

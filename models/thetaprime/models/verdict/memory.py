@@ -20,6 +20,7 @@ class RoundMemory:
         level_known: whether the round's mean return told the distance to the goal.
         task_p_value: of the task, from the first rounds; None without a calibration.
         familiarity: the p-value from this round's episodes alone; None where it was not measured.
+        discount: γ of the session's inner steps; None for that of meta-training.
     """
 
     measured: Round
@@ -28,6 +29,7 @@ class RoundMemory:
     level_known: bool = True
     task_p_value: float | None = None
     familiarity: float | None = None
+    discount: float | None = None
 
     def to_bytes(self) -> bytes:
         """The memory as JSON. Equal memories give equal bytes."""

@@ -39,6 +39,7 @@ from thetaprime.models.verdict.decide import decide, write_verdict
 from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
+from thetaprime.models.verdict.horizon import at_discount, with_horizon
 from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.models.verdict.line_search import along, next_context
 from thetaprime.models.verdict.memory import RoundMemory
@@ -141,7 +142,9 @@ class _Step:
         self._policy_of, self._options = policy_of, options
         self._round = forgotten or len(history)
         self._policy: Policy = meta_policy.policy
-        self._adaptation = meta_policy.manifest.adaptation
+        # The first round chose the horizon of the session.
+        self._discount = history[0].discount if history else None
+        self._adaptation = at_discount(meta_policy.manifest.adaptation, self._discount)
         self._batch = options.in_known_units(batch)
         self._moving = moving_parameters(parameters, self._adaptation, meta_policy.step_sizes)
         self._inputs: Regressors | None = None
@@ -195,6 +198,7 @@ class _Step:
         level_known = self._level_known(measured.mean_return)
         inner = self._inner_step(review(rounds, _SPEC))
         familiarity = self._familiarity(inner)
+        inner = self._at_horizon(inner, rounds)
         p_value = self._history[-1].task_p_value if self._history else None
         if familiarity is not None:
             p_value = familiarity.p_value
@@ -237,6 +241,7 @@ class _Step:
             level_known=level_known,
             task_p_value=evidence.task_p_value,
             familiarity=None if familiarity is None else familiarity.alone,
+            discount=self._discount,
         )
         return SessionStep(
             parameters=limited.parameters,
@@ -297,6 +302,30 @@ class _Step:
             advantage=self._advantage,
             forward=self._forward,
         )
+
+    def _at_horizon(self, inner: InnerStep, rounds: Sequence[Round]) -> InnerStep:
+        """The inner loop's step with the horizon that θ's first episodes choose; later rounds have that of the first.
+
+        Where rewards come late, the step is taken again with another discount.
+        """
+        if self._round:
+            return inner
+        found = with_horizon(
+            self._policy,
+            self._parameters,
+            self._batch,
+            self._adaptation,
+            step_sizes=self._meta_policy.step_sizes,
+            step=inner,
+            inputs=self._inputs,
+        )
+        if found is self._adaptation:
+            return inner
+        self._adaptation, self._discount = found, found.discount
+        self._inputs = baseline_inputs(self._batch, self._policy.environment.horizon, found.discount)
+        self._advantage = inner_advantages(self._policy, self._batch, found, self._inputs)
+        self._forward = forward_pass(self._policy, self._parameters, self._batch, self._moving)
+        return self._inner_step(review(rounds, _SPEC))
 
     def _is_inner(self, seen: Review) -> bool:
         """Whether the inner loop's own step is due: the first one, and those that meta-training took after it.
@@ -418,7 +447,8 @@ class _Step:
 
     def _familiarity(self, inner: InnerStep) -> Familiarity | None:
         """Compares the episodes with those of meta-training, in the rounds that were calibrated: those of θ and θ_1."""
-        if self._round > 1 or len(self._history) != self._round:
+        if self._round > 1 or len(self._history) != self._round or self._discount is not None:
+            # The calibration knows the horizon of meta-training alone.
             return None
         first = self._history[0].familiarity if self._history else None
         adapted = self._number > 0

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from thetaprime import wire
 from thetaprime.models import adapt_step, step_derivatives
+from thetaprime.models.verdict import RoundMemory, at_discount
 from thetaprime.server.adaptation.step import PendingRound, StepInputs
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import InvalidRequestError, NotFoundError, PreconditionError
@@ -43,13 +44,15 @@ def explain_round(
         batch = uploaded_batch(connection, session, index)
         record = find_policy(connection, session.session_id, index) if index else None
         taken = find_policy(connection, session.session_id, index + 1) if index < session.round else None
+        first = find_policy(connection, session.session_id, 1) if session.round else None
     if not batch.uploads:
         raise PreconditionError(
             "NO_UPLOADS", f"round {index} of the session has no uploads: none has arrived, or the session has expired"
         )
     entry = session_entry(catalog, session)
     inputs = StepInputs.read(store, entry, PendingRound(session, batch, record))
-    pushes = _pushes(entry, inputs, index)
+    memory = None if first is None or first.memory is None else RoundMemory.from_bytes(first.memory)
+    pushes = _pushes(entry, inputs, index, None if memory is None else memory.discount)
     return service_pb.ExplainRoundResponse(
         report=None if taken is None else taken.report_message(),
         trajectories=_explained(batch, inputs, pushes, most, dimensions),
@@ -63,14 +66,23 @@ def _bounded(field: str, value: int, default: int, most: int) -> int:
     return min(value or default, most)
 
 
-def _pushes(entry: CatalogEntry, inputs: StepInputs, index: int) -> list[npt.NDArray[np.float64]]:
-    """Returns the part of each time step in the step, [H_n] by trajectory; zeros if there is no gradient."""
+def _pushes(
+    entry: CatalogEntry, inputs: StepInputs, index: int, discount: float | None
+) -> list[npt.NDArray[np.float64]]:
+    """Returns the part of each time step in the step, [H_n] by trajectory; zeros if there is no gradient.
+
+    Args:
+        entry: the session's meta-policy.
+        inputs: of the round.
+        index: k.
+        discount: of the session; None for that of meta-training.
+    """
     meta_policy = entry.meta_policy
     step = adapt_step(
         meta_policy.policy,
         inputs.parameters,
         inputs.trajectories,
-        meta_policy.manifest.adaptation,
+        at_discount(meta_policy.manifest.adaptation, discount),
         step=index,
         step_sizes=meta_policy.step_sizes,
     )

@@ -30,6 +30,7 @@ import torch
 from torch.distributions import Distribution
 
 from thetaprime.models import Parameters, Policy, adapt_step
+from thetaprime.models.verdict import with_horizon
 from thetaprime.training.algorithms.objective import Iteration, MetaObjective, MetaUpdate, log_ratio
 from thetaprime.training.algorithms.trpo import FisherProduct, conjugate_gradient, line_search
 from thetaprime.training.config import TrainConfig
@@ -81,13 +82,16 @@ class MAML:
         """Runs lines 4 to 9 for all tasks side by side: samples with θ, adapts, samples with θ′."""
         policy, config, adaptation = self.policy, self.config, self.config.adaptation
         adapted, meta_batch = [theta] * len(tasks), [TaskData([], []) for _ in tasks]
+        horizons = [adaptation] * len(tasks)
         for k in range(adaptation.inner_steps):
             K = config.support_trajectories or adaptation.trajectories_per_round
             batches = collect(distribution, tasks, policy, adapted, K, rng=rng)  # line 5
             for i, batch in enumerate(batches):
                 if config.multi_step_loss and k > 0:
                     meta_batch[i].judged.append(query_trajectories(policy, adapted[i], k, batch, config))
-                support = support_trajectories(policy, adapted[i], k, batch, config)
+                if k == 0:
+                    horizons[i] = with_horizon(policy, theta, batch, adaptation, step_sizes=step_sizes)
+                support = support_trajectories(policy, adapted[i], k, batch, config, horizons[i])
                 meta_batch[i].support.append(support)
                 adapted[i] = adapt_step(  # lines 6 and 7
                     policy,

@@ -10,7 +10,14 @@ import numpy.typing as npt
 import torch
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from thetaprime.models import Parameters, Policy, TrajectoryBatch, estimate_advantages, inner_advantages
+from thetaprime.models import (
+    AdaptationSpec,
+    Parameters,
+    Policy,
+    TrajectoryBatch,
+    estimate_advantages,
+    inner_advantages,
+)
 from thetaprime.models.inner_loop import step_length
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.tasks.distributions import make_vector
@@ -146,10 +153,15 @@ def _padded(values: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def support_trajectories(
-    policy: Policy, parameters: Parameters, inner_step: int, batch: TrajectoryBatch, config: TrainConfig
+    policy: Policy,
+    parameters: Parameters,
+    inner_step: int,
+    batch: TrajectoryBatch,
+    config: TrainConfig,
+    horizon: AdaptationSpec,
 ) -> Collected:
-    """Trajectories for an inner step, with the inner loop's advantages."""
-    advantages = inner_advantages(policy, batch, config.adaptation)
+    """Trajectories for an inner step, with the inner loop's advantages, of the discount that the task has chosen."""
+    advantages = inner_advantages(policy, batch, horizon)
     length = step_length(policy, batch, config.adaptation, inner_step).factor
     return Collected(inner_step, batch, advantages, _behavior(policy, parameters, batch), length=length)
 
