@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from thetaprime import models, wire
+from thetaprime.models.verdict import at_discount
+from thetaprime.server.adaptation.explain import _pushes
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -146,3 +149,24 @@ def test_rewards_without_signal_push_nothing(service: "Service", collect: Collec
     service.upload(session_id, flat)
     reply = explain(service, session_id, round=0)
     assert all(not array(each, "pushes").any() for each in reply.trajectories)
+
+
+def test_the_pushes_are_those_of_the_session_s_horizon(zoo: Path) -> None:
+    meta_policy = models.load_meta_policy(zoo / "point-navigation" / "2")
+    policy, theta = meta_policy.policy, meta_policy.parameters
+    rng = np.random.default_rng(0)
+    batch = models.TrajectoryBatch.concatenate(
+        [rng.normal(size=(30, 2)).astype(np.float32) for _ in range(4)],
+        [rng.normal(size=(30, 2)).astype(np.float32) for _ in range(4)],
+        [rng.normal(size=30).astype(np.float32) for _ in range(4)],
+        [False] * 4,
+        [np.zeros(2, np.float32)] * 4,
+    )
+    inputs: Any = SimpleNamespace(parameters=theta, trajectories=batch)
+    entry: Any = SimpleNamespace(meta_policy=meta_policy)
+    for discount in (None, 1.0):
+        adaptation = at_discount(meta_policy.manifest.adaptation, discount)
+        step = models.adapt_step(policy, theta, batch, adaptation, step=0, step_sizes=meta_policy.step_sizes)
+        shares = models.trajectory_contributions(policy, theta, batch, step)
+        pushes = _pushes(entry, inputs, 0, discount)
+        assert [each.sum() for each in pushes] == pytest.approx(shares.tolist(), abs=1e-9)

@@ -76,6 +76,12 @@ The meta-policy was initialized from an oracle's run, with the task as its conte
 """
 
 
+def _discounts(adaptation: AdaptationSpec) -> str:
+    """The discount of an inner loop, and the other ones if it has some."""
+    others = " or ".join(f"{each:g}" for each in adaptation.late_discounts)
+    return f"{adaptation.discount:g}" + (f" ({others} for tasks whose rewards come late)" if others else "")
+
+
 def _seeds(evaluation: Evaluation) -> str:
     return ("seed " if len(evaluation.seeds) == 1 else "seeds ") + ", ".join(map(str, evaluation.seeds))
 
@@ -181,7 +187,7 @@ def model_card(meta_policy: MetaPolicy, evaluation: Evaluation, more: Sequence[E
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
 | step size | {sizes}; factor by round: {schedule}, and the last one in later rounds |
 | action noise | {noise} |
-| inner advantages | discount {adaptation.discount:g}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
+| inner advantages | discount {_discounts(adaptation)}, GAE λ {adaptation.gae_lambda:g}, linear feature baseline |
 
 ## How well it adapts
 
