@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     with contextlib.closing(Store(tmp_path / "store", row_bytes=100)) as store:
         blobs = {wire.sha256_hex(data): data for data in (NAMED, LARGE)}
         size = row_bytes(tables.sessions, session)
-        with store.storing(blobs) as connection:
+        with store.storing(blobs, "") as connection:
             size += store.keep(connection, blobs)
             rows = [
                 {

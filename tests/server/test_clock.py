@@ -94,8 +94,8 @@ def test_a_server_that_starts_with_a_clock_two_days_ahead_keeps_acknowledged_upl
         created = service.create()
         session_id = created.session.session_id
         before = service.upload(session_id, collect(created.policy), upload_id="u")
-        until(lambda: last_sweep(config.store))
-    last = last_sweep(config.store)
+        until(lambda: last_sweep(Path(config.store)))
+    last = last_sweep(Path(config.store))
     actual = time.time_ns
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: actual() + round(2 * DAY * 1e9))
@@ -109,7 +109,7 @@ def test_a_server_that_starts_with_a_clock_two_days_ahead_keeps_acknowledged_upl
         ahead.setattr(ClockGuard, "trusts_clock", record)
         with running_server(config):
             until(lambda: checked)
-    assert last_sweep(config.store) == last
+    assert last_sweep(Path(config.store)) == last
     with running_server(config) as address, connect(address) as service:
         assert service.get(session_id).session.round == 0
         assert service.adapt(session_id, 0, before.batch.sha256).policy.onnx

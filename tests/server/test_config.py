@@ -29,6 +29,16 @@ def test_options_override_the_environment_and_the_environment_overrides_the_file
     assert config.zoo == (Path("a"), Path("b"))
 
 
+def test_the_password_of_a_store_is_kept_and_not_printed() -> None:
+    url = "postgresql://robots:very-secret@database:5432/thetaprime?sslmode=require"
+    config = ServerConfig(store=url, blobs="s3://bucket/prefix")
+    assert ServerConfig(**config.model_dump(mode="json")).store == config.store == url
+    printed = tomllib.loads(as_toml(config))
+    assert printed["store"] == "postgresql://robots:***@database:5432/thetaprime?sslmode=require"
+    assert printed["blobs"] == "s3://bucket/prefix"
+    assert ServerConfig(store="folder").store == Path("folder")
+
+
 def test_the_environment_may_name_the_file_and_an_option_overrides_it(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,8 +53,8 @@ def test_policies_are_readable_after_their_session_has_expired(
         session_id = created.session.session_id
         first = service.upload(session_id, collect(created.policy), upload_id="u")
         step = service.adapt(session_id, 0, first.batch.sha256)
-        expire(config.store, session_id)
-        expire(config.store, idle.session.session_id)
+        expire(Path(config.store), session_id)
+        expire(Path(config.store), idle.session.session_id)
 
         found = service.get(session_id)
         assert found.session.state == service_pb.SESSION_STATE_EXPIRED

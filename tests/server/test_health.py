@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.faults.http2_peer import Http2Peer, message
-from thetaprime.server import running_server
-from thetaprime.server.store import BlobStore, Store
+from thetaprime.server import ServerConfig, running_server
+from thetaprime.server.store import BlobFolder, Store
 from thetaprime.server.telemetry import store_probe
 from thetaprime.server.telemetry.health import Health
 from thetaprime.server.telemetry.instrumented_store import InstrumentedStore
@@ -60,7 +60,7 @@ def test_a_missing_store_is_not_serving_until_it_is_back(configure: "Configure",
     with running_server(config) as address, connect(address) as service:
         session_id = service.create().session.session_id
         wait_for(service.channel, SERVING)
-        with moved(config.store):
+        with moved(Path(config.store)):
             wait_for(service.channel, NOT_SERVING)
         wait_for(service.channel, SERVING)
         assert service.get(session_id).session.session_id == session_id
@@ -74,7 +74,7 @@ def test_a_disk_that_refuses_writes_is_not_serving(start: "Start", monkeypatch: 
     with start(probe_seconds=0.02) as service:
         service.create()
         with monkeypatch.context() as patched:
-            patched.setattr(BlobStore, "put", refuse)
+            patched.setattr(BlobFolder, "put", refuse)
             wait_for(service.channel, NOT_SERVING)
         wait_for(service.channel, SERVING)
         assert service.create().policy.policy_id
@@ -95,7 +95,8 @@ def test_a_locked_database_is_not_serving_after_two_seconds(configure: "Configur
     config = configure(probe_seconds=1.0)
     with running_server(config) as address, connect(address) as service:
         wait_for(service.channel, SERVING)
-        with contextlib.closing(sqlite3.connect(config.store / "thetaprime.sqlite3", isolation_level=None)) as other:
+        database = Path(config.store) / "thetaprime.sqlite3"
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             locked = time.monotonic()
             wait_for(service.channel, NOT_SERVING)
@@ -108,7 +109,7 @@ def test_a_store_that_was_replaced_refuses_calls_and_is_not_serving(configure: "
     config = configure(probe_seconds=0.02)
     with running_server(config) as address, connect(address) as service:
         session_id = service.create().session.session_id
-        with moved(config.store):
+        with moved(Path(config.store)):
             Store(config.store).close()
             wait_for(service.channel, NOT_SERVING)
             for call in (service.create, lambda: service.get(session_id)):
@@ -138,7 +139,7 @@ def test_a_store_that_is_busy_with_other_writes_is_serving(tmp_path: Path, monke
             pass
         watching.cancel()
 
-    with contextlib.closing(InstrumentedStore(tmp_path, Metrics())) as store:
+    with contextlib.closing(InstrumentedStore(ServerConfig(store=tmp_path), Metrics())) as store:
         asyncio.run(run(store))
 
 
@@ -206,6 +207,6 @@ def test_watchers_hear_of_every_change_beside_one_that_left_and_one_that_reads_n
         leaving, staying = stub.Watch(request, timeout=60), stub.Watch(request, timeout=60)
         assert next(leaving).status == next(staying).status == SERVING
         leaving.cancel()
-        with moved(config.store):
+        with moved(Path(config.store)):
             assert next(staying).status == NOT_SERVING
         assert next(staying).status == SERVING

@@ -111,8 +111,8 @@ def test_no_name_becomes_a_path(configure: "Configure", connect: "Connect", coll
     digest = wire.sha256_hex(payload)
     assert any(digest in event for event in seen), "the payload's own file was not seen: nothing would have been"
     assert not [event for event in seen if MARK in event]
-    named = [path for path in tree(config.store) if not path.name.startswith("thetaprime.sqlite3")]
-    assert named == [config.store / "blobs" / digest[:2] / digest]
+    named = [path for path in tree(Path(config.store)) if not path.name.startswith("thetaprime.sqlite3")]
+    assert named == [Path(config.store) / "blobs" / digest[:2] / digest]
 
 
 IN_ONE_FIELD: Final[dict[str, Callable[["Service", str], object]]] = {

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import grpc
@@ -76,7 +77,7 @@ class Process:
 @contextlib.contextmanager
 def process(config: ServerConfig, script: str = SERVE) -> Iterator[Process]:
     with (
-        (config.store / "log").open("a") as log,
+        (Path(config.store) / "log").open("a") as log,
         subprocess.Popen(
             [sys.executable, "-c", script, config.model_dump_json()],
             stdin=subprocess.PIPE,
@@ -162,7 +163,7 @@ def test_a_stopping_server_finishes_its_step_and_refuses_new_calls(
         assert service.get(session_id).session == reply.session
         assert service.adapt(session_id, 0, batch.sha256) == reply
 
-    entries = [json.loads(line) for line in (config.store / "log").read_text().splitlines()]
+    entries = [json.loads(line) for line in (Path(config.store) / "log").read_text().splitlines()]
     calls = [entry for entry in entries if entry["event"] == "call"]
     logged = next(entry for entry in calls if entry["method"].endswith("/Adapt"))
     assert (logged["event"], logged["code"], logged["session_id"]) == ("call", "OK", session_id)

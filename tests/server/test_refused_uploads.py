@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -189,7 +190,7 @@ def test_an_interrupted_upload_leaves_nothing(configure: "Configure", start: "St
         assert service.get(session_id) == before
         # Its memory is released, and its upload id is unused.
         assert service.send(iter(messages)).batch.uploads == 1
-    assert len(list((config.store / "blobs").glob("??/*"))) == 1
+    assert len(list((Path(config.store) / "blobs").glob("??/*"))) == 1
 
 
 @pytest.mark.parametrize("reason", ["DETERMINISTIC_ACTIONS", "UNSCALED_ACTIONS", "CLIPPED_ACTIONS", "OFF_POLICY"])

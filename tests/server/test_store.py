@@ -17,7 +17,7 @@ from thetaprime.server import StartupError
 from thetaprime.server.errors import CorruptDataError, NotFoundError, UnavailableError
 from thetaprime.server.sessions.policies import read_memories
 from thetaprime.server.sessions.rows import SessionRecord, find_session, uploaded_batch
-from thetaprime.server.store import BlobStore, Store, database, tables
+from thetaprime.server.store import BlobFolder, Store, sqlite, tables
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 from thetaprime.wire import sha256_hex
@@ -26,10 +26,10 @@ from thetaprime.wire import sha256_hex
 @given(st.lists(st.binary(max_size=200), max_size=8))
 def test_blobs_are_read_by_their_digest(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     folder = tmp_path_factory.mktemp("blobs")
-    blobs = BlobStore(folder)
+    blobs = BlobFolder(folder)
     digests = [blobs.put(data) for data in contents + contents]
     assert digests == [sha256_hex(data) for data in contents + contents]
-    again = BlobStore(folder)
+    again = BlobFolder(folder)
     assert [again.get(digest) for digest in digests] == contents + contents
     assert set(again.digests()) == set(digests)
     assert not list((folder / "arriving").iterdir())
@@ -43,7 +43,7 @@ def test_a_damaged_blob_is_never_returned(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("blobs")
-    blobs = BlobStore(folder)
+    blobs = BlobFolder(folder)
     digest = blobs.put(content)
     place = data.draw(st.integers(0, len(content) - 1))
     damaged = bytearray(content)
@@ -55,7 +55,7 @@ def test_a_damaged_blob_is_never_returned(
 
 def test_a_missing_blob_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptDataError, match="f" * 64):
-        BlobStore(tmp_path).get("f" * 64)
+        BlobFolder(tmp_path).get("f" * 64)
 
 
 class Clock:
@@ -228,7 +228,7 @@ def test_commits_are_synchronous_and_foreign_keys_hold(tmp_path: Path) -> None:
 
 def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path).close()
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.01)
     first, second = Store(tmp_path), Store(tmp_path)
     with first.writing(), pytest.raises(UnavailableError), second.writing():
         pass

@@ -88,8 +88,8 @@ def test_measuring_blobs_is_bounded_in_time_and_converges(tmp_path: Path) -> Non
 def test_metrics_are_served_while_the_store_is_missing(configure: "Configure") -> None:
     config = configure(metrics_address=free_address())
     with running_server(config):
-        for path in (config.store / "blobs").iterdir():
+        for path in (Path(config.store) / "blobs").iterdir():
             path.rmdir()
-        (config.store / "blobs").rmdir()
+        (Path(config.store) / "blobs").rmdir()
         metrics = scrape(config.metrics_address)
         assert [each.labels for each in metrics["thetaprime_stored_bytes"].samples] == [{"kind": "database"}]

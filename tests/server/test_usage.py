@@ -51,7 +51,7 @@ def add_sessions(store: Store, *records: SessionRecord) -> None:
 def add_uploads(store: Store, *uploads: tuple[str, str, bytes]) -> None:
     """Stores uploads: the session's id, the upload's id, and its payload."""
     blobs = {sha256_hex(payload): payload for _, _, payload in uploads}
-    with store.storing(blobs) as connection:
+    with store.storing(blobs, "") as connection:
         for session_id, upload_id, payload in uploads:
             digest = sha256_hex(payload)
             row = {
@@ -186,9 +186,9 @@ def test_a_refused_transaction_leaves_no_file(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path, now=lambda: 0, row_bytes=0)) as store:
         add_sessions(store, session_record("s"))
         add_uploads(store, ("s", "u", b"named"))
-        with pytest.raises(ZeroDivisionError), store.storing(blobs):
+        with pytest.raises(ZeroDivisionError), store.storing(blobs, ""):
             raise ZeroDivisionError
-        with store.storing(blobs):
+        with store.storing(blobs, ""):
             pass
         assert set(store.blobs.digests()) == {sha256_hex(b"named")}
 

@@ -178,10 +178,10 @@ def test_workers_that_race_for_the_last_bytes_of_a_quota_keep_it(configure: "Con
     assert rounds > sessions
     assert len(refused) == sessions
     assert all("RESOURCE_EXHAUSTED" in each and "the tenant's stored bytes" in each for each in refused)
-    with contextlib.closing(sqlite3.connect(config.store / "thetaprime.sqlite3")) as database:
+    with contextlib.closing(sqlite3.connect(Path(config.store) / "thetaprime.sqlite3")) as database:
         ((counted,),) = database.execute("SELECT bytes FROM usage").fetchall()
     assert quota / 2 < counted <= quota
-    stored = [file for file in config.store.rglob("*") if file.is_file() and file.name != "log"]
+    stored = [file for file in Path(config.store).rglob("*") if file.is_file() and file.name != "log"]
     assert sum(file.stat().st_size for file in stored) <= 1.1 * quota
 
 
@@ -215,7 +215,7 @@ def test_workers_of_a_killed_supervisor_end_and_release_the_port(configure: "Con
 
 def test_a_worker_that_keeps_failing_ends_the_server(configure: "Configure", write_point_artifact: Write) -> None:
     config = configure(workers=WORKERS)
-    zoo = config.store.with_name(config.store.name + "-zoo")
+    zoo = Path(config.store).with_name(Path(config.store).name + "-zoo")
     write_point_artifact(zoo)
     with supervised(config.model_copy(update={"zoo": (zoo,)})) as server:
         pids = server.pids

@@ -22,7 +22,7 @@ SECTIONS: Final = {
         "block_seconds",
     ),
     "Meta-policies": ("zoo", "catalog_seconds", "max_artifact_file_bytes", "max_artifact_bytes", "max_parameters"),
-    "Store": ("store", "row_bytes", "recent_bytes"),
+    "Store": ("store", "blobs", "row_bytes", "recent_bytes"),
     "Monitoring": ("metrics_address", "probe_seconds", "reflection", "tracing"),
     "Processes": ("workers", "adaptation_threads", "queue"),
     "Limits of the server": (
@@ -45,6 +45,7 @@ SECTIONS: Final = {
     cls=Command,
     examples=(
         "thetaprime serve --store ./state",
+        "thetaprime serve --store postgresql://thetaprime@database/thetaprime --blobs s3://bucket/thetaprime",
         "thetaprime serve --address 0.0.0.0:50051 --tls-certificate tls.pem --tls-key tls.key --tokens tokens.toml",
         "thetaprime serve --config server.toml --show-config",
         "THETAPRIME_SERVER_MAX_SESSIONS=500 thetaprime serve --zoo ./zoo",

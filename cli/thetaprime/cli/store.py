@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Final
 
 import click
@@ -15,9 +14,48 @@ _FOUND, _CANNOT = 1, 2
 _PROGRAM: Final = "thetaprime store check"
 
 
+_place = option(
+    "--store",
+    "place",
+    required=True,
+    metavar="FOLDER|URL",
+    help="Folder of the store, or the URL of its PostgreSQL, as for thetaprime serve.",
+)
+_blobs = option(
+    "--blobs",
+    default=None,
+    metavar="FOLDER|URL",
+    help="Place of its large blobs, as for thetaprime serve.",
+)
+
+
 @click.group()
 def command() -> None:
-    """Check the store of a server, and mend it."""
+    """Check the store of a server, mend it, and bring its tables to this release."""
+
+
+@command.command(
+    "upgrade",
+    cls=Command,
+    examples=("thetaprime store upgrade --store postgresql://thetaprime@database/thetaprime",),
+)
+@_place
+@_blobs
+def upgrade(place: str, blobs: str | None) -> None:
+    """Create the tables of a PostgreSQL, or bring those of an earlier release to this one.
+
+    Stop the servers that use them first. A server only checks the tables when it starts. A folder needs no upgrade: the
+    server that opens it brings it to its release.
+    """
+    from thetaprime.server.errors import StartupError
+    from thetaprime.server.places import without_password
+    from thetaprime.server.store import Store
+
+    try:
+        Store(place, blobs=blobs, upgrades=True).close()
+    except StartupError as error:
+        raise CommandError(f"thetaprime store upgrade: {error}", "FAILED_PRECONDITION", {}, _CANNOT) from error
+    console_for(as_json=False).print(f"{without_password(place)}: ready", soft_wrap=True)
 
 
 @command.command(
@@ -27,19 +65,14 @@ def command() -> None:
         "thetaprime store check --store ./state",
         "thetaprime store check --store ./state --repair",
         "thetaprime store check --store ./state --json",
+        "thetaprime store check --store postgresql://thetaprime@database/thetaprime --blobs s3://bucket/thetaprime",
     ),
 )
-@option(
-    "--store",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of the store, as for thetaprime serve.",
-)
+@_place
+@_blobs
 @option("--repair", "repairs", is_flag=True, help="Mend what can be mended without losing anything acknowledged.")
 @json_option
-def check(folder: Path, repairs: bool, as_json: bool) -> int:
+def check(place: str, blobs: str | None, repairs: bool, as_json: bool) -> int:
     """Find what no row names, what is missing or damaged, and what is counted wrong.
 
     Reads the whole store. A server may run on it meanwhile, also with --repair. Blobs in files count as left behind
@@ -53,11 +86,12 @@ def check(folder: Path, repairs: bool, as_json: bool) -> int:
     import sqlalchemy as sa
 
     from thetaprime.server.errors import ServiceError, StartupError
+    from thetaprime.server.places import without_password
     from thetaprime.server.store.check import check as check_store
     from thetaprime.server.store.check import open_store, repair
 
     try:
-        with contextlib.closing(open_store(folder)) as store:
+        with contextlib.closing(open_store(place, blobs)) as store:
             found = check_store(store)
             mended = []
             if repairs and found:
@@ -67,16 +101,16 @@ def check(folder: Path, repairs: bool, as_json: bool) -> int:
                 found = left
     except (StartupError, ServiceError, sa.exc.SQLAlchemyError, OSError) as error:
         raise CommandError(f"{_PROGRAM}: {message_of(error)}", "FAILED_PRECONDITION", {}, _CANNOT) from error
-    console = console_for(as_json)
+    console, shown = console_for(as_json), without_password(place)
     for each in mended:
         console.print(f"mended: {each.count} {each.problem}{_size(each.bytes)}", soft_wrap=True)
     for each in found:
         remedy = "mend with --repair" if each.mendable else "restore from a backup"
         console.print(f"found: {each.count} {each.problem}{_size(each.bytes)}: {remedy}", soft_wrap=True)
-    console.print(f"{folder}: {'problems found' if found else 'nothing is wrong'}", soft_wrap=True)
+    console.print(f"{shown}: {'problems found' if found else 'nothing is wrong'}", soft_wrap=True)
     if as_json:
         facts = {"found": [dataclasses.asdict(each) for each in found]}
-        print_json({"store": str(folder), **facts, "mended": [dataclasses.asdict(each) for each in mended]})
+        print_json({"store": shown, **facts, "mended": [dataclasses.asdict(each) for each in mended]})
     return _FOUND if found else 0
 
 

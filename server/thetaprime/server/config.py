@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from thetaprime.server.address import is_unix_socket, split_address
 from thetaprime.server.config_file import ConfigFileSource
+from thetaprime.server.places import Place
 
 _MIB: Final = 1 << 20
 ROW_BYTES: Final = _MIB
@@ -72,10 +73,14 @@ class ServerConfig(BaseSettings):
     """Seconds for which new connections of an address are refused, after 200 of its calls in one second were refused or
     canceled on one connection, or 400 on all, its connections came and left without a call, or exceeded their limit, or
     sent many bytes of no call. Calls with a token do not count. 0: never. Linux only."""
-    store: Path = Path("thetaprime-store")
-    """Folder for sessions, uploads and policies. Created if it does not exist."""
+    store: Place = Path("thetaprime-store")
+    """Place of sessions, uploads and policies: a folder, which is created if it does not exist, or the URL of a
+    PostgreSQL (postgresql://user@host/database), which servers on several machines may share."""
+    blobs: Place | None = None
+    """Place of large payloads and policies: a folder, or the URL of an object store (s3://bucket/prefix, gs://…,
+    az://…). By default, a folder in the store's; in PostgreSQL, the database itself."""
     row_bytes: pydantic.NonNegativeInt = ROW_BYTES
-    """Payloads and policies up to this size are stored in the database; larger ones are files."""
+    """Payloads and policies up to this size are stored in the database; larger ones go to the place of blobs."""
     recent_bytes: pydantic.PositiveInt = RECENT_BYTES
     """Memory for cached payloads and policies of recently used sessions."""
     zoo: tuple[Path, ...] = pydantic.Field(default_factory=_shipped_zoo)

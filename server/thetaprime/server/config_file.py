@@ -8,6 +8,8 @@ from typing import Any, Final
 import pydantic
 from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
+from thetaprime.server.places import PRINTED
+
 _NAME: Final = "config"
 """The setting that names the file. The file itself must not contain it."""
 
@@ -52,7 +54,7 @@ def as_toml(settings: pydantic.BaseModel) -> str:
     import tomlkit
 
     document = tomlkit.document()
-    for name, value in settings.model_dump(mode="json", exclude={_NAME}).items():
+    for name, value in settings.model_dump(mode="json", exclude={_NAME}, context=PRINTED).items():
         description = type(settings).model_fields[name].description or ""
         document.add(tomlkit.comment(" ".join(description.split())))
         if value is None:

@@ -21,7 +21,7 @@ _STOP_SECONDS: Final = 60.0
 _PORTS: Final = range(20_000, 32_000)
 
 
-def _reserve_port() -> int:
+def reserve_port() -> int:
     """Returns a port that no socket is bound to."""
     while True:
         with socket.socket() as free, contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ class ServerProcess:
     """
 
     def __init__(self, folder: Path, zoo: Path | None, *options: str) -> None:
-        self.address = f"127.0.0.1:{_reserve_port()}"
+        self.address = f"127.0.0.1:{reserve_port()}"
         self.store, self.log = folder / "store", folder / "server.log"
         self._command = [sys.executable, "-m", "thetaprime.cli", "serve", "--address", self.address]
         # The health probe writes blobs, which tests would count.

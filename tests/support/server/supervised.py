@@ -68,7 +68,7 @@ class Supervised:
 
 @contextlib.contextmanager
 def supervised(config: ServerConfig, **environment: str) -> Iterator[Supervised]:
-    log = config.store / "log"
+    log = Path(config.store) / "log"
     with (
         log.open("a") as stderr,
         subprocess.Popen(

@@ -135,7 +135,7 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
     """Records a step, if the round is still at the call's round and batch, and plausible."""
     failpoints.reach("adapt.computed")
     record, blobs = result.record, {result.record.onnx_sha256: result.policy.onnx}
-    with store.storing(blobs) as connection:
+    with store.storing(blobs, call.tenant) as connection:
         failpoints.reach("adapt.blobs")
         found = _compare(connection, call, store.now())
         if not isinstance(found, PendingRound):

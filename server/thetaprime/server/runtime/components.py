@@ -103,7 +103,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
     limits = ArtifactLimits(config.max_artifact_file_bytes, config.max_artifact_bytes, config.max_parameters)
     catalog = await asyncio.to_thread(Catalog.load, config.zoo, limits)
     watch = CatalogWatch(catalog, config.zoo, metrics.meta_policies.set, limits)
-    store = await asyncio.to_thread(InstrumentedStore, config.store, metrics, config.row_bytes, config.recent_bytes)
+    store = await asyncio.to_thread(InstrumentedStore, config, metrics)
     with contextlib.ExitStack() as closing:
         closing.enter_context(contextlib.closing(store))
         await asyncio.to_thread(warm_up, catalog)

@@ -8,6 +8,7 @@ import structlog
 
 from thetaprime.server import failpoints
 from thetaprime.server.config import ServerConfig
+from thetaprime.server.places import without_password
 from thetaprime.server.runtime.tuning import freeze_startup_objects, tune_process
 
 _log = structlog.get_logger()
@@ -48,4 +49,4 @@ async def serve_until(
 def log_listening(address: str, config: ServerConfig) -> None:
     """Logs, once for a server, that it accepts calls."""
     zoo = [str(folder) for folder in config.zoo]
-    _log.info("listening", address=address, store=str(config.store), zoo=zoo, workers=config.workers)
+    _log.info("listening", address=address, store=without_password(config.store), zoo=zoo, workers=config.workers)

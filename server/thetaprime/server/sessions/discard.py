@@ -40,7 +40,7 @@ def discard_uploads(
     """
     with store.reading() as connection:
         entry = session_entry(catalog, find_session(connection, tenant, session_id, store.now()))
-    with store.writing() as connection:
+    with store.writing(tenant) as connection:
         now = store.now()
         session = find_session(connection, tenant, session_id, now)
         session.require_open(now)

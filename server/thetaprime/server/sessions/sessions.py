@@ -149,7 +149,7 @@ def _found_or_created(
     request_id: str,
     arguments: CreateArguments,
 ) -> tuple[SessionRecord, UploadedBatch]:
-    with store.writing() as connection:
+    with store.writing(tenant) as connection:
         now = store.now()
         same_request = sa.and_(sessions.c.tenant == tenant, sessions.c.request_id == request_id)
         row = connection.execute(sa.select(sessions).where(same_request)).mappings().one_or_none()
@@ -262,7 +262,7 @@ def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRe
     Raises:
         NotFoundError: the session does not exist.
     """
-    with store.writing() as connection:
+    with store.writing(tenant) as connection:
         session = find_session(connection, tenant, session_id, store.now())
         connection.execute(sessions.update().where(sessions.c.session_id == session_id).values(closed=True))
         return dataclasses.replace(session, closed=True), uploaded_batch(connection, session)

@@ -206,7 +206,7 @@ def accept_upload(
     # Tenants share blobs without seeing it: a blob is only read through the rows of a session. Whether this one existed
     # shows in the upload's speed alone, and only to a sender of its every byte, noise of actions included.
     blobs = {digest: payload}
-    with store.storing(blobs) as connection:
+    with store.storing(blobs, tenant) as connection:
         known = _find_upload(connection, tenant, header)
         if known is not None:
             return AcceptedUpload(_acknowledge_again(known, header, digest))

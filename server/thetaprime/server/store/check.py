@@ -12,9 +12,12 @@ from typing import Final
 import sqlalchemy as sa
 
 from thetaprime.server.errors import CorruptDataError, StartupError
+from thetaprime.server.places import is_url
 from thetaprime.server.store import tables
-from thetaprime.server.store.database import BLOBS, FILE
 from thetaprime.server.store.expiry import named_blobs, unnamed_blob_rows
+from thetaprime.server.store.location import BLOBS
+from thetaprime.server.store.locks import lock_sessions
+from thetaprime.server.store.sqlite import FILE
 from thetaprime.server.store.store import ORPHAN_SECONDS, Store
 from thetaprime.server.store.usage import Usage, recount
 
@@ -41,16 +44,25 @@ class Finding:
     mendable: bool = True
 
 
-def open_store(folder: Path) -> Store:
+def open_store(place: Path | str, blobs: Path | str | None = None) -> Store:
     """Opens a store that exists.
+
+    Args:
+        place: its folder, or the URL of its PostgreSQL.
+        blobs: folder or URL of its large blobs, as it is served.
 
     Raises:
         StartupError: the folder holds no store, or it cannot be opened.
     """
-    for name, exists in ((FILE, (folder / FILE).is_file()), (BLOBS, (folder / BLOBS).is_dir())):
-        if not exists:
-            raise StartupError(f"{folder} holds no store: {name} is missing")
-    return Store(folder)
+    if not is_url(place):
+        folder = Path(place)
+        for name, exists in (
+            (FILE, (folder / FILE).is_file()),
+            (BLOBS, blobs or (folder / BLOBS).is_dir()),
+        ):
+            if not exists:
+                raise StartupError(f"{folder} holds no store: {name} is missing")
+    return Store(place, blobs=blobs)
 
 
 def check(store: Store) -> list[Finding]:
@@ -73,6 +85,7 @@ def repair(store: Store) -> None:
             connection.execute(table.delete().where(_has_no_session(table)))
     store.sweep_orphans()
     with store.writing() as connection:
+        lock_sessions(connection)
         for session_id, usage in _wrong_sessions(connection, store).items():
             counts = {"kept_bytes": usage.bytes, "kept_steps": usage.steps}
             connection.execute(_sessions.update().where(_sessions.c.session_id == session_id).values(counts))
@@ -88,14 +101,14 @@ def _findings(store: Store) -> Iterator[Finding]:
     files = {digest: store.blobs.size(digest) for digest in store.blobs.digests()}
     old = set(store.blobs.digests(older_than=ORPHAN_SECONDS))
     with store.reading() as connection:
-        problems = [row for row in connection.exec_driver_sql("PRAGMA quick_check").scalars() if row != "ok"]
+        problems = store.database.problems(connection)
         lost = [_count(connection, table, _has_no_session(table)) for table in _CHILDREN]
         rows = unnamed_blob_rows(connection)
         sizes = {digest: _size(connection, digest) for digest in rows}
         named = named_blobs(connection)
         wrong = _wrong_sessions(connection, store)
         sums, usage = _sums(connection), _usage(connection)
-    yield Finding("damaged_database", "problems of the database, which SQLite reports", len(problems), mendable=False)
+    yield Finding("damaged_database", "problems that the database reports", len(problems), mendable=False)
     yield Finding("rows_without_session", "rows of sessions that are gone", sum(lost))
     yield Finding("unnamed_rows", "blobs in rows that no upload and no policy names", len(rows), sum(sizes.values()))
     unnamed = old - named
@@ -161,5 +174,5 @@ def _count(connection: sa.Connection, table: sa.Table, condition: sa.ColumnEleme
 
 def _size(connection: sa.Connection, digest: str) -> int:
     """Returns the bytes of a blob in a row; 0 where there is none."""
-    query = sa.select(sa.func.length(tables.blobs.c.data)).where(tables.blobs.c.sha256 == digest)
+    query = sa.select(tables.byte_length(tables.blobs.c.data)).where(tables.blobs.c.sha256 == digest)
     return connection.scalar(query) or 0

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server.store import tables
+from thetaprime.server.store.locks import try_lock
 
 if TYPE_CHECKING:
     from thetaprime.server.store.store import Store
@@ -54,13 +54,16 @@ class ClockGuard:
             ServiceError: the store failed.
         """
         with self._store.writing() as connection:
+            if not try_lock(connection, "sweep"):
+                # Another server process is at it.
+                return False
             now = self._store.now()
             ahead = seconds_since_sweep(connection, now)
             if ahead > _HOUR and not self._has_waited(ahead):
                 return False
             self._ahead_since = None
-            row = {"id": 1, "last_sweep": now}
-            connection.execute(insert(_clock).values(row).on_conflict_do_update(index_elements=["id"], set_=row))
+            if not connection.execute(_clock.update().values(last_sweep=now)).rowcount:
+                connection.execute(_clock.insert().values(id=1, last_sweep=now))
         return True
 
     def _has_waited(self, ahead: float) -> bool:

@@ -1,139 +1,73 @@
-"""The database: SQLite with a write-ahead log, in transactions that are durable when they end."""
+"""The database of a store, and the promises that every kind of it keeps."""
 
-import contextlib
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Final
+import abc
+from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
 
-from thetaprime.server.errors import ServiceError, StartupError, StoreFailedError
-from thetaprime.server.store.errors import database_failures, disk_failures
 
-FILE: Final = "thetaprime.sqlite3"
-"""Name of the database in the store's folder."""
-BLOBS: Final = "blobs"
-"""Name of the folder of blobs in the store's folder."""
-_BUSY_SECONDS: Final = 10.0
-_LOG_BYTES: Final = 8 << 20
-_VACUUMED_PAGES: Final = 1024
+class Database(abc.ABC):
+    """Tables in which a committed transaction is durable.
 
-
-class Database:
-    """The database of a store. Several processes on one machine may share it.
-
-    Args:
-        folder: the store's folder; it exists, with its folder of blobs.
-        prepare: creates or migrates the tables, in a writing transaction.
-
-    Raises:
-        StartupError: the folder cannot be used, or the store has another schema version.
+    Transactions that write for one tenant run one after another, over all processes that share the database: each sees
+    what the one before it committed. Transactions of different tenants may run at once. The rows that tenants share are
+    those of `tables.blobs`; `locks.lock_blobs` orders the transactions that name or delete them.
     """
 
-    def __init__(self, folder: Path, prepare: Callable[[sa.Connection], None]) -> None:
-        # Without this lock, SQLite's writers poll for the database with pauses of up to 0.1 s.
-        self._writer = threading.Lock()
-        self._folder = folder
-        self._files = (folder / FILE, folder / BLOBS)
-        self._in_place: list[tuple[int, int]] | None = None
-        # The pool grows with the threads that use it; the executors bound them.
-        self._engine = sa.create_engine(
-            f"sqlite:///{folder / FILE}",
-            max_overflow=-1,
-            connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
-        )
-        sa.event.listen(self._engine, "connect", _prepare_connection)
-        sa.event.listen(self._engine, "begin", _begin)
-        try:
-            with self.writing() as connection:
-                prepare(connection)
-            self._in_place = self._files_at_path()
-        except StartupError as error:
-            self.close()
-            raise StartupError(f"store {folder}: {error}") from error
-        except (sa.exc.DatabaseError, ServiceError, OSError) as error:
-            self.close()
-            raise StartupError(f"store {folder}: {getattr(error, 'orig', error)}") from error
-
+    @abc.abstractmethod
     def close(self) -> None:
-        """Closes the database's connections."""
-        self._engine.dispose()
+        """Closes the connections."""
 
+    @abc.abstractmethod
     def check_in_place(self) -> None:
-        """Checks that the store's folder still holds the files that this server opened.
+        """Checks, without reading, that the database still is the one that was opened.
 
         Raises:
-            StoreFailedError: the folder was moved, deleted or replaced. A write would be lost at the next start.
+            StoreFailedError: it was moved, deleted or replaced. A write would be lost at the next start.
         """
-        with disk_failures():
-            moved = self._in_place is not None and self._files_at_path() != self._in_place
-        if moved:
-            raise StoreFailedError("STORE_FAILED", f"{self._folder} no longer holds the files that the server opened")
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    @abc.abstractmethod
+    def check_clock(self) -> None:
+        """Checks this machine's clock against the database's.
+
+        Raises:
+            StoreFailedError: they differ by more than a minute: sessions would expire at different times.
+        """
+
+    @abc.abstractmethod
+    def reading(self) -> AbstractContextManager[sa.Connection]:
         """A read-only transaction, which sees one snapshot.
 
         Raises:
-            StoreFailedError: the disk is broken, or the store's folder was moved.
+            UnavailableError: the database is away, to be tried again.
+            StoreFailedError: the database is broken, or was moved.
         """
-        self.check_in_place()
-        with database_failures(), self._engine.connect() as connection:
-            yield connection
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """An exclusive writing transaction; durable when it ends without an error.
+    @abc.abstractmethod
+    def writing(self, *tenants: str) -> AbstractContextManager[sa.Connection]:
+        """A writing transaction; durable when it ends without an error.
+
+        Args:
+            tenants: whose rows it reads or changes. Without any, it touches no row of a session.
 
         Raises:
-            UnavailableError: another process kept the database locked for 10 seconds.
-            StoreFailedError: the disk is full, read-only or broken, or the store's folder was moved; nothing was
-                changed.
+            UnavailableError: others kept the rows locked for 10 seconds, or the database is away.
+            StoreFailedError: the disk is full, read-only or broken, or the database was moved; nothing was changed.
         """
-        self.check_in_place()
-        with (
-            database_failures(),
-            # A transaction also deletes and writes blob files.
-            disk_failures(),
-            self._writer,
-            self._engine.connect().execution_options(writes=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
 
-    def vacuum_some(self) -> bool:
-        """Returns some free pages to the disk; returns whether there were any. Other writers wait for it."""
-        with self._writer, contextlib.closing(self._engine.raw_connection()) as connection:
-            database = connection.driver_connection
-            assert database is not None  # noqa: S101  # it was just checked out
-            found = bool(database.execute("PRAGMA freelist_count").fetchone()[0])
-            if found:
-                # `execute` would stop after the statement's first page.
-                database.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_PAGES})")
-        return found
+    @abc.abstractmethod
+    def compact_some(self) -> bool:
+        """Returns some free space to the disk; returns whether there was any. Other writers wait for it."""
 
-    def _files_at_path(self) -> list[tuple[int, int]]:
-        """Returns the device and the inode of the database and of the folder of blobs."""
-        found = [file.stat() for file in self._files]
-        return [(each.st_dev, each.st_ino) for each in found]
+    @abc.abstractmethod
+    def problems(self, connection: sa.Connection) -> list[str]:
+        """Returns what the database itself reports as damaged."""
 
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Returns the bytes that the database takes.
 
-def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
-    # Turns off the driver's implicit transactions; `_begin` begins them.
-    connection.isolation_level = None
-    # Has an effect on an empty database only; on any other it would take the write lock in vain.
-    if connection.execute("PRAGMA page_count").fetchone() == (0,):
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    # Without a limit, the write-ahead log keeps the size of the largest transaction.
-    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A transaction that upgrades from reading to writing can fail; one that locks immediately waits.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        Raises:
+            OSError: its files cannot be measured.
+            sqlalchemy.exc.SQLAlchemyError: the database is away.
+        """

@@ -1,4 +1,4 @@
-"""Translates failures of the disk and of SQLite into errors of the service."""
+"""Translates failures of the disk and of the database into errors of the service."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from thetaprime.server.errors import ServiceError, StoreFailedError, UnavailableError
+from thetaprime.server.errors import InvalidRequestError, ServiceError, StoreFailedError, UnavailableError
 
 _FULL, _READ_ONLY, _FAILED = "STORE_FULL", "STORE_READ_ONLY", "STORE_FAILED"
 _REASONS_BY_ERRNO: Final = {
@@ -27,6 +27,10 @@ _REASONS_BY_SQLITE: Final = {
     sqlite3.SQLITE_CANTOPEN: _FAILED,
 }
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# Of PostgreSQL, by the beginning of the SQLSTATE; see https://www.postgresql.org/docs/current/errcodes-appendix.html.
+_REASONS_BY_SQLSTATE: Final = {"53100": _FULL, "25006": _READ_ONLY, "53": _FAILED, "58": _FAILED, "XX": _FAILED}
+# Connections, serialization failures and deadlocks, locks and statements that took too long, a server that shuts down.
+_BUSY_SQLSTATES: Final = ("08", "40", "53300", "55P03", "57014", "57P")
 
 
 @contextlib.contextmanager
@@ -45,14 +49,17 @@ def disk_failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_failures() -> Iterator[None]:
-    """Translates SQLite's errors.
+    """Translates the errors of SQLite and of PostgreSQL.
 
     Raises:
-        UnavailableError: the database is locked.
+        UnavailableError: the database is locked, or away.
+        InvalidRequestError: a text holds the character NUL, which PostgreSQL cannot store.
         StoreFailedError: the disk is full, read-only or broken.
     """
     try:
         yield
+    except sa.exc.TimeoutError as error:
+        raise UnavailableError("the store is busy: all connections are in use", retry_after=1.0) from error
     except sa.exc.DBAPIError as error:
         translated = _translated(error)
         if translated is None:
@@ -61,9 +68,21 @@ def database_failures() -> Iterator[None]:
 
 
 def _translated(error: sa.exc.DBAPIError) -> ServiceError | None:
-    # The low byte is the primary result code; the rest extends it.
-    code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in _BUSY:
-        return UnavailableError("the store is busy", retry_after=1.0)
-    reason = _REASONS_BY_SQLITE.get(code)
+    if isinstance(error.orig, sqlite3.Error):
+        # The low byte is the primary result code; the rest extends it.
+        code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in _BUSY:
+            return UnavailableError("the store is busy", retry_after=1.0)
+        reason = _REASONS_BY_SQLITE.get(code)
+        return None if reason is None else StoreFailedError(reason, str(error.orig))
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or state.startswith(_BUSY_SQLSTATES) or _cannot_connect(error):
+        return UnavailableError("the database is busy or away", retry_after=0.5)
+    if not state and "NUL" in str(error.orig):
+        return InvalidRequestError("request", "a text holds the character NUL; expected text without it")
+    reason = next((reason for start, reason in _REASONS_BY_SQLSTATE.items() if state.startswith(start)), None)
     return None if reason is None else StoreFailedError(reason, str(error.orig))
+
+
+def _cannot_connect(error: sa.exc.DBAPIError) -> bool:
+    return isinstance(error, sa.exc.OperationalError) and not getattr(error.orig, "sqlstate", None)

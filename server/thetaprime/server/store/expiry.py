@@ -1,14 +1,15 @@
 """Deletes the uploads of a session when it expires, and its policies at its delete time."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from thetaprime.server import failpoints
 from thetaprime.server.store import tables
-from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.blobs import Blobs
+from thetaprime.server.store.locks import lock_blobs
 from thetaprime.server.store.usage import recount
 
 # Sessions of one transaction: other writers wait for it.
@@ -45,25 +46,25 @@ class SweptSession:
     policy_id: str
 
 
-def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int, tenant: str | None = None) -> list[SweptSession]:
+def sweep_some(connection: sa.Connection, blobs: Blobs, now: int, tenants: Collection[str]) -> list[SweptSession]:
     """Deletes the data of up to a few hundred expired sessions, in a writing transaction.
 
     Args:
         connection: the transaction's connection.
         blobs: the large blobs.
         now: microseconds since 1970.
-        tenant: whose sessions; None for those of all tenants.
+        tenants: whose sessions.
 
     Returns:
         The sessions; empty where nothing is left to delete.
     """
-    deleted = _select(connection, _sessions.c.delete_time <= now, tenant)
+    deleted = _select(connection, _sessions.c.delete_time <= now, tenants)
     # A session without policies ends when it expires.
     deleted = [each if each.round else dataclasses.replace(each, action="expired") for each in deleted]
     gone = set(_ids(deleted))
     expired = [
         dataclasses.replace(each, action="expired")
-        for each in _select(connection, _has_expired(now), tenant)
+        for each in _select(connection, _has_expired(now), tenants)
         if each.session_id not in gone
     ]
     with_policies = [each for each in expired if each.round]
@@ -81,10 +82,17 @@ def sweep_some(connection: sa.Connection, blobs: BlobStore, now: int, tenant: st
 
 def may_sweep(connection: sa.Connection, now: int, tenant: str) -> bool:
     """Returns whether a tenant has a session from which `sweep_some` would delete something."""
-    return any(_select(connection, each, tenant) for each in (_sessions.c.delete_time <= now, _has_expired(now)))
+    return any(_select(connection, each, [tenant]) for each in (_sessions.c.delete_time <= now, _has_expired(now)))
 
 
-def delete_sessions(connection: sa.Connection, blobs: BlobStore, swept: Sequence[SweptSession]) -> None:
+def tenants_to_sweep(connection: sa.Connection, now: int) -> list[str]:
+    """Returns up to a few hundred tenants that have sessions from which `sweep_some` would delete something."""
+    conditions = (_sessions.c.delete_time <= now, _has_expired(now))
+    queries = [sa.select(_sessions.c.tenant).where(each).limit(_BATCH) for each in conditions]
+    return sorted({tenant for query in queries for tenant in connection.scalars(query)})
+
+
+def delete_sessions(connection: sa.Connection, blobs: Blobs, swept: Sequence[SweptSession]) -> None:
     """Deletes sessions with their uploads and policies, in a writing transaction.
 
     Every deletion of a session comes through here: a session that is deleted alone leaves its blobs behind.
@@ -95,8 +103,10 @@ def delete_sessions(connection: sa.Connection, blobs: BlobStore, swept: Sequence
     release(connection, blobs, digests)
 
 
-def release(connection: sa.Connection, blobs: BlobStore, digests: Iterable[str]) -> None:
-    """Deletes the blobs that no row names, in a writing transaction: its lock keeps new rows away."""
+def release(connection: sa.Connection, blobs: Blobs, digests: Iterable[str]) -> None:
+    """Deletes the blobs that no row names, in a writing transaction: its locks keep new rows away."""
+    digests = list(digests)
+    lock_blobs(connection, digests)
     for digest in digests:
         if not is_named(connection, digest):
             connection.execute(_DELETE_BLOB, {"digest": digest})
@@ -123,11 +133,11 @@ def _has_expired(now: int) -> sa.ColumnElement[bool]:
     return sa.and_(_sessions.c.expire_time <= now, tables.HAS_UPLOADS_OR_NO_POLICY)
 
 
-def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], tenant: str | None) -> list[SweptSession]:
+def _select(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], tenants: Collection[str]
+) -> list[SweptSession]:
     columns = (_sessions.c.tenant, _sessions.c.session_id, _sessions.c.round, _sessions.c.policy_id)
-    query = sa.select(*columns).where(condition).limit(_BATCH)
-    if tenant is not None:
-        query = query.where(_sessions.c.tenant == tenant)
+    query = sa.select(*columns).where(condition, _sessions.c.tenant.in_(tenants)).limit(_BATCH)
     return [SweptSession("deleted", *row) for row in connection.execute(query)]
 
 

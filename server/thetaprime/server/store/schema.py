@@ -7,13 +7,13 @@ import sqlalchemy as sa
 from thetaprime.server import failpoints
 from thetaprime.server.errors import StartupError
 from thetaprime.server.store import tables
-from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.blobs import Blobs
 from thetaprime.server.store.usage import recount
 
 _OLDEST: Final = 4
 
 
-def ensure_schema(connection: sa.Connection, blobs: BlobStore) -> None:
+def ensure_schema(connection: sa.Connection, blobs: Blobs) -> None:
     """Creates the tables of a new store, or brings those of an existing one to this version.
 
     Args:
@@ -21,17 +21,14 @@ def ensure_schema(connection: sa.Connection, blobs: BlobStore) -> None:
         blobs: the store's large blobs.
 
     Raises:
-        StartupError: the version is newer, or too old to be migrated.
+        StartupError: the version is newer, or too old to be migrated; or the tables are another application's.
     """
-    if not sa.inspect(connection).has_table(tables.schema_info.name):
+    version = _version(connection)
+    if version is None:
         tables.metadata.create_all(connection)
         failpoints.reach("start.schema")
         connection.execute(tables.schema_info.insert().values(version=tables.SCHEMA_VERSION))
         return
-    version = connection.scalar(sa.select(tables.schema_info.c.version)) or 0
-    if not _OLDEST <= version <= tables.SCHEMA_VERSION:
-        remedy = "upgrade thetaprime" if version > tables.SCHEMA_VERSION else "use another folder"
-        raise StartupError(f"schema version {version}; this server reads version {tables.SCHEMA_VERSION}: {remedy}")
     for migrate in _MIGRATIONS[version - _OLDEST :]:
         migrate(connection, blobs)
     _add_what_is_missing(connection)
@@ -39,19 +36,56 @@ def ensure_schema(connection: sa.Connection, blobs: BlobStore) -> None:
         connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
 
 
+def require_schema(connection: sa.Connection) -> None:
+    """Checks that the tables of a store are those of this version, and changes nothing.
+
+    Raises:
+        StartupError: they are missing, of another version, or another application's.
+    """
+    version = _version(connection)
+    if version is None:
+        raise StartupError("the database is empty; create the tables with: thetaprime store upgrade --store URL")
+    if version != tables.SCHEMA_VERSION or _missing_columns(connection):
+        raise StartupError(
+            f"the tables are those of an earlier release (schema version {version}; this server reads version "
+            f"{tables.SCHEMA_VERSION}); stop the servers and run: thetaprime store upgrade --store URL"
+        )
+
+
+def _version(connection: sa.Connection) -> int | None:
+    """Returns the schema version; None for an empty database."""
+    present = set(sa.inspect(connection).get_table_names())
+    if tables.schema_info.name not in present:
+        if others := present.intersection(tables.metadata.tables):
+            raise StartupError(
+                f"the database has tables of another application ({', '.join(sorted(others))}); use another database, "
+                "or another schema of it"
+            )
+        return None
+    version = connection.scalar(sa.select(tables.schema_info.c.version)) or 0
+    if not _OLDEST <= version <= tables.SCHEMA_VERSION:
+        remedy = "upgrade thetaprime" if version > tables.SCHEMA_VERSION else "use another folder"
+        raise StartupError(f"schema version {version}; this server reads version {tables.SCHEMA_VERSION}: {remedy}")
+    return version
+
+
 def _add_what_is_missing(connection: sa.Connection) -> None:
     """Adds what a store lacks that a change within its version added: tables, and columns that may be NULL."""
     tables.metadata.create_all(connection)
+    for column in _missing_columns(connection):
+        kind = column.type.compile(connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}")
+
+
+def _missing_columns(connection: sa.Connection) -> list["sa.Column[object]"]:
+    """Returns the columns that the tables lack; all those of a table that is missing."""
     inspector = sa.inspect(connection)
-    for table in tables.metadata.sorted_tables:
-        present = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in present:
-                kind = column.type.compile(connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+    present = {name: {column["name"] for column in inspector.get_columns(name)} for name in inspector.get_table_names()}
+    every = [column for table in tables.metadata.sorted_tables for column in table.columns]
+    return [column for column in every if column.name not in present.get(column.table.name, ())]
 
 
-def _count_usage(connection: sa.Connection, blobs: BlobStore) -> None:
+def _count_usage(connection: sa.Connection, blobs: Blobs) -> None:
     """From version 4 to 5: sessions count what they take on the disk, and their sums by tenant are kept."""
     sessions = tables.sessions
     for statement in (

@@ -1,22 +1,22 @@
-"""The store: rows and small blobs in SQLite, large blobs in a folder beside it."""
+"""The store: rows and small blobs in a database, large blobs beside it."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from thetaprime.server import failpoints
 from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
-from thetaprime.server.errors import ServiceError, StartupError
+from thetaprime.server.errors import ServiceError
+from thetaprime.server.places import is_url
 from thetaprime.server.store import tables
-from thetaprime.server.store.blobs import BlobStore, verified
+from thetaprime.server.store.blobs import verified
 from thetaprime.server.store.cache import RecentCache
 from thetaprime.server.store.clock import may_delete_expired
-from thetaprime.server.store.database import BLOBS, Database
 from thetaprime.server.store.expiry import (
     SweptSession,
     delete_sessions,
@@ -25,9 +25,12 @@ from thetaprime.server.store.expiry import (
     named_blobs,
     release,
     sweep_some,
+    tenants_to_sweep,
     unnamed_blob_rows,
 )
-from thetaprime.server.store.schema import ensure_schema
+from thetaprime.server.store.location import open_blobs, open_database
+from thetaprime.server.store.locks import lock_blobs
+from thetaprime.server.store.schema import ensure_schema, require_schema
 from thetaprime.server.store.usage import blob_bytes
 
 ORPHAN_SECONDS: Final = 3600.0
@@ -35,7 +38,6 @@ ORPHAN_SECONDS: Final = 3600.0
 _ORPHANS_AT_ONCE: Final = 200
 
 # Built once: building a statement takes as long as running it.
-_INSERT_BLOB: Final = insert(tables.blobs).on_conflict_do_nothing()
 _HAS_BLOB: Final = sa.select(sa.exists().where(tables.blobs.c.sha256 == sa.bindparam("digest")))
 _READ_BLOB: Final = sa.select(tables.blobs.c.data).where(tables.blobs.c.sha256 == sa.bindparam("digest"))
 
@@ -44,13 +46,14 @@ def _microseconds() -> int:
     return time.time_ns() // 1000
 
 
-class Store(Database):
-    """The durable state. Several processes on one machine may share its folder.
+class Store:
+    """The durable state. Several processes may share it: those of one machine a folder, any others a PostgreSQL.
 
     A blob is durable before any row names it, or together with that row. A row is durable when `writing` ends without
     an error: what is acknowledged then survives a crash of the process and of the machine.
 
     Attributes:
+        database: the rows and the small blobs.
         blobs: the payloads and ONNX files that are too large for a row.
         now: returns the time, in microseconds since 1970.
         recent: this process's cache of values computed from the store.
@@ -58,40 +61,65 @@ class Store(Database):
 
     def __init__(
         self,
-        folder: Path,
+        place: Path | str,
         now: Callable[[], int] = _microseconds,
         row_bytes: int = ROW_BYTES,
         recent_bytes: int = RECENT_BYTES,
+        blobs: Path | str | None = None,
+        *,
+        upgrades: bool = False,
     ) -> None:
-        """Opens or creates a store.
+        """Opens a store. A folder is created, and its tables upgraded; those of a PostgreSQL only with `upgrades`.
 
         Args:
-            folder: the store's folder.
+            place: the store's folder, or the URL of a PostgreSQL.
             now: returns the time, in microseconds since 1970.
-            row_bytes: largest blob that is a row of the database; a larger blob is a file.
+            row_bytes: largest blob that is a row of the database; a larger one goes to `blobs`.
             recent_bytes: size of `recent` in bytes.
+            blobs: folder or URL of the large blobs; None for the folder beside SQLite, and for rows in PostgreSQL.
+            upgrades: whether to create or upgrade the tables of a PostgreSQL.
 
         Raises:
-            StartupError: the folder cannot be used, or the store has another schema version.
+            StartupError: the store cannot be used, or has another schema version.
         """
         self.now = now
         self.recent = RecentCache(recent_bytes)
-        self._row_bytes = row_bytes
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.blobs = BlobStore(folder / BLOBS)
-        except OSError as error:
-            raise StartupError(f"store {folder}: {error.strerror}") from error
-        super().__init__(folder, lambda connection: ensure_schema(connection, self.blobs))
+        self.blobs = open_blobs(place, blobs)
+        self._row_bytes = row_bytes if self.blobs.accepts else sys.maxsize
+
+        def prepare(connection: sa.Connection) -> None:
+            if upgrades or not is_url(place):
+                ensure_schema(connection, self.blobs)
+            else:
+                require_schema(connection)
+
+        self.database = open_database(place, self.blobs, prepare)
+
+    def close(self) -> None:
+        """Closes the connections to the database."""
+        self.database.close()
 
     @contextlib.contextmanager
-    def storing(self, blobs: Mapping[str, bytes]) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """As `Database.reading`."""
+        with self.database.reading() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self, *tenants: str) -> Iterator[sa.Connection]:
+        """As `Database.writing`."""
+        with self.database.writing(*tenants) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def storing(self, blobs: Mapping[str, bytes], tenant: str) -> Iterator[sa.Connection]:
         """`writing`, for a transaction that stores blobs with `keep`.
 
         Blobs that are files are written before, since it takes long, and deleted if no row names them afterwards.
 
         Args:
             blobs: bytes by digest.
+            tenant: whose rows name them.
 
         Raises:
             ServiceError: as `writing`.
@@ -99,7 +127,7 @@ class Store(Database):
         files = [digest for digest, data in blobs.items() if not self.is_row(len(data))]
         self.prepare(blobs)
         try:
-            with self.writing() as connection:
+            with self.writing(tenant) as connection:
                 yield connection
         finally:
             # A failing store cannot delete them either; the sweep of orphans will.
@@ -135,15 +163,18 @@ class Store(Database):
         Returns:
             The bytes that they take on the disk.
         """
+        lock_blobs(connection, blobs.keys())
         total = 0
         for digest, data in blobs.items():
-            is_row = self.is_row(len(data)) and digest not in self.blobs
-            if is_row:
-                connection.execute(_INSERT_BLOB, {"sha256": digest, "data": data})
-            elif connection.scalar(_HAS_BLOB, {"digest": digest}):
-                is_row = True
-            elif digest not in self.blobs:
-                self.blobs.put(data)
+            is_row = bool(connection.scalar(_HAS_BLOB, {"digest": digest}))
+            if not is_row:
+                # Asking an object store takes long: it may keep a copy of a row, from a time of another limit.
+                is_file = bool(self.blobs.folders) and digest in self.blobs
+                is_row = self.is_row(len(data)) and not is_file
+                if is_row:
+                    connection.execute(tables.blobs.insert(), {"sha256": digest, "data": data})
+                elif not is_file and digest not in self.blobs:
+                    self.blobs.put(data)
             total += blob_bytes(len(data), is_row=is_row)
         return total
 
@@ -169,7 +200,7 @@ class Store(Database):
         """
         self.recent.expire()
         total = self._sweep_all(on_swept)
-        while self.vacuum_some():
+        while self.database.compact_some():
             pass
         return total
 
@@ -213,8 +244,15 @@ class Store(Database):
         return total
 
     def _sweep_some(self, tenant: str | None) -> list[SweptSession]:
-        with self.writing() as connection:
-            swept = sweep_some(connection, self.blobs, self.now(), tenant)
+        if tenant is not None:
+            tenants = [tenant]
+        else:
+            with self.reading() as connection:
+                tenants = tenants_to_sweep(connection, self.now())
+        if not tenants:
+            return []
+        with self.writing(*tenants) as connection:
+            swept = sweep_some(connection, self.blobs, self.now(), tenants)
         failpoints.reach("sweep.committed")
         return swept
 

@@ -1,14 +1,14 @@
 """The tables of the database. Times are microseconds since 1970, digests are hexadecimal SHA-256."""
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     BindParameter,
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     Float,
     ForeignKey,
     Index,
@@ -24,6 +24,9 @@ from sqlalchemy import (
     or_,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 SCHEMA_VERSION: Final = 5
 
@@ -82,7 +85,13 @@ sessions = Table(
     Index("sessions_newest", "tenant", "create_time", "session_id"),
     # A covering index: it holds every column of its query.
     Index("sessions_open", "closed", "expire_time", "tenant"),
-    Index("sessions_expiry", "expire_time", "tenant", sqlite_where=HAS_UPLOADS_OR_NO_POLICY),
+    Index(
+        "sessions_expiry",
+        "expire_time",
+        "tenant",
+        sqlite_where=HAS_UPLOADS_OR_NO_POLICY,
+        postgresql_where=HAS_UPLOADS_OR_NO_POLICY,
+    ),
     Index("sessions_deletion", "delete_time"),
 )
 
@@ -96,30 +105,49 @@ usage = Table(
     Column("steps", BigInteger, nullable=False),
 )
 
+_ADD_SESSION: Final = """
+    INSERT INTO usage (tenant, sessions, bytes, steps) VALUES (NEW.tenant, 1, NEW.kept_bytes, NEW.kept_steps)
+    ON CONFLICT (tenant) DO UPDATE SET sessions = usage.sessions + 1, bytes = usage.bytes + NEW.kept_bytes,
+        steps = usage.steps + NEW.kept_steps;
+"""
+_CHANGE_SESSION: Final = """
+    UPDATE usage SET bytes = bytes + NEW.kept_bytes - OLD.kept_bytes,
+        steps = steps + NEW.kept_steps - OLD.kept_steps WHERE tenant = NEW.tenant;
+"""
+_DROP_SESSION: Final = """
+    UPDATE usage SET sessions = sessions - 1, bytes = bytes - OLD.kept_bytes, steps = steps - OLD.kept_steps
+        WHERE tenant = OLD.tenant;
+    DELETE FROM usage WHERE tenant = OLD.tenant AND sessions = 0;
+"""
 USAGE_TRIGGERS: Final = (
-    """
-    CREATE TRIGGER usage_insert AFTER INSERT ON sessions BEGIN
-        INSERT INTO usage (tenant, sessions, bytes, steps) VALUES (NEW.tenant, 1, NEW.kept_bytes, NEW.kept_steps)
-        ON CONFLICT (tenant) DO UPDATE SET sessions = sessions + 1, bytes = bytes + NEW.kept_bytes,
-            steps = steps + NEW.kept_steps;
-    END
-    """,
-    """
-    CREATE TRIGGER usage_update AFTER UPDATE OF kept_bytes, kept_steps ON sessions BEGIN
-        UPDATE usage SET bytes = bytes + NEW.kept_bytes - OLD.kept_bytes,
-            steps = steps + NEW.kept_steps - OLD.kept_steps WHERE tenant = NEW.tenant;
-    END
-    """,
-    """
-    CREATE TRIGGER usage_delete AFTER DELETE ON sessions BEGIN
-        UPDATE usage SET sessions = sessions - 1, bytes = bytes - OLD.kept_bytes, steps = steps - OLD.kept_steps
-            WHERE tenant = OLD.tenant;
-        DELETE FROM usage WHERE tenant = OLD.tenant AND sessions = 0;
-    END
-    """,
+    ("usage_insert", "INSERT", _ADD_SESSION),
+    ("usage_update", "UPDATE OF kept_bytes, kept_steps", _CHANGE_SESSION),
+    ("usage_delete", "DELETE", _DROP_SESSION),
 )
-for _trigger in USAGE_TRIGGERS:
-    event.listen(usage, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]
+"""Name, event and statements of each trigger of `sessions`."""
+
+
+def trigger_statements(dialect: str) -> list[str]:
+    """Returns the statements that create the triggers of `sessions`, in the words of a dialect."""
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {name} AFTER {cause} ON sessions BEGIN {body} END" for name, cause, body in USAGE_TRIGGERS
+        ]
+    return [
+        statement
+        for name, cause, body in USAGE_TRIGGERS
+        for statement in (
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$",
+            f"CREATE TRIGGER {name} AFTER {cause} ON sessions FOR EACH ROW EXECUTE FUNCTION {name}()",
+        )
+    ]
+
+
+@event.listens_for(usage, "after_create")
+def _create_triggers(_target: Table, connection: Connection, **_more: object) -> None:
+    for statement in trigger_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
 
 uploads = Table(
     "uploads",
@@ -160,7 +188,7 @@ policies = Table(
 )
 
 # Small blobs by their digest: they commit in one disk write with the rows that name them. Large blobs are files
-# (`BlobStore`).
+# (`Blobs`).
 blobs = Table(
     "blobs",
     metadata,
@@ -179,3 +207,21 @@ def is_readable(now: "int | BindParameter[int]") -> ColumnElement[bool]:
         now: microseconds since 1970.
     """
     return and_(sessions.c.delete_time > now, or_(sessions.c.expire_time > now, sessions.c.round > 0))
+
+
+class byte_length(FunctionElement[int]):  # noqa: N801  # named as SQL functions are
+    """Length of a text or a binary value in bytes, in either dialect."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(byte_length)
+def _byte_length(element: "byte_length", compiler: SQLCompiler, **options: Any) -> str:
+    return f"octet_length({compiler.process(element.clauses, **options)})"
+
+
+@compiles(byte_length, "sqlite")
+def _byte_length_in_sqlite(element: "byte_length", compiler: SQLCompiler, **options: Any) -> str:
+    # `octet_length` came with SQLite 3.43.
+    return f"length(CAST({compiler.process(element.clauses, **options)} AS BLOB))"

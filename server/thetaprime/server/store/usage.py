@@ -20,7 +20,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from thetaprime.server.store import tables
-from thetaprime.server.store.blobs import BlobStore
+from thetaprime.server.store.blobs import Blobs
 
 _PAGE: Final = 4096
 _OVERFLOW: Final = _PAGE - 4
@@ -107,7 +107,7 @@ def tenant_usage(connection: sa.Connection, tenant: str) -> Usage:
     return Usage() if row is None else Usage(*row)
 
 
-def recount(connection: sa.Connection, blobs: BlobStore, session_ids: Sequence[str] | None = None) -> dict[str, Usage]:
+def recount(connection: sa.Connection, blobs: Blobs, session_ids: Sequence[str] | None = None) -> dict[str, Usage]:
     """Counts again, from the rows and the blobs, what sessions have stored.
 
     Args:
@@ -173,9 +173,7 @@ def _has_length(column: "sa.Column[object]") -> bool:
 def _lengths(table: sa.Table) -> list[sa.ColumnElement[int]]:
     """Returns the length in bytes of each text and blob of a table."""
     return [
-        sa.func.length(sa.cast(column, sa.LargeBinary)).label(f"length_{column.name}")
-        for column in table.columns
-        if _has_length(column)
+        tables.byte_length(column).label(f"length_{column.name}") for column in table.columns if _has_length(column)
     ]
 
 
@@ -189,7 +187,7 @@ def _lengths_of(table: sa.Table, row: sa.RowMapping) -> dict[str, int]:
 def _with_blobs(table: sa.Table, digest: "sa.Column[str]", wanted: sa.ColumnElement[bool]) -> sa.Select[tuple[object]]:
     """Returns a query of a table's rows with their lengths, and the digests and the lengths of their blobs' rows."""
     numbers = [column for column in table.columns if not _has_length(column)]
-    size = sa.func.length(tables.blobs.c.data).label("blob_size")
+    size = tables.byte_length(tables.blobs.c.data).label("blob_size")
     return (
         sa.select(table.c.session_id, *numbers, *_lengths(table), digest.label("digest"), size)
         .join(tables.sessions, tables.sessions.c.session_id == table.c.session_id)
@@ -198,7 +196,7 @@ def _with_blobs(table: sa.Table, digest: "sa.Column[str]", wanted: sa.ColumnElem
     )
 
 
-def _measured_blob(blobs: BlobStore, row: sa.RowMapping) -> int:
+def _measured_blob(blobs: Blobs, row: sa.RowMapping) -> int:
     size = row["blob_size"]
     return blob_bytes(blobs.size(row["digest"]) if size is None else size, is_row=size is not None)
 

@@ -2,12 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import sqlalchemy as sa
 
-from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
-from thetaprime.server.store import BlobStore, Store
+from thetaprime.server.config import ServerConfig
+from thetaprime.server.store import Blobs, Store
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.server.telemetry.tracing import span
 
@@ -16,25 +15,21 @@ class InstrumentedStore(Store):
     """A store that measures and traces each operation.
 
     ``read`` and ``write`` are whole transactions, including the work inside them and, for ``write``, the wait for the
-    write lock. ``put`` and ``get`` are blobs stored as files.
+    write lock. ``put`` and ``get`` are blobs outside the database.
 
     Args:
-        folder: as for `Store`.
+        config: says where the store lies, and its limits.
         metrics: receives the durations.
-        row_bytes: as for `Store`.
-        recent_bytes: as for `Store`.
 
     Attributes:
         writes: number of writing transactions that have committed, roughly: threads count at once.
     """
 
-    def __init__(
-        self, folder: Path, metrics: Metrics, row_bytes: int = ROW_BYTES, recent_bytes: int = RECENT_BYTES
-    ) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._metrics = metrics
         self.writes = 0
-        super().__init__(folder, row_bytes=row_bytes, recent_bytes=recent_bytes)
-        self.blobs = _InstrumentedBlobs(folder / "blobs", metrics)
+        super().__init__(config.store, row_bytes=config.row_bytes, recent_bytes=config.recent_bytes, blobs=config.blobs)
+        self.blobs = _InstrumentedBlobs(self.blobs, metrics)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -43,25 +38,44 @@ class InstrumentedStore(Store):
             yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def writing(self, *tenants: str) -> Iterator[sa.Connection]:
         """As `Store.writing`."""
-        with _observe(self._metrics, "write"), super().writing() as connection:
+        with _observe(self._metrics, "write"), super().writing(*tenants) as connection:
             yield connection
         self.writes += 1
 
 
-class _InstrumentedBlobs(BlobStore):
-    def __init__(self, folder: Path, metrics: Metrics) -> None:
-        super().__init__(folder)
+class _InstrumentedBlobs(Blobs):
+    def __init__(self, blobs: Blobs, metrics: Metrics) -> None:
+        self._blobs = blobs
         self._metrics = metrics
+        self.folders, self.accepts = blobs.folders, blobs.accepts
 
     def put(self, data: bytes) -> str:
         with _observe(self._metrics, "put"):
-            return super().put(data)
+            return self._blobs.put(data)
 
     def get(self, digest: str) -> bytes:
         with _observe(self._metrics, "get"):
-            return super().get(digest)
+            return self._blobs.get(digest)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._blobs
+
+    def size(self, digest: str) -> int:
+        return self._blobs.size(digest)
+
+    def delete(self, digest: str) -> None:
+        self._blobs.delete(digest)
+
+    def digests(self, *, older_than: float = 0.0) -> Iterator[str]:
+        return self._blobs.digests(older_than=older_than)
+
+    def fragments(self, *, older_than: float) -> Iterator[int]:
+        return self._blobs.fragments(older_than=older_than)
+
+    def delete_fragments(self, *, older_than: float) -> None:
+        self._blobs.delete_fragments(older_than=older_than)
 
 
 @contextlib.contextmanager

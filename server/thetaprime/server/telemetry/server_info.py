@@ -38,4 +38,4 @@ def register_server_info(registry: CollectorRegistry, config: ServerConfig, stor
     for settings, count in ((_SERVER_LIMITS, 1), (_PROCESS_LIMITS, processes)):
         for setting in settings:
             limits.labels(setting).set(getattr(config, setting) * count)
-    registry.register(StoreMetrics(store, config.store))
+    registry.register(StoreMetrics(store))

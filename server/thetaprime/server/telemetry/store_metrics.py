@@ -23,13 +23,12 @@ class StoreMetrics(Collector):
 
     Args:
         store: the store.
-        folder: the store's folder.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._folder = folder
-        self._blobs = BlobSizes(folder / "blobs")
+        # An object store says how many bytes it holds in its own metrics.
+        self._blobs = [BlobSizes(folder) for folder in store.blobs.folders]
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yields the metrics without values: registration needs only their names."""
@@ -45,15 +44,13 @@ class StoreMetrics(Collector):
         else:
             yield _sessions(open_sessions)
         found = _bytes()
-        for kind, measure in (("blobs", self._blobs.total), ("database", self._database)):
+        measures = [("database", self._store.database.size), *(("blobs", each.total) for each in self._blobs)]
+        for kind, measure in measures:
             try:
                 found.add_metric([kind], measure())
-            except OSError:
+            except (OSError, sa.exc.SQLAlchemyError, ServiceError):
                 continue
         yield found
-
-    def _database(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.glob("*.sqlite3*"))
 
 
 class BlobSizes:

@@ -20,14 +20,16 @@ _log = structlog.get_logger()
 
 
 def probe_store(store: Store) -> None:
-    """Writes a blob and a row to the store, as a call would, and deletes the blob.
+    """Writes a blob and a row to the store, as a call would, and deletes the blob; checks the clock.
 
     Raises:
         Exception: the error of the disk or the database.
     """
-    store.check_in_place()
-    digest = store.blobs.put(os.urandom(_PROBE_BYTES))
-    store.blobs.delete(digest)
+    store.database.check_in_place()
+    store.database.check_clock()
+    if store.blobs.accepts:
+        digest = store.blobs.put(os.urandom(_PROBE_BYTES))
+        store.blobs.delete(digest)
     with store.writing() as connection:
         connection.execute(tables.schema_info.update().values(version=tables.SCHEMA_VERSION))
 

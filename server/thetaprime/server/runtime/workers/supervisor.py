@@ -41,7 +41,7 @@ async def supervise(
     with (
         reserve_port(config.address) as address,
         # Opened before the workers start: the first to open a store creates its tables.
-        contextlib.closing(Store(config.store)) as store,
+        contextlib.closing(Store(config.store, blobs=config.blobs)) as store,
     ):
         registry = CollectorRegistry()
         config = config.model_copy(update={"address": address})
