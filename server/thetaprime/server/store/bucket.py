@@ -122,10 +122,6 @@ def _failures() -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError, NotFoundError):
         raise
     except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise StoreFailedError("STORE_FAILED", f"the object store refused: {_first_line(error)}") from error
+        raise StoreFailedError("STORE_FAILED", "the object store refused the server") from error
     except BaseError as error:
-        raise UnavailableError(f"the object store is away: {_first_line(error)}", retry_after=1.0) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+        raise UnavailableError("the object store is busy or away", retry_after=1.0) from error

@@ -1,6 +1,7 @@
 """Where a store lies: a folder, or the URLs of a database and of an object store."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,20 +32,16 @@ def open_blobs(store: str | Path, blobs: str | Path | None) -> Blobs:
     if blobs is None and is_url(store):
         return NoBlobs()
     if blobs is not None and is_url(blobs):
-        # Loads a library of 30 MB that only object stores need.
-        from thetaprime.server.store.bucket import SCHEMES, BlobBucket
-
+        with _requiring("objects"):
+            from thetaprime.server.store.bucket import SCHEMES, BlobBucket
         if str(blobs).partition("://")[0] not in SCHEMES:
             raise StartupError(
                 f"blobs {without_password(blobs)}: expected a folder, or a URL that begins with s3://, gs:// or az://"
             )
         return BlobBucket(str(blobs))
     folder = Path(store) / BLOBS if blobs is None else Path(blobs)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _creating(folder):
         return BlobFolder(folder)
-    except OSError as error:
-        raise StartupError(f"store {folder}: {error.strerror}") from error
 
 
 def open_database(store: str | Path, blobs: Blobs, prepare: Callable[[sa.Connection], None]) -> Database:
@@ -59,10 +56,40 @@ def open_database(store: str | Path, blobs: Blobs, prepare: Callable[[sa.Connect
         StartupError: it cannot be used.
     """
     if not is_url(store):
-        return SqliteDatabase(Path(store), prepare, blobs.folders)
+        folder = Path(store)
+        with _creating(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return SqliteDatabase(folder, prepare, blobs.folders)
     from thetaprime.server.store.postgres import PostgresDatabase
 
-    return PostgresDatabase(_database_url(str(store)), prepare)
+    with _requiring("postgres"):
+        return PostgresDatabase(_database_url(str(store)), prepare)
+
+
+@contextlib.contextmanager
+def _creating(folder: Path) -> Iterator[None]:
+    """Translates the failures of a folder that is created or opened.
+
+    Raises:
+        StartupError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StartupError(f"store {folder}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _requiring(extra: str) -> Iterator[None]:
+    """Translates the lack of a library that only some stores need.
+
+    Raises:
+        StartupError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StartupError(f"{error.name} is not installed: pip install 'thetaprime[server,{extra}]'") from error
 
 
 def _database_url(text: str) -> sa.URL:

@@ -65,7 +65,13 @@ async def watch_store(store: InstrumentedStore, seconds: float, on_probed: Calla
                 report(f"no write has finished for {_HUNG_SECONDS:g} s")
             writes = store.writes
         error = probe.exception()
-        report(f"{type(error).__name__}: {error}" if error else "")
+        report(_problem(error) if error else "")
+
+
+def _problem(error: BaseException) -> str:
+    """Returns an error in one line, with the first line of its cause: clients do not see that one."""
+    cause = str(error.__cause__ or "").splitlines()
+    return f"{type(error).__name__}: {error}" + (f" ({cause[0]})" if cause else "")
 
 
 def _start_probe(store: Store) -> "asyncio.Future[None]":
