@@ -14,6 +14,7 @@ mean return is converted to the units of meta-training before it is compared wit
 """
 
 import math
+import weakref
 from typing import Final, NamedTuple
 
 import torch
@@ -38,8 +39,19 @@ def reward_deviation(batch: TrajectoryBatch, ridge: float, inputs: Regressors | 
         inputs: from `baseline_inputs`, if already computed.
 
     Returns:
-        In the reward's units; 0 if the rewards are constant.
+        In the reward's units; 0 if the rewards are constant. Equal calls share the result.
     """
+    known = _DEVIATIONS.get(batch)
+    if known is None or known[0] != ridge:
+        known = _DEVIATIONS[batch] = ridge, _deviation(batch, ridge, inputs)
+    return known[1]
+
+
+# The length of a step and the steepness of its return ask for the same one.
+_DEVIATIONS: "weakref.WeakKeyDictionary[TrajectoryBatch, tuple[float, float]]" = weakref.WeakKeyDictionary()
+
+
+def _deviation(batch: TrajectoryBatch, ridge: float, inputs: Regressors | None) -> float:
     rewards = batch.rewards.double()
     largest = float(rewards.abs().max())
     if largest == 0.0:

@@ -124,7 +124,7 @@ class TrajectoryBatch:
         totals: npt.NDArray[Any] = np.add.reduceat(values, np.cumsum((0, *self.lengths[:-1])), axis=0)
         return totals
 
-    @property
+    @functools.cached_property
     def returns(self) -> torch.Tensor:
         """[N] float64: undiscounted return of each trajectory."""
         return self.pad(self.rewards.double()).sum(dim=1)

@@ -340,7 +340,10 @@ def _returns(batch: TrajectoryBatch) -> torch.Tensor:
 def _rewards(lens: Lens, moves: Transitions) -> torch.Tensor:
     """The coordinates of the reward in the bank of training rewards, and the log deviation of what is left."""
     inputs = moves.inputs.shape[1]
-    bank = torch.addmm(moves.change @ lens.rewards[inputs:], moves.inputs, lens.rewards[:inputs]).double()
+    weights = lens.rewards.numpy()
+    # numpy's product of a tall and a narrow matrix takes a fifth of the time of torch's (MKL, AMD EPYC).
+    sums = moves.change.numpy() @ weights[inputs:] + moves.inputs.numpy() @ weights[:inputs]
+    bank = torch.from_numpy(sums).double()
     unit = float(moves.rewards.abs().max()) or 1.0
     targets = moves.rewards / unit
     gram = (bank.T @ bank).numpy() / len(bank)

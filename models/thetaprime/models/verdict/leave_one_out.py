@@ -239,4 +239,5 @@ class RewardSums(NamedTuple):
         rewards = batch.rewards.double()
         padded = batch.pad(rewards / rewards.abs().max().clamp_min(1e-300))
         x = _by_trajectory(batch, inputs.rows)
-        return cls(sums.parts["xx"], (x @ padded[..., None])[..., 0], padded.square().sum(1))
+        # As a row: torch multiplies by a column four times as slowly.
+        return cls(sums.parts["xx"], (padded[:, None] @ x.transpose(1, 2))[:, 0], padded.square().sum(1))

@@ -153,7 +153,7 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
                 "next_best_policy_id": best_policy_id,
             },
         )
-        row = dataclasses.asdict(record)
+        row = dict(vars(record))
         connection.execute(_INSERT_POLICY, row)
         # The first upload of the round has counted the policy, before its size was known.
         size = row_bytes(policies, row) + store.keep(connection, blobs) - found.session.policy_bytes

@@ -201,7 +201,7 @@ def _finite_step(
     except NonFiniteStepError as error:
         raise PreconditionError("NON_FINITE_STEP", str(error)) from error
     # Finite parameters may still be so large that the policy's outputs are not finite.
-    for name, value in dataclasses.asdict(step.summary).items():
+    for name, value in vars(step.summary).items():
         if not math.isfinite(value):
             raise PreconditionError("NON_FINITE_STEP", f"{name} of the step is {value}")
     return step
