@@ -362,7 +362,9 @@ def summarize_step(
     else:
         head, *others = step.forward.values
         old = (head[::stride], *others)
-    new = policy.outputs(step.parameters if after is None else after, observations)
+    after = step.parameters if after is None else after
+    # A held step leads nowhere.
+    new = old if after is before else policy.outputs(after, observations)
     return StepSummary(
         kl_divergence=mean_kl_divergence(policy, old, new),
         entropy=mean_entropy(policy, new),

@@ -1,16 +1,14 @@
 """The next step of a session: the one function that the service and the evaluation call, round after round.
 
 The first step is the inner loop's own (`adapt_step`), exactly. Later steps are guarded (`rounds`): they start from the
-best verified policy, their lengths follow from realized gains, and they end where nothing remains to be gained. A
-policy whose context alone adapts is guarded with a model of the return over the context (`return_model`). Any other
-policy is guarded along its own gradients, with directions that are taken afresh.
+best verified policy, their lengths follow from realized gains, and they end where nothing remains to be gained.
+`proposals` says where they lead.
 
 A step is a function of the artifact, of the episodes and of what the session remembers. Equal inputs give equal steps.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,28 +26,25 @@ from thetaprime.models.inner_loop import (
     moving_parameters,
     step_length,
     summarize_step,
-    with_std_factor,
 )
-from thetaprime.models.parameters import Parameters, check_finite, interpolate
-from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
+from thetaprime.models.parameters import Parameters, check_finite
+from thetaprime.models.policy import ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import batch_scale, reward_deviation
 from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.decide import decide, write_verdict
-from thetaprime.models.verdict.evidence import Evidence, Move
+from thetaprime.models.verdict.evidence import Evidence
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
 from thetaprime.models.verdict.horizon import at_discount, with_horizon
-from thetaprime.models.verdict.kl_limit import within_kl
-from thetaprime.models.verdict.line_search import along, next_context
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
-from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec, review
+from thetaprime.models.verdict.proposals import ROUNDS, Proposal, Proposals
+from thetaprime.models.verdict.rounds import Review, Round, review
 from thetaprime.models.verdict.usual_returns import UsualReturns
-from thetaprime.models.verdict.verdict import Caution, Decision, Estimate, Verdict
+from thetaprime.models.verdict.verdict import Caution, Estimate, Verdict
 
-_SPEC: Final = RoundsSpec()
 # A direction shorter than this is none.
 _SMALLEST: Final = 1e-12
 # Steps of a batch whose features stay in memory for the verdict; those of a larger one are computed again.
@@ -107,21 +102,6 @@ def next_step(
     if forgotten:
         history, options = (), dataclasses.replace(options, caution=Caution.OFF)
     return _Step(meta_policy, history, batch, parameters, policy_of, options, forward, forgotten).take()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Proposal:
-    """A step before the decision.
-
-    Attributes:
-        parameters: where it leads.
-        policy: number of the round whose policy that is; None for a new policy.
-        move: its kind.
-    """
-
-    parameters: Parameters
-    policy: int | None
-    move: Move
 
 
 class _Step:
@@ -196,9 +176,22 @@ class _Step:
         measured = self._measure()
         rounds = [*(each.measured for each in self._history), measured]
         level_known = self._level_known(measured.mean_return)
-        inner = self._inner_step(review(rounds, _SPEC))
+        proposals = Proposals(
+            self._meta_policy,
+            self._parameters,
+            self._number,
+            self._round,
+            self._policy_of,
+            self._options,
+            self._in_context,
+            self._batch.observations,
+            self._scale,
+            self._usual,
+            level_known,
+        )
+        inner = self._inner_step(review(rounds, ROUNDS), proposals)
         familiarity = self._familiarity(inner)
-        inner = self._at_horizon(inner, rounds)
+        inner = self._at_horizon(inner, rounds, proposals)
         p_value = self._history[-1].task_p_value if self._history else None
         if familiarity is not None:
             p_value = familiarity.p_value
@@ -212,8 +205,8 @@ class _Step:
             )
             rounds[-1] = measured
         enough = self._enough(rounds, p_value)
-        seen = review(rounds, _SPEC, enough, floor_trajectories=self._adaptation.trajectories_per_round)
-        proposal = self._within_trust_region(self._propose(seen, rounds, inner, signal=signal))
+        seen = review(rounds, ROUNDS, enough, floor_trajectories=self._adaptation.trajectories_per_round)
+        proposal = proposals.within_trust_region(proposals.propose(seen, rounds, inner, signal=signal))
         evidence = self._evidence(seen, proposal, enough, measured.mean_return, signal=signal, level_known=level_known)
         if gradient is not None:
             evidence = dataclasses.replace(
@@ -230,9 +223,9 @@ class _Step:
             evidence = dataclasses.replace(evidence, task_p_value=self._history[-1].task_p_value)
         evidence = self._with_prediction(evidence, seen, inner)
         ruling = decide(evidence, self._options.caution)
-        chosen = self._chosen(proposal, ruling.length, ruling.decision)
+        chosen = proposals.chosen(proposal, ruling)
         check_finite(chosen.parameters)
-        limited, kl_divergence = self._limited(chosen)
+        limited, kl_divergence = proposals.limited(chosen)
         evidence = dataclasses.replace(evidence, kl_divergence=kl_divergence, max_kl=self._options.max_kl)
         memory = RoundMemory(
             measured,
@@ -280,11 +273,11 @@ class _Step:
         known = self._level_known(rounds[0].mean_return)
         return self._usual.enough(rounds, level_known=known, p_value=p_value)
 
-    def _inner_step(self, seen: Review) -> InnerStep:
+    def _inner_step(self, seen: Review, proposals: Proposals) -> InnerStep:
         """The inner loop's step from θ_k: its end is used where the guard does not propose another."""
         free = self._options.caution is not Caution.HOLD
         step = self._round - (0 if free else self._round if seen.is_first else seen.epoch)
-        guarded = not free and self._in_context and not self._is_inner(seen)
+        guarded = not free and self._in_context and not proposals.is_inner(seen)
         # Of a guarded context step, only the direction counts.
         length = 0.0 if guarded else self._length(step).factor
         if len(self._batch.rewards) > _MOST_KEPT:
@@ -303,7 +296,7 @@ class _Step:
             forward=self._forward,
         )
 
-    def _at_horizon(self, inner: InnerStep, rounds: Sequence[Round]) -> InnerStep:
+    def _at_horizon(self, inner: InnerStep, rounds: Sequence[Round], proposals: Proposals) -> InnerStep:
         """The inner loop's step with the horizon that θ's first episodes choose; later rounds have that of the first.
 
         Where rewards come late, the step is taken again with another discount.
@@ -325,102 +318,12 @@ class _Step:
         self._inputs = baseline_inputs(self._batch, self._policy.environment.horizon, found.discount)
         self._advantage = inner_advantages(self._policy, self._batch, found, self._inputs)
         self._forward = forward_pass(self._policy, self._parameters, self._batch, self._moving)
-        return self._inner_step(review(rounds, _SPEC))
-
-    def _is_inner(self, seen: Review) -> bool:
-        """Whether the inner loop's own step is due: the first one, and those that meta-training took after it.
-
-        Where more than the context adapts, the steps whose lengths the schedule plans are due too.
-        """
-        planned = self._adaptation.inner_steps
-        if not self._in_context:
-            planned = max(planned, len(self._adaptation.inner_lr_schedule))
-        early = self._round - seen.epoch < planned and seen.move is not Move.BACK
-        return not seen.restart and (seen.is_first or (early and seen.best == seen.current))
-
-    def _propose(self, seen: Review, rounds: Sequence[Round], inner: InnerStep, *, signal: bool) -> _Proposal:
-        if self._options.caution is not Caution.HOLD:
-            move = Move.STAY if seen.held else seen.move
-            return _Proposal(inner.parameters, None, move)
-        if seen.restart:
-            return self._earlier(0, Move.BACK)
-        if seen.is_first:
-            return _Proposal(inner.parameters, None, Move.FORWARD)
-        if self._adaptation.max_kl is not None and signal:
-            return self._trust_region_proposal(seen, inner)
-        if seen.held or not signal:
-            return self._earlier(seen.best, Move.STAY if seen.best == seen.current else Move.BACK)
-        if self._is_inner(seen):
-            return _Proposal(inner.parameters, None, seen.move)
-        if self._in_context:
-            return self._context_proposal(seen, rounds[seen.epoch :])
-        return self._gradient_proposal(seen, inner)
-
-    def _earlier(self, number: int, move: Move) -> _Proposal:
-        """The policy of an earlier round."""
-        if number == self._number:
-            return _Proposal(self._parameters, number, move)
-        return _Proposal(self._policy_of(number), number, move)
-
-    def _context_proposal(self, seen: Review, rounds: Sequence[Round]) -> _Proposal:
-        """A context within the trust region, for the policy with θ's parameters and the noise after adaptation."""
-        index = next(i for i, each in enumerate(rounds) if each.policy == seen.best)
-        length = _first_length(rounds)
-        slope = self._slope(rounds, length)
-        radius = seen.radius * length
-        if seen.steep:
-            if self._usual is not None and self._level_known(rounds[0].mean_return):
-                radius = min(radius, self._usual.distance_left(rounds[index], slope))
-            context = along(rounds[index], radius)
-        else:
-            context = next_context(rounds, index, radius, length, slope, _SPEC)
-        base = with_std_factor(self._meta_policy.parameters, self._adaptation.adapted_std_factor)
-        moved = {**base, CONTEXT: torch.tensor(context, dtype=base[CONTEXT].dtype)}
-        return _Proposal(moved, None, seen.move)
-
-    def _slope(self, rounds: Sequence[Round], length: float) -> float:
-        """Change of the return over one unit of the context, as meta-training or the first step tells it."""
-        if self._adaptation.target_return is not None:
-            sizes = self._meta_policy.step_sizes
-            size = self._adaptation.context_lr if sizes is None else float(sizes[CONTEXT].mean())
-            return self._scale * self._adaptation.return_gap / size
-        first = rounds[0]
-        other = next(each for each in rounds if each.policy != first.policy)
-        spread = abs(other.mean_return - first.mean_return)
-        return max(spread, 1e-6 * max(abs(first.mean_return), abs(other.mean_return)), 1e-30) / length
-
-    def _gradient_proposal(self, seen: Review, inner: InnerStep) -> _Proposal:
-        """A step along the gradient at θ_k from the best policy; after a loss, a part of the way that led there."""
-        if seen.best == seen.current:
-            return _Proposal(interpolate(self._parameters, inner.parameters, seen.radius), None, seen.move)
-        if seen.losses > 1:
-            # Two steps along one direction lost. The best policy's next episodes give another.
-            return self._earlier(seen.best, Move.BACK)
-        best = self._policy_of(seen.best)
-        return _Proposal(interpolate(best, self._parameters, _SPEC.shrinkage / 2.0), None, Move.BACK)
-
-    def _trust_region_proposal(self, seen: Review, inner: InnerStep) -> _Proposal:
-        """A short step from θ_k, whether the last one gained or not; back to the best policy after a loss."""
-        if seen.move is Move.BACK and seen.best != seen.current:
-            return self._earlier(seen.best, Move.BACK)
-        return _Proposal(inner.parameters, None, Move.FORWARD)
-
-    def _within_trust_region(self, proposal: _Proposal) -> _Proposal:
-        """A new policy within the artifact's trust region around θ_k, if it has one."""
-        limit = self._adaptation.max_kl
-        if limit is None or proposal.policy is not None:
-            return proposal
-        check_finite(proposal.parameters)
-        observations = self._batch.observations
-        part, _ = within_kl(self._policy, self._parameters, proposal.parameters, observations, limit)
-        if part == 1.0:
-            return proposal
-        return dataclasses.replace(proposal, parameters=interpolate(self._parameters, proposal.parameters, part))
+        return self._inner_step(review(rounds, ROUNDS), proposals)
 
     def _evidence(
         self,
         seen: Review,
-        proposal: _Proposal,
+        proposal: Proposal,
         enough: float | None,
         mean_return: float,
         *,
@@ -481,32 +384,6 @@ class _Step:
         )
         return dataclasses.replace(evidence, predicted_gain=_scaled(found, self._options.reward_scale or 1.0))
 
-    def _chosen(self, proposal: _Proposal, length: float, decision: Decision) -> _Proposal:
-        """The proposal at the length that was decided."""
-        if decision is Decision.HELD or length == 0.0:
-            return _Proposal(self._parameters, self._number, proposal.move)
-        if all(torch.equal(value, self._parameters[name]) for name, value in proposal.parameters.items()):
-            return dataclasses.replace(proposal, policy=self._number)
-        if length == 1.0 or proposal.policy is not None:
-            return proposal
-        shorter = interpolate(self._parameters, proposal.parameters, length)
-        # The noise after adaptation belongs to any step.
-        kept = {name: proposal.parameters[name] for name in (LOG_STD,) if name in shorter}
-        return _Proposal({**shorter, **kept}, None, proposal.move)
-
-    def _limited(self, chosen: _Proposal) -> tuple[_Proposal, float]:
-        """The step within the session's limit on its KL divergence, and the divergence before that."""
-        if self._options.max_kl is None or chosen.policy == self._number:
-            return chosen, 0.0
-        part, whole = within_kl(
-            self._policy, self._parameters, chosen.parameters, self._batch.observations, self._options.max_kl
-        )
-        if part == 1.0:
-            return chosen, whole
-        if part == 0.0:
-            return _Proposal(self._parameters, self._number, chosen.move), whole
-        return _Proposal(interpolate(self._parameters, chosen.parameters, part), None, chosen.move), whole
-
 
 def _varies(batch: TrajectoryBatch) -> bool:
     """Whether returns can depend on actions: rewards differ, or episodes that end by themselves differ in length."""
@@ -520,12 +397,6 @@ def _scaled(estimate: Estimate | None, unit: float) -> Estimate | None:
     if estimate is None:
         return None
     return Estimate(unit * estimate.value, unit * estimate.low, unit * estimate.high)
-
-
-def _first_length(rounds: Sequence[Round]) -> float:
-    """Length of the first step in the context."""
-    lengths = (math.dist(each.context, rounds[0].context) for each in rounds)
-    return max(next((length for length in lengths if length > 0.0), 0.0), 1e-6)
 
 
 def _ascent(inner: InnerStep) -> tuple[float, ...]:
