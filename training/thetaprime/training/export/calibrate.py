@@ -8,13 +8,11 @@ import torch
 
 from thetaprime.models import MetaPolicy, Parameters, Policy, TrajectoryBatch
 from thetaprime.models.verdict.calibration import ADAPTED, THETA, Calibration, HeldOut, Lens, StageCalibration
-from thetaprime.models.verdict.familiarity import (
+from thetaprime.models.verdict.neighbors import Neighbors, nonconformity, tails
+from thetaprime.models.verdict.task_features import (
     Feature,
-    Neighbors,
     batch_features,
     describe_features,
-    nonconformity,
-    tails,
     taken_actions,
     transitions,
     unexplained,
