@@ -55,6 +55,11 @@ class Policy:
         self._observation_mean, self._observation_factor = _normalization(environment, spec)
 
     @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter by name, in the order of `init`."""
+        return parameter_shapes(self.environment, self.spec)
+
+    @property
     def continuous(self) -> bool:
         """Whether actions are drawn from a Gaussian (otherwise from a categorical)."""
         return isinstance(self.environment.action, BoxAction)

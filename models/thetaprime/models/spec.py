@@ -1,5 +1,6 @@
 """Specifications of a policy, its environment and its adaptation: frozen data."""
 
+import fnmatch
 import math
 from typing import Annotated, Final, Literal, Self
 
@@ -135,7 +136,7 @@ class EnvironmentContract(Spec):
 
 
 class PolicySpec(Spec):
-    """The network of a policy: an MLP from the flattened observation to an action distribution.
+    """The network of a policy: from the observation to an action distribution. An MLP, or any module.
 
     Box actions are drawn from a diagonal Gaussian. Its log standard deviation is a parameter that does not depend on
     the observation (Duan et al. 2016). Log-probabilities are those of the *unscaled* action: on the way into the
@@ -143,19 +144,25 @@ class PolicySpec(Spec):
     Along other dimensions the action passes unchanged. Discrete actions are drawn from a categorical distribution.
     """
 
+    module: str = pydantic.Field(default="", max_length=256)
+    """Your own network in place of the MLP: ``package.module:Class`` of a `torch.nn.Module`. It is made as
+    ``Class(observation_shape, outputs)``, with a context as ``Class(observation_shape, outputs, context_size)``. Called
+    with observations [B, *observation_shape] (and contexts [B, C]), it returns [B, outputs]: means, or logits. An
+    artifact records the name and never imports it."""
     hidden_sizes: tuple[_Length, ...] = pydantic.Field(default=(100, 100), max_length=64)
-    """Units of each hidden layer (Finn et al. 2017: two of 100)."""
+    """Units of each hidden layer of the MLP (Finn et al. 2017: two of 100)."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Nonlinearity between layers."""
+    """Nonlinearity between layers of the MLP."""
     observation_mean: tuple[float, ...] = ()
     """[O] subtracted from the flattened observation, inside the policy; empty for zeros."""
     observation_std: tuple[pydantic.PositiveFloat, ...] = ()
     """[O] divisor of the centered observation; empty for ones."""
     context_size: _Count = 0
     """C: length of the context, a parameter that is appended to every observation (Finn et al. 2017b, "bias
-    transformation"; Zintgraf et al. 2019, CAVIA). Adaptation can encode the task there."""
+    transformation"; Zintgraf et al. 2019, CAVIA). Adaptation can encode the task there. A module of yours receives it
+    as its second argument, and uses it where it likes."""
     init_output_scale: float = pydantic.Field(default=1.0, gt=0.0)
-    """Factor on the output layer's initial weights; with a small factor, means or logits start near 0."""
+    """Factor on the initial weights of the MLP's output layer; with a small factor, means or logits start near 0."""
     init_log_std: float = 0.0
     """Box actions: initial log standard deviation, in the policy's units."""
     min_log_std: float = -13.8
@@ -174,6 +181,9 @@ class AdaptationSpec(Spec):
     adapts."""
     context_lr: pydantic.PositiveFloat = 0.1
     """α of the context, if the policy has one."""
+    adapted_parameters: tuple[str, ...] = pydantic.Field(default=(), max_length=64)
+    """Names of the parameters that adapt, beside the context, with * for any characters: ``("head.*", "log_std")``.
+    Empty for all."""
     inner_lr_schedule: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(default=(1.0,), min_length=1)
     """Factor on the step sizes at each inner step; later steps repeat the last factor."""
     target_return: float | None = None
@@ -219,5 +229,12 @@ class AdaptationSpec(Spec):
     """With dice: the weight of an earlier action decays by this factor at each step between; 1 is unbiased."""
 
     def step_size(self, name: str) -> float:
-        """α of a parameter without a learned step size."""
-        return self.context_lr if name == CONTEXT else self.inner_lr
+        """α of a parameter without a learned step size; 0 for one that does not adapt."""
+        if name == CONTEXT:
+            return self.context_lr
+        return self.inner_lr if self.adapts(name) else 0.0
+
+    def adapts(self, name: str) -> bool:
+        """Whether `adapted_parameters` name a parameter."""
+        patterns = self.adapted_parameters
+        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,6 +1,7 @@
 """A training run: iterations of an algorithm, logs and checkpoints."""
 
 import dataclasses
+import fnmatch
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from thetaprime.models import Amendment, Decision, Policy
+from thetaprime.models import AdaptationSpec, Amendment, Decision, Policy
 from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import run_record, warm_started
@@ -19,6 +20,7 @@ from thetaprime.training.history import POST, PRE, STEPS, append_history
 from thetaprime.training.resources import MapTasks, check_memory, task_threads
 from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
 from thetaprime.training.tasks.protocol import TaskDistribution
 from thetaprime.training.trackers import open_tracker
@@ -71,9 +73,24 @@ def run_tasks(config: TrainConfig) -> TaskDistribution:
     return OracleTasks(distribution) if config.method == "oracle" else distribution
 
 
+def check_adapted(policy: Policy, adaptation: AdaptationSpec) -> None:
+    """Checks that each pattern of `adaptation.adapted_parameters` names a parameter.
+
+    Raises:
+        ValueError: one names none.
+    """
+    names = list(policy.parameter_shapes)
+    for pattern in adaptation.adapted_parameters:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(
+                f"adaptation.adapted_parameters: {pattern!r} names no parameter; expected a pattern for some of "
+                f"{', '.join(names)}"
+            )
+
+
 def run_policy(config: TrainConfig, distribution: TaskDistribution) -> Policy:
     """The network of a run."""
-    made: Callable[..., Policy] = oracle_policy if config.method == "oracle" else Policy
+    made: Callable[..., Policy] = oracle_policy if config.method == "oracle" else make_policy
     return made(distribution.environment, config.policy)
 
 
@@ -122,6 +139,7 @@ def train(
     distribution = run_tasks(config)
     check_memory(distribution.environment, effective)
     policy = run_policy(config, distribution)
+    check_adapted(policy, config.adaptation)
     rng = np.random.default_rng(config.seed)
     if resume:
         if warm_start is not None:

@@ -22,6 +22,7 @@ from thetaprime.models import (
     read_tensors,
 )
 from thetaprime.models.manifest import MANIFEST_NAME
+from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
 from thetaprime.training.tasks.protocol import TaskDistribution
 
@@ -65,7 +66,7 @@ def comparison_policy(method: str, distribution: TaskDistribution, spec: PolicyS
     """The network of a comparison."""
     if method == "oracle":
         return oracle_policy(OracleTasks(distribution).environment, spec)
-    return Policy(distribution.environment, spec)
+    return make_policy(distribution.environment, spec)
 
 
 def load_comparison(meta_policy: MetaPolicy, method: str, distribution: TaskDistribution) -> Comparison:

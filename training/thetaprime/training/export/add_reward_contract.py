@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from thetaprime.models import ArtifactError, MetaPolicy, Policy, find_meta_policies, load_meta_policy, zoo_directory
+from thetaprime.models import ArtifactError, MetaPolicy, find_meta_policies, load_meta_policy, zoo_directory
 from thetaprime.models.manifest import MANIFEST_NAME
 from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.export.model_card import CARD_NAME, reward_row
 from thetaprime.training.export.reference import measure_reward
 from thetaprime.training.resources import task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.networks import make_policy
 
 
 def main(folders: Sequence[str]) -> None:
@@ -41,7 +42,7 @@ def add_reward_contract(directory: Path) -> MetaPolicy:
         reward = measure_reward(
             distribution,
             # Without an earlier measurement, so that the same artifact gives the same contract again.
-            Policy(distribution.environment, manifest.policy),
+            make_policy(distribution.environment, manifest.policy),
             meta_policy.parameters,
             meta_policy.step_sizes,
             manifest.adaptation,

@@ -26,6 +26,7 @@ from thetaprime.models import Parameters, Policy, PolicySpec, TrajectoryBatch, e
 from thetaprime.models.policy import LOG_STD
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.sampling.sampler import collect
+from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.oracle import task_vector
 from thetaprime.training.tasks.protocol import Task, TaskDistribution
 
@@ -132,19 +133,19 @@ def probe(distribution: TaskDistribution, spec: PolicySpec, *, seconds: float, s
         length = np.mean([length for batch in first for length in batch.lengths])
         return int(np.clip(steps / (_TASKS * length), _FEWEST, _MOST)) // 2 * 2
 
-    policy = Policy(distribution.environment, spec)
+    policy = make_policy(distribution.environment, spec)
     lengths: dict[float, float] = {}
     chosen: float | None = None
     if policy.continuous:
         for candidate in LOG_STDS:
-            quiet = Policy(distribution.environment, spec.model_copy(update={"init_log_std": candidate}))
+            quiet = make_policy(distribution.environment, spec.model_copy(update={"init_log_std": candidate}))
             batches = runs.collect([(quiet, quiet.init(seed))] * _TASKS, 2)
             lengths[candidate] = float(np.mean([length for batch in batches for length in batch.lengths]))
             if lengths[candidate] >= distribution.environment.horizon:
                 break
         longest = max(lengths.values())
         chosen = next(each for each in LOG_STDS if lengths.get(each, 0.0) >= 0.8 * longest)
-        policy = Policy(distribution.environment, spec.model_copy(update={"init_log_std": chosen}))
+        policy = make_policy(distribution.environment, spec.model_copy(update={"init_log_std": chosen}))
 
     trajectories = fitting(0.6)
     theta = policy.init(seed)
@@ -201,7 +202,7 @@ def _restless(
 ) -> list[tuple[Policy, Parameters]]:
     """Random networks with much noise: they visit more than a first policy would."""
     loud = spec.model_copy(update={"init_output_scale": 1.0, "init_log_std": 0.0})
-    policy = Policy(distribution.environment, loud)
+    policy = make_policy(distribution.environment, loud)
     return [(policy, policy.init(int(rng.integers(2**31)))) for _ in range(count)]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from thetaprime.models import Decision, Policy
+from thetaprime.models import Decision
 from thetaprime.training.algorithms import ALGORITHMS
 from thetaprime.training.budget import Spent
 from thetaprime.training.config import TrainConfig, load_config
@@ -25,6 +25,7 @@ from thetaprime.training.recipe.decide import (
 from thetaprime.training.recipe.probe import Measurements, probe
 from thetaprime.training.resources import available_cores, task_threads
 from thetaprime.training.tasks.distributions import resolve_tasks
+from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.protocol import TaskDistribution
 from thetaprime.training.tasks.spread import can_spread
 
@@ -97,7 +98,7 @@ def _try_iteration(config: TrainConfig, distribution: TaskDistribution) -> Spent
             "adaptation": config.adaptation.model_copy(update={"trajectories_per_round": FEWEST_TRAJECTORIES}),
         }
     )
-    policy = Policy(distribution.environment, small.policy)
+    policy = make_policy(distribution.environment, small.policy)
     theta, rng = policy.init(small.seed), np.random.default_rng((small.seed, 2))
     algorithm = ALGORITHMS[small.outer_loop](policy, small)
     steps, seconds = 0, 0.0

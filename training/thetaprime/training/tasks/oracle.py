@@ -14,6 +14,7 @@ from gymnasium.wrappers.vector import TransformObservation as TransformVectorObs
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
 from thetaprime.training.tasks.distributions import make_vector
 from thetaprime.training.tasks.environment_share import Loss
+from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.protocol import Park, Task, TaskDistribution
 
 
@@ -35,7 +36,7 @@ def oracle_policy(environment: EnvironmentContract, spec: PolicySpec) -> Policy:
         "observation_mean": mean and (*mean, *[0.0] * (size - len(mean))),
         "observation_std": std and (*std, *[1.0] * (size - len(std))),
     }
-    return Policy(environment, spec.model_copy(update=changes))
+    return make_policy(environment, spec.model_copy(update=changes))
 
 
 class OracleTasks:

@@ -1,0 +1,1 @@
+"""Policies whose network is any `torch.nn.Module`: its forward pass as data, and the policy that runs it."""
