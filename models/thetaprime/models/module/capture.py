@@ -477,7 +477,7 @@ def _pool(operation: str) -> _Write:
 
         padding = pair(a["padding"])
         dilated = pair(a.get("dilation", 1)) != [1, 1]
-        counted = operation == "avg_pool" and any(padding) and a.get("count_include_pad", True)
+        counted = operation == "avg_pool" and any(padding)
         if a.get("ceil_mode") or dilated or counted or a.get("divisor_override") or len(writer.shape(a["self"])) != 4:
             raise writer.refuse("expected [B, channels, height, width], and no ceil_mode, dilation or padding in means")
         kernel = pair(a["kernel_size"])

@@ -21,8 +21,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from thetaprime.models.module.policy import ModulePolicy
+from thetaprime.models.onnx.module_graph import ModuleGraph
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import CONTEXT_WEIGHT, Policy, parameter_shapes
+from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
 from thetaprime.models.spec import CONTEXT
 
 TENSORS: Final = {
@@ -54,7 +56,7 @@ class OnnxTemplate:
 
     def __init__(self, policy: Policy, meta_policy: str) -> None:
         self._model = _build(policy)
-        self._order = tuple(parameter_shapes(policy.environment, policy.spec))
+        self._order = tuple(policy.parameter_shapes)
         self._parameter_names = frozenset(self._order)
         self._constant = {
             "thetaprime.contract_version": CONTRACT_VERSION,
@@ -128,7 +130,7 @@ def _bytes(value: torch.Tensor) -> bytes:
 
 
 def _build(policy: Policy) -> onnx.ModelProto:
-    nodes, initializers, last = [], [], len(policy.layer_sizes) - 2
+    nodes, initializers = [], []
     mean, factor = policy.normalization
     initializers += [
         numpy_helper.from_array(mean.numpy(), "observation_mean"),
@@ -138,7 +140,31 @@ def _build(policy: Policy) -> onnx.ModelProto:
         helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centered"]),
         helper.make_node("Mul", ["obs_centered", "observation_factor"], ["obs_normalized"]),
     ]
-    current = "obs_normalized"
+    result = "mean" if policy.continuous else "logits"
+    if isinstance(policy, ModulePolicy):
+        network = ModuleGraph(policy, "obs_normalized", result, _PREFIX)
+        body = network.nodes, network.initializers
+    else:
+        body = _mlp(policy, "obs_normalized", result)
+    head = _gaussian_head(policy) if policy.continuous else _categorical_head(policy)
+    graph = helper.make_graph(
+        nodes + body[0] + head.nodes,
+        "thetaprime_policy",
+        [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", policy.environment.observation_size])],
+        head.outputs,
+        initializers + body[1] + head.initializers,
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="thetaprime",
+    )
+
+
+def _mlp(policy: Policy, current: str, output: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The built-in network: its nodes and its initializers."""
+    nodes, initializers, last = [], [], len(policy.layer_sizes) - 2
     if policy.spec.context_size:
         size, units = policy.spec.context_size, policy.layer_sizes[1]
         initializers += [
@@ -154,26 +180,13 @@ def _build(policy: Policy) -> onnx.ModelProto:
         initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]
         result = f"layers.{index}.linear"
         if index == last:
-            result = "mean" if policy.continuous else "logits"
+            result = output
         added = "layers.0.bias" if index == 0 and policy.spec.context_size else bias
         nodes.append(helper.make_node("Gemm", [current, weight, added], [result], transB=1))
         if index < last:
             current = f"layers.{index}.output"
             nodes.append(helper.make_node(_ACTIVATION_OPS[policy.spec.activation], [result], [current]))
-    head = _gaussian_head(policy) if policy.continuous else _categorical_head(policy)
-    graph = helper.make_graph(
-        nodes + head.nodes,
-        "thetaprime_policy",
-        [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", policy.layer_sizes[0]])],
-        head.outputs,
-        initializers + head.initializers,
-    )
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="thetaprime",
-    )
+    return nodes, initializers
 
 
 class _Head(NamedTuple):
@@ -183,7 +196,7 @@ class _Head(NamedTuple):
 
 
 def _gaussian_head(policy: Policy) -> _Head:
-    size = policy.layer_sizes[-1]
+    size = policy.environment.action.size
     clip, half, middle = policy.scaling
     initializers = [
         _placeholder(f"{_PREFIX}log_std", (size,)),
@@ -215,7 +228,7 @@ def _categorical_head(policy: Policy) -> _Head:
     ]
     outputs = [
         helper.make_tensor_value_info("actions", TensorProto.INT64, ["batch"]),
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", policy.layer_sizes[-1]]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", policy.environment.action.size]),
     ]
     return _Head(nodes, [numpy_helper.from_array(np.array([policy.action_start], np.int64), "action_start")], outputs)
 
