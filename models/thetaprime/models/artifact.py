@@ -16,7 +16,11 @@ from thetaprime.models.artifact_files import ArtifactFiles, ArtifactLimits
 from thetaprime.models.errors import ArtifactError
 from thetaprime.models.golden import golden_actions
 from thetaprime.models.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, Provenance
+from thetaprime.models.module.policy import ModulePolicy
+from thetaprime.models.module.program import PROGRAM_NAME, Program
 from thetaprime.models.onnx import OnnxTemplate
+from thetaprime.models.onnx.golden import evaluate_graph
+from thetaprime.models.onnx.source import DefaultForm
 from thetaprime.models.parameters import (
     Parameters,
     digest_bytes,
@@ -36,6 +40,7 @@ _MAX_HEADER_BYTES: Final = 1 << 20
 _MAX_UNITS: Final = 1 << 18
 _MAX_GOLDEN: Final = 1024
 _SHOWN: Final = 300
+_TOLERANCE: Final = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,6 +132,7 @@ def write_meta_policy(
     provenance: Provenance,
     golden_observations: npt.NDArray[Any],
     step_sizes: Parameters | None = None,
+    program: Program | None = None,
     reference: Mapping[str, torch.Tensor] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> MetaPolicy:
@@ -144,10 +150,11 @@ def write_meta_policy(
         provenance: the origin of θ.
         golden_observations: [K, *observation_shape]; every export includes the actions at these.
         step_sizes: a learned step size for each parameter that moves, or None.
+        program: the forward pass of the module that `policy_spec` names; None for the built-in network.
         reference: statistics of the meta-training tasks.
         extra_files: other files by plain name: the model card, figures, comparisons.
     """
-    policy = Policy(environment, policy_spec)
+    policy = _policy(environment, policy_spec, program)
     tensors = dict(parameters)
     for key, value in (step_sizes or {}).items():
         tensors[_STEP_SIZE_PREFIX + key] = value
@@ -157,6 +164,7 @@ def write_meta_policy(
         THETA_NAME: parameters_to_bytes(tensors),
         ONNX_NAME: _export(policy, template, golden, parameters, "").onnx,
         REFERENCE_NAME: parameters_to_bytes({**(reference or {}), _GOLDEN_KEY: golden}),
+        **({PROGRAM_NAME: program.to_bytes()} if program else {}),
         **(extra_files or {}),
     }
     manifest = Manifest(
@@ -201,14 +209,18 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     for required in (THETA_NAME, ONNX_NAME, REFERENCE_NAME):
         if required not in manifest.files:
             raise ArtifactError(MANIFEST_NAME, f"files does not list {required}")
-    _check_size(manifest, files.limits)
+    program = _read_program(files, manifest)
+    _check_size(manifest, files.limits, program)
     tensors = read_tensors(_read(files, THETA_NAME, manifest.files), THETA_NAME)
     reference = read_tensors(_read(files, REFERENCE_NAME, manifest.files), REFERENCE_NAME)
     for name, digest in manifest.files.items():
-        if name not in (THETA_NAME, REFERENCE_NAME):
+        if name not in (THETA_NAME, REFERENCE_NAME, PROGRAM_NAME):
             _check_digest(name, files.digest(name), digest)
     _check_golden(reference, manifest.environment)
-    policy = Policy(manifest.environment, manifest.policy)
+    try:
+        policy = _policy(manifest.environment, manifest.policy, program)
+    except ValueError as error:
+        raise ArtifactError(PROGRAM_NAME if program else MANIFEST_NAME, str(error)) from error
     parameters = {key: value for key, value in tensors.items() if not key.startswith(_STEP_SIZE_PREFIX)}
     step_sizes = {
         key.removeprefix(_STEP_SIZE_PREFIX): value
@@ -219,6 +231,8 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     if step_sizes:
         # Parameters without a step size do not move.
         check_parameters(policy, {**parameters, **step_sizes}, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
+    if program is not None:
+        _check_program(policy, parameters, reference[_GOLDEN_KEY], _read(files, ONNX_NAME, manifest.files))
     return MetaPolicy(
         directory=files.directory,
         manifest=manifest,
@@ -231,7 +245,47 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     )
 
 
-def _check_size(manifest: Manifest, limits: ArtifactLimits) -> None:
+def _policy(environment: EnvironmentContract, spec: PolicySpec, program: Program | None) -> Policy:
+    if bool(spec.module) != (program is not None):
+        found = "no program" if spec.module else "a program"
+        raise ValueError(
+            f"policy.module is {spec.module!r}, with {found}; expected both a module and its program, or none"
+        )
+    return Policy(environment, spec) if program is None else ModulePolicy(environment, spec, program)
+
+
+def _read_program(files: ArtifactFiles, manifest: Manifest) -> Program | None:
+    if PROGRAM_NAME not in manifest.files:
+        if manifest.policy.module:
+            raise ArtifactError(
+                MANIFEST_NAME,
+                f"policy.module is {_shown(manifest.policy.module)}, and files does not list {PROGRAM_NAME}",
+            )
+        return None
+    return Program.from_bytes(_read(files, PROGRAM_NAME, manifest.files))
+
+
+@torch.no_grad()
+def _check_program(policy: Policy, parameters: Parameters, golden: torch.Tensor, data: bytes) -> None:
+    """Compares what a program computes with the golden actions of the ONNX file that was made with it.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    try:
+        expected = np.asarray(DefaultForm.read(data).golden_actions)
+    except ValueError as error:
+        raise ArtifactError(ONNX_NAME, str(error)) from error
+    found = policy.act(parameters, golden.flatten(1)).numpy()
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise ArtifactError(
+            PROGRAM_NAME,
+            f"at the golden observations it gives {_shown(found.tolist())}; {ONNX_NAME} says "
+            f"{_shown(expected.tolist())}",
+        )
+
+
+def _check_size(manifest: Manifest, limits: ArtifactLimits, program: Program | None) -> None:
     """Checks the size of the network that a manifest describes, before there is memory for it."""
     environment, spec = manifest.environment, manifest.policy
     units = environment.observation_size + sum(spec.hidden_sizes) + environment.action.size
@@ -241,8 +295,13 @@ def _check_size(manifest: Manifest, limits: ArtifactLimits) -> None:
             f"observation_shape, policy.hidden_sizes and action together have {_shown(units)} units; expected at most "
             f"{_MAX_UNITS}",
         )
-    count = sum(map(math.prod, parameter_shapes(environment, spec).values()))
+    shapes = parameter_shapes(environment, spec) if program is None else program.parameters
+    count = sum(map(math.prod, shapes.values()))
     if count > limits.parameters:
+        if program is not None:
+            raise ArtifactError(
+                PROGRAM_NAME, f"parameters have {_shown(count)} numbers; expected at most {limits.parameters}"
+            )
         raise ArtifactError(
             MANIFEST_NAME,
             f"policy.hidden_sizes and policy.context_size make {_shown(count)} parameters; expected at most "
@@ -287,7 +346,7 @@ def check_parameters(policy: Policy, parameters: Parameters, file: str) -> None:
     Raises:
         ArtifactError: an unexpected name, shape or dtype, or a number that is not finite.
     """
-    expected = parameter_shapes(policy.environment, policy.spec)
+    expected = policy.parameter_shapes
     if parameters.keys() != expected.keys():
         raise ArtifactError(
             file, f"holds {_shown(sorted(parameters))}; the policy spec takes {_shown(sorted(expected))}"
@@ -323,7 +382,11 @@ def _export(
     policy: Policy, template: OnnxTemplate, golden: torch.Tensor, parameters: Parameters, parent_id: str
 ) -> ExportedPolicy:
     observations = golden.numpy()
-    actions = golden_actions(policy, parameters, observations.reshape(len(observations), -1))
+    flat = observations.reshape(len(observations), -1)
+    if isinstance(policy, ModulePolicy):
+        actions = evaluate_graph(template.fill(parameters), {"obs": flat}, ["actions"])["actions"]
+    else:
+        actions = golden_actions(policy, parameters, flat)
     policy_id = parameters_digest(parameters)
     data, metadata = template.write(
         parameters,

@@ -7,7 +7,8 @@ after the binary point, or to 22 significant bits above 1. Where the bound allow
 """
 
 import decimal
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 import numpy as np
@@ -29,9 +30,31 @@ _DIGITS: Final = decimal.Context(
 _Array = npt.NDArray[Any]
 _decimal: Any = np.frompyfunc(decimal.Decimal, 1, 1)
 _decimal_exp: Any = np.frompyfunc(decimal.Decimal.exp, 1, 1)
+_decimal_sqrt: Any = np.frompyfunc(decimal.Decimal.sqrt, 1, 1)
+_decimal_log: Any = np.frompyfunc(decimal.Decimal.ln, 1, 1)
 _nearest_integer: Any = np.frompyfunc(decimal.Decimal.to_integral_value, 1, 1)
 _maximum: Any = np.maximum
 _minimum: Any = np.minimum
+_erf: Any = np.frompyfunc(math.erf, 1, 1)
+_PI: Final = decimal.Decimal("3.1415926535897932384626433832795028841971693993751058209749")
+# Beyond, the error function differs from ±1 after the 50th digit.
+_FARTHEST_ERF: Final = 11
+
+
+def _erf_of_decimal(value: decimal.Decimal) -> decimal.Decimal:
+    """The error function by a series of positive terms (Abramowitz & Stegun 1964, Eq. 7.1.6)."""
+    if not abs(value) < _FARTHEST_ERF:
+        return value if value.is_nan() else decimal.Decimal(1).copy_sign(value)
+    square, term = value * value, value
+    total, count = term, 0
+    while abs(term) > abs(total) * decimal.Decimal("1e-52"):
+        count += 1
+        term = term * 2 * square / (2 * count + 1)
+        total += term
+    return 2 / _PI.sqrt() * (-square).exp() * total
+
+
+_decimal_erf: Any = np.frompyfunc(_erf_of_decimal, 1, 1)
 
 
 class Float64:
@@ -78,6 +101,55 @@ class Float64:
         terms = self.value.shape[-1]
         error = (self.error + terms * _ROUNDOFF * np.abs(self.value)) @ np.abs(exact.value)
         return Float64(self.value @ exact.value, error)
+
+    def product(self, other: Self) -> "Float64":
+        """The matrix product of numbers that may both be rounded."""
+        left, right = self._bounds(), other._bounds()
+        size, terms = np.abs(self.value), self.value.shape[-1]
+        error = left @ (np.abs(other.value) + right) + size @ right
+        return Float64(self.value @ other.value, error + terms * _ROUNDOFF * (size @ np.abs(other.value)))
+
+    def moved(self, move: Callable[[_Array], _Array]) -> "Float64":
+        """The numbers in another order, shape or selection."""
+        return Float64(move(self.value), move(self._bounds()))
+
+    @staticmethod
+    def joined(parts: "Sequence[Float64]", axis: int) -> "Float64":
+        """Values one after the other along an axis."""
+        values, errors = zip(*((each.value, each._bounds()) for each in parts), strict=True)
+        return Float64(np.concatenate(values, axis), np.concatenate(errors, axis))
+
+    def mean(self, axes: tuple[int, ...], *, keepdims: bool) -> "Float64":
+        """The mean over some axes."""
+        terms = math.prod(self.value.shape[axis] for axis in axes)
+        error = self._bounds() + (terms + 1) * _ROUNDOFF * np.abs(self.value)
+        return Float64(self.value.mean(axes, keepdims=keepdims), error.mean(axes, keepdims=keepdims))
+
+    def max(self, axes: tuple[int, ...], *, keepdims: bool) -> "Float64":
+        """The largest number over some axes."""
+        return Float64(self.value.max(axes, keepdims=keepdims), self._bounds().max(axes, keepdims=keepdims))
+
+    def sqrt(self) -> "Float64":
+        """The square root."""
+        value = np.sqrt(self.value)
+        return Float64(value, self.error / np.sqrt(np.maximum(self.value - self.error, 0.0)) + _ROUNDOFF * value)
+
+    def log(self) -> "Float64":
+        """The natural logarithm."""
+        value = np.log(self.value)
+        propagated = self.error / np.maximum(self.value - self.error, 0.0)
+        return Float64(value, propagated + _FUNCTION_ROUNDOFF * np.abs(value))
+
+    def sigmoid(self) -> "Float64":
+        """The logistic function, whose slope is at most a quarter."""
+        return Float64(1.0 / (1.0 + np.exp(-self.value)), self.error / 4.0 + _FUNCTION_ROUNDOFF)
+
+    def erf(self) -> "Float64":
+        """The error function, whose slope is at most 2/√π."""
+        return Float64(_erf(self.value).astype(np.float64), 1.13 * self.error + _FUNCTION_ROUNDOFF)
+
+    def _bounds(self) -> _Array:
+        return np.broadcast_to(np.asarray(self.error, np.float64), self.value.shape)
 
     def maximum(self, other: Self) -> "Float64":
         """The larger of each two numbers."""
@@ -158,6 +230,44 @@ class Decimal50:
 
     def __matmul__(self, other: Self) -> Self:
         return type(self)(self.value @ other.value)
+
+    def product(self, other: Self) -> Self:
+        """The matrix product."""
+        return type(self)(self.value @ other.value)
+
+    def moved(self, move: Callable[[_Array], _Array]) -> Self:
+        """The numbers in another order, shape or selection."""
+        return type(self)(move(self.value))
+
+    @staticmethod
+    def joined(parts: "Sequence[Decimal50]", axis: int) -> "Decimal50":
+        """Values one after the other along an axis."""
+        return Decimal50(np.concatenate([each.value for each in parts], axis))
+
+    def mean(self, axes: tuple[int, ...], *, keepdims: bool) -> Self:
+        """The mean over some axes."""
+        terms = math.prod(self.value.shape[axis] for axis in axes)
+        return type(self)(self.value.sum(axes, keepdims=keepdims) / decimal.Decimal(terms))
+
+    def max(self, axes: tuple[int, ...], *, keepdims: bool) -> Self:
+        """The largest number over some axes."""
+        return type(self)(self.value.max(axes, keepdims=keepdims))
+
+    def sqrt(self) -> Self:
+        """The square root."""
+        return type(self)(_decimal_sqrt(self.value))
+
+    def log(self) -> Self:
+        """The natural logarithm."""
+        return type(self)(_decimal_log(self.value))
+
+    def sigmoid(self) -> Self:
+        """The logistic function."""
+        return type(self)(1 / (1 + _decimal_exp(-self.value)))
+
+    def erf(self) -> Self:
+        """The error function."""
+        return type(self)(_decimal_erf(self.value))
 
     def maximum(self, other: Self) -> Self:
         """The larger of each two numbers."""

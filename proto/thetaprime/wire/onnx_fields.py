@@ -44,7 +44,7 @@ GRAPH: Final[Fields] = {
     15: ("sparse_initializer", _NEVER, 0),
 }
 NODE: Final[Fields] = {
-    1: ("input", _BYTES, 4),
+    1: ("input", _BYTES, 64),
     2: ("output", _BYTES, 1),
     3: ("name", _BYTES, 0),
     4: ("op_type", _BYTES, 0),
@@ -57,11 +57,12 @@ ATTRIBUTE: Final[Fields] = {
     3: ("i", _VARINT, 0),
     5: ("t", _BYTES, 0),
     6: ("g, a nested graph", _NEVER, 0),
+    8: ("ints", _VARINT, 16),
     11: ("graphs, nested graphs", _NEVER, 0),
     20: ("type", _VARINT, 0),
 }
 TENSOR: Final[Fields] = {
-    1: ("dims", _VARINT, 2),
+    1: ("dims", _VARINT, 6),
     2: ("data_type", _VARINT, 0),
     6: ("string_data", _NEVER, 0),
     8: ("name", _BYTES, 0),

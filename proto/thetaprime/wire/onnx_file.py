@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -32,7 +33,7 @@ from thetaprime.wire.onnx_fields import (
     read_fields,
     shown,
 )
-from thetaprime.wire.onnx_operators import OPERATORS, Attributes, Operator, Shape, count_elements
+from thetaprime.wire.onnx_operators import OPERATORS, Attributes, Integers, Ints, Operator, Shape, count_elements
 
 MAX_ONNX_BYTES: Final = 64 << 20
 """Largest file."""
@@ -54,6 +55,8 @@ _MAX_LENGTH: Final = MAX_ONNX_BYTES // 4
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _IR_VERSION: Final = 8
 _OPSET: Final = (b"", 15)
+_INT64: Final = 7
+_MAX_AXES: Final = 6
 _ELEMENT_BYTES: Final = {1: 4, 7: 8}  # float32, int64
 
 
@@ -223,8 +226,11 @@ def _parse_value(data: bytes, path: str) -> tuple[bytes, Shape]:
     for each in lengths:
         if "dim_param" in each:
             _check_name(read_bytes(data, each["dim_param"]), path)
-    shape = tuple(each.get("dim_value") for each in lengths)
-    _check_shape(shape, path)
+    fixed = [each.get("dim_value") for each in lengths]
+    _check_shape([1 if each is None else each for each in fixed], path)
+    if None in fixed[1:]:
+        raise WireError(path, f"shape {shown(fixed)}; expected the axis of the observations first")
+    shape = tuple(-1 if each is None else each for each in fixed)
     return read_bytes(data, value.get("name")), shape
 
 
@@ -240,18 +246,22 @@ def _read_tensor(data: bytes, span: Span, path: str) -> tuple[bytes, Shape]:
     expected = math.prod(shape) * _ELEMENT_BYTES[element]
     if end - start != expected:
         raise WireError(f"{path}.raw_data", f"{end - start} bytes; expected {expected} for shape {list(shape)}")
+    if element == _INT64 and len(shape) == 1 and shape[0] <= _MAX_AXES:
+        shape = Integers(shape, struct.unpack(f"<{shape[0]}q", data[start:end]))
     return read_bytes(data, tensor.get("name")), shape
 
 
 def _read_attributes(data: bytes, spans: Sequence[Span], path: str) -> Attributes:
-    attributes: dict[bytes, int | Shape] = {}
+    attributes: dict[bytes, int | Shape | Ints] = {}
     for span in spans:
         attribute = read_fields(data, span, ATTRIBUTE, f"{path}.attribute")
         name = read_bytes(data, attribute.get("name"))
-        if name in attributes or ("i" in attribute) == ("t" in attribute):
-            raise WireError(f"{path}.attribute", f"{shown(name)}; expected one integer or one tensor")
+        if name in attributes or sum(each in attribute for each in ("i", "ints", "t")) != 1:
+            raise WireError(f"{path}.attribute", f"{shown(name)}; expected one integer, a list of them, or one tensor")
         value: Any = attribute.get("i")
-        if value is None:
+        if "ints" in attribute:
+            value = Ints(attribute["ints"])
+        elif value is None:
             value = _read_tensor(data, attribute["t"], f"{path}.attribute")[1]
         attributes[name] = value
     return attributes
@@ -263,7 +273,7 @@ def _check_name(name: bytes, path: str) -> None:
         raise WireError(path, f"the name {shown(name)}; expected 1 to {_MAX_NAME_BYTES} printable ASCII characters")
 
 
-def _check_shape(shape: Shape, path: str) -> None:
-    bounded = all(each is None or 0 < each <= _MAX_LENGTH for each in shape)
-    if not bounded or None in shape[1:] or count_elements(shape) > _MAX_LENGTH:
+def _check_shape(shape: Sequence[int], path: str) -> None:
+    bounded = all(0 < each <= _MAX_LENGTH for each in shape)
+    if not bounded or math.prod(shape) > _MAX_LENGTH:
         raise WireError(path, f"shape {list(shape)}; expected at most {_MAX_LENGTH} numbers, and axes of 1 or more")

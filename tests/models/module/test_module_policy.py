@@ -48,7 +48,7 @@ class WithContext(nn.Module):
 
 def _policy(module: Any, environment: EnvironmentContract, spec: PolicySpec) -> ModulePolicy:
     context = [spec.context_size] if spec.context_size else []
-    arguments = (environment.observation_shape, environment.action.size, *context)
+    arguments: Any = (environment.observation_shape, environment.action.size, *context)
     return ModulePolicy(environment, spec, capture_module(module(*arguments), *arguments), lambda: module(*arguments))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ class DefaultForm:
         metadata: its metadata_props.
         environment: the contract of the policy's environment.
         golden_observations: [K, O] float32, flattened.
+        golden_actions: [K, A], or [K] for discrete actions.
     """
 
     data: bytes
@@ -34,6 +35,7 @@ class DefaultForm:
     metadata: dict[str, str]
     environment: EnvironmentContract
     golden_observations: npt.NDArray[np.float32]
+    golden_actions: npt.NDArray[Any]
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -56,11 +58,15 @@ class DefaultForm:
             raise ValueError(f"thetaprime.contract_version is {version!r}; expected {CONTRACT_VERSION!r}")
         try:
             environment = EnvironmentContract.model_validate_json(metadata["thetaprime.environment"])
-            observations = np.asarray(json.loads(metadata["thetaprime.golden"])["observations"], np.float32)
+            vectors = json.loads(metadata["thetaprime.golden"])
+            observations = np.asarray(vectors["observations"], np.float32)
+            actions = np.asarray(
+                vectors["actions"], np.float32 if isinstance(environment.action, BoxAction) else np.int64
+            )
             golden = observations.reshape(len(observations), environment.observation_size)
         except (KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
             raise ValueError(f"the file's metadata is invalid: {error!r}") from error
-        return cls(data, model, metadata, environment, golden)
+        return cls(data, model, metadata, environment, golden, actions)
 
     @property
     def continuous(self) -> bool:

@@ -83,6 +83,18 @@ class OnnxTemplate:
         Raises:
             ValueError: the parameters do not fit the template.
         """
+        model = self.fill(parameters)
+        metadata = {
+            **self._constant,
+            "thetaprime.policy_id": policy_id,
+            "thetaprime.parent_id": parent_id,
+            "thetaprime.golden": json.dumps(golden, separators=(",", ":")),
+        }
+        helper.set_model_props(model, metadata)
+        return model.SerializeToString(deterministic=True), metadata
+
+    def fill(self, parameters: Parameters) -> onnx.ModelProto:
+        """The graph of a policy, without metadata; arguments and errors as in `write`."""
         if parameters.keys() != self._parameter_names:
             raise ValueError(f"parameters {sorted(parameters)}; expected {sorted(self._parameter_names)}")
         model = onnx.ModelProto()
@@ -94,14 +106,7 @@ class OnnxTemplate:
             if tuple(value.shape) != tuple(initializer.dims):
                 raise ValueError(f"{initializer.name} has shape {list(value.shape)}; expected {list(initializer.dims)}")
             initializer.raw_data = _bytes(value)
-        metadata = {
-            **self._constant,
-            "thetaprime.policy_id": policy_id,
-            "thetaprime.parent_id": parent_id,
-            "thetaprime.golden": json.dumps(golden, separators=(",", ":")),
-        }
-        helper.set_model_props(model, metadata)
-        return model.SerializeToString(deterministic=True), metadata
+        return model
 
     def read(self, data: bytes) -> Parameters:
         """Reads the parameters of a policy, to the bit, from a file of `write`.

@@ -41,6 +41,10 @@ def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Param
     Raises:
         CheckpointError: a setting of the oracle's run differs; the message names it and both values.
     """
+    if config.policy.module or oracle.config.policy.module:
+        raise CheckpointError(
+            "warm start: policy.module is set; expected the built-in network, where the task's weights are known"
+        )
     for name, there, here in (
         ("method", oracle.config.method, "oracle"),
         ("tasks", oracle.config.tasks, config.tasks),

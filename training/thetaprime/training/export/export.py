@@ -20,6 +20,7 @@ from thetaprime.models import (
     write_meta_policy,
 )
 from thetaprime.models.manifest import MANIFEST_NAME
+from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.evaluation.comparisons import (
@@ -203,6 +204,7 @@ def export_meta_policy(
         step_sizes=step_sizes,
         provenance=_provenance(run, request),
         golden_observations=golden.numpy(),
+        program=policy.program if isinstance(policy, ModulePolicy) else None,
         reference=reference,
         extra_files=files,
     )

@@ -172,7 +172,10 @@ def model_card(meta_policy: MetaPolicy, evaluation: Evaluation, more: Sequence[E
     )
     flags = " ".join(f"--seed {seed}" for seed in evaluation.seeds)
     notes = meta_policy.read_extra(NOTES_NAME).decode().strip() + "\n\n" if NOTES_NAME in manifest.files else ""
-    network = " × ".join(str(size) for size in manifest.policy.hidden_sizes)
+    network = f"MLP {' × '.join(map(str, manifest.policy.hidden_sizes))}, {manifest.policy.activation}"
+    if manifest.policy.module:
+        count = sum(value.numel() for value in meta_policy.parameters.values())
+        network = f"`{manifest.policy.module}`, {count:,} parameters"
     return f"""# {manifest.name}, version {manifest.version}
 
 {manifest.description}
@@ -182,7 +185,7 @@ def model_card(meta_policy: MetaPolicy, evaluation: Evaluation, more: Sequence[E
 | environment | `{environment.environment_id}`, at most {environment.horizon} steps |
 | observation | {environment.observation_size} numbers, raw |
 | action | {taken} |
-{reward_row(environment)}| network | MLP {network}, {manifest.policy.activation} |
+{reward_row(environment)}| network | {network} |
 | what adapts | {moving} |
 | one round | {adaptation.trajectories_per_round} trajectories, one REINFORCE step |
 | step size | {sizes}; factor by round: {schedule}, and the last one in later rounds |

@@ -45,9 +45,10 @@ def _deviations(config: TrainConfig, manifest: Manifest) -> list[str]:
     policy, adaptation = manifest.policy, manifest.adaptation
     schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
     judged = ", and the policy after each of them counts in the outer loss" if config.multi_step_loss else ""
+    network = f"`{policy.module}`" if policy.module else f"an MLP of {policy.hidden_sizes} {policy.activation} units"
     named = {
-        f"The network is an MLP of {policy.hidden_sizes} {policy.activation} units instead of two layers of 100 ReLU "
-        "units.": (policy.hidden_sizes, policy.activation) != (_NETWORK, "relu"),
+        f"The network is {network} instead of two layers of 100 ReLU units.": bool(policy.module)
+        or (policy.hidden_sizes, policy.activation) != (_NETWORK, "relu"),
         "Observations are scaled by constants to about unit size.": bool(
             policy.observation_mean or policy.observation_std
         ),
