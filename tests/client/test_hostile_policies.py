@@ -77,6 +77,31 @@ def endless_work(model: onnx.ModelProto) -> None:
         current = f"power{index}"
 
 
+def network_of(operator: str, inputs: dict[str, tuple[int, ...] | list[int]], **attributes: Any) -> Edit:
+    """Adds a node whose inputs are matrices of a shape, or lists of integers."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for name, value in inputs.items():
+            if isinstance(value, list):
+                model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+            else:
+                model.graph.initializer.append(vector(name, value))
+        model.graph.node.append(helper.make_node(operator, list(inputs), ["added"], **attributes))
+
+    return edit
+
+
+def changed_integers(model: onnx.ModelProto) -> None:
+    """A list of integers is another after an operation: its numbers in the file are no shape."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 3], np.int64), "shape"))
+    model.graph.node.append(helper.make_node("Relu", ["shape"], ["later"]))
+    model.graph.node.append(helper.make_node("Reshape", ["obs", "later"], ["added"]))
+
+
+_CONV: Final = {"dilations": [1, 1], "group": 1, "pads": [0, 0, 0, 0], "strides": [1, 1]}
+_PICTURE: Final = (1, 3, 8, 8)
+
+
 def nested(model: onnx.ModelProto) -> None:
     graph = helper.make_graph([helper.make_node("Identity", ["obs"], ["inner"])], "branch", [], [])
     for _ in range(30):
@@ -153,6 +178,37 @@ CASES: Final[dict[str, tuple[Edit, str]]] = {
         r"onnx\.graph\.node\[\d+\]: 2116\d+ numbers for one observation; expected at most",
     ),
     "work": (endless_work, r"operations for one observation; expected at most"),
+    "a shape that is computed": (changed_integers, "expected 2 inputs, all but the first short lists of int64"),
+    "a shape of too many numbers": (
+        network_of("Reshape", {"values": (4, 3), "shape": [5, -1]}),
+        r"\[4, 3\] into the shape \(5, -1\)",
+    ),
+    "a shape with two open axes": (network_of("Reshape", {"values": (4, 3), "shape": [-1, -1]}), "-1 once at most"),
+    "a slice beyond the end": (
+        network_of("Slice", {"values": (4, 3), "starts": [1], "ends": [9], "axes": [1]}),
+        "from 1 to 9 of an axis of 3",
+    ),
+    "axes twice": (network_of("Transpose", {"values": (4, 3)}, perm=[0, 0]), "perm .*expected each of 2 axes once"),
+    "a mean over the observations": (
+        lambda model: model.graph.node.append(helper.make_node("ReduceMean", ["obs"], ["added"], axes=[0], keepdims=1)),
+        "not of the observations",
+    ),
+    "a wide convolution": (
+        network_of("Conv", {"values": _PICTURE, "kernel": (1, 3, 1, 1)}, **{**_CONV, "pads": [1 << 18] * 4}),
+        "a kernel of 1 on an axis of 8, with 524288 added",
+    ),
+    "a convolution with stride 0": (
+        network_of("Conv", {"values": _PICTURE, "kernel": (1, 3, 1, 1)}, **{**_CONV, "strides": [0, 1]}),
+        "strides .*expected 2 integers from 1",
+    ),
+    "a convolution of other channels": (
+        network_of("Conv", {"values": _PICTURE, "kernel": (1, 2, 1, 1)}, **_CONV),
+        "do not fit 1 groups",
+    ),
+    "matrices of a batch that do not fit": (
+        network_of("MatMul", {"left": (2, 4, 3), "right": (3, 3, 5)}),
+        r"shapes \[2\] and \[3\] do not fit together",
+    ),
     "nested graphs": (nested, r"operator 'If' of domain ''; expected one of Add, ArgMax"),
     "loop": (node_of("Loop", ["obs"]), "operator 'Loop'"),
     "constant of a shape": (node_of("ConstantOfShape", ["obs"]), "operator 'ConstantOfShape'"),
@@ -168,7 +224,7 @@ CASES: Final[dict[str, tuple[Edit, str]]] = {
     "huge axes": (other_dims(1 << 40, 1 << 40), r"initializer\[0\]: shape .* expected at most"),
     "axes beyond 64 bits": (other_dims((1 << 63) - 1, 4), r"initializer\[0\]: shape"),
     "negative axis": (other_dims(-3), r"initializer\[0\]: shape \[-3\]"),
-    "many axes": (other_dims(*[1] * 64), r"initializer\[0\]\.dims: more than 2"),
+    "many axes": (other_dims(*[1] * 64), r"initializer\[0\]\.dims: more than 6"),
     "axes beyond the data": (other_dims(4096, 4096), r"initializer\[0\]\.raw_data: 12 bytes; expected 67108864"),
     "symbolic width": (symbolic_width, r"onnx\.graph\.input\[0\]"),
     "escape sequence": (

@@ -145,6 +145,7 @@ class Counter(Linear):
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls: torch.Tensor
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
