@@ -3,6 +3,8 @@
 import base64
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +37,8 @@ from thetaprime.models import (
 from thetaprime.models.manifest import MANIFEST_NAME, Manifest
 from thetaprime.models.module.capture import capture_module
 from thetaprime.models.module.policy import ModulePolicy
-from thetaprime.models.module.program import PROGRAM_NAME
+from thetaprime.models.module.operations import OPERATIONS
+from thetaprime.models.module.program import CONSTANT, CONTEXTS, OBSERVATIONS, PARAMETER, PROGRAM_NAME
 from thetaprime.models.onnx.golden import evaluate_graph
 
 
@@ -139,6 +142,19 @@ def test_the_file_gives_the_numbers_of_torch_in_every_runtime(case: tuple[Module
         )
 
 
+def test_the_shapes_of_a_program_are_those_of_torch(case: tuple[ModulePolicy, Parameters]) -> None:
+    policy, parameters = case
+    program, rows = policy.program, 7
+    values = {PARAMETER + name: parameters[name] for name in program.parameters}
+    values |= {CONSTANT + name: value for name, value in program.constants.items()}
+    values[OBSERVATIONS] = torch.zeros(rows, *program.observation_shape)
+    values[CONTEXTS] = torch.zeros(rows, program.context_size)
+    for index, call in enumerate(program.calls):
+        found = OPERATIONS[call.operation].run(*(values[name] for name in call.inputs), **call.attributes)
+        values[f"%{index}"] = found
+        assert tuple(found.shape) == tuple(-rows * each if each < 0 else each for each in program.shapes[index])
+
+
 def test_golden_actions_are_those_of_torch_in_float64_and_in_decimal(
     case: tuple[ModulePolicy, Parameters], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +216,7 @@ _HOSTILE: Final = {
     "a shape of gigabytes": (
         ("parameters", "head.weight"),
         [1 << 20, 1 << 20],
-        r"calls\[4\], linear: a and b must have same reduction dim",
+        r"calls\[4\], linear: inputs \[B, 32\], \[1048576, 1048576\]",
     ),
     "a constant of gigabytes": (
         ("constants",),
@@ -209,7 +225,11 @@ _HOSTILE: Final = {
     ),
     "another version": (("version",), 2, "version 2; expected 1"),
     "another result": (("calls", 4, 1, 0), "%1", None),
-    "a matrix of gigabytes": (("calls", 1), ["matmul", ["theta.layers.0.bias", "theta.layers.0.bias"], {}], r"calls\["),
+    "a matrix of gigabytes": (
+        ("calls", 1),
+        ["matmul", ["theta.layers.0.bias", "theta.layers.0.bias"], {}],
+        r"calls\[1\], matmul: inputs",
+    ),
     "too many calls": (("calls",), [["tanh", ["observations"], {}]] * 600, "expected a list of at most 512"),
     "no calls": (("calls",), [], "calls: empty"),
     "rows that grow": (("calls", 0), ["permute", ["observations"], {"axes": [1, 0]}], r"calls\[1\], tanh|calls\[2\]"),
@@ -253,3 +273,15 @@ def test_a_module_without_its_program_is_refused(tmp_path: Path) -> None:
     (folder / MANIFEST_NAME).write_bytes(manifest.model_copy(update={"files": files}).sealed().to_bytes())
     with pytest.raises(ArtifactError, match=r"policy\.module is tests:mlp, and files does not list program"):
         load_meta_policy(folder)
+
+
+def test_a_server_reads_a_program_without_a_compiler(tmp_path: Path) -> None:
+    folder = _write(_hostile_case(), tmp_path).directory
+    heavy = ("onnxscript", "sympy", "torch._dynamo", "torch.onnx._internal")
+    code = (
+        "import sys, pathlib; from thetaprime.models import load_meta_policy; "
+        f"found = load_meta_policy(pathlib.Path({str(folder)!r})); found.export(found.parameters); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from thetaprime.models.errors import ArtifactError
 from thetaprime.models.kernels import Activation, layer, rows_of_kernels
 from thetaprime.models.module.operations import OPERATIONS, check_call
+from thetaprime.models.module.shapes import Shape, ShapeError, result_shape, shown
 from thetaprime.models.parameters import Parameters
 
 PROGRAM_NAME: Final = "program.json"
@@ -40,11 +41,7 @@ _MAX_CONSTANTS: Final = 1 << 20
 _MAX_ELEMENTS: Final = 1 << 20
 _MAX_AXES: Final = 6
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,200}")
-_ROWS: Final = (2, 3)
 _FUSED: Final = ("relu", "tanh")
-
-Shape = tuple[int, ...]
-"""Lengths of the axes. -k stands for an axis with k entries for each observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Program:
             if taken:
                 taken = False
                 continue
-            if call.operation != "linear" or len(self._shape(call.inputs[0])) != 2 or len(call.inputs) != 3:
+            if call.operation != "linear" or len(self.shape(call.inputs[0])) != 2 or len(call.inputs) != 3:
                 steps.append(self._steps[index])
                 continue
             following = self.calls[index + 1] if index + 1 < len(self.calls) else None
@@ -146,8 +143,8 @@ class Program:
             taken = fused
         return steps
 
-    def _shape(self, name: str) -> Shape:
-        """The shape of a value."""
+    def shape(self, name: str) -> Shape:
+        """The shape of a value, by its name in a call."""
         if name == OBSERVATIONS:
             return (-1, *self.observation_shape)
         if name == CONTEXTS:
@@ -157,10 +154,6 @@ class Program:
         if name.startswith(CONSTANT):
             return tuple(self.constants[name.removeprefix(CONSTANT)].shape)
         return self.shapes[int(name[1:])]
-
-    def shape(self, name: str) -> Shape:
-        """The shape of a value, by its name in a call."""
-        return self._shape(name)
 
     def to_bytes(self) -> bytes:
         """The program as JSON; equal programs give equal bytes."""
@@ -224,55 +217,28 @@ def padded_rows(observations: torch.Tensor) -> torch.Tensor:
 
 
 def _result_shapes(program: Program) -> tuple[Shape, ...]:
-    """The shape of each result, computed twice without memory: lengths that differ are those of the observations."""
+    """The shape of each result, without memory for any of them."""
     if not program.calls:
         raise ProgramError("calls: empty; expected at least one")
-    try:
-        with torch.no_grad():
-            found = [_traced(program, rows) for rows in _ROWS]
-    except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as error:
-        raise ProgramError(str(error).splitlines()[0][:300]) from error
+    found: dict[str, Shape] = {OBSERVATIONS: (-1, *program.observation_shape)}
+    if program.context_size:
+        found[CONTEXTS] = (-1, program.context_size)
+    found |= {PARAMETER + name: shape for name, shape in program.parameters.items()}
+    found |= {CONSTANT + name: tuple(value.shape) for name, value in program.constants.items()}
     shapes, elements = [], 0
-    for index, (fewer, more) in enumerate(zip(*found, strict=True)):
-        if len(fewer) != len(more) or len(fewer) > _MAX_AXES:
-            raise ProgramError(f"calls[{index}] gives {len(fewer)} axes; expected at most {_MAX_AXES}")
-        shape = tuple(a if a == b else a - b for a, b in zip(fewer, more, strict=True))
-        whole = all(a == b or (b > a and a == _ROWS[0] * (b - a)) for a, b in zip(fewer, more, strict=True))
-        if not whole or sum(each < 0 for each in shape) > 1:
-            raise ProgramError(
-                f"calls[{index}] gives {list(fewer)} for {_ROWS[0]} observations and {list(more)} for {_ROWS[1]}; "
-                "expected one axis that grows with their number"
-            )
+    for index, call in enumerate(program.calls):
+        try:
+            shape = result_shape(call.operation, [found[name] for name in call.inputs], call.attributes)
+        except ShapeError as error:
+            raise ProgramError(f"calls[{index}], {call.operation}: {error}") from error
+        found[f"%{index}"] = shape
         shapes.append(shape)
         elements += abs(math.prod(shape))
         if elements > _MAX_ELEMENTS:
             raise ProgramError(f"calls[{index}]: more than {_MAX_ELEMENTS} numbers for one observation")
     if shapes[-1] != (-1, program.outputs):
-        raise ProgramError(f"the result is {_named(shapes[-1])}; expected {_named((-1, program.outputs))}")
+        raise ProgramError(f"the result is {shown(shapes[-1])}; expected {shown((-1, program.outputs))}")
     return tuple(shapes)
-
-
-def _named(shape: Shape) -> str:
-    axes = ("B" if each == -1 else f"{-each} B" if each < 0 else str(each) for each in shape)
-    return f"[{', '.join(axes)}]"
-
-
-def _traced(program: Program, rows: int) -> list[tuple[int, ...]]:
-    """The shapes of all results for some observations, on a device without memory."""
-    values = {OBSERVATIONS: torch.empty(rows, *program.observation_shape, device="meta")}
-    if program.context_size:
-        values[CONTEXTS] = torch.empty(rows, program.context_size, device="meta")
-    values |= {PARAMETER + name: torch.empty(shape, device="meta") for name, shape in program.parameters.items()}
-    values |= {CONSTANT + name: value.to("meta") for name, value in program.constants.items()}
-    shapes = []
-    for index, call in enumerate(program.calls):
-        try:
-            result = OPERATIONS[call.operation].run(*(values[each] for each in call.inputs), **call.attributes)
-        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as error:
-            raise ProgramError(f"calls[{index}], {call.operation}: {str(error).splitlines()[0][:200]}") from error
-        values[f"%{index}"] = result
-        shapes.append(tuple(result.shape))
-    return shapes
 
 
 def _encoded(value: torch.Tensor) -> str:
@@ -359,8 +325,3 @@ def _shape_of(value: Any, path: str, least: int = 0) -> tuple[int, ...]:
 def _expect(condition: bool, problem: str) -> None:
     if not condition:
         raise ProgramError(problem)
-
-
-def parameter_sizes(shapes: Sequence[tuple[int, ...]]) -> int:
-    """The numbers in parameters of some shapes."""
-    return sum(map(math.prod, shapes))
