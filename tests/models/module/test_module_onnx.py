@@ -36,8 +36,8 @@ from thetaprime.models import (
 )
 from thetaprime.models.manifest import MANIFEST_NAME, Manifest
 from thetaprime.models.module.capture import capture_module
-from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.models.module.operations import OPERATIONS
+from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.models.module.program import CONSTANT, CONTEXTS, OBSERVATIONS, PARAMETER, PROGRAM_NAME
 from thetaprime.models.onnx.golden import evaluate_graph
 
