@@ -138,6 +138,24 @@ class Policy:
         head = self.head(parameters, observations)
         return (head, self.log_std(parameters)) if self.continuous else (head,)
 
+    def forward_pass(self, parameters: Parameters, batch: TrajectoryBatch, moving: Collection[str]) -> "ForwardPass":
+        """θ evaluated at the observations of a batch; arguments as of the function `forward_pass`."""
+        constants = {name: value.detach() for name, value in parameters.items()}
+        with torch.no_grad():
+            layers = self.layers(constants, batch.observations)
+        head = layers[-1][: len(batch.observations)].requires_grad_()
+        leaves, outputs = [head], [head]
+        if self.continuous:
+            log_std = constants[LOG_STD]
+            if LOG_STD in moving:
+                log_std = log_std.clone().requires_grad_()
+                leaves.append(log_std)
+            # Also for a caller that runs without gradients.
+            with torch.enable_grad():
+                outputs.append(self.log_std({LOG_STD: log_std}))
+        ordered = tuple(name for name in parameters if name in moving)
+        return ForwardPass(self, constants, ordered, layers, tuple(outputs), tuple(leaves))
+
     def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:
         """The action distribution with the arguments `outputs`.
 
@@ -303,21 +321,7 @@ def forward_pass(
         batch: the trajectories.
         moving: names of the parameters that a gradient is wanted for.
     """
-    constants = {name: value.detach() for name, value in parameters.items()}
-    with torch.no_grad():
-        layers = policy.layers(constants, batch.observations)
-    head = layers[-1][: len(batch.observations)].requires_grad_()
-    leaves, outputs = [head], [head]
-    if policy.continuous:
-        log_std = constants[LOG_STD]
-        if LOG_STD in moving:
-            log_std = log_std.clone().requires_grad_()
-            leaves.append(log_std)
-        # Also for a caller that runs without gradients.
-        with torch.enable_grad():
-            outputs.append(policy.log_std({LOG_STD: log_std}))
-    ordered = tuple(name for name in parameters if name in moving)
-    return ForwardPass(policy, constants, ordered, layers, tuple(outputs), tuple(leaves))
+    return policy.forward_pass(parameters, batch, moving)
 
 
 def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:

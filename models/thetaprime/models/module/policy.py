@@ -1,14 +1,16 @@
 """A policy whose network is any module, run from its program."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
 
 from thetaprime.models.module.program import Program, padded_rows
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import LOG_STD, Policy
+from thetaprime.models.policy import LOG_STD, ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT, EnvironmentContract, PolicySpec
+from thetaprime.models.trajectories import TrajectoryBatch
 
 MakeModule = Callable[[], nn.Module]
 
@@ -119,6 +121,20 @@ class ModulePolicy(Policy):
         shaped = inputs.reshape(len(inputs), *self.environment.observation_shape)
         return self.program.run(parameters, shaped, contexts, kernels=kernels)
 
+    def forward_pass(
+        self, parameters: Parameters, batch: TrajectoryBatch, moving: Collection[str]
+    ) -> "ModuleForwardPass":
+        """θ evaluated at the observations of a batch; arguments as of the function `forward_pass`."""
+        constants = {name: value.detach() for name, value in parameters.items()}
+        leaves = {name: value.clone().requires_grad_() for name, value in constants.items() if name in moving}
+        # Also for a caller that runs without gradients.
+        with torch.enable_grad():
+            point = {**constants, **leaves}
+            layers = self.layers(point, batch.observations)
+            head = layers[-1][: len(batch.observations)]
+            outputs = (head, self.log_std(point)) if self.continuous else (head,)
+        return ModuleForwardPass(self, constants, tuple(leaves), layers, outputs, tuple(leaves.values()))
+
     def log_prob_derivatives(
         self, parameters: Parameters, direction: Parameters, observations: torch.Tensor, actions: torch.Tensor
     ) -> torch.Tensor:
@@ -146,3 +162,19 @@ class ModulePolicy(Policy):
             ).sum()
             (derivatives,) = torch.autograd.grad(along, cotangent, materialize_grads=True)
         return derivatives
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleForwardPass(ForwardPass):
+    """π_θ of a module at every observation of a batch. Its leaves are the parameters that move."""
+
+    def gradient(self, loss: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
+        """The gradient of a scalar that was computed from `outputs`; frees its graph.
+
+        Returns:
+            The gradient by each parameter of `moving`; and if the context moves, by the context at each observation,
+            under 0.
+        """
+        contexts = self.layers[1:2] if CONTEXT in self.moving else []
+        found = torch.autograd.grad(loss, [*self.leaves, *contexts], materialize_grads=True)
+        return dict(zip(self.moving, found, strict=False)), dict(enumerate(found[len(self.moving) :]))
