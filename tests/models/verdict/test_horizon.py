@@ -62,7 +62,7 @@ def _first(meta_policy: MetaPolicy, batch: TrajectoryBatch) -> SessionStep:
         # The clearest one,
         ((0.5, 0.3, 0.5), [(0.97, 0.01, 0.5), (1.0, 0.02, 0.5)], 0.97),
         # unless the usual one is nearly as clear.
-        ((0.5, 0.3, 0.5), [(0.97, 0.1, 0.5), (1.0, 0.2, 0.5)], 0.5),
+        ((0.5, 0.3, 0.5), [(0.97, 0.16, 0.5), (1.0, 0.2, 0.5)], 0.5),
         # Advantages of the last steps alone are no gradient, however clear,
         ((0.8, 0.01, 0.02), [(0.97, 0.3, 0.3), (1.0, 0.6, 0.9)], 0.97),
         ((0.8, 0.01, 0.02), [(0.97, 0.3, 0.16), (1.0, 0.6, 0.9)], 1.0),

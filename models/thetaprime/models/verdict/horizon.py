@@ -26,7 +26,7 @@ _LEAST_COVERAGE: Final = 0.1
 # A horizon that covers less than this part of what the best one covers has lost the rewards.
 _COMPARED: Final = 0.25
 # The usual discount is kept unless another one has a p-value below this part of its own.
-_USUAL: Final = 0.25
+_USUAL: Final = 0.5
 
 
 class Horizon(NamedTuple):
@@ -58,7 +58,7 @@ def with_horizon(
 
     The usual discount is kept where its gradient is clear (p ≤ 0.05) and its advantages cover a tenth of the time
     steps. Otherwise the discount with the smallest p-value is chosen, of those that cover at least a quarter of what
-    the best one covers. A quarter of the usual discount's p-value counts.
+    the best one covers. Half of the usual discount's p-value counts.
 
     Args:
         policy: the network.
