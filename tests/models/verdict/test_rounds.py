@@ -110,6 +110,23 @@ def test_a_task_that_changes_starts_the_session_again() -> None:
     assert again.policies[0].mean == -60.0
 
 
+def test_a_change_for_the_better_that_no_noise_explains_starts_the_session_again_too() -> None:
+    # As where the sign of the reward changes: the policy that was near the goal returns little, before and after.
+    rounds = [_measured(0, -200.0), _measured(1, -4.0), _measured(1, 6.0)]
+    seen = review(rounds, SPEC)
+    assert seen.contradicted is not None
+    assert (seen.contradicted.value, seen.restart) == (10.0, True)
+    again = review([*rounds, _measured(0, 200.0)], SPEC)
+    assert (again.epoch, again.best, again.policies[0].mean) == (3, 0, 200.0)
+    # Five standard errors are rare, and a change that is small beside the session's is none.
+    assert review([*rounds[:2], _measured(1, 3.0)], SPEC).contradicted is None
+    wide = [_measured(0, -2000.0), *rounds[1:]]
+    assert review(wide, SPEC).contradicted is None
+    # A few episodes do not tell their own deviation.
+    few = [_measured(0, -200.0), _measured(1, -4.0), _measured(1, 16.0, trajectories=9)]
+    assert review(few, SPEC).contradicted is None
+
+
 def test_a_task_that_changes_before_the_first_step_starts_with_the_round_that_shows_it() -> None:
     seen = review([_measured(0, -20.0), _measured(0, -20.0), _measured(0, -90.0)], SPEC)
     assert seen.contradicted is not None

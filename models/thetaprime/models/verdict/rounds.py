@@ -73,6 +73,10 @@ class RoundsSpec:
         slope_error: its standard deviation.
         change: standard errors by which a policy's second measurement lies below its first where the task has changed.
         change_share: the same as a share of the largest difference between policies.
+        reversal: standard errors of a change in either direction that no noise explains. Where the sign of the reward
+            changes, the return of a policy that had little left to lose changes little, and for the better.
+        reversal_share: the same as a share of the largest difference between policies.
+        reversal_trajectories: fewest trajectories of each measurement whose deviation is known well enough for that.
     """
 
     first_radius: float = 0.35
@@ -92,6 +96,9 @@ class RoundsSpec:
     slope_error: float = 0.3
     change: float = 5.0
     change_share: float = 0.2
+    reversal: float = 6.0
+    reversal_share: float = 0.01
+    reversal_trajectories: int = 10
 
 
 class Measured(NamedTuple):
@@ -307,10 +314,7 @@ class _State:
 
     def _see_again(self, index: int, policy: int, known: Measured, found: Measured) -> None:
         change = difference(found, known)
-        means = [each.mean for each in self._policies.values()]
-        spread = max(*means, found.mean) - min(*means, found.mean)
-        error = math.hypot(found.error, known.error)
-        if change.value < -max(self._spec.change * error, self._spec.change_share * spread):
+        if self._has_changed(change, known, found):
             self._contradicted = change
             if policy == 0:
                 # The first policy has just been measured on the new task.
@@ -332,6 +336,17 @@ class _State:
         other = max(self._policies, key=lambda each: self._policies[each].mean)
         if self._policies[other].mean - best.mean > math.hypot(self._policies[other].error, best.error):
             self._best = other
+
+    def _has_changed(self, change: Estimate, known: Measured, found: Measured) -> bool:
+        """Whether the task has changed between two measurements of one policy."""
+        spec, means = self._spec, [each.mean for each in self._policies.values()]
+        spread = max(*means, found.mean) - min(*means, found.mean)
+        error = math.hypot(found.error, known.error)
+        if change.value < -max(spec.change * error, spec.change_share * spread):
+            return True
+        counts = min(found.trajectories, known.trajectories)
+        known_well = counts >= spec.reversal_trajectories and len(means) > 1
+        return known_well and abs(change.value) > max(spec.reversal * error, spec.reversal_share * spread)
 
     def _see_new(self, policy: int, found: Measured) -> None:
         spec, best = self._spec, self._policies[self._best]
