@@ -222,6 +222,16 @@ def test_with_an_offset_a_session_is_at_the_goal_by_its_third_policy(navigation:
     assert session.returns[2] > -7.0
 
 
+def test_a_steep_ascent_is_not_followed_past_a_context_that_rises_back(navigation: MetaPolicy) -> None:
+    session = Session(navigation, seed=5).run(
+        (0.18, 0.04), 4, lambda batch, _: _with_rewards(batch, batch.rewards - 1.0)
+    )
+    # The first step passes the goal by far, and the second stops short of it.
+    assert session.returns[1] < session.returns[0] < -15.0
+    assert -12.0 < session.returns[2] < -4.0
+    assert session.returns[3] > -4.0
+
+
 def test_the_task_is_compared_with_those_of_meta_training_in_the_first_two_rounds(navigation: MetaPolicy) -> None:
     familiar, strange = (Session(navigation, seed=5).run(goal, 3) for goal in ((0.3, -0.25), (0.9, -0.9)))
     for session in (familiar, strange):

@@ -20,7 +20,7 @@ from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.verdict.decide import Ruling
 from thetaprime.models.verdict.evidence import Move
 from thetaprime.models.verdict.kl_limit import within_kl
-from thetaprime.models.verdict.line_search import along, next_context
+from thetaprime.models.verdict.line_search import along, between, next_context
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.rounds import Review, Round, RoundsSpec
 from thetaprime.models.verdict.usual_returns import UsualReturns
@@ -60,7 +60,6 @@ class Proposals:
         observations: [S, O], those of the round.
         scale: of the session's rewards, relative to meta-training.
         usual: returns after adaptation in meta-training, if they are known.
-        level_known: whether the session's returns can be compared with them.
     """
 
     meta_policy: MetaPolicy
@@ -73,7 +72,6 @@ class Proposals:
     observations: torch.Tensor
     scale: float
     usual: UsualReturns | None
-    level_known: bool
 
     @property
     def adaptation(self) -> AdaptationSpec:
@@ -129,8 +127,9 @@ class Proposals:
         length = _first_length(rounds)
         slope = self._slope(rounds, length)
         radius = seen.radius * length
-        if seen.steep:
-            if self.usual is not None and self.level_known:
+        # A context ahead that rises back toward the best one bounds the way on.
+        if seen.steep and between(rounds, index, length, slope, ROUNDS) is None:
+            if self.usual is not None:
                 radius = min(radius, self.usual.distance_left(rounds[index], slope))
             context = along(rounds[index], radius)
         else:

@@ -187,7 +187,6 @@ class _Step:
             self._batch.observations,
             self._scale,
             self._usual,
-            level_known,
         )
         inner = self._inner_step(review(rounds, ROUNDS), proposals)
         familiarity = self._familiarity(inner)
