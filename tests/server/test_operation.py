@@ -1,7 +1,12 @@
 """Operation: health, reflection, internal errors, the bounded queue, and steps whose caller disconnects."""
 
+import contextlib
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from thetaprime import models, wire
+from thetaprime.server.store.sqlite import FILE
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 if TYPE_CHECKING:
@@ -107,3 +113,18 @@ def test_a_step_whose_caller_disconnects_is_finished_and_stored(
     go_on.set()
     assert service.adapt(session_id, 0, batch.sha256).session.round == 1
     assert steps == [0]
+
+
+def test_calls_that_read_are_served_while_calls_that_write_wait_for_the_store(start: "Start", tmp_path: Path) -> None:
+    with start(store=tmp_path / "store") as service, ThreadPoolExecutor(12) as threads:
+        session_id = service.create().session.session_id
+        with contextlib.closing(sqlite3.connect(tmp_path / "store" / FILE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = [threads.submit(service.create) for _ in range(12)]
+            while not any(each.running() for each in writing):
+                time.sleep(0.01)
+            for _ in range(5):
+                assert service.get(session_id).session.session_id == session_id
+            assert not any(each.done() for each in writing)
+            other.execute("ROLLBACK")
+        assert len({each.result().session.session_id for each in writing}) == 12

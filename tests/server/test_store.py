@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,35 @@ def test_a_store_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: p
         pass
     first.close()
     second.close()
+
+
+def test_writers_behind_a_locked_database_do_not_wait_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(tmp_path).close()
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 1.0)
+    monkeypatch.setattr(sqlite, "_LOCKED_SECONDS", 0.01)
+    other, store = Store(tmp_path), Store(tmp_path)
+
+    def write(_: int) -> None:
+        with store.writing():
+            pass
+
+    started = time.monotonic()
+    with other.writing(), ThreadPoolExecutor(20) as threads:
+        failures = [each.exception() for each in [threads.submit(write, number) for number in range(20)]]
+        for number in range(5):
+            with pytest.raises(UnavailableError):
+                write(number)
+    assert all(isinstance(failure, UnavailableError) for failure in failures)
+    # 25 waits of a second, one after the other, took 25 seconds.
+    assert time.monotonic() - started < 15
+    # The first writer after it succeeds, and the next ones have their patience again.
+    write(0)
+    with store.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000
+    other.close()
+    store.close()
 
 
 def test_a_store_that_is_older_than_a_column_gets_it(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -18,7 +18,7 @@ from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.profiles import in_form, requested_form
 from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
-from thetaprime.server.scheduling.fair_slots import FairThreads
+from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.sessions import sessions
 from thetaprime.server.sessions.discard import discard_uploads
@@ -29,6 +29,9 @@ from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
 from thetaprime.v1 import policy_pb2
+
+# Writing transactions that may hold or await a thread at once. They run one after the other, so more gain nothing.
+_WRITERS: Final = 4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +72,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._processors = processors
         self._authenticator = authenticator
         self._memory = memory
+        self._writers = FairSlots(_WRITERS)
 
     async def CreateSession(  # noqa: N802
         self, request: service_pb.CreateSessionRequest, context: Context
@@ -86,7 +90,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             reward_offset=options.reward_offset if options.HasField("reward_offset") else None,
             max_kl=options.max_kl if options.HasField("max_kl") else None,
         )
-        session, batch, theta = await self._transact(
+        session, batch, theta = await self._write(
             sessions.create_session,
             self._store,
             self._catalog,
@@ -130,7 +134,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         """Discards uploads of the current round."""
         caller = current_caller()
         _bind_session(request.session_id)
-        session, batch = await self._transact(
+        session, batch = await self._write(
             discard_uploads,
             self._store,
             self._catalog,
@@ -214,7 +218,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         """Closes a session."""
         caller = current_caller()
         _bind_session(request.session_id)
-        session, batch = await self._transact(sessions.close_session, self._store, caller.tenant, request.session_id)
+        session, batch = await self._write(sessions.close_session, self._store, caller.tenant, request.session_id)
         audit.record("closed", caller, **_audited(session))
         return service_pb.CloseSessionResponse(session=self._message(session, batch))
 
@@ -245,6 +249,11 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
 
     def _description(self, session: SessionRecord) -> policy_pb2.MetaPolicy:
         return self._catalog.describe(session.meta_policy, session.meta_policy_version)
+
+    async def _write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a writing transaction. Those that wait for the store leave threads to the transactions that read."""
+        async with self._writers.slot(current_caller().tenant):
+            return await self._transact(function, *args, **kwargs)
 
     async def _transact(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._transactions.run(current_caller().tenant, function, *args, **kwargs)

@@ -32,6 +32,9 @@ _REASONS_BY_SQLSTATE: Final = {"53100": _FULL, "25006": _READ_ONLY, "53": _FAILE
 # Connections, serialization failures and deadlocks, locks and statements that took too long, a server that shuts down.
 _BUSY_SQLSTATES: Final = ("08", "40", "53300", "55P03", "57014", "57P")
 
+STORE_BUSY: Final = "the store is busy"
+"""Message of a call that has waited too long for other writers."""
+
 
 @contextlib.contextmanager
 def disk_failures() -> Iterator[None]:
@@ -67,13 +70,21 @@ def database_failures() -> Iterator[None]:
         raise translated from error
 
 
+def is_busy(error: sa.exc.DBAPIError) -> bool:
+    """Returns whether SQLite's database is locked."""
+    return _sqlite_code(error) in _BUSY
+
+
+def _sqlite_code(error: sa.exc.DBAPIError) -> int:
+    # The low byte is the primary result code; the rest extends it.
+    return (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def _translated(error: sa.exc.DBAPIError) -> ServiceError | None:
     if isinstance(error.orig, sqlite3.Error):
-        # The low byte is the primary result code; the rest extends it.
-        code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
-        if code in _BUSY:
-            return UnavailableError("the store is busy", retry_after=1.0)
-        reason = _REASONS_BY_SQLITE.get(code)
+        if is_busy(error):
+            return UnavailableError(STORE_BUSY, retry_after=1.0)
+        reason = _REASONS_BY_SQLITE.get(_sqlite_code(error))
         return None if reason is None else StoreFailedError(reason, str(error.orig))
     state = getattr(error.orig, "sqlstate", None) or ""
     if error.connection_invalidated or state.startswith(_BUSY_SQLSTATES) or _cannot_connect(error):

@@ -1,21 +1,26 @@
 """SQLite with a write-ahead log: the database of one machine."""
 
 import contextlib
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from thetaprime.server.errors import ServiceError, StartupError, StoreFailedError
+from thetaprime.server.errors import ServiceError, StartupError, StoreFailedError, UnavailableError
 from thetaprime.server.store.database import Database
-from thetaprime.server.store.errors import database_failures, disk_failures
+from thetaprime.server.store.errors import STORE_BUSY, database_failures, disk_failures, is_busy
 
 FILE: Final = "thetaprime.sqlite3"
 """Name of the database in the store's folder."""
 _BUSY_SECONDS: Final = 10.0
+"""Longest wait of a writing transaction for other writers, of this process and of others together."""
+_LOCKED_SECONDS: Final = 1.0
+_BUSY_INFO: Final = "busy_tenths"
 _LOG_BYTES: Final = 8 << 20
 _VACUUMED_PAGES: Final = 1024
 
@@ -35,6 +40,8 @@ class SqliteDatabase(Database):
     def __init__(self, folder: Path, prepare: Callable[[sa.Connection], None], beside: Collection[Path] = ()) -> None:
         # Without this lock, SQLite's writers poll for the database with pauses of up to 0.1 s.
         self._writer = threading.Lock()
+        # Whether the last writer has waited in vain.
+        self._locked = False
         self._folder = folder
         self._files = (folder / FILE, *beside)
         self._in_place: list[tuple[int, int]] | None = None
@@ -87,8 +94,8 @@ class SqliteDatabase(Database):
             database_failures(),
             # A transaction also deletes and writes blob files.
             disk_failures(),
-            self._writer,
-            self._engine.connect().execution_options(writes=True) as connection,
+            self._as_writer() as seconds,
+            self._engine.connect().execution_options(writes=True, busy_seconds=seconds) as connection,
             connection.begin(),
         ):
             yield connection
@@ -115,6 +122,29 @@ class SqliteDatabase(Database):
         """As `Database.size`: of the file, its log and its index of the log."""
         return sum(path.stat().st_size for path in self._folder.glob(f"{FILE}*"))
 
+    @contextlib.contextmanager
+    def _as_writer(self) -> Iterator[float]:
+        """Waits for the process's other writers; yields how many seconds are left to wait for those of other processes.
+
+        After a wait that was in vain, the next ones are short until a writer has succeeded: calls that queue up behind
+        a locked database would otherwise wait one after the other.
+
+        Raises:
+            UnavailableError: the wait was too long.
+        """
+        started, patience = time.monotonic(), _LOCKED_SECONDS if self._locked else _BUSY_SECONDS
+        if not self._writer.acquire(timeout=patience):
+            self._locked = True
+            raise UnavailableError(STORE_BUSY, retry_after=1.0)
+        try:
+            yield max(patience - (time.monotonic() - started), 0.0)
+            self._locked = False
+        except sa.exc.OperationalError as error:
+            self._locked = is_busy(error)
+            raise
+        finally:
+            self._writer.release()
+
     def _files_at_path(self) -> list[tuple[int, int]]:
         """Returns the device and the inode of each file that has to stay in place."""
         found = [file.stat() for file in self._files]
@@ -136,5 +166,10 @@ def _prepare_connection(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     # A transaction that upgrades from reading to writing can fail; one that locks immediately waits.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    # In tenths of a second: it changes rarely, and SQLite keeps it for the connection.
+    tenths = math.ceil(10 * options.get("busy_seconds", _BUSY_SECONDS))
+    if connection.info.get(_BUSY_INFO, math.ceil(10 * _BUSY_SECONDS)) != tenths:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {100 * tenths}")
+        connection.info[_BUSY_INFO] = tenths
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
