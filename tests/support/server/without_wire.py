@@ -96,7 +96,10 @@ class ServiceWithoutWire:
         self._handlers = _Handlers()
         server = cast("grpc.Server", self._handlers)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(config, self.store, catalog, self._engine, inline, inline, authenticator, memory), server
+            AdaptationServicer(
+                config, self.store, catalog, self._engine, inline, inline, inline, authenticator, memory
+            ),
+            server,
         )
         meta_policy_service_pb2_grpc.add_MetaPolicyServiceServicer_to_server(
             MetaPolicyServicer(catalog, inline), server

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -18,7 +18,7 @@ from thetaprime.server.catalog.catalog import Catalog
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.profiles import in_form, requested_form
 from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
-from thetaprime.server.scheduling.fair_slots import FairSlots, FairThreads
+from thetaprime.server.scheduling.fair_slots import FairThreads
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.sessions import sessions
 from thetaprime.server.sessions.discard import discard_uploads
@@ -29,9 +29,6 @@ from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
 from thetaprime.v1 import policy_pb2
-
-# Writing transactions that may hold or await a thread at once. They run one after the other, so more gain nothing.
-_WRITERS: Final = 4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +44,8 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         store: the durable state.
         catalog: the meta-policies.
         engine: takes the steps.
-        transactions: threads for work that waits for the store.
+        transactions: threads for work that reads the store.
+        writers: threads for work that waits to write to the store.
         processors: threads for work that computes.
         authenticator: the tenants' quotas.
         memory: the bytes of uploads in progress.
@@ -60,6 +58,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         catalog: Catalog,
         engine: AdaptationEngine,
         transactions: FairThreads,
+        writers: FairThreads,
         processors: FairThreads,
         authenticator: Authenticator,
         memory: MemoryBudget,
@@ -72,7 +71,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         self._processors = processors
         self._authenticator = authenticator
         self._memory = memory
-        self._writers = FairSlots(_WRITERS)
+        self._writers = writers
 
     async def CreateSession(  # noqa: N802
         self, request: service_pb.CreateSessionRequest, context: Context
@@ -251,9 +250,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         return self._catalog.describe(session.meta_policy, session.meta_policy_version)
 
     async def _write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs a writing transaction. Those that wait for the store leave threads to the transactions that read."""
-        async with self._writers.slot(current_caller().tenant):
-            return await self._transact(function, *args, **kwargs)
+        return await self._writers.run(current_caller().tenant, function, *args, **kwargs)
 
     async def _transact(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._transactions.run(current_caller().tenant, function, *args, **kwargs)

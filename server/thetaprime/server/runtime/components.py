@@ -39,8 +39,10 @@ SERVICES: Final = (
     meta_policy_service_pb2.DESCRIPTOR.services_by_name["MetaPolicyService"].full_name,
 )
 """Full names of this package's gRPC services."""
-# Transactions of calls that run at once.
+# Transactions of calls that read, and of calls that write, that run at once. Those that write run one after the other,
+# and wait together where another process has locked the database: those that read have threads of their own.
 _TRANSACTIONS: Final = 8
+_WRITERS: Final = 4
 # Transactions of one tenant that run at once while another tenant is active. They contend for Python's interpreter:
 # with eight threads of one tenant, each of the many switches of an upload's verification waited for several of them.
 _TENANT_TRANSACTIONS: Final = 1
@@ -109,10 +111,14 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
         await asyncio.to_thread(warm_up, catalog)
         # A call that holds a slot never waits for a thread.
         threads = closing.enter_context(
-            ThreadPoolExecutor(_TRANSACTIONS + _BACKGROUND_THREADS, thread_name_prefix="store")
+            ThreadPoolExecutor(_TRANSACTIONS + _WRITERS + _BACKGROUND_THREADS, thread_name_prefix="store")
         )
-        slots = FairSlots(_TRANSACTIONS, _WAITING_TRANSACTIONS, share=_TENANT_TRANSACTIONS)
-        transactions = FairThreads(slots, threads, rest=_TRANSACTION_REST)
+        transactions, writers = (
+            FairThreads(
+                FairSlots(count, _WAITING_TRANSACTIONS, share=_TENANT_TRANSACTIONS), threads, rest=_TRANSACTION_REST
+            )
+            for count in (_TRANSACTIONS, _WRITERS)
+        )
         # Steps and upload verifications take turns: each keeps one processor busy for about as long.
         computing = closing.enter_context(
             ThreadPoolExecutor(config.adaptation_threads, thread_name_prefix="adaptation")
@@ -150,7 +156,7 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             calls=CallInterceptor(authenticator, observer, gate),
             health=Health(SERVICES, metrics),
             adaptation=AdaptationServicer(
-                config, store, catalog, engine, transactions, processors, authenticator, memory
+                config, store, catalog, engine, transactions, writers, processors, authenticator, memory
             ),
             meta_policies=MetaPolicyServicer(catalog, processors),
         )
