@@ -188,7 +188,10 @@ SCENES: dict[str, Scene] = {
             "func set_action": "tests/models/onnx/test_godot_plugin.py",
         },
     ),
-    "docs/operating.md": Scene(toml=(_server_file,)),
+    "docs/operating.md": Scene(
+        toml=(_server_file,),
+        elsewhere={"$ pip install 'thetaprime[server,postgres,objects]'": "tests/durability/test_replicas.py"},
+    ),
     "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
     "docs/write-a-client.md": Scene(
         elsewhere={
