@@ -18,8 +18,9 @@ from thetaprime.models.module.program import Program
         (modules.Film((6,), 2, 3), (6,), 3),
         (modules.Picture((16, 16, 3), 2), (16, 16, 3), 0),
         (modules.Objects((5, 4), 2), (5, 4), 0),
+        (modules.Token((5, 4), 2), (5, 4), 0),
     ],
-    ids=["mlp", "film", "picture", "objects"],
+    ids=["mlp", "film", "picture", "objects", "token"],
 )
 def test_a_program_computes_what_its_module_computes(
     module: nn.Module, shape: tuple[int, ...], context_size: int

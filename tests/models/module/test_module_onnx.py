@@ -76,6 +76,7 @@ _CASES: Final[dict[str, tuple[Any, tuple[int, ...], BoxAction | DiscreteAction, 
     "film": (modules.Film, (6,), _BOX, 3),
     "picture": (modules.Picture, (16, 16, 3), _BOX, 0),
     "objects": (modules.Objects, (5, 4), DiscreteAction(count=4, start=2), 0),
+    "token": (modules.Token, (5, 4), _BOX, 0),
     "everything": (Everything, (6,), _BOX, 0),
 }
 

@@ -75,6 +75,25 @@ class Objects(nn.Module):
         return result
 
 
+class Token(nn.Module):
+    """Appends a learned object to a set of objects [K, F]; its two layers share their weight."""
+
+    def __init__(self, observation_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, observation_shape[1]))
+        self.first = nn.Linear(observation_shape[1], observation_shape[1])
+        self.second = nn.Linear(observation_shape[1], observation_shape[1])
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(observation_shape[1], outputs)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """[B, K, F] -> [B, outputs]."""
+        token = self.token.expand(observations.shape[0], 2, -1)
+        objects = torch.tanh(self.first(torch.cat([token, observations], 1)))
+        result: torch.Tensor = self.head(torch.tanh(self.second(objects)).mean(1))
+        return result
+
+
 class Linear(nn.Module):
     """The base of the bad ones: one layer."""
 

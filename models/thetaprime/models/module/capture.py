@@ -226,16 +226,21 @@ class _Writer:
     def __init__(self, exported: torch.export.ExportedProgram, module: nn.Module, name: str) -> None:
         self._exported, self._name = exported, name
         self._parameters = dict(module.named_parameters())
+        # A parameter that layers share has several names, the first of which counts.
+        first = {id(value): path for path, value in self._parameters.items()}
+        self._paths = {path: first[id(value)] for path, value in module.named_parameters(remove_duplicate=False)}
         self._calls: list[Call] = []
         self._constants: dict[str, torch.Tensor] = {}
         self._references: dict[fx.Node, Reference] = {}
         # Values that depend on neither parameters nor observations.
         self._fixed: dict[fx.Node, Any] = {}
         self.node: fx.Node
+        self.observation_shape: tuple[int, ...] = ()
 
     def program(self, observation_shape: tuple[int, ...], context_size: int, outputs: int) -> Program:
         """The whole program."""
         self._read_inputs()
+        self.observation_shape = observation_shape
         result: Reference = ""
         for node in self._exported.graph.nodes:
             if node.op == "call_function":
@@ -269,7 +274,7 @@ class _Writer:
         for spec in self._exported.graph_signature.input_specs:
             node = placeholders[spec.arg.name]
             if spec.kind.name == "PARAMETER":
-                self._references[node] = PARAMETER + str(spec.target)
+                self._references[node] = PARAMETER + self._paths[str(spec.target)]
             elif spec.kind.name == "USER_INPUT":
                 self._references[node] = inputs.pop(0)
             else:
@@ -600,10 +605,17 @@ def _stack(writer: _Writer, a: _Arguments) -> Reference:
 
 
 def _expand(writer: _Writer, a: _Arguments) -> Reference:
-    before, after = writer.shape(a["self"]), writer.shape()
-    if before == after:
-        return writer.tensor(a["self"])
-    raise writer.refuse("repeats numbers; expected arithmetic, which repeats axes of length 1 by itself")
+    result, before, after = writer.tensor(a["self"]), writer.shape(a["self"]), writer.shape()
+    fixed = [1 if each == -1 else each for each in after]
+    if [1] * (len(after) - len(before)) + [1 if each == -1 else each for each in before] != fixed:
+        result = writer.call("mul", result, writer.tensor(torch.ones(fixed)))
+    if -1 in after and -1 not in before:
+        # A zero for each observation repeats what is added to it.
+        count = _product(writer.observation_shape)
+        first = writer.call("slice", writer.reshape(OBSERVATIONS, [-1, count]), axis=1, start=0, end=1)
+        zeros = writer.call("mul", first, writer.tensor(0.0))
+        result = writer.call("add", writer.reshape(zeros, [-1 if each == -1 else 1 for each in after]), result)
+    return result
 
 
 def _reduced(operation: str) -> _Write:
