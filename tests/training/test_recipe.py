@@ -141,6 +141,9 @@ def test_where_no_reward_exceeds_0_the_gap_to_it_sets_the_length_of_a_step() -> 
     above, below = _decided(MEASURED), _decided(dataclasses.replace(MEASURED, highest_reward=0.0))
     assert "adaptation.target_return" not in above and above["adaptation.normalize_gradient"]
     assert (below["adaptation.target_return"], below["adaptation.return_gap"]) == (0.0, 43.0)
+    # Without a gap nothing shortens a step at the task.
+    schedules = [each["adaptation.inner_lr_schedule"] for each in (above, below)]
+    assert schedules == [[1.0, 0.1], [1.0, 0.5]]
     given = _decided(MEASURED, adaptation__target_return=50.0)
     assert "adaptation.target_return" not in given and given["adaptation.return_gap"] == 93.0
     # A distribution whose every task returns its target needs no gap, which may not be 0.

@@ -64,7 +64,6 @@ def decide(
         settle("outer_lr", 1e-3, "of Adam, bounded by max_kl")
     settle("max_kl", 0.03, "rewards are normalized for each task, so that one bound fits all")
     settle("learn_step_sizes", True, "the first step sizes need not be exact")
-    settle("adaptation.inner_lr_schedule", [1.0, 0.5], "later steps refine the first")
     if spreads:
         settle("spread_tasks", True, "the class has tasks_at: a meta-batch that is spread evenly has less noise")
     settle("threads", cores, "the cores of this machine")
@@ -89,11 +88,15 @@ def _context(measured: Measurements, given: Mapping[str, Any], settle: _Settle) 
     settle("policy.context_size", size, f"a task has {measured.task_size} numbers: twice as many, from 4 to 8")
     if given.get("policy.context_size", size) == 0:
         settle("adaptation.inner_lr", 0.1, "without a context every parameter adapts")
+        settle("adaptation.inner_lr_schedule", [1.0, 0.5], "later steps refine the first")
         return
     settle("adaptation.inner_lr", 0.0, "only the context adapts: few numbers tell a task from few episodes")
     settle("adaptation.normalize_gradient", True, "the gradient's length is mostly noise; its direction tells the task")
     target = _target_return(measured, given)
-    if target is not None:
+    if target is None:
+        settle("adaptation.inner_lr_schedule", [1.0, 0.1], "at the task, a step of one length only overshoots")
+    else:
+        settle("adaptation.inner_lr_schedule", [1.0, 0.5], "later steps refine the first")
         settle("adaptation.target_return", target, "no reward exceeds 0, so no return does")
         gap = float(f"{abs(target - measured.median_return):.2g}")
         settle("adaptation.return_gap", gap or 1.0, "the median task's at first: far from the target, steps are longer")
