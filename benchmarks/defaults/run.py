@@ -20,21 +20,18 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from thetaprime.training.checkpoint import RunState
+from thetaprime.training.config import changed_config
+from thetaprime.training.evaluation.comparisons import Comparison
+from thetaprime.training.evaluation.curves import TASKS, adaptation_curve, oracle_returns, stream
+from thetaprime.training.evaluation.scores import Evaluation
+from thetaprime.training.recipe.attempts import train_recipe
+from thetaprime.training.recipe.settings import settle_recipe
+from thetaprime.training.resources import task_threads
+from thetaprime.training.run import Progress, run_policy, run_tasks, train
+
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
-sys.path.insert(0, str(HERE))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-
-from thetaprime.training.checkpoint import RunState  # noqa: E402
-from thetaprime.training.config import changed_config  # noqa: E402
-from thetaprime.training.evaluation.comparisons import Comparison  # noqa: E402
-from thetaprime.training.evaluation.curves import TASKS, adaptation_curve, oracle_returns, stream  # noqa: E402
-from thetaprime.training.evaluation.scores import Evaluation  # noqa: E402
-from thetaprime.training.recipe.attempts import train_recipe  # noqa: E402
-from thetaprime.training.recipe.settings import settle_recipe  # noqa: E402
-from thetaprime.training.resources import task_threads  # noqa: E402
-from thetaprime.training.run import Progress, run_policy, run_tasks, train  # noqa: E402
-
 RESULTS: Final = HERE / "results.json"
 PAGE: Final = ROOT / "docs" / "your-own-tasks.md"
 BEGIN, END = "<!-- defaults -->\n", "<!-- end of defaults -->\n"
@@ -57,6 +54,7 @@ def main() -> None:
     if arguments.family is None and not arguments.page:
         parser.error("family: none; expected the reference of a task distribution, or --page")
     if arguments.family is not None:
+        sys.path.insert(0, str(HERE))  # where `families` is
         row = measure(arguments.family, arguments.minutes, arguments.seed, arguments.output)
         rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
         kept = [each for each in rows if (each["family"], each["seed"]) != (row["family"], row["seed"])]
