@@ -124,26 +124,36 @@ def _measure(files: Sequence[Path]) -> None:
             for record in {each["key"]: each for each in records if each["trial"]["case"] == case}.values()
         )
         if sessions:
-            before = results["cases"].get(case, {}).get("rows", [])
-            results["cases"][case] = {**taken, "sessions": dict(sessions), "rows": with_ppo(rows, before)}
+            results["cases"][case] = {
+                **taken,
+                "sessions": dict(sessions),
+                "rows": merged(rows, results["cases"].get(case, {}), taken["commit"]),
+            }
             print(f"{case}: {sum(sessions.values())} sessions")
     RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
     print(f"wrote {RESULTS.relative_to(ROOT)}")
 
 
-def with_ppo(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows with the returns of PPO from earlier rows: they do not depend on this project's code.
+def merged(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Any], commit: str) -> list[dict[str, Any]]:
+    """Returns the rows of a table, with what earlier ones know beside them.
+
+    A row of a long session keeps the returns of PPO, which do not depend on this project's code. Tasks that were not
+    measured again keep their rows. Each names its commit.
 
     Args:
         rows: newly measured.
-        before: the rows of the table so far.
+        before: the table so far, of `results.json`; empty for none.
+        commit: of the new rows.
     """
-    known = {
-        row["task"]: {name: value for name, value in row.items() if name.startswith("PPO")}
-        for row in before
-        if "task" in row
-    }
-    return [{**known.get(row.get("task"), {}), **row} for row in rows]
+    known = {row["task"]: row for row in before.get("rows", ()) if "R_0" in row and "best at 10" in row}
+    if not known:
+        return [dict(row) for row in rows]
+    found = []
+    for row in rows:
+        ppo = {name: value for name, value in known.get(row["task"], {}).items() if name.startswith("PPO")}
+        found.append({**row, **ppo, **{k: v for k, v in row.items() if k.startswith("PPO")}, "commit": commit})
+    new = {row["task"] for row in rows}
+    return found + [{"commit": before["commit"], **row} for task, row in known.items() if task not in new]
 
 
 def _commit() -> str:

@@ -10,7 +10,7 @@ from benchmarks.verdicts.cases import CASES
 from benchmarks.verdicts.environments import make_environment
 from benchmarks.verdicts.in_process import InProcess
 from benchmarks.verdicts.measures import MEASURES, below, measure
-from benchmarks.verdicts.page import SECTIONS, measured_part, table, with_ppo
+from benchmarks.verdicts.page import SECTIONS, measured_part, merged, table
 from benchmarks.verdicts.rewards import judged, transform
 from benchmarks.verdicts.trials import Server, Trial
 from thetaprime import wire
@@ -154,10 +154,20 @@ def test_a_table_names_its_date_and_sessions_and_keeps_what_others_measured() ->
         "Measured on 2026-01-02 at commit abc1234: 12 sessions through a server and 3,456 sessions in process." in text
     )
     assert "Measured on 2026-01-02 at commit abc1234.\n" in text
-    before = [{"task": "far", "R_0": 1.0, "PPO: R_10": 2.0}]
-    assert with_ppo([{"task": "far", "R_0": 3.0}, {"task": "near"}], before) == [
-        {"PPO: R_10": 2.0, "task": "far", "R_0": 3.0},
-        {"task": "near"},
+
+
+def test_a_partly_measured_table_keeps_its_other_rows_and_what_others_measured() -> None:
+    far = {"task": "far", "R_0": 1.0, "best at 10": 4.0, "PPO: R_10": 2.0}
+    before = {"commit": "old", "rows": [far, {**far, "task": "near"}]}
+    assert merged([{"task": "far", "R_0": 3.0, "best at 10": 5.0}], before, "new") == [
+        {"task": "far", "R_0": 3.0, "best at 10": 5.0, "PPO: R_10": 2.0, "commit": "new"},
+        {**far, "task": "near", "commit": "old"},
+    ]
+    # Again: a row that is still older keeps its commit.
+    again = {"commit": "new", "rows": merged([far], before, "new")}
+    assert [row["commit"] for row in merged([], again, "newer")] == ["new", "old"]
+    assert merged([{"sessions with": "noise"}], {"commit": "old", "rows": [{"sessions with": "x"}]}, "new") == [
+        {"sessions with": "noise"}
     ]
 
 
