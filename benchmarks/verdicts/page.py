@@ -157,10 +157,9 @@ def merged(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Any], commit:
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
+    """The last commit that changed the code behind the verdicts."""
+    command = ("git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", "models", "server")
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def measured_part(results: Mapping[str, Any]) -> str:
