@@ -18,7 +18,9 @@ from thetaprime.models import (
     zoo_directory,
 )
 from thetaprime.models.verdict import RoundMemory, SessionStep, StepOptions, at_discount, next_step, with_horizon
-from thetaprime.models.verdict.horizon import Horizon, chosen
+from thetaprime.models.verdict.episodes import signal_p_value
+from thetaprime.models.verdict.horizon import Horizon, chosen, without_most_deviant
+from thetaprime.models.verdict.leave_one_out import LeaveOneOut
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.distributions import resolve_tasks
 
@@ -74,6 +76,19 @@ def test_the_clearest_horizon_that_covers_the_episodes_is_chosen(
     usual: tuple[float, float, float], others: list[tuple[float, float, float]], expected: float
 ) -> None:
     assert chosen(Horizon(*usual), [Horizon(*each) for each in others]).discount == expected
+
+
+def test_one_faulty_trajectory_hides_no_clear_gradient() -> None:
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(1.0 + 0.1 * rng.normal(size=(20, 2)))
+    values[4] = -25.0
+    whole = values.mean(0)
+    left_out = LeaveOneOut(whole, (20 * whole - values) / 19)
+    assert torch.allclose(left_out.pseudo_values, values)
+    hidden, found = signal_p_value(left_out), signal_p_value(without_most_deviant(left_out))
+    assert hidden is not None and found is not None
+    assert hidden > 0.2
+    assert found < 0.01
 
 
 def test_rewards_at_once_keep_the_horizon_of_meta_training(
@@ -140,7 +155,7 @@ def test_an_artifact_without_other_discounts_and_batches_that_tell_nothing_keep_
     kept = navigation.manifest.adaptation.discount
     assert _chosen(navigation, late).discount != kept
     assert _chosen(navigation, late, late_discounts=()).discount == kept
-    assert _chosen(navigation, late.first(5)).discount == kept
+    assert _chosen(navigation, late.first(6)).discount == kept
     still = dataclasses.replace(late, rewards=torch.zeros_like(late.rewards))
     assert _chosen(navigation, still).discount == kept
     assert at_discount(navigation.manifest.adaptation, None) is navigation.manifest.adaptation

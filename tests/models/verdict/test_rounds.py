@@ -118,8 +118,8 @@ def test_a_change_for_the_better_that_no_noise_explains_starts_the_session_again
     assert (seen.contradicted.value, seen.restart) == (10.0, True)
     again = review([*rounds, _measured(0, 200.0)], SPEC)
     assert (again.epoch, again.best, again.policies[0].mean) == (3, 0, 200.0)
-    # Five standard errors are rare, and a change that is small beside the session's is none.
-    assert review([*rounds[:2], _measured(1, 3.0)], SPEC).contradicted is None
+    # Four standard errors are rare, and a change that is small beside the session's is none.
+    assert review([*rounds[:2], _measured(1, 2.0)], SPEC).contradicted is None
     wide = [_measured(0, -2000.0), *rounds[1:]]
     assert review(wide, SPEC).contradicted is None
     # A few episodes do not tell their own deviation.

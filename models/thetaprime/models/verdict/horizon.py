@@ -17,7 +17,7 @@ from thetaprime.models.policy import Policy
 from thetaprime.models.spec import AdaptationSpec
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
 from thetaprime.models.verdict.episodes import signal_p_value
-from thetaprime.models.verdict.leave_one_out import left_out_gradients
+from thetaprime.models.verdict.leave_one_out import LeaveOneOut, left_out_gradients
 
 # A gradient with a smaller p-value is clear.
 _CLEAR: Final = 0.05
@@ -34,7 +34,7 @@ class Horizon(NamedTuple):
 
     Attributes:
         discount: γ.
-        p_value: of the hypothesis that the true gradient is 0.
+        p_value: of the hypothesis that the true gradient is 0, without the trajectory that deviates most.
         coverage: part of an episode's time steps that the advantages weigh: the effective number of steps
             (Σ_t A_t²)² / Σ_t A_t⁴ by the longest episode's, with A_t² summed over the trajectories.
     """
@@ -71,7 +71,7 @@ def with_horizon(
 
     Returns:
         The adaptation with the chosen discount; `adaptation` itself where it is kept, where the artifact names no
-        other, and for fewer than six trajectories.
+        other, and for fewer than seven trajectories.
     """
     if not adaptation.late_discounts:
         return adaptation
@@ -129,8 +129,20 @@ def _measured(
     if not bool(step.advantage.any()):
         return None
     _, left_out = left_out_gradients(policy, parameters, batch, adaptation, step, inputs)
-    p_value = signal_p_value(left_out)
+    p_value = signal_p_value(without_most_deviant(left_out))
     return None if p_value is None else Horizon(adaptation.discount, p_value, _coverage(batch, step.advantage))
+
+
+def without_most_deviant(left_out: LeaveOneOut) -> LeaveOneOut:
+    """The same gradient without the trajectory whose pseudo-value lies farthest from their median.
+
+    One faulty trajectory, as with rewards of the wrong sign, can hide a clear gradient by its variance alone. It must
+    not choose the horizon.
+    """
+    values = left_out.pseudo_values
+    kept = torch.arange(len(values)) != int((values - values.median(0).values).norm(dim=1).argmax())
+    whole, count = values[kept].mean(0), len(values) - 1
+    return LeaveOneOut(whole, (count * whole - values[kept]) / max(count - 1, 1))
 
 
 def _coverage(batch: TrajectoryBatch, advantage: torch.Tensor) -> float:

@@ -96,7 +96,7 @@ class RoundsSpec:
     slope_error: float = 0.3
     change: float = 5.0
     change_share: float = 0.2
-    reversal: float = 6.0
+    reversal: float = 5.0
     reversal_share: float = 0.01
     reversal_trajectories: int = 10
 
