@@ -112,7 +112,7 @@ class PostgresDatabase(Database):
         ahead = (began + ended) / 2 - float(theirs or 0.0)
         if abs(ahead) > _MOST_CLOCK_SECONDS + (ended - began) / 2:
             raise StoreFailedError(
-                "CLOCK_SKEW", f"this machine's clock is {ahead:+.0f} s from the database's; set one of them"
+                "STORE_FAILED", f"this machine's clock is {ahead:+.0f} s from the database's; set one of them"
             )
 
 
