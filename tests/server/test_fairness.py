@@ -352,7 +352,7 @@ def test_a_tenant_rests_after_a_transaction_while_another_one_works(monkeypatch:
             async with asyncio.timeout(60):
                 await waiting
             slots.release("a")
-            # The other tenant has done nothing for a second: there is nobody to rest for.
+            # The other tenant has done nothing for a second: no tenant is left to rest for.
             await threads.run("a", compute)
             assert not slots.may_begin("a")
             clock.seconds += 1.1

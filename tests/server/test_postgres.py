@@ -17,6 +17,7 @@ from tests.server.test_exactly_once import (  # noqa: F401  # their fixture `ser
     test_concurrent_create_sessions_create_one_session,
     test_concurrent_equal_uploads_count_once,
 )
+from tests.server.test_health import NOT_SERVING, SERVING, wait_for
 from tests.server.test_store import Clock, record
 from tests.server.test_usage import add_sessions, add_uploads, session_record, total
 from tests.support.server.postgres import Postgres
@@ -226,7 +227,9 @@ def test_a_call_survives_a_database_that_restarts(start: "Start", collect: Colle
             with pytest.raises(grpc.RpcError) as refused:
                 service.get(session_id)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            wait_for(service.channel, NOT_SERVING)
             postgres.start()
+            wait_for(service.channel, SERVING)
             assert service.get(session_id).session.batch.uploads == 1
             batch = service.upload(session_id, collect(created.policy, seed=1), upload_id="v").batch
             assert service.adapt(session_id, 0, batch.sha256).policy.onnx

@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own for a test, which can be stopped, killed and started again."""
+"""A PostgreSQL for the tests of a module, which can be stopped, killed and started again."""
 
 import importlib.util
 import os

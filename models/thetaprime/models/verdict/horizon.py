@@ -25,7 +25,7 @@ _CLEAR: Final = 0.05
 _LEAST_COVERAGE: Final = 0.1
 # A horizon that covers less than this part of what the best one covers has lost the rewards.
 _COMPARED: Final = 0.25
-# The usual discount is kept unless another one has a p-value below this part of its own.
+# The usual discount is kept unless another one has a p-value below this part of the p-value of the usual one.
 _USUAL: Final = 0.5
 
 
@@ -57,8 +57,8 @@ def with_horizon(
     """Chooses the discount of a task's inner steps from θ's episodes.
 
     The usual discount is kept where its gradient is clear (p ≤ 0.05) and its advantages cover a tenth of the time
-    steps. Otherwise the discount with the smallest p-value is chosen, of those that cover at least a quarter of what
-    the best one covers. Half of the usual discount's p-value counts.
+    steps. Otherwise the discount with the smallest p-value is chosen, among the discounts that cover at least a quarter
+    of what the best one covers. Half of the usual discount's p-value counts.
 
     Args:
         policy: the network.

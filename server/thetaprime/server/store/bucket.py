@@ -21,7 +21,7 @@ from thetaprime.server.errors import CorruptDataError, StartupError, StoreFailed
 from thetaprime.server.store.blobs import Blobs, verified
 from thetaprime.wire import sha256_hex
 
-SCHEMES: Final = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
+SCHEMES: Final = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
 """Schemes of the URLs that `BlobBucket` takes."""
 _CALL: Final = datetime.timedelta(seconds=5)
 _RETRIES: Final = 4
