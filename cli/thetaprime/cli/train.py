@@ -82,7 +82,8 @@ _run_option = functools.partial(option, section="Run folder")
 @_run_option(
     "--warm-start",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of an oracle's run on the same tasks to begin from: the oracle's input becomes the context.",
+    help="Where to begin, on the same tasks. Meta-training: the folder of an oracle's run, whose input becomes the "
+    "context. An oracle: an artifact's folder, whose adapted contexts become the weights of the oracle's input.",
 )
 @options_from(TrainConfig, exclude=frozenset({"tasks"}), sections=SECTIONS)
 @json_option

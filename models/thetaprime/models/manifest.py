@@ -56,6 +56,8 @@ class ComparisonRun(Spec):
     """The whole training configuration."""
     amendments: list[Amendment] = pydantic.Field(default_factory=list)
     """Earlier settings of the run, oldest first."""
+    warm_start: "ComparisonRun | None" = None
+    """The run that gave the initial parameters, if they were not random. Its steps and its time count here, too."""
 
 
 class Provenance(Spec):

@@ -9,10 +9,23 @@ from typing import Final
 
 import numpy as np
 
-from thetaprime.models import AdaptationSpec, Amendment, Decision, Policy
+from thetaprime.models import (
+    AdaptationSpec,
+    Amendment,
+    ArtifactError,
+    Decision,
+    Policy,
+    load_meta_policy,
+    resolve_meta_policy,
+)
 from thetaprime.training.algorithms import ALGORITHMS, MAML
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
-from thetaprime.training.algorithms.warm_start import run_record, warm_started
+from thetaprime.training.algorithms.warm_start import (
+    meta_policy_record,
+    run_record,
+    warm_started,
+    warm_started_oracle,
+)
 from thetaprime.training.budget import Budget, Spent
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, RunState, load_checkpoint, save_checkpoint
 from thetaprime.training.config import TrainConfig
@@ -115,8 +128,9 @@ def train(
             uninterrupted run. Only the budget, the times of checkpoints, `threads` and `tracker` may differ from the
             checkpoint.
         amend: resume with other settings, all but `_FIXED`; the state records the earlier values and their iterations.
-        warm_start: folder of an oracle's run on the same tasks, from which a new run is initialized (`warm_started`).
-            Its environment steps and time count as this run's.
+        warm_start: where a new run begins, on the same tasks: meta-training at the folder of an oracle's run
+            (`warm_started`), an oracle at an artifact (`warm_started_oracle`). The environment steps and the time of
+            that run count as this run's.
         decisions: the settings that a recipe decided, for the records of a new run.
         spent: environment steps and time that a new run's preparation took; they count as the run's.
         on_iteration: called after each iteration.
@@ -215,12 +229,25 @@ def _begun(
     check_new(directory)
     state = RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
     if warm_start is not None:
-        if config.method != "maml":
-            raise CheckpointError(f"warm start: method is {config.method!r}; only 'maml' begins from another run")
-        oracle = load_checkpoint(warm_start)
-        state.parameters = warm_started(oracle, config, policy)
-        state.warm_start = run_record(oracle)
-        state.environment_steps, state.wall_seconds = oracle.environment_steps, oracle.wall_seconds
+        steps = 0
+        if config.method == "maml":
+            oracle = load_checkpoint(warm_start)
+            state.parameters, state.warm_start = warm_started(oracle, config, policy), run_record(oracle)
+        elif config.method == "oracle":
+            try:
+                meta_policy = load_meta_policy(resolve_meta_policy(str(warm_start)))
+            except ArtifactError as error:
+                raise CheckpointError(f"warm start: {error}; an oracle begins from an artifact") from error
+            distribution = resolve_tasks(config.tasks)
+            state.parameters, steps = warm_started_oracle(meta_policy, config, distribution, rng)
+            state.warm_start = meta_policy_record(meta_policy)
+            state.generator_state = dict(rng.bit_generator.state)
+        else:
+            raise CheckpointError(
+                f"warm start: method is {config.method!r}; only 'maml' and 'oracle' begin from another run"
+            )
+        state.environment_steps = state.warm_start.environment_steps + steps
+        state.wall_seconds = state.warm_start.wall_seconds
     return state
 
 

@@ -1,19 +1,35 @@
-"""Initializes meta-training from an oracle, a policy that observes the task.
+"""Initializes a run from another: meta-training from an oracle, or an oracle from a meta-policy.
 
-The oracle's network takes [o, task]: its first layer computes W_o · o + W_task · task. A policy with a context computes
-W_o · o + context.weight · context. With context.weight = W_task, the policy at context c equals the oracle on task c,
-and meta-training has only to learn how to find c from rewards. The oracle's training counts as a part of θ's cost.
+The oracle observes the task. Its network takes [o, task]: the first layer computes W_o · o + W_task · task. A policy
+with a context computes W_o · o + context.weight · context. With context.weight = W_task, the policy at context c equals
+the oracle on task c, and meta-training has only to learn how to find c from rewards.
+
+The other way round, adaptation finds the context c(task). With W_task = context.weight · dc/dtask, the oracle begins
+where adaptation arrives, so it is no weaker than θ′. The training of the run that gave the start counts as a part of
+the cost.
 """
 
+from typing import Final
+
+import numpy as np
 import torch
 
-from thetaprime.models import ComparisonRun, Parameters, Policy
-from thetaprime.models.policy import CONTEXT_WEIGHT
+from thetaprime.models import ComparisonRun, MetaPolicy, Parameters, Policy, adapt_step
+from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.checkpoint import CheckpointError, RunState
 from thetaprime.training.config import TrainConfig
+from thetaprime.training.sampling.sampler import collect
+from thetaprime.training.tasks.oracle import task_vector
+from thetaprime.training.tasks.protocol import TaskDistribution
 
 _FIRST, _FIRST_BIAS = "layers.0.weight", "layers.0.bias"
+_SHARED: Final = ("hidden_sizes", "activation", "observation_mean", "observation_std")
+"""Fields of the network that both runs need alike."""
+_TASKS: Final = 40
+"""Tasks whose contexts show how the context depends on the task."""
+_AT_ONCE: Final = 8
+"""Tasks whose trajectories are in memory at once."""
 
 
 def run_record(run: RunState) -> ComparisonRun:
@@ -24,6 +40,20 @@ def run_record(run: RunState) -> ComparisonRun:
         wall_seconds=round(run.wall_seconds, 1),
         config=run.config.model_dump(mode="json"),
         amendments=run.amendments,
+        warm_start=run.warm_start,
+    )
+
+
+def meta_policy_record(meta_policy: MetaPolicy) -> ComparisonRun:
+    """The record of a meta-policy's run for the provenance of a run that depends on it."""
+    provenance = meta_policy.manifest.provenance
+    return ComparisonRun(
+        iterations=provenance.iterations,
+        environment_steps=provenance.environment_steps,
+        wall_seconds=round(provenance.wall_seconds, 1),
+        config=provenance.config,
+        amendments=provenance.amendments,
+        warm_start=provenance.warm_start,
     )
 
 
@@ -50,7 +80,7 @@ def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Param
         ("tasks", oracle.config.tasks, config.tasks),
         *(
             (f"policy.{field}", getattr(oracle.config.policy, field), getattr(config.policy, field))
-            for field in ("hidden_sizes", "activation", "observation_mean", "observation_std")
+            for field in _SHARED
         ),
     ):
         if there != here:
@@ -72,3 +102,75 @@ def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Param
         CONTEXT: torch.zeros(contexts),
         CONTEXT_WEIGHT: weight,
     }
+
+
+def warm_started_oracle(
+    meta_policy: MetaPolicy, config: TrainConfig, distribution: TaskDistribution, rng: np.random.Generator
+) -> tuple[Parameters, int]:
+    """Initial parameters of an oracle from a meta-policy and its adaptation.
+
+    The meta-policy takes one inner step on each of some tasks. A linear regression of the adapted contexts on the
+    tasks' numbers gives the weights of the oracle's task input. The oracle also takes the noise of θ′.
+
+    Args:
+        meta_policy: θ with a context, and its inner loop.
+        config: the oracle's configuration.
+        distribution: the tasks, without the task in their observations.
+        rng: of the tasks, the environments and the action noise.
+
+    Returns:
+        The parameters, whose context is zero, with the meta-policy's weights; and the environment steps that it took.
+
+    Raises:
+        CheckpointError: a setting of the meta-policy differs, or it has no context; the message says which.
+    """
+    manifest = meta_policy.manifest
+    if manifest.policy.module or config.policy.module:
+        raise CheckpointError(
+            "warm start: policy.module is set; expected the built-in network, where the task's weights are known"
+        )
+    if not manifest.policy.context_size:
+        raise CheckpointError(
+            f"warm start: {meta_policy.label} has no context; expected a meta-policy whose adaptation finds one"
+        )
+    for name, there, here in (
+        ("tasks", manifest.provenance.distribution, config.tasks),
+        *(
+            (f"policy.{field}", getattr(manifest.policy, field), getattr(config.policy, field))
+            for field in (*_SHARED, "context_size")
+        ),
+    ):
+        if there != here:
+            raise CheckpointError(f"warm start: {name} of {meta_policy.label} is {there!r}; expected {here!r}")
+    tasks, contexts, log_stds, steps = [], [], [], 0
+    for _ in range(-(-_TASKS // _AT_ONCE)):
+        sampled = list(distribution.sample_tasks(_AT_ONCE, rng))
+        N = manifest.adaptation.trajectories_per_round
+        thetas = [meta_policy.parameters] * len(sampled)
+        for batch in collect(distribution, sampled, meta_policy.policy, thetas, N, rng=rng):
+            adapted = adapt_step(
+                meta_policy.policy,
+                meta_policy.parameters,
+                batch,
+                manifest.adaptation,
+                step=0,
+                step_sizes=meta_policy.step_sizes,
+            ).parameters
+            steps += sum(batch.lengths)
+            contexts.append(adapted[CONTEXT])
+            if LOG_STD in adapted:
+                log_stds.append(adapted[LOG_STD])
+        tasks += [task_vector(task) for task in sampled]
+    features = np.c_[np.stack(tasks), np.ones(len(tasks))].astype(np.float64)
+    targets = torch.stack(contexts).double().numpy()
+    coefficients = torch.from_numpy(np.linalg.lstsq(features, targets, rcond=None)[0])
+    slopes, offset = coefficients[:-1], coefficients[-1]
+    weight = meta_policy.parameters[CONTEXT_WEIGHT].double()
+    changes = {
+        _FIRST: torch.cat([meta_policy.parameters[_FIRST], (weight @ slopes.T).float()], dim=1),
+        _FIRST_BIAS: meta_policy.parameters[_FIRST_BIAS] + (weight @ offset).float(),
+        CONTEXT: torch.zeros(manifest.policy.context_size),
+    }
+    if log_stds:
+        changes[LOG_STD] = torch.stack(log_stds).mean(dim=0)
+    return {name: changes.get(name, value).clone() for name, value in meta_policy.parameters.items()}, steps

@@ -125,6 +125,11 @@ def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
         )
     if evaluation.oracle is not None:
         said.append("The oracle acts with its learned noise, or with the noise reduced as in θ′ if that returns more.")
+        run = manifest.provenance.comparisons.get("oracle")
+        if run is not None and run.warm_start is not None:
+            said.append(
+                "It began where the meta-policy's adaptation arrived, and its steps include those of the meta-policy."
+            )
     runs = manifest.provenance.comparisons
     others = [
         method for method, run in runs.items() if run.config.get("policy") != manifest.policy.model_dump(mode="json")
