@@ -36,6 +36,8 @@ class Config(pydantic.BaseModel, use_attribute_docstrings=True):
     """The method."""
     inner: Inner = Inner()
     """The inner model."""
+    part: Inner | None = None
+    """A model that may be missing."""
 
 
 def parse(*args: str) -> dict[str, Any]:
@@ -50,6 +52,10 @@ def parse(*args: str) -> dict[str, Any]:
     result = CliRunner().invoke(command, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return found
+
+
+def test_an_optional_model_has_options_too() -> None:
+    assert parse("--part-rate", "0.5") == {"extra": 3, "part.rate": 0.5}
 
 
 def test_only_typed_options_are_passed_on() -> None:

@@ -73,8 +73,8 @@ def options_from(
 
 def _leaves(model: type[pydantic.BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
     for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        annotation, several = _element(field.annotation)  # a nested model may be optional
+        if not several and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             yield from _leaves(annotation, (*path, name))
         else:
             yield (*path, name), field

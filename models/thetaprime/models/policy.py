@@ -11,16 +11,15 @@ from collections.abc import Collection
 from typing import Final
 
 import torch
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Distribution
 
+from thetaprime.models.head import LOG_STD, ActionHead
 from thetaprime.models.kernels import Activation, activation_backward, layer, product, rows_of_kernels, sum_of_products
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.spec import CONTEXT, BoxAction, EnvironmentContract, PolicySpec
 from thetaprime.models.trajectories import TrajectoryBatch
 
 CONTEXT_WEIGHT: Final = "context.weight"
-LOG_STD: Final = "log_std"
-"""Name of the parameter [A] that sets a Gaussian policy's noise."""
 
 
 def parameter_shapes(environment: EnvironmentContract, spec: PolicySpec) -> dict[str, tuple[int, ...]]:
@@ -38,7 +37,7 @@ def parameter_shapes(environment: EnvironmentContract, spec: PolicySpec) -> dict
     return shapes
 
 
-class Policy:
+class Policy(ActionHead):
     """An MLP policy over a Box observation, with a Gaussian or categorical head.
 
     Attributes:
@@ -48,21 +47,15 @@ class Policy:
     """
 
     def __init__(self, environment: EnvironmentContract, spec: PolicySpec) -> None:
-        self.environment = environment
-        self.spec = spec
+        if spec.memory is not None:
+            raise ValueError(f"policy.memory is {spec.memory.cell!r}; expected no memory, or a RecurrentPolicy")
+        super().__init__(environment, spec)
         self.layer_sizes = (environment.observation_size, *spec.hidden_sizes, environment.action.size)
-        self._clip, self._half, self._middle = action_scaling(environment)
-        self._observation_mean, self._observation_factor = _normalization(environment, spec)
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each parameter by name, in the order of `init`."""
         return parameter_shapes(self.environment, self.spec)
-
-    @property
-    def continuous(self) -> bool:
-        """Whether actions are drawn from a Gaussian (otherwise from a categorical)."""
-        return isinstance(self.environment.action, BoxAction)
 
     def init(self, seed: int) -> Parameters:
         """Draws parameters: Glorot-uniform weights, zero biases (as in Finn et al. 2017).
@@ -129,10 +122,6 @@ class Policy:
         """
         return self.layers(parameters, observations)[-1][..., : observations.shape[-2], :]
 
-    def log_std(self, parameters: Parameters) -> torch.Tensor:
-        """[A] (or [T, A]): the Gaussian's log standard deviation, at or above its floor."""
-        return parameters[LOG_STD].clamp_min(self.spec.min_log_std)
-
     def outputs(self, parameters: Parameters, observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The arguments of the action distribution: the head, and for box actions the log standard deviation."""
         head = self.head(parameters, observations)
@@ -156,35 +145,6 @@ class Policy:
         ordered = tuple(name for name in parameters if name in moving)
         return ForwardPass(self, constants, ordered, layers, tuple(outputs), tuple(leaves))
 
-    def distribution_of(self, outputs: tuple[torch.Tensor, ...]) -> Distribution:
-        """The action distribution with the arguments `outputs`.
-
-        A Gaussian's log-probability is summed over the action's dimensions.
-        """
-        head, *log_std = outputs
-        if not log_std:
-            return Categorical(logits=head, validate_args=False)
-        std = log_std[0].exp().unsqueeze(-2).expand_as(head)
-        return Independent(Normal(head, std, validate_args=False), 1, validate_args=False)
-
-    def log_prob(self, outputs: tuple[torch.Tensor, ...], actions: torch.Tensor) -> torch.Tensor:
-        """The log-probability of each action, equal to `distribution_of(outputs).log_prob(actions)` and cheaper.
-
-        Args:
-            outputs: as from `outputs`.
-            actions: [B, A] or [T, B, A], in policy units; [B] or [T, B] counted from 0.
-
-        Returns:
-            [B] or [T, B].
-        """
-        if not self.continuous:
-            return self.distribution_of(outputs).log_prob(actions)
-        mean, log_std = outputs
-        # One logarithm and one exponential for each dimension; the distribution computes them at every step.
-        squares = ((actions - mean) * (-log_std).exp().unsqueeze(-2)).square()
-        constant = log_std.sum(-1, keepdim=True) + 0.5 * math.log(2.0 * math.pi) * mean.shape[-1]
-        return -0.5 * squares.sum(-1) - constant
-
     def distribution(self, parameters: Parameters, observations: torch.Tensor) -> Distribution:
         """The action distribution at each observation; shapes as in `head`."""
         return self.distribution_of(self.outputs(parameters, observations))
@@ -196,13 +156,7 @@ class Policy:
         Returns:
             box: [*, B, A] float in policy units, unclipped. discrete: [*, B] int64, counted from 0.
         """
-        output = self.head(parameters, observations)
-        if self.continuous:
-            noise = torch.randn(output.shape, generator=generator)
-            return output + self.log_std(parameters).exp().unsqueeze(-2) * noise
-        # Gumbel-max draws with a generator and any number of leading axes.
-        exponential = torch.empty_like(output).exponential_(generator=generator)
-        return (output - exponential.log()).argmax(-1)
+        return self.sample_of(self.outputs(parameters, observations), generator)
 
     def act(self, parameters: Parameters, observations: torch.Tensor) -> torch.Tensor:
         """The deterministic action at each observation, as the environment takes it.
@@ -210,32 +164,7 @@ class Policy:
         Returns:
             box: [B, A] float, scaled and clipped. discrete: [B] int64.
         """
-        output = self.head(parameters, observations)
-        if self.continuous:
-            return self.to_environment(output)
-        return output.argmax(-1) + self.action_start
-
-    def to_environment(self, actions: torch.Tensor) -> torch.Tensor:
-        """Actions in policy units (or counted from 0) -> actions as the environment takes them."""
-        if not self.continuous:
-            return actions + self.action_start
-        return actions.clamp(-self._clip, self._clip) * self._half + self._middle
-
-    @property
-    def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two [O]: subtract the first from the observation, then multiply by the second."""
-        return self._observation_mean, self._observation_factor
-
-    @property
-    def scaling(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Three [A]: clip at ±clip, then multiply by half, then add middle."""
-        return self._clip, self._half, self._middle
-
-    @property
-    def action_start(self) -> int:
-        """The environment's name of the first discrete action; 0 for box actions."""
-        action = self.environment.action
-        return 0 if isinstance(action, BoxAction) else action.start
+        return self.action_of(self.head(parameters, observations))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -322,30 +251,3 @@ def forward_pass(
         moving: names of the parameters that a gradient is wanted for.
     """
     return policy.forward_pass(parameters, batch, moving)
-
-
-def _normalization(environment: EnvironmentContract, spec: PolicySpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """[O] to subtract from an observation, and [O] to multiply by."""
-    size = environment.observation_size
-    for name, values in (("observation_mean", spec.observation_mean), ("observation_std", spec.observation_std)):
-        if len(values) not in (0, size):
-            raise ValueError(f"policy.{name} has {len(values)} numbers; the observation has {size}")
-    mean = torch.tensor(spec.observation_mean or (0.0,) * size)
-    return mean, 1.0 / torch.tensor(spec.observation_std or (1.0,) * size)
-
-
-def action_scaling(environment: EnvironmentContract) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """How actions in policy units become those of the environment: clipped at ±clip, times half, plus middle.
-
-    Returns:
-        clip, half and middle, [A] each; a dimension without both bounds passes unchanged. Empty for discrete actions.
-    """
-    action = environment.action
-    if not isinstance(action, BoxAction):
-        return torch.empty(0), torch.empty(0), torch.empty(0)
-    low, high = torch.tensor(action.low, dtype=torch.float64), torch.tensor(action.high, dtype=torch.float64)
-    bounded = torch.isfinite(low) & torch.isfinite(high)
-    clip = torch.where(bounded, 1.0, math.inf)
-    half = torch.where(bounded, (high - low) / 2, 1.0)
-    middle = torch.where(bounded, (high + low) / 2, 0.0)
-    return clip.float(), half.float(), middle.float()

@@ -135,6 +135,24 @@ class EnvironmentContract(Spec):
         return math.prod(self.observation_shape)
 
 
+class MemorySpec(Spec):
+    """The memory of a recurrent policy (RL², Duan et al. 2016): what it has seen of its task, as H numbers.
+
+    At each step it reads the normalized observation, the previous action in policy units (one-hot if discrete), the
+    previous reward, and whether the step begins another episode. Its state is kept over the episodes of one task, a
+    *lifetime*, and returns to a learned initial state between tasks.
+    """
+
+    cell: Literal["gru", "lstm"] = "gru"
+    """The recurrent cell (Cho et al. 2014; Hochreiter & Schmidhuber 1997), with the equations of torch.nn."""
+    size: _Length = 128
+    """H: the numbers that the memory holds."""
+    encoder_sizes: tuple[_Length, ...] = pydantic.Field(default=(), max_length=64)
+    """Units of the layers between the memory's input and its cell; empty for none."""
+    reward_scale: pydantic.PositiveFloat | None = None
+    """Factor on the previous reward. None counts as 1; training measures it, and an artifact holds the number."""
+
+
 class PolicySpec(Spec):
     """The network of a policy: from the observation to an action distribution. An MLP, or any module.
 
@@ -161,6 +179,9 @@ class PolicySpec(Spec):
     """C: length of the context, a parameter that is appended to every observation (Finn et al. 2017b, "bias
     transformation"; Zintgraf et al. 2019, CAVIA). Adaptation can encode the task there. A module of yours receives it
     as its second argument, and uses it where it likes."""
+    memory: MemorySpec | None = None
+    """A memory beside the observation: the MLP's input is the normalized observation and the memory's output. None for
+    a policy that acts on the observation alone."""
     init_output_scale: float = pydantic.Field(default=1.0, gt=0.0)
     """Factor on the initial weights of the MLP's output layer; with a small factor, means or logits start near 0."""
     init_log_std: float = 0.0

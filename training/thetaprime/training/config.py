@@ -135,7 +135,9 @@ def _validated(values: dict[str, Any], overrides: Mapping[str, Any]) -> TrainCon
         *tables, name = dotted.split(".")
         table = values
         for each in tables:
-            table = table.setdefault(each, {})
+            if table.get(each) is None:  # absent, or an optional table that is not there
+                table[each] = {}
+            table = table[each]
         table[name] = value
     try:
         return TrainConfig.model_validate(values)
