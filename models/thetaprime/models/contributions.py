@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.inner_loop import InnerStep
 from thetaprime.models.kernels import layer
 from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD, ForwardPass, Policy
+from thetaprime.models.policy import CONTEXT_WEIGHT, ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch
 

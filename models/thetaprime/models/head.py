@@ -1,4 +1,4 @@
-"""The action side of a policy: from a network's outputs to a distribution, to actions and to the environment's units."""
+"""The action side of a policy: from a network's outputs to a distribution, to actions, to the environment's units."""
 
 import math
 from typing import Final

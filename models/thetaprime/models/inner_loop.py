@@ -14,8 +14,9 @@ import torch
 
 from thetaprime.models.baseline import Regressors
 from thetaprime.models.divergence import mean_entropy, mean_kl_divergence
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import LOG_STD, ForwardPass, Policy, forward_pass
+from thetaprime.models.policy import ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import return_gap
 from thetaprime.models.spec import AdaptationSpec, Curvature
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs, decayed_past, estimate_advantages

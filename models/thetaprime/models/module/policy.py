@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 import torch
 from torch import nn
 
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.module.program import Program, padded_rows
 from thetaprime.models.parameters import Parameters
-from thetaprime.models.policy import LOG_STD, ForwardPass, Policy
+from thetaprime.models.policy import ForwardPass, Policy
 from thetaprime.models.spec import CONTEXT, EnvironmentContract, PolicySpec
 from thetaprime.models.trajectories import TrajectoryBatch
 

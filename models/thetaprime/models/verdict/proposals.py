@@ -13,9 +13,9 @@ from typing import Final
 import torch
 
 from thetaprime.models.artifact import MetaPolicy
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.inner_loop import InnerStep, with_std_factor
 from thetaprime.models.parameters import Parameters, check_finite, interpolate
-from thetaprime.models.policy import LOG_STD
 from thetaprime.models.spec import CONTEXT, AdaptationSpec
 from thetaprime.models.verdict.decide import Ruling
 from thetaprime.models.verdict.evidence import Move

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from thetaprime.models import BoxAction, EnvironmentContract, Parameters, PolicySpec
-from thetaprime.models.policy import action_scaling
+from thetaprime.models.head import action_scaling
 from thetaprime.training.importing.stable_baselines3 import ImportedFileError, ImportedNetwork
 
 

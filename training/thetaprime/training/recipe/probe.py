@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from thetaprime.models import Parameters, Policy, PolicySpec, TrajectoryBatch, estimate_advantages
-from thetaprime.models.policy import LOG_STD
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.sampling.sampler import collect
 from thetaprime.training.tasks.networks import make_policy
