@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from thetaprime.models import ComparisonRun, MetaPolicy, Parameters, Policy, adapt_step
-from thetaprime.models.policy import CONTEXT_WEIGHT, LOG_STD
+from thetaprime.models.head import LOG_STD
+from thetaprime.models.policy import CONTEXT_WEIGHT
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.checkpoint import CheckpointError, RunState
 from thetaprime.training.config import TrainConfig
