@@ -114,6 +114,10 @@ def test_a_verdict_has_every_field_of_its_message() -> None:
         "SHORTENED: the step before gained -2 (-inf to +inf), predicted gain +310 (+295.2 to +325), task p-value 0.01, "
         "40 episodes needed. UNFAMILIAR_TASK: Unlike training: collect more. KL_LIMIT (3, limit 2)"
     )
+    assert verdict.line({tp.ReasonCode.UNFAMILIAR_TASK}).endswith(
+        "40 episodes needed. KL_LIMIT (3, limit 2) Again: UNFAMILIAR_TASK (0.01)."
+    )
+    assert verdict.line(set(tp.ReasonCode)).endswith("needed. Again: UNFAMILIAR_TASK (0.01), KL_LIMIT (3).")
     assert json.loads(json.dumps(dataclasses.asdict(verdict)))["reasons"][0]["code"] == "UNFAMILIAR_TASK"
 
 

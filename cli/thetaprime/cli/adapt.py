@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Client,
         PolicyFile,
         Progress,
+        ReasonCode,
         RobotDescription,
         Session,
     )
@@ -241,6 +242,7 @@ def command(
 
 def _telling(console: "Console", show: "Show") -> "Show":
     """Returns a callable that shows progress, and after each step the policy's return and the verdict in lines."""
+    told: set[ReasonCode] = set()
 
     def tell(progress: "Progress") -> None:
         from thetaprime.client import RoundResult
@@ -251,7 +253,8 @@ def _telling(console: "Console", show: "Show") -> "Show":
             result = RoundResult.of_report(progress.report)
             console.print(str(result), soft_wrap=True)
             if result.verdict is not None:
-                console.print(f"    {result.verdict}", soft_wrap=True)
+                console.print(f"    {result.verdict.line(told)}", soft_wrap=True)
+                told.update(reason.code for reason in result.verdict.reasons)
 
     return tell
 

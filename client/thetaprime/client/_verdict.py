@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Collection
 from typing import Final, Self, TypeVar
 
 from thetaprime.v1 import adaptation_service_pb2 as pb
@@ -139,6 +140,14 @@ class Verdict:
     weighty_steps: tuple[WeightyStep, ...]
 
     def __str__(self) -> str:
+        return self.line()
+
+    def line(self, told: Collection[ReasonCode] = ()) -> str:
+        """The verdict in one line.
+
+        Args:
+            told: reasons that the reader knows from an earlier round: their numbers are given without the sentences.
+        """
         facts = []
         if self.realized_gain is not None:
             facts.append(f"the step before gained {self.realized_gain}")
@@ -149,7 +158,10 @@ class Verdict:
         if self.episodes_needed is not None:
             facts.append(f"{self.episodes_needed} episodes needed")
         line = f"{self.decision}: {', '.join(facts)}" if facts else str(self.decision)
-        return " ".join([f"{line}." if self.reasons else line, *map(str, self.reasons)])
+        new = [str(each) for each in self.reasons if each.code not in told]
+        again = [f"{each.code} ({each.value:.4g})" for each in self.reasons if each.code in told]
+        parts = [*new, *([f"Again: {', '.join(again)}."] if again else [])]
+        return " ".join([f"{line}." if parts else line, *parts])
 
     @classmethod
     def from_message(cls, message: pb.Verdict) -> Self:
