@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 import thetaprime.client as tp
+from tests.support.server.process import ServerProcess
 
 Command = Callable[..., Result]
 SERVE = [sys.executable, "-m", "thetaprime.cli", "serve"]
@@ -51,6 +52,19 @@ def test_show_config_prints_the_settings_and_starts_no_server(tmp_path: Path, th
     missing = thetaprime("serve", "--config", tmp_path / "nowhere.toml", "--show-config")
     assert missing.exit_code == 1
     assert missing.stderr == f"thetaprime serve: config {tmp_path / 'nowhere.toml'}: no such file\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_log_of_errors_has_audits_alone(workers: int, zoo: Path, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, zoo, "--log-level", "error", "--workers", str(workers)) as server:
+        with tp.Client(server.start()) as client:
+            client.create_session("cart-pole")
+            with pytest.raises(tp.NotFoundError):
+                client.create_session("unknown")
+        assert server.stop() == 0
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [each["action"] for each in lines] == ["created"]
 
 
 def test_an_address_in_use_is_one_line(zoo: Path, tmp_path: Path) -> None:

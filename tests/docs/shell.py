@@ -43,6 +43,8 @@ trajectories_per_round = 2
 # Options that are removed, with their value: a clip needs OpenGL, and `tests/training/test_clip.py` tests clips.
 LEFT_OUT: Final = ("--video",)
 _SERVE: Final = ("--address", "127.0.0.1:0")
+# Commands that call the page's server.
+_CALLING: Final = ("adapt", "health", "models", "sessions")
 _START_SECONDS: Final = 60
 
 
@@ -106,7 +108,7 @@ class Shell:
 
     def _thetaprime(self, arguments: list[str], where: str) -> str:
         name = next(word for word in arguments if not word.startswith("-"))
-        context = {"THETAPRIME_ADDRESS": self.address()} if name in ("adapt", "models") else {}
+        context = {"THETAPRIME_ADDRESS": self.address()} if name in _CALLING else {}
         for option in LEFT_OUT:
             if option in arguments:
                 at = arguments.index(option)

@@ -15,8 +15,10 @@ import structlog
 
 from thetaprime import models, wire
 from thetaprime.models.verdict import session_step
+from thetaprime.server.auth import audit
 from thetaprime.server.logging import LineLimit, adopt_library_logs, configure_logging, flush_logs, text_processors
 from thetaprime.server.sessions import sessions, uploads
+from thetaprime.server.store import SweptSession
 
 if TYPE_CHECKING:
     from tests.support.server.service import Service, Start, WriteTokens
@@ -125,6 +127,21 @@ def test_the_logs_of_libraries_are_json_lines(capsys: pytest.CaptureFixture[str]
     assert (failed["event"], failed["level"]) == ("it failed", "error")
     assert "OSError: at fault" in failed["exception"]
     assert warned["timestamp"]
+
+
+@pytest.mark.parametrize(("level", "kept"), [("info", "iwe"), ("warning", "we"), ("error", "e")])
+def test_lines_below_the_level_are_dropped_except_audits(
+    level: str, kept: str, capsys: pytest.CaptureFixture[str], lines: io.StringIO
+) -> None:
+    configure_logging(level, audited=True)
+    log = structlog.get_logger()
+    log.info("i")
+    log.warning("w")
+    log.error("e")
+    audit.record_end(SweptSession("expired", "t", "s", 0, "p"))
+    flush_logs()
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == [*kept, "audit"]
 
 
 def test_text_for_a_terminal_escapes_control_characters() -> None:

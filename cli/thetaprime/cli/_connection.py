@@ -10,6 +10,8 @@ import click
 from thetaprime.cli._command import option
 
 if TYPE_CHECKING:
+    import grpc
+
     from thetaprime.client import Client
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -64,3 +66,26 @@ def connect(*, config: Path | None, tls: bool, allow_plaintext: bool, **settings
     from thetaprime.client import Client
 
     return Client.from_environment(config, tls=tls or None, allow_plaintext=allow_plaintext or None, **settings)
+
+
+def open_channel(
+    *, config: Path | None, tls: bool, allow_plaintext: bool, **settings: Any
+) -> "tuple[str, grpc.Channel]":
+    """Returns the address and a channel of the same options, for a service that the client does not have.
+
+    Calls on it carry no token.
+
+    Raises:
+        InvalidInputError: as `connect`.
+    """
+    import grpc
+
+    from thetaprime.client import CHANNEL_OPTIONS
+    from thetaprime.client._configuration import Configuration
+
+    given = {**settings, "tls": tls or None, "allow_plaintext": allow_plaintext or None}
+    found = Configuration.read(config, given).arguments()
+    address, credentials = found["address"], found["credentials"]
+    if credentials is None:
+        return address, grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return address, grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)

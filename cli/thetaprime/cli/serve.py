@@ -23,7 +23,7 @@ SECTIONS: Final = {
     ),
     "Meta-policies": ("zoo", "catalog_seconds", "max_artifact_file_bytes", "max_artifact_bytes", "max_parameters"),
     "Store": ("store", "blobs", "row_bytes", "recent_bytes"),
-    "Monitoring": ("metrics_address", "probe_seconds", "reflection", "tracing"),
+    "Monitoring": ("metrics_address", "probe_seconds", "reflection", "log_level", "tracing"),
     "Processes": ("workers", "adaptation_threads", "queue"),
     "Limits of the server": (
         *("max_sessions", "max_inflight_bytes", "max_address_bytes", "max_address_calls", "max_connection_calls"),

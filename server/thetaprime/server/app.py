@@ -31,7 +31,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     if config.workers > 1:
         await _serve_with_workers(config, on_ready)
         return
-    with _logging():
+    with _logging(config):
         from thetaprime.server.runtime.process import serve_until
 
         with stop_on_signals(config.drain_seconds + EXIT_SECONDS) as stop_event:
@@ -49,7 +49,7 @@ async def _serve_with_workers(config: ServerConfig, on_ready: Callable[[str], No
             from thetaprime.server.errors import StartupError
 
             raise StartupError(str(error)) from error
-        running.enter_context(_logging())
+        running.enter_context(_logging(config))
         # While the fork server imports torch, this process imports the rest.
         from thetaprime.server.runtime.workers.supervisor import supervise
 
@@ -58,9 +58,9 @@ async def _serve_with_workers(config: ServerConfig, on_ready: Callable[[str], No
 
 
 @contextlib.contextmanager
-def _logging() -> Iterator[None]:
-    configure_logging()
-    adopt_library_logs()
+def _logging(config: ServerConfig) -> Iterator[None]:
+    configure_logging(config.log_level, audited=True)
+    adopt_library_logs(config.log_level)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import pydantic
 from pydantic_core import PydanticCustomError
@@ -99,6 +99,8 @@ class ServerConfig(BaseSettings):
     """Seconds between test writes to the store. While they fail or hang, health checks answer NOT_SERVING."""
     reflection: bool = True
     """Serve gRPC reflection, with which tools list the services. It needs no token."""
+    log_level: Literal["info", "warning", "error"] = "info"
+    """Lowest level of the lines that are logged. The audit log is always complete."""
     tracing: bool = False
     """Record OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT."""
     workers: pydantic.PositiveInt = 1

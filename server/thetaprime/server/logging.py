@@ -18,13 +18,15 @@ _LINES_PER_SECOND: Final = 5
 _writer: LogWriter | None = None
 
 
-def configure_logging(level: int = logging.INFO, **every_line: object) -> None:
+def configure_logging(level: int | str = logging.INFO, *, audited: bool = False, **every_line: object) -> None:
     """Configures the process's logs: text on a terminal, one JSON object per line elsewhere. For entry points.
 
     Args:
-        level: the lowest level that is logged.
+        level: the lowest level that is logged, as a number or by its name.
+        audited: whether lines of the audit log are logged at any level.
         every_line: fields to add to every line.
     """
+    level = logging.getLevelNamesMapping()[level.upper()] if isinstance(level, str) else level
     global _writer
     if _writer is not None:
         _writer.stop(_FLUSH_SECONDS)
@@ -32,13 +34,14 @@ def configure_logging(level: int = logging.INFO, **every_line: object) -> None:
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
+            *([_DropBelow(level)] if audited else []),
             structlog.contextvars.merge_contextvars,
             *([_AddFields(every_line)] if every_line else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(text_processors() if terminal else json_processors()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(min(level, logging.INFO) if audited else level),
         # Writes a line and its end at once: several processes may share the stream.
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _writer)),
     )
@@ -109,6 +112,18 @@ def report_omitted_library_lines() -> None:
         structlog.get_logger().warning("library lines omitted", logger=name, count=count)
 
 
+class _DropBelow:
+    """A processor that drops the lines below a level, except those of the audit log."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+
+    def __call__(self, _logger: object, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if logging.getLevelNamesMapping()[method.upper()] < self._level and not line.get("audit"):
+            raise structlog.DropEvent
+        return line
+
+
 class _AddFields:
     """A processor that adds the same fields to every line."""
 
@@ -135,10 +150,13 @@ def _report_dropped(count: int) -> None:
     structlog.get_logger().warning("log lines dropped", count=count)
 
 
-def adopt_library_logs() -> None:
+def adopt_library_logs(level: str = "warning") -> None:
     """Formats the warnings and errors that libraries log with `logging` as this server's lines. For entry points.
 
     Of each library, five lines in a second are logged: a peer that sends invalid messages makes gRPC log a traceback.
+
+    Args:
+        level: name of the lowest level that is logged; below ``warning``, warnings are.
     """
     # gRPC's core writes a line of text for each failed TLS handshake, from the threads that serve calls: a stalled
     # reader would stop them. An operator may set the variable.
@@ -149,4 +167,5 @@ def adopt_library_logs() -> None:
     *processors, renderer = structlog.get_config()["processors"]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=processors))
     handler.addFilter(lambda record: _library_lines.admits(record.name))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    lowest = max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])
+    logging.basicConfig(handlers=[handler], level=lowest, force=True)

@@ -263,6 +263,29 @@ class Client:
             if not token:
                 return
 
+    def describe_session(self, session_id: str) -> tuple[SessionInfo, tuple[AdaptationReport, ...]]:
+        """Returns the description of a session and the report of each of its steps, without its policy.
+
+        Raises:
+            NotFoundError: the session does not exist, or was deleted.
+        """
+        response = self._transport.call(
+            self._transport.adaptation.GetSession, pb.GetSessionRequest(session_id=session_id)
+        )
+        reports = tuple(AdaptationReport.from_message(report) for report in response.reports)
+        return SessionInfo.from_message(response.session), reports
+
+    def close_session(self, session_id: str) -> SessionInfo:
+        """Closes a session, without fetching its policy. Its policies stay readable until `SessionInfo.delete_time`.
+
+        Raises:
+            NotFoundError: the session does not exist, or was deleted.
+        """
+        response = self._transport.call(
+            self._transport.adaptation.CloseSession, pb.CloseSessionRequest(session_id=session_id)
+        )
+        return SessionInfo.from_message(response.session)
+
     @runtime.traced("adapt")
     def adapt(
         self,

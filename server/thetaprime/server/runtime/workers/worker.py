@@ -29,8 +29,8 @@ def main() -> int:
         # The supervisor has stopped, or could not start another worker, before it sent the whole line.
         return 0
     spec = WorkerSpec.from_line(line)
-    configure_logging(worker=spec.worker)
-    adopt_library_logs()
+    configure_logging(spec.config.log_level, audited=True, worker=spec.worker)
+    adopt_library_logs(spec.config.log_level)
 
     def send(line: bytes) -> None:
         # The supervisor was killed, or does not read: then it needs no beat either.
