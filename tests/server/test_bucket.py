@@ -1,21 +1,18 @@
 """Blobs in an object store: a server of the S3 protocol on a folder."""
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from tests.support.server.process import reserve_port
-from tests.support.server.supervised import until
+from tests.support.server.object_store import URL, ObjectStore, object_store
 from thetaprime import wire
 from thetaprime.server import StartupError
-from thetaprime.server.errors import CorruptDataError, UnavailableError
+from thetaprime.server.errors import CorruptDataError
 from thetaprime.server.store import Store
 from thetaprime.server.store.bucket import BlobBucket
 
@@ -24,46 +21,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 Collect = Callable[..., list[wire.Trajectory]]
-URL: Final = "s3://bucket/prefix"
-RCLONE: Final = Path(sys.executable).with_name("rclone")
-
-
-class ObjectStore:
-    """A server of the S3 protocol, which can be stopped and started."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "bucket").mkdir(parents=True)
-        self.address = f"127.0.0.1:{reserve_port()}"
-        self._command = [str(RCLONE), "serve", "s3", "--addr", self.address, "--auth-key", "key,secret", str(folder)]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        until(self._answers)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def _answers(self) -> bool | None:
-        try:
-            BlobBucket(URL).size("0" * 64)
-        except UnavailableError:
-            return None
-        return True
 
 
 @pytest.fixture
 def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """The store, where the environment says that it is."""
-    store = ObjectStore(tmp_path / "objects")
-    account = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
-    for name, value in {**account, "ENDPOINT_URL": f"http://{store.address}"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    store.start()
-    yield store
-    store.stop()
+    with object_store(tmp_path / "objects", monkeypatch) as store:
+        yield store
 
 
 def test_a_blob_is_written_once_and_read_by_its_digest(objects: ObjectStore) -> None:

@@ -189,6 +189,15 @@ class Store:
             data = connection.scalar(_READ_BLOB, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
+    def read_in(self, connection: sa.Connection, digest: str) -> bytes:
+        """Returns the bytes of a blob as a transaction sees it. An object store is read while the transaction waits.
+
+        Raises:
+            ServiceError: as `read`.
+        """
+        data = connection.scalar(_READ_BLOB, {"digest": digest})
+        return self.blobs.get(digest) if data is None else verified(digest, data)
+
     def sweep(self, on_swept: Callable[[SweptSession], object] = lambda swept: None) -> int:
         """Deletes the data of expired sessions, and the blobs that no other session names.
 
