@@ -68,7 +68,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def no_precomputation(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Adapt` computes each step: nothing is precomputed."""
 
-    async def do_nothing(engine: AdaptationEngine, upload: NewUpload) -> None:
+    def do_nothing(engine: AdaptationEngine, upload: NewUpload) -> None:
         pass
 
     monkeypatch.setattr(AdaptationEngine, "precompute", do_nothing)

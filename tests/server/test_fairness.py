@@ -26,7 +26,7 @@ from thetaprime.server.scheduling.fair_slots import FairQueue, FairSlots, FairTh
 from thetaprime.server.scheduling.memory_budget import MemoryBudget
 from thetaprime.server.scheduling.rate_limit import RateLimit
 from thetaprime.server.sessions.rows import SessionRecord
-from thetaprime.server.sessions.uploads import AcceptedUpload, NewUpload, accept_upload
+from thetaprime.server.sessions.uploads import NewUpload, accept_upload
 from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
@@ -441,6 +441,23 @@ def test_a_canceled_call_holds_its_slot_until_its_thread_has_finished() -> None:
     asyncio.run(run())
 
 
+def test_a_slot_that_is_taken_beside_another_one_counts_against_all() -> None:
+    async def run() -> None:
+        slots = FairSlots(1, clock=Clock())
+        slots.take("a")
+        slots.take("a")
+        turn = slots.ask("b")
+        for _ in range(2):
+            assert not turn.done()
+            assert not slots.may_begin("b")
+            slots.release("a")
+        assert turn.done()
+        slots.release("b")
+        assert slots.may_begin("a")
+
+    asyncio.run(run())
+
+
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "back", "cancel"]))))
 def test_slots_are_neither_lost_nor_created(count: int, events: list[tuple[str, str]]) -> None:
     async def run() -> None:
@@ -487,12 +504,12 @@ def test_stuck_uploads_of_one_tenant_leave_another_tenant_its_turn(
     stuck, go_on = threading.Semaphore(0), threading.Event()
 
     def accept(
-        store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any
-    ) -> AcceptedUpload:
+        store: Store, catalog: Catalog, config: ServerConfig, quotas: Quotas, upload: Any, *rest: Any, **more: Any
+    ) -> service_pb.UploadTrajectoriesResponse:
         if upload.tenant == "a" and upload.header.upload_id != "first":
             stuck.release()
             assert go_on.wait(60)
-        return accept_upload(store, catalog, config, quotas, upload, *rest)
+        return accept_upload(store, catalog, config, quotas, upload, *rest, **more)
 
     monkeypatch.setattr("thetaprime.server.rpc.adaptation_service.accept_upload", accept)
     # Keeps the other tenant active, however slow the machine is.

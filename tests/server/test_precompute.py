@@ -13,6 +13,7 @@ import structlog
 
 from tests.support.server.metrics_page import free_address, scrape, value
 from thetaprime import models, wire
+from thetaprime.server import failpoints
 from thetaprime.server.scheduling.fair_slots import FairSlots
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
@@ -56,8 +57,8 @@ def test_the_step_of_a_round_with_one_upload_is_computed_once_at_the_upload(
     session_id, policy = created.session.session_id, created.policy
     for round_index in range(3):
         batch = service.upload(session_id, collect(policy), round_index=round_index).batch
-        assert len(steps) == round_index + 1
         reply = service.adapt(session_id, round_index, batch.sha256)
+        assert len(steps) == round_index + 1
         assert service.adapt(session_id, round_index, batch.sha256) == reply
         assert len(steps) == round_index + 1
         policy = reply.policy
@@ -116,31 +117,76 @@ def test_a_failed_precomputation_is_logged_and_counted_and_adapt_computes_the_st
         assert service.adapt(session_id, 0, batch.sha256).session.round == 1
 
 
+class SlowStep:
+    """A step that waits, once it has begun, until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> models.InnerStep:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return models.adapt_step(*args, **kwargs)
+
+
+def test_an_upload_is_acknowledged_before_its_step_is_computed_and_adapt_waits_for_the_step(
+    service: "Service", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created, slow = service.create(), SlowStep()
+    session_id = created.session.session_id
+    monkeypatch.setattr(ADAPT_STEP, slow)
+    with ThreadPoolExecutor(1) as threads:
+        batch = service.upload(session_id, collect(created.policy)).batch
+        try:
+            assert slow.begun.wait(60)
+            # A second step would fail.
+            monkeypatch.setattr(ADAPT_STEP, None)
+            adapted = threads.submit(service.adapt, session_id, 0, batch.sha256)
+            # The server still answers, and the call waits.
+            for _ in range(3):
+                assert service.get(session_id).session.round == 0
+            assert not adapted.done()
+        finally:
+            slow.go_on.set()
+        assert adapted.result().session.round == 1
+
+
 def test_an_upload_s_memory_is_released_before_its_step_is_computed(
     service: "Service", start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(*args: Any, **kwargs: Any) -> models.InnerStep:
-        begun.set()
-        assert go_on.wait(60)
-        return models.adapt_step(*args, **kwargs)
-
-    with ThreadPoolExecutor(1) as threads:
-        # Room for one upload at a time: the two have one size.
-        size = len(wire.pack(collect(service.create().policy)))
-        with start(max_upload_bytes=size, max_inflight_bytes=size) as small:
-            first, second = small.create(), small.create()
-            monkeypatch.setattr(ADAPT_STEP, slow)
-            upload = threads.submit(small.upload, first.session.session_id, collect(first.policy))
-            assert begun.wait(60)
+    slow = SlowStep()
+    # Room for one upload at a time: the two have one size.
+    size = len(wire.pack(collect(service.create().policy)))
+    with start(max_upload_bytes=size, max_inflight_bytes=size) as small:
+        first, second = small.create(), small.create()
+        monkeypatch.setattr(ADAPT_STEP, slow)
+        batch = small.upload(first.session.session_id, collect(first.policy)).batch
+        try:
+            assert slow.begun.wait(60)
             monkeypatch.undo()
-            try:
-                assert small.upload(second.session.session_id, collect(second.policy)).batch.uploads == 1
-                assert not upload.done()
-            finally:
-                go_on.set()
-            assert upload.result().batch.uploads == 1
+            assert small.upload(second.session.session_id, collect(second.policy)).batch.uploads == 1
+        finally:
+            slow.go_on.set()
+        assert small.adapt(first.session.session_id, 0, batch.sha256).session.round == 1
+
+
+def test_an_upload_whose_commit_fails_leaves_a_step_that_no_call_can_take(
+    service: "Service", collect: Collect, steps: list[int]
+) -> None:
+    created = service.create()
+    session_id, trajectories = created.session.session_id, collect(created.policy, trajectories=20)
+    digest = wire.batch_digest([wire.sha256_hex(wire.pack(trajectories))])
+    failpoints.arm("upload.row=full")
+    try:
+        with service.refuses():
+            service.upload(session_id, trajectories)
+    finally:
+        failpoints.arm("")
+    with service.refuses() as refusal:
+        service.adapt(session_id, 0, digest)
+    assert (refusal.reason, steps) == ("EMPTY_BATCH", [20])
+    batch = service.upload(session_id, trajectories).batch
+    assert _content(service.adapt(session_id, 0, batch.sha256)) == _content(_round(service, collect))
 
 
 def test_an_upload_and_its_step_take_one_turn_of_the_tenant(
@@ -156,10 +202,11 @@ def test_an_upload_and_its_step_take_one_turn_of_the_tenant(
         return ask(slots, tenant)
 
     monkeypatch.setattr(FairSlots, "ask", record)
-    service.upload(created.session.session_id, trajectories)
-    # One transaction admits the upload; verification and step share the slot of a processor.
-    assert len(steps) == 1
+    batch = service.upload(created.session.session_id, trajectories).batch
+    # One transaction admits the upload. The step begins beside its verification, and asks for no turn.
     assert len(asked) == len(set(asked)) == 2
+    service.adapt(created.session.session_id, 0, batch.sha256)
+    assert len(steps) == 1
 
 
 def test_no_step_is_computed_for_a_refused_upload(service: "Service", collect: Collect, steps: list[int]) -> None:

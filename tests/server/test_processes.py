@@ -38,7 +38,7 @@ import sys
 import time
 from thetaprime.server.adaptation import step
 from thetaprime.server.adaptation.engine import AdaptationEngine
-async def no_precomputation(engine, upload):
+def no_precomputation(engine, upload):
     pass
 AdaptationEngine.precompute = no_precomputation
 contributions = step.trajectory_contributions

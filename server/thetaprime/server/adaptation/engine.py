@@ -60,15 +60,26 @@ class AdaptationEngine:
         self._steps = FairSlots(threads)
         self._queued: Counter[str] = Counter()
         self._running: dict[str, _Running] = {}
+        # Tenant and session of each step that is being precomputed. Each takes a slot, so there are few.
+        self._precomputing: dict[asyncio.Task[None], tuple[str, str]] = {}
 
-    async def precompute(self, upload: NewUpload) -> None:
-        """Precomputes the step of a round's first upload, where the tenant's rate allows a step now.
+    def precompute(self, upload: NewUpload) -> None:
+        """Begins the step of a round's first upload, where the tenant's rate allows a step now.
 
-        The caller holds a slot of the processors.
+        The caller holds a slot of the processors. The step goes on beside it: the upload does not wait for it.
         """
         session = upload.session
         if upload.batch.uploads == 1 and self._rate_limit.prepay(session.tenant, session.session_id, session.round):
-            await self._processors.run_in_held_slot(self._precompute, upload)
+            self._processors.slots.take(session.tenant)
+            task = asyncio.create_task(self._precompute_in_slot(upload))
+            self._precomputing[task] = session.tenant, session.session_id
+            task.add_done_callback(self._precomputing.pop)
+
+    async def finish_precomputing(self, tenant: str, session_id: str) -> None:
+        """Waits for the step of a session that is being precomputed."""
+        found = [task for task, key in self._precomputing.items() if key == (tenant, session_id)]
+        if found:
+            await asyncio.wait(found)
 
     async def adapt(self, call: AdaptCall) -> AdaptOutcome:
         """Returns the outcome of a call. Equal concurrent calls share one step.
@@ -101,13 +112,19 @@ class AdaptationEngine:
 
     async def finish(self) -> None:
         """Waits for all steps that run or wait."""
-        while self._running:
-            await asyncio.wait([running.task for running in self._running.values()])
+        while tasks := [*(running.task for running in self._running.values()), *self._precomputing]:
+            await asyncio.wait(tasks)
 
     def close(self) -> None:
         """Drops the steps that wait for a thread."""
         self._steps.drop()
         self._processors.slots.drop()
+
+    async def _precompute_in_slot(self, upload: NewUpload) -> None:
+        try:
+            await self._processors.run_in_held_slot(self._precompute, upload)
+        finally:
+            self._processors.slots.release(upload.session.tenant)
 
     async def _run(self, call: AdaptCall, turn: asyncio.Future[None]) -> AdaptOutcome:
         try:

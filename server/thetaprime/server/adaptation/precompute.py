@@ -1,8 +1,8 @@
 """Precomputes the step of a round when the round's first upload arrives.
 
-Most rounds have one upload. Once it counts, its arrays and its forward pass are in memory. The result is a hundredth of
-their size, and is cached until `Adapt` asks for it. A second upload invalidates the cached step: `Adapt` then computes
-the step of both.
+Most rounds have one upload. Once it counts, its arrays and its forward pass are in memory, and the step begins while
+the upload is committed and acknowledged. The result is a hundredth of their size, and is cached until `Adapt` asks for
+it. A second upload invalidates the cached step: `Adapt` then computes the step of both.
 """
 
 import structlog
@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 
 
 def precompute_step(store: Store, metrics: Metrics, upload: NewUpload) -> None:
-    """Computes the step of a round whose only upload has just been accepted, and caches it.
+    """Computes the step of a round whose only upload has just been verified, and caches it.
 
     A failure is logged and counted, and refuses nothing: the upload counts, and `Adapt` computes the step again.
 

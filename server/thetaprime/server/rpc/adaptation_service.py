@@ -1,6 +1,6 @@
 """The AdaptationService: sessions, uploads, steps."""
 
-import contextlib
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -24,7 +24,7 @@ from thetaprime.server.sessions import sessions
 from thetaprime.server.sessions.discard import discard_uploads
 from thetaprime.server.sessions.policies import get_policy
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH, SessionRecord, UploadedBatch
-from thetaprime.server.sessions.uploads import AcceptedUpload, AdmittedUpload, accept_upload, admit_upload
+from thetaprime.server.sessions.uploads import AdmittedUpload, accept_upload, admit_upload
 from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
@@ -106,26 +106,20 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
     async def UploadTrajectories(  # noqa: N802
         self, request_iterator: Messages, context: Context
     ) -> service_pb.UploadTrajectoriesResponse:
-        """Receives, verifies and stores one upload, and precomputes the step of a round's first upload."""
+        """Receives, verifies and stores one upload, and begins the step of a round's first upload."""
         caller = current_caller()
         header = await receive_header(request_iterator, self._config.upload_idle)
         _bind_session(header.session_id)
         admitted = await self._transact(admit_upload, self._store, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
-        # Verification and step share one turn of the tenant: two turns would wait twice behind other tenants' work.
-        async with contextlib.AsyncExitStack() as turn:
-            async with self._memory.upload(caller, header.payload_bytes):
-                payload, footer = await receive_payload(
-                    request_iterator, assembly, self._config.upload_idle, self._config.upload_seconds
-                )
-                await turn.enter_async_context(self._processors.slots.slot(caller.tenant))
-                accepted = await self._accept(caller.tenant, admitted, payload, footer)
-                del payload
-            audit.record("uploaded", caller, session_id=header.session_id, sha256=accepted.acknowledgement.sha256)
-            # The payload is freed by now, and its memory budget released: the step needs neither.
-            if accepted.new is not None:
-                await self._engine.precompute(accepted.new)
-        return accepted.acknowledgement
+        async with self._memory.upload(caller, header.payload_bytes):
+            payload, footer = await receive_payload(
+                request_iterator, assembly, self._config.upload_idle, self._config.upload_seconds
+            )
+            async with self._processors.slots.slot(caller.tenant):
+                acknowledgement = await self._accept(caller.tenant, admitted, payload, footer)
+        audit.record("uploaded", caller, session_id=header.session_id, sha256=acknowledgement.sha256)
+        return acknowledgement
 
     async def DiscardUploads(  # noqa: N802
         self, request: service_pb.DiscardUploadsRequest, context: Context
@@ -152,6 +146,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         caller = current_caller()
         _bind_session(request.session_id)
         call = AdaptCall(caller.tenant, request.session_id, request.expected_round, request.batch_sha256)
+        await self._engine.finish_precomputing(caller.tenant, request.session_id)
         # A repeated or refused call needs no thread of the engine. A precomputed step needs no look-up: its commit
         # compares the round.
         found: AdaptOutcome | None = None
@@ -223,8 +218,13 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
 
     async def _accept(
         self, tenant: str, admitted: AdmittedUpload, payload: bytes, footer: service_pb.UploadFooter
-    ) -> AcceptedUpload:
-        """Verifies and stores a received upload, for a caller that holds a slot of the processors."""
+    ) -> service_pb.UploadTrajectoriesResponse:
+        """Verifies and stores a received upload, for a caller that holds a slot of the processors.
+
+        The step of a first upload begins while the upload is committed, in the same turn of the tenant: another turn
+        would wait once more behind other tenants' work.
+        """
+        loop = asyncio.get_running_loop()
         return await self._processors.run_in_held_slot(
             accept_upload,
             self._store,
@@ -234,6 +234,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             admitted,
             payload,
             footer,
+            on_counted=lambda upload: loop.call_soon_threadsafe(self._engine.precompute, upload),
         )
 
     def _list_sessions(self, tenant: str, request: service_pb.ListSessionsRequest) -> service_pb.ListSessionsResponse:

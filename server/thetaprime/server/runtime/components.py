@@ -119,9 +119,10 @@ async def build_components(config: ServerConfig) -> AsyncIterator[Components]:
             )
             for count in (_TRANSACTIONS, _WRITERS)
         )
-        # Steps and upload verifications take turns: each keeps one processor busy for about as long.
+        # Steps and upload verifications take turns: each keeps one processor busy for about as long. A step begins
+        # while its upload is committed, so there may be two threads to a slot.
         computing = closing.enter_context(
-            ThreadPoolExecutor(config.adaptation_threads, thread_name_prefix="adaptation")
+            ThreadPoolExecutor(2 * config.adaptation_threads, thread_name_prefix="adaptation")
         )
         processors = FairThreads(FairSlots(config.adaptation_threads), computing)
         engine = AdaptationEngine(

@@ -102,7 +102,7 @@ class FairSlots:
 
     def may_begin(self, tenant: str) -> bool:
         """Returns whether a tenant would get a slot at once."""
-        if not self._free or self._must_rest(tenant):
+        if self._free <= 0 or self._must_rest(tenant):
             return False
         held = self._held[tenant]
         return not held or (self._free > 1 and held < self._share) or self._alone(tenant)
@@ -127,6 +127,14 @@ class FairSlots:
         self._free += 1
         self._active[tenant] = self._clock()
         self._hand_out()
+
+    def take(self, tenant: str) -> None:
+        """Takes a slot at once, even where none is free, for work that goes on beside a slot that its tenant holds.
+
+        Then call `release`. Until as many slots are released, no other call begins.
+        """
+        self._free -= 1
+        self._held[tenant] += 1
 
     def rest(self, tenant: str, seconds: float) -> None:
         """Gives a tenant no slot for so many seconds, as long as another tenant works."""
@@ -157,7 +165,7 @@ class FairSlots:
             found[1].cancel()
 
     def _hand_out(self) -> None:
-        while self._free and (found := self._turns.next(self.may_begin)) is not None:
+        while self._free > 0 and (found := self._turns.next(self.may_begin)) is not None:
             tenant, turn = found
             if not turn.cancelled():
                 self._free -= 1
@@ -174,7 +182,7 @@ class FairSlots:
             self._timer.cancel()
             self._timer = None
         ends = [self._rests[tenant] for tenant in self._turns.tenants() if self._must_rest(tenant)]
-        if self._free and ends:
+        if self._free > 0 and ends:
             seconds = min(ends) - self._clock()
             self._timer = asyncio.get_running_loop().call_later(seconds, self._hand_out)
 

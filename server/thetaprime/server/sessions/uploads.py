@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -107,7 +107,7 @@ class VerifiedTrajectories:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NewUpload:
-    """An upload that was stored, with all that a step on it needs.
+    """A new upload that counts, with all that a step on it needs.
 
     Attributes:
         session: its session.
@@ -124,19 +124,6 @@ class NewUpload:
     memories: tuple[bytes | None, ...]
     entry: CatalogEntry
     verified: VerifiedTrajectories
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AcceptedUpload:
-    """The outcome of an upload.
-
-    Attributes:
-        acknowledgement: the reply.
-        new: the upload; None where it was accepted before.
-    """
-
-    acknowledgement: service_pb.UploadTrajectoriesResponse
-    new: NewUpload | None = None
 
 
 def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
@@ -172,8 +159,21 @@ def accept_upload(
     upload: AdmittedUpload,
     payload: bytes,
     footer: service_pb.UploadFooter,
-) -> AcceptedUpload:
-    """Verifies an upload and stores it durably. A repeated upload gets the same acknowledgement.
+    *,
+    on_counted: Callable[[NewUpload], object] = lambda upload: None,
+) -> service_pb.UploadTrajectoriesResponse:
+    """Verifies an upload, stores it durably, and returns its acknowledgement: the same for a repeated upload.
+
+    Args:
+        store: the store.
+        catalog: the meta-policies.
+        config: the limits.
+        quotas: of the tenant.
+        upload: the upload, admitted.
+        payload: its trajectories.
+        footer: what the client declared of them.
+        on_counted: called with a new upload that counts, once all is done but the commit: a step on it may begin, and
+            is of no use if the commit fails.
 
     Raises:
         DigestMismatchError: the payload does not have the footer's digest.
@@ -193,7 +193,7 @@ def accept_upload(
         )
     tenant, header = upload.tenant, upload.header
     if upload.known is not None:
-        return AcceptedUpload(_acknowledge_again(upload.known, header, digest))
+        return _acknowledge_again(upload.known, header, digest)
     # Verification is expensive: first refuse an upload that exceeds the limits by itself.
     _extended_batch(UploadedBatch(), digest, footer, config)
     if quotas.limit_storage:
@@ -209,7 +209,7 @@ def accept_upload(
     with store.storing(blobs, tenant) as connection:
         known = _find_upload(connection, tenant, header)
         if known is not None:
-            return AcceptedUpload(_acknowledge_again(known, header, digest))
+            return _acknowledge_again(known, header, digest)
         now = store.now()
         session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header, now)
@@ -243,15 +243,15 @@ def accept_upload(
             quotas.require_room(connection, tenant, size=size, steps=footer.steps)
             connection.execute(_INSERT, row)
             add_kept(connection, session.session_id, size=size, steps=footer.steps)
+            if counted_as is None:
+                on_counted(NewUpload(session, batch, upload.record, upload.memories, entry, verified))
             failpoints.reach("upload.row")
         elif refusal.round_doubt is not None:
             set_doubt(connection, session.session_id, refusal.round_doubt)
     if refusal is not None:
         raise refusal.error
     failpoints.reach("upload.committed")
-    if counted_as is not None:
-        return AcceptedUpload(acknowledgement)
-    return AcceptedUpload(acknowledgement, NewUpload(session, batch, upload.record, upload.memories, entry, verified))
+    return acknowledgement
 
 
 def _require_room_early(store: Store, quotas: Quotas, tenant: str, size: int, steps: int) -> None:
