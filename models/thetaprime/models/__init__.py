@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from thetaprime.models.artifact import (
-        ExportedPolicy,
         MetaPolicy,
         check_parameters,
         load_meta_policy,
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
         measure_behavior,
     )
     from thetaprime.models.contributions import step_derivatives, trajectory_contributions
-    from thetaprime.models.errors import ArtifactError
+    from thetaprime.models.errors import ArtifactError, MemoryUnsupportedError
+    from thetaprime.models.exported import ExportedPolicy
     from thetaprime.models.inner_loop import (
         InnerStep,
         StepSummary,
@@ -108,6 +108,7 @@ __all__ = [
     "MemoryInputs",
     "MemorySpec",
     "MemoryState",
+    "MemoryUnsupportedError",
     "MetaPolicy",
     "NonFiniteStepError",
     "OnnxForm",
@@ -170,13 +171,14 @@ _MODULES: Final = {
     "DEFAULT_PROFILE": "onnx",
     "DiscreteAction": "spec",
     "EnvironmentContract": "spec",
-    "ExportedPolicy": "artifact",
+    "ExportedPolicy": "exported",
     "ForwardPass": "policy",
     "InnerStep": "inner_loop",
     "Manifest": "manifest",
     "MemoryInputs": "memory",
     "MemorySpec": "spec",
     "MemoryState": "memory",
+    "MemoryUnsupportedError": "errors",
     "MetaPolicy": "artifact",
     "NonFiniteStepError": "parameters",
     "OnnxForm": "onnx",

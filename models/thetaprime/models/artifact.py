@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError
 
 from thetaprime.models.artifact_files import ArtifactFiles, ArtifactLimits
-from thetaprime.models.errors import ArtifactError
-from thetaprime.models.golden import golden_actions
+from thetaprime.models.errors import ArtifactError, MemoryUnsupportedError
+from thetaprime.models.exported import ExportedPolicy, export_policy
 from thetaprime.models.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, Provenance
+from thetaprime.models.memory import RecurrentPolicy
 from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.models.module.program import PROGRAM_NAME, Program
 from thetaprime.models.onnx import OnnxTemplate
-from thetaprime.models.onnx.golden import evaluate_graph
+from thetaprime.models.onnx.golden_sequences import sequence_actions
 from thetaprime.models.onnx.source import DefaultForm
 from thetaprime.models.parameters import (
     Parameters,
@@ -44,37 +45,13 @@ _TOLERANCE: Final = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExportedPolicy:
-    """A policy in its ONNX form, with its digest and golden vectors.
-
-    Attributes:
-        policy_id: SHA-256 (hex) of the parameters.
-        parent_id: policy id of the policy it was adapted from, or empty.
-        onnx: the file.
-        onnx_sha256: SHA-256 (hex) of the file.
-        metadata: the file's metadata_props.
-        golden_observations: [K, *observation_shape] float32.
-        golden_actions: [K, A] float32 or [K] int64: the deterministic actions there, as the environment takes them,
-            equal on every processor.
-    """
-
-    policy_id: str
-    parent_id: str
-    onnx: bytes
-    onnx_sha256: str
-    metadata: dict[str, str]
-    golden_observations: npt.NDArray[Any]
-    golden_actions: npt.NDArray[Any]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class MetaPolicy:
     """A meta-policy, read from its artifact.
 
     Attributes:
         directory: the folder of the artifact.
         manifest: its specification and provenance.
-        policy: its network.
+        network: its network.
         parameters: θ.
         step_sizes: a learned step size for each parameter that moves, or None.
         reference: statistics of the meta-training tasks, by name.
@@ -84,7 +61,7 @@ class MetaPolicy:
 
     directory: Path
     manifest: Manifest
-    policy: Policy
+    network: Policy | RecurrentPolicy
     parameters: Parameters
     step_sizes: Parameters | None
     reference: Parameters
@@ -96,10 +73,26 @@ class MetaPolicy:
         """``name@version``."""
         return f"{self.manifest.name}@{self.manifest.version}"
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether the policy carries a memory."""
+        return isinstance(self.network, RecurrentPolicy)
+
+    @property
+    def policy(self) -> Policy:
+        """Its network without a memory, for everything that adapts by gradient.
+
+        Raises:
+            MemoryUnsupportedError: the policy carries a memory.
+        """
+        if isinstance(self.network, RecurrentPolicy):
+            raise MemoryUnsupportedError(self.label, self.network.memory.cell)
+        return self.network
+
     @functools.cached_property
     def template(self) -> OnnxTemplate:
         """The ONNX graph of θ and every θ′."""
-        return OnnxTemplate(self.policy, self.label)
+        return OnnxTemplate(self.network, self.label)
 
     def export(self, parameters: Parameters, parent_id: str = "") -> ExportedPolicy:
         """The ONNX form of a policy of this architecture.
@@ -108,7 +101,7 @@ class MetaPolicy:
             parameters: θ or a θ′.
             parent_id: id of the policy it was adapted from, or empty.
         """
-        return _export(self.policy, self.template, self.reference[_GOLDEN_KEY], parameters, parent_id)
+        return export_policy(self.network, self.template, self.reference[_GOLDEN_KEY], parameters, parent_id)
 
     def read_extra(self, name: str) -> bytes:
         """A verified file of the artifact.
@@ -162,7 +155,7 @@ def write_meta_policy(
     template = OnnxTemplate(policy, f"{name}@{version}")
     files = {
         THETA_NAME: parameters_to_bytes(tensors),
-        ONNX_NAME: _export(policy, template, golden, parameters, "").onnx,
+        ONNX_NAME: export_policy(policy, template, golden, parameters, "").onnx,
         REFERENCE_NAME: parameters_to_bytes({**(reference or {}), _GOLDEN_KEY: golden}),
         **({PROGRAM_NAME: program.to_bytes()} if program else {}),
         **(extra_files or {}),
@@ -231,12 +224,14 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     if step_sizes:
         # Parameters without a step size do not move.
         check_parameters(policy, {**parameters, **step_sizes}, f"{THETA_NAME} ({_STEP_SIZE_PREFIX}*)")
-    if program is not None:
+    if isinstance(policy, RecurrentPolicy):
+        _check_memory(policy, parameters, _read(files, ONNX_NAME, manifest.files))
+    elif program is not None:
         _check_program(policy, parameters, reference[_GOLDEN_KEY], _read(files, ONNX_NAME, manifest.files))
     return MetaPolicy(
         directory=files.directory,
         manifest=manifest,
-        policy=policy,
+        network=policy,
         parameters=parameters,
         step_sizes=step_sizes or None,
         reference=reference,
@@ -245,12 +240,16 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     )
 
 
-def _policy(environment: EnvironmentContract, spec: PolicySpec, program: Program | None) -> Policy:
+def _policy(
+    environment: EnvironmentContract, spec: PolicySpec, program: Program | None
+) -> Policy | RecurrentPolicy:
     if bool(spec.module) != (program is not None):
         found = "no program" if spec.module else "a program"
         raise ValueError(
             f"policy.module is {spec.module!r}, with {found}; expected both a module and its program, or none"
         )
+    if spec.memory is not None:
+        return RecurrentPolicy(environment, spec)
     return Policy(environment, spec) if program is None else ModulePolicy(environment, spec, program)
 
 
@@ -273,7 +272,7 @@ def _check_program(policy: Policy, parameters: Parameters, golden: torch.Tensor,
         ArtifactError: they differ.
     """
     try:
-        expected = np.asarray(DefaultForm.read(data).golden_actions)
+        expected = DefaultForm.read(data).golden_outputs["actions"]
     except ValueError as error:
         raise ArtifactError(ONNX_NAME, str(error)) from error
     found = policy.act(parameters, golden.flatten(1)).numpy()
@@ -285,17 +284,41 @@ def _check_program(policy: Policy, parameters: Parameters, golden: torch.Tensor,
         )
 
 
+@torch.no_grad()
+def _check_memory(policy: RecurrentPolicy, parameters: Parameters, data: bytes) -> None:
+    """Compares what a policy with a memory does over the golden sequences with its ONNX file.
+
+    Raises:
+        ArtifactError: they differ, or the file has no golden sequences.
+    """
+    try:
+        source = DefaultForm.read(data)
+        found = sequence_actions(policy, parameters, source)
+    except ValueError as error:
+        raise ArtifactError(ONNX_NAME, str(error)) from error
+    expected = source.golden_outputs["actions"]
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise ArtifactError(
+            MANIFEST_NAME,
+            f"the policy does not act over the golden sequences as {ONNX_NAME} says: policy or environment was changed",
+        )
+
+
 def _check_size(manifest: Manifest, limits: ArtifactLimits, program: Program | None) -> None:
     """Checks the size of the network that a manifest describes, before there is memory for it."""
     environment, spec = manifest.environment, manifest.policy
     units = environment.observation_size + sum(spec.hidden_sizes) + environment.action.size
+    memory = ""
+    if spec.memory is not None:
+        units += spec.memory.size + sum(spec.memory.encoder_sizes)
+        memory = "policy.memory, "
     if units > _MAX_UNITS:
         raise ArtifactError(
             MANIFEST_NAME,
-            f"observation_shape, policy.hidden_sizes and action together have {_shown(units)} units; expected at most "
-            f"{_MAX_UNITS}",
+            f"observation_shape, {memory}policy.hidden_sizes and action together have {_shown(units)} units; expected "
+            f"at most {_MAX_UNITS}",
         )
-    shapes = parameter_shapes(environment, spec) if program is None else program.parameters
+    shapes = _parameter_shapes(environment, spec, program)
     count = sum(map(math.prod, shapes.values()))
     if count > limits.parameters:
         if program is not None:
@@ -304,9 +327,23 @@ def _check_size(manifest: Manifest, limits: ArtifactLimits, program: Program | N
             )
         raise ArtifactError(
             MANIFEST_NAME,
-            f"policy.hidden_sizes and policy.context_size make {_shown(count)} parameters; expected at most "
+            f"{memory}policy.hidden_sizes and policy.context_size make {_shown(count)} parameters; expected at most "
             f"{limits.parameters}",
         )
+
+
+def _parameter_shapes(
+    environment: EnvironmentContract, spec: PolicySpec, program: Program | None
+) -> Mapping[str, tuple[int, ...]]:
+    """The shape of each parameter, without memory for any of them."""
+    if program is not None:
+        return program.parameters
+    if spec.memory is None:
+        return parameter_shapes(environment, spec)
+    try:
+        return RecurrentPolicy(environment, spec).parameter_shapes
+    except ValueError as error:
+        raise ArtifactError(MANIFEST_NAME, str(error)) from error
 
 
 def _check_golden(reference: Parameters, environment: EnvironmentContract) -> None:
@@ -340,7 +377,7 @@ def read_tensors(data: bytes, file: str) -> Parameters:
         raise ArtifactError(file, f"not a safetensors file: {error}") from error
 
 
-def check_parameters(policy: Policy, parameters: Parameters, file: str) -> None:
+def check_parameters(policy: Policy | RecurrentPolicy, parameters: Parameters, file: str) -> None:
     """Checks the names, shapes, dtypes and numbers of a network's parameters.
 
     Raises:
@@ -376,30 +413,3 @@ def _check_digest(name: str, found: str, expected: str) -> None:
 def _shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-
-
-def _export(
-    policy: Policy, template: OnnxTemplate, golden: torch.Tensor, parameters: Parameters, parent_id: str
-) -> ExportedPolicy:
-    observations = golden.numpy()
-    flat = observations.reshape(len(observations), -1)
-    if isinstance(policy, ModulePolicy):
-        actions = evaluate_graph(template.fill(parameters), {"obs": flat}, ["actions"])["actions"]
-    else:
-        actions = golden_actions(policy, parameters, flat)
-    policy_id = parameters_digest(parameters)
-    data, metadata = template.write(
-        parameters,
-        policy_id=policy_id,
-        parent_id=parent_id,
-        golden={"observations": observations.tolist(), "actions": actions.tolist()},
-    )
-    return ExportedPolicy(
-        policy_id=policy_id,
-        parent_id=parent_id,
-        onnx=data,
-        onnx_sha256=digest_bytes(data),
-        metadata=metadata,
-        golden_observations=observations,
-        golden_actions=actions,
-    )

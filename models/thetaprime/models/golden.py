@@ -109,6 +109,10 @@ class Float64:
         error = left @ (np.abs(other.value) + right) + size @ right
         return Float64(self.value @ other.value, error + terms * _ROUNDOFF * (size @ np.abs(other.value)))
 
+    def as_float(self) -> "Float64":
+        """Integers of up to 53 bits, as numbers."""
+        return Float64(self.value.astype(np.float64), self.error)
+
     def moved(self, move: Callable[[_Array], _Array]) -> "Float64":
         """The numbers in another order, shape or selection."""
         return Float64(move(self.value), move(self._bounds()))
@@ -234,6 +238,10 @@ class Decimal50:
     def product(self, other: Self) -> Self:
         """The matrix product."""
         return type(self)(self.value @ other.value)
+
+    def as_float(self) -> Self:
+        """Integers, as numbers."""
+        return type(self)(_decimal(self.value.astype(object)))
 
     def moved(self, move: Callable[[_Array], _Array]) -> Self:
         """The numbers in another order, shape or selection."""

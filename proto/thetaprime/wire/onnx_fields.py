@@ -74,7 +74,7 @@ TENSOR: Final[Fields] = {
 VALUE: Final[Fields] = {1: ("name", _BYTES, 0), 2: ("type", _BYTES, 0), 3: ("doc_string", _BYTES, 0)}
 TYPE: Final[Fields] = {1: ("tensor_type", _BYTES, 0)}
 TENSOR_TYPE: Final[Fields] = {1: ("elem_type", _VARINT, 0), 2: ("shape", _BYTES, 0)}
-SHAPE: Final[Fields] = {1: ("dim", _BYTES, 2)}
+SHAPE: Final[Fields] = {1: ("dim", _BYTES, 3)}
 DIMENSION: Final[Fields] = {1: ("dim_value", _VARINT, 0), 2: ("dim_param", _BYTES, 0)}
 OPERATOR_SET: Final[Fields] = {1: ("domain", _BYTES, 0), 2: ("version", _VARINT, 0)}
 ENTRY: Final[Fields] = {1: ("key", _BYTES, 0), 2: ("value", _BYTES, 0)}
@@ -106,7 +106,7 @@ def read_fields(data: bytes, span: Span, known: Fields, path: str) -> dict[str, 
         name, wire_type, most = known.get(tag >> 3) or (f"field {tag >> 3}", _NEVER, 0)
         if tag & 7 != wire_type:
             if wire_type == _NEVER:
-                raise WireError(path, f"{name}, which contract version 1 does not have; or the file is damaged")
+                raise WireError(path, f"{name}, which the ONNX contract does not have; or the file is damaged")
             raise WireError(f"{path}.{name}", f"wire type {tag & 7}; expected {wire_type}")
         value: Any
         if position < end and data[position] < 128:

@@ -1,9 +1,9 @@
 """Checks an ONNX policy file before a runtime loads it.
 
 A runtime folds constants and allocates every value of a graph, reads files that a tensor names, and follows nested
-graphs. This module reads a file's structure without any of that, and accepts only what contract version 1 has: known
-fields, the operators of its profiles, tensors inside the file, and values whose sizes are bounded. Everything else is
-refused by its path.
+graphs. This module reads a file's structure without any of that, and accepts only what contract versions 1 and 2 have:
+known fields, the operators of their profiles, tensors inside the file, and values whose sizes are bounded. Everything
+else is refused by its path.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class OnnxFile:
 
 
 def check_onnx(data: bytes) -> OnnxFile:
-    """Checks that a file has the form of contract version 1, in any profile, within the limits of this module.
+    """Checks that a file has the form of contract version 1 or 2, in any profile, within the limits of this module.
 
     Args:
         data: the ONNX file's bytes.
@@ -228,8 +228,10 @@ def _parse_value(data: bytes, path: str) -> tuple[bytes, Shape]:
             _check_name(read_bytes(data, each["dim_param"]), path)
     fixed = [each.get("dim_value") for each in lengths]
     _check_shape([1 if each is None else each for each in fixed], path)
-    if None in fixed[1:]:
-        raise WireError(path, f"shape {shown(fixed)}; expected the axis of the observations first")
+    # The state of a memory has the axis of its layers first.
+    if None in fixed[1:] and (len(fixed) != 3 or fixed.count(None) > 1 or fixed[2] is None):
+        expected = "the axis of the observations first, or second of three"
+        raise WireError(path, f"shape {shown(fixed)}; expected {expected}")
     shape = tuple(-1 if each is None else each for each in fixed)
     return read_bytes(data, value.get("name")), shape
 

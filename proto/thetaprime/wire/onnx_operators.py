@@ -84,6 +84,11 @@ def _arg_max(inputs: Sequence[Shape], attributes: Attributes, path: str) -> tupl
     return (inputs[0][0], 1) if attributes[b"keepdims"] else inputs[0][:1], count_elements(inputs[0])
 
 
+def _cast(inputs: Sequence[Shape], attributes: Attributes, path: str) -> tuple[Shape, int]:
+    _expect(attributes, {b"to": (1,)}, path)
+    return _elementwise(1, 1, inputs, path)
+
+
 def _constant(inputs: Sequence[Shape], attributes: Attributes, path: str) -> tuple[Shape, int]:
     value = attributes.get(b"value")
     if inputs or len(attributes) != 1 or not isinstance(value, tuple) or isinstance(value, Ints):
@@ -237,6 +242,7 @@ OPERATORS: Final[dict[bytes, Operator]] = {
     b"Add": _binary,
     b"ArgMax": _arg_max,
     b"AveragePool": _pool,
+    b"Cast": _cast,
     b"Concat": _concat,
     b"Constant": _constant,
     b"Conv": _conv,
@@ -263,7 +269,7 @@ OPERATORS: Final[dict[bytes, Operator]] = {
     b"Tanh": _unary,
     b"Transpose": _transpose,
 }
-"""The operators of contract version 1, over all networks and profiles, by name."""
+"""The operators of contract versions 1 and 2, over all networks and profiles, by name."""
 
 
 def _only(inputs: Sequence[Shape], path: str) -> Shape:

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from thetaprime.models.onnx.profile import BATCH, Head, Tensor
+from thetaprime.models.onnx.carried_state import open_state
+from thetaprime.models.onnx.profile import Head
 from thetaprime.models.onnx.source import DefaultForm
+from thetaprime.models.onnx.tensor import BATCH, Tensor
 
 
 def head(source: DefaultForm) -> Head:
@@ -18,15 +20,14 @@ def head(source: DefaultForm) -> Head:
 
 
 def _inputs(source: DefaultForm, noise: str) -> tuple[Tensor, ...]:
-    return (
-        Tensor("obs", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"),
-        Tensor("epsilon", TensorProto.FLOAT, (BATCH, source.action_size), noise, "the noise; zeros choose the mode"),
-    )
+    what = "the noise; zeros choose the mode"
+    return (Tensor("epsilon", TensorProto.FLOAT, (BATCH, source.action_size), noise, what),)
 
 
 def _gaussian(source: DefaultForm) -> Head:
     shape = (BATCH, source.action_size)
     return Head(
+        carried=open_state(source),
         values=("mean", "log_std"),
         nodes=[
             helper.make_node("Exp", ["log_std"], ["std"]),
@@ -46,13 +47,14 @@ def _gaussian(source: DefaultForm) -> Head:
                 "log_std", TensorProto.FLOAT, (source.action_size,), "the policy's, log", "its log standard deviation"
             ),
         ),
-        golden_inputs={"epsilon": golden_noise(len(source.golden_observations), source.action_size)},
+        golden_inputs={"epsilon": golden_noise(source.golden_count, source.action_size)},
     )
 
 
 def _categorical(source: DefaultForm) -> Head:
     shape = (BATCH, source.action_size)
     return Head(
+        carried=open_state(source),
         values=("logits",),
         nodes=[
             # Gumbel-max: the largest of logits + Gumbel noise is a draw from their softmax.
@@ -66,7 +68,7 @@ def _categorical(source: DefaultForm) -> Head:
             Tensor("policy_actions", TensorProto.INT64, (BATCH,), "index from 0", "as a trajectory records it"),
             Tensor("logits", TensorProto.FLOAT, shape, "log-probability", "up to a constant"),
         ),
-        golden_inputs={"epsilon": golden_noise(len(source.golden_observations), source.action_size)},
+        golden_inputs={"epsilon": golden_noise(source.golden_count, source.action_size)},
     )
 
 

@@ -1,8 +1,8 @@
 """Profile ``godot-rl``: the form that the plugin of Godot RL Agents loads.
 
 The plugin clamps continuous actions to ±1, so the graph outputs the action in [-1, 1]. It chooses a discrete action by
-the largest output above 0, so the graph outputs probabilities. The plugin passes a state in and out; the policy has no
-memory, and returns the state unchanged.
+the largest output above 0, so the graph outputs probabilities. The plugin passes a constant as the state and drops the
+state that comes back: it cannot run a policy with a memory, and the state of other policies passes unchanged.
 """
 
 import math
@@ -10,8 +10,10 @@ import math
 import numpy as np
 from onnx import TensorProto, helper
 
-from thetaprime.models.onnx.profile import BATCH, Head, ProfileError, Tensor
+from thetaprime.models.onnx.carried_state import open_state
+from thetaprime.models.onnx.profile import Head, ProfileError
 from thetaprime.models.onnx.source import DefaultForm
+from thetaprime.models.onnx.tensor import BATCH, Tensor
 from thetaprime.models.spec import BoxAction
 
 
@@ -19,8 +21,15 @@ def head(source: DefaultForm) -> Head:
     """The head for a policy.
 
     Raises:
-        ProfileError: an action dimension has no bounds, but the engine would clamp it.
+        ProfileError: the policy has a memory, or an action dimension has no bounds, but the engine would clamp it.
     """
+    if source.memory is not None:
+        raise ProfileError(
+            "profile",
+            "'godot-rl' cannot express this policy: it has a memory, and the plugin passes a constant as the state and "
+            "drops the state that comes back; expected a policy without a memory, or the profile 'default', which a "
+            "script of your own can run",
+        )
     _check_bounded(source)
     shape = (BATCH, source.action_size)
     if source.continuous:
@@ -29,16 +38,12 @@ def head(source: DefaultForm) -> Head:
     else:
         node = helper.make_node("Softmax", ["logits"], ["output"], axis=1)
         output = Tensor("output", TensorProto.FLOAT, shape, "probability", "of each action")
-    count = len(source.golden_observations)
+    count = source.golden_count
     return Head(
+        carried=open_state(source),
         values=("mean_clipped" if source.continuous else "logits",),
         nodes=[node, helper.make_node("Identity", ["state_ins"], ["state_outs"])],
-        inputs=(
-            Tensor(
-                "obs", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
-            ),
-            Tensor("state_ins", TensorProto.FLOAT, (BATCH,), "none", "anything"),
-        ),
+        inputs=(Tensor("state_ins", TensorProto.FLOAT, (BATCH,), "none", "anything"),),
         outputs=(output, Tensor("state_outs", TensorProto.FLOAT, (BATCH,), "none", "state_ins")),
         golden_inputs={"state_ins": np.arange(count, dtype=np.float32)},
     )

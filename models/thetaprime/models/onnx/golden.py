@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from thetaprime.models.golden import evaluate_rounded
+from thetaprime.models.golden import Network, evaluate_rounded
 
 
 def _patches(
@@ -91,6 +91,7 @@ _OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "Add": lambda left, right: left + right,
     "ArgMax": lambda values, axis, keepdims: values.argmax(keepdims=bool(keepdims)),
     "AveragePool": _average_pool,
+    "Cast": lambda values, to: values.as_float(),
     "Concat": lambda *parts, axis: parts[0].joined(parts, axis),
     "Conv": _conv,
     "Div": lambda left, right: left / right,
@@ -139,13 +140,31 @@ def golden_vectors(
 
 
 def evaluate_graph(
-    model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[np.float32]], outputs: Sequence[str]
+    model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
     """The outputs of a graph, rounded alike on every processor; arguments as in `golden_vectors`."""
+    return evaluate_rounded(graph_network(model, outputs), inputs)
+
+
+def graph_network(model: onnx.ModelProto, outputs: Sequence[str], axes: Mapping[str, int] | None = None) -> Network:
+    """A graph as a network of exact numbers, whose constants are converted once.
+
+    Args:
+        model: the graph.
+        outputs: names of the outputs to return.
+        axes: by name, the axis of the observations of an input or output; 0 for those that it does not name.
+    """
+    moved = axes or {}
+    constants: dict[type[Any], dict[str, Any]] = {}
+
+    def constants_of(number: type[Any]) -> dict[str, Any]:
+        if number not in constants:
+            constants[number] = {each.name: number.of(numpy_helper.to_array(each)) for each in model.graph.initializer}
+        return constants[number]
 
     def network(number: type[Any], rows: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-        values = {name: number.of(array) for name, array in rows.items()}
-        values |= {each.name: number.of(numpy_helper.to_array(each)) for each in model.graph.initializer}
+        values = dict(constants_of(number))
+        values |= {name: number.of(np.moveaxis(array, 0, moved.get(name, 0))) for name, array in rows.items()}
         for node in model.graph.node:
             attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
             if node.op_type == "Constant":
@@ -153,6 +172,11 @@ def evaluate_graph(
             else:
                 result = _OPERATORS[node.op_type](*(values[name] for name in node.input), **attributes)
             values[node.output[0]] = result
-        return {name: values[name] for name in outputs}
+        return {
+            name: values[name].moved(lambda array, axis=moved[name]: np.moveaxis(array, axis, 0))
+            if name in moved
+            else values[name]
+            for name in outputs
+        }
 
-    return evaluate_rounded(network, inputs)
+    return network

@@ -9,9 +9,11 @@ from typing import Final
 
 from onnx import TensorProto
 
-from thetaprime.models.onnx.profile import BATCH, Head, ProfileError, Tensor
+from thetaprime.models.onnx.carried_state import engine_state
+from thetaprime.models.onnx.profile import Head, ProfileError
 from thetaprime.models.onnx.robot_description import RobotDescription
 from thetaprime.models.onnx.source import DefaultForm
+from thetaprime.models.onnx.tensor import BATCH, Tensor
 
 _PER_ACTION: Final = ("joint_names", "joint_stiffness", "joint_damping", "default_joint_pos", "action_scale")
 
@@ -41,13 +43,9 @@ def head(source: DefaultForm, robot: RobotDescription | None) -> Head:
                 f"robot.{name}", f"{len(getattr(robot, name))} entries; expected {size}, one for each action"
             )
     return Head(
+        carried=engine_state(source, "obs"),
         values=("actions",),
         nodes=(),
-        inputs=(
-            Tensor(
-                "obs", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
-            ),
-        ),
         outputs=(
             Tensor(
                 "actions",

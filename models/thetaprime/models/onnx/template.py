@@ -1,4 +1,4 @@
-"""The ONNX form of a policy, contract version 1.
+"""The ONNX form of a policy: contract version 1, and version 2 for a policy with a memory.
 
 `OnnxTemplate` builds and checks the graph once. A policy's file is then a copy of it with the parameters in its
 initializers: without tracing or torch.onnx, in microseconds.
@@ -10,6 +10,8 @@ initializers: without tracing or torch.onnx, in microseconds.
 | mean | out, box | [batch, A] float32 | the Gaussian's mean, in policy units, unclipped |
 | log_std | out, box | [A] float32 | its log standard deviation, in policy units |
 | logits | out, discrete | [batch, A] float32 | log-probabilities, unnormalized |
+
+Version 2 adds the step before and the state, each as an input (`thetaprime.models.onnx.memory_graph`).
 """
 
 import json
@@ -21,7 +23,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from thetaprime.models.head import ActionHead
+from thetaprime.models.memory import RecurrentPolicy
 from thetaprime.models.module.policy import ModulePolicy
+from thetaprime.models.onnx import memory_graph
+from thetaprime.models.onnx.memory_graph import MemoryGraph, describe_memory, start_inputs, state_tensors
 from thetaprime.models.onnx.module_graph import ModuleGraph
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import CONTEXT_WEIGHT, Policy
@@ -33,10 +39,13 @@ TENSORS: Final = {
     "mean": ("the policy's", "mean of the Gaussian, unclipped"),
     "log_std": ("the policy's, log", "its log standard deviation"),
     "logits": ("log-probability", "up to a constant"),
+    **memory_graph.TENSORS,
 }
 """Unit and content of each tensor."""
 
 CONTRACT_VERSION: Final = "1"
+MEMORY_CONTRACT_VERSION: Final = "2"
+"""The version of files that carry a state. A client that reads version 1 alone refuses them."""
 # Set explicitly: onnxruntime from 1.10 on, and the engines that embed it, can load these.
 OPSET: Final = 15
 IR_VERSION: Final = 8
@@ -54,12 +63,13 @@ class OnnxTemplate:
         meta_policy: ``name@version`` of the meta-policy, for the metadata.
     """
 
-    def __init__(self, policy: Policy, meta_policy: str) -> None:
+    def __init__(self, policy: Policy | RecurrentPolicy, meta_policy: str) -> None:
+        self._policy = policy
         self._model = _build(policy)
         self._order = tuple(policy.parameter_shapes)
         self._parameter_names = frozenset(self._order)
         self._constant = {
-            "thetaprime.contract_version": CONTRACT_VERSION,
+            "thetaprime.contract_version": MEMORY_CONTRACT_VERSION if policy.spec.memory else CONTRACT_VERSION,
             "thetaprime.meta_policy": meta_policy,
             "thetaprime.environment": policy.environment.model_dump_json(exclude={"reward"}),
             "thetaprime.distribution": "gaussian" if policy.continuous else "categorical",
@@ -75,7 +85,8 @@ class OnnxTemplate:
             parameters: by the names that `Policy.init` gives.
             policy_id: id of the policy.
             parent_id: id of the policy it was adapted from, or empty.
-            golden: ``observations`` and ``actions`` as nested lists, written to the metadata.
+            golden: ``observations`` and ``actions`` as nested lists, or golden sequences for a policy with a memory,
+                written to the metadata.
 
         Returns:
             The file's bytes and its metadata.
@@ -88,10 +99,19 @@ class OnnxTemplate:
             **self._constant,
             "thetaprime.policy_id": policy_id,
             "thetaprime.parent_id": parent_id,
+            **self._memory(parameters),
             "thetaprime.golden": json.dumps(golden, separators=(",", ":")),
         }
         helper.set_model_props(model, metadata)
         return model.SerializeToString(deterministic=True), metadata
+
+    def _memory(self, parameters: Parameters) -> dict[str, str]:
+        policy = self._policy
+        if not isinstance(policy, RecurrentPolicy):
+            return {}
+        states = state_tensors(policy, parameters)
+        described = describe_memory(policy.memory.cell, policy.memory.size, states, start_inputs(policy))
+        return {"thetaprime.memory": json.dumps(described, separators=(",", ":"))}
 
     def fill(self, parameters: Parameters) -> onnx.ModelProto:
         """The graph of a policy, without metadata; arguments and errors as in `write`."""
@@ -134,7 +154,7 @@ def _bytes(value: torch.Tensor) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
 
-def _build(policy: Policy) -> onnx.ModelProto:
+def _build(policy: Policy | RecurrentPolicy) -> onnx.ModelProto:
     nodes, initializers = [], []
     mean, factor = policy.normalization
     initializers += [
@@ -145,18 +165,26 @@ def _build(policy: Policy) -> onnx.ModelProto:
         helper.make_node("Sub", ["obs", "observation_mean"], ["obs_centered"]),
         helper.make_node("Mul", ["obs_centered", "observation_factor"], ["obs_normalized"]),
     ]
+    inputs = [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", policy.environment.observation_size])]
+    outputs = []
     result = "mean" if policy.continuous else "logits"
     if isinstance(policy, ModulePolicy):
         network = ModuleGraph(policy, "obs_normalized", result, _PREFIX)
         body = network.nodes, network.initializers
+    elif isinstance(policy, RecurrentPolicy):
+        memory = MemoryGraph(policy, "obs_normalized", _PREFIX)
+        nodes, initializers = nodes + memory.nodes, initializers + memory.initializers
+        inputs, outputs = inputs + memory.inputs, memory.outputs
+        remembering = policy.environment.observation_size + policy.memory.size
+        body = _mlp(policy, remembering, memory.result, result)
     else:
-        body = _mlp(policy, "obs_normalized", result)
+        body = _mlp(policy, policy.environment.observation_size, "obs_normalized", result)
     head = _gaussian_head(policy) if policy.continuous else _categorical_head(policy)
     graph = helper.make_graph(
         nodes + body[0] + head.nodes,
         "thetaprime_policy",
-        [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", policy.environment.observation_size])],
-        head.outputs,
+        inputs,
+        head.outputs + outputs,
         initializers + body[1] + head.initializers,
     )
     return helper.make_model(
@@ -167,11 +195,14 @@ def _build(policy: Policy) -> onnx.ModelProto:
     )
 
 
-def _mlp(policy: Policy, current: str, output: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The built-in network: its nodes and its initializers."""
-    nodes, initializers, last = [], [], len(policy.layer_sizes) - 2
+def _mlp(
+    policy: ActionHead, width: int, current: str, output: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The built-in network over `width` numbers: its nodes and its initializers."""
+    sizes = (width, *policy.spec.hidden_sizes, policy.environment.action.size)
+    nodes, initializers, last = [], [], len(sizes) - 2
     if policy.spec.context_size:
-        size, units = policy.spec.context_size, policy.layer_sizes[1]
+        size, units = policy.spec.context_size, sizes[1]
         initializers += [
             _placeholder(f"{_PREFIX}{CONTEXT}", (size,)),
             _placeholder(f"{_PREFIX}{CONTEXT_WEIGHT}", (units, size)),
@@ -180,7 +211,7 @@ def _mlp(policy: Policy, current: str, output: str) -> tuple[list[onnx.NodeProto
             helper.make_node("MatMul", [f"{_PREFIX}{CONTEXT_WEIGHT}", f"{_PREFIX}{CONTEXT}"], ["context.bias"]),
             helper.make_node("Add", [f"{_PREFIX}layers.0.bias", "context.bias"], ["layers.0.bias"]),
         ]
-    for index, (fan_in, fan_out) in enumerate(zip(policy.layer_sizes, policy.layer_sizes[1:], strict=False)):
+    for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
         weight, bias = f"{_PREFIX}layers.{index}.weight", f"{_PREFIX}layers.{index}.bias"
         initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]
         result = f"layers.{index}.linear"
@@ -200,7 +231,7 @@ class _Head(NamedTuple):
     outputs: list[onnx.ValueInfoProto]
 
 
-def _gaussian_head(policy: Policy) -> _Head:
+def _gaussian_head(policy: ActionHead) -> _Head:
     size = policy.environment.action.size
     clip, half, middle = policy.scaling
     initializers = [
@@ -226,7 +257,7 @@ def _gaussian_head(policy: Policy) -> _Head:
     return _Head(nodes, initializers, outputs)
 
 
-def _categorical_head(policy: Policy) -> _Head:
+def _categorical_head(policy: ActionHead) -> _Head:
     nodes = [
         helper.make_node("ArgMax", ["logits"], ["chosen"], axis=1, keepdims=0),
         helper.make_node("Add", ["chosen", "action_start"], ["actions"]),

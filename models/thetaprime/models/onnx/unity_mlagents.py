@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from thetaprime.models.onnx.profile import BATCH, Head, Tensor
+from thetaprime.models.onnx.carried_state import CarriedState, engine_state
+from thetaprime.models.onnx.profile import Head
 from thetaprime.models.onnx.source import DefaultForm
+from thetaprime.models.onnx.tensor import BATCH, Tensor
 
 _MODEL_API_VERSION: Final = 3.0
 # ML-Agents subtracts this number from the logits of forbidden actions.
@@ -29,31 +31,35 @@ def head(source: DefaultForm) -> Head:
     return _continuous(source) if source.continuous else _discrete(source)
 
 
-def _observation(source: DefaultForm) -> Tensor:
-    return Tensor(
-        "obs_0", TensorProto.FLOAT, (BATCH, source.observation_size), "the environment's", "the observation, raw"
+def _carried(source: DefaultForm) -> CarriedState:
+    return engine_state(source, "obs_0", "chosen_allowed", joined="recurrent")
+
+
+def _memory_size(carried: CarriedState) -> int:
+    return sum(each.initial.size for each in carried.states)
+
+
+def _fact_tensors(carried: CarriedState) -> tuple[Tensor, ...]:
+    size = _memory_size(carried)
+    return (
+        Tensor("version_number", TensorProto.FLOAT, (1,), "constant", "version of the model API: 3"),
+        Tensor("memory_size", TensorProto.FLOAT, (1,), "constant", f"numbers of memory: {size}"),
     )
-
-
-_FACTS: Final = (
-    Tensor("version_number", TensorProto.FLOAT, (1,), "constant", "version of the model API: 3"),
-    Tensor("memory_size", TensorProto.FLOAT, (1,), "constant", "numbers of memory: 0"),
-)
 
 
 def _continuous(source: DefaultForm) -> Head:
     shape = (BATCH, source.action_size)
-    unit = "[-1, 1] where bounded"
+    unit, carried = "[-1, 1] where bounded", _carried(source)
     return Head(
+        carried=carried,
         values=("mean_clipped",),
         nodes=[
-            *_facts("continuous_action_output_shape", [float(source.action_size)]),
+            *_facts(carried, "continuous_action_output_shape", [float(source.action_size)]),
             helper.make_node("Identity", ["mean_clipped"], ["continuous_actions"]),
             helper.make_node("Identity", ["mean_clipped"], ["deterministic_continuous_actions"]),
         ],
-        inputs=(_observation(source),),
         outputs=(
-            *_FACTS,
+            *_fact_tensors(carried),
             Tensor("continuous_actions", TensorProto.FLOAT, shape, unit, "the deterministic action"),
             Tensor("continuous_action_output_shape", TensorProto.FLOAT, (1,), "constant", "dimensions of the action"),
             Tensor("deterministic_continuous_actions", TensorProto.FLOAT, shape, unit, "the same"),
@@ -63,11 +69,12 @@ def _continuous(source: DefaultForm) -> Head:
 
 def _discrete(source: DefaultForm) -> Head:
     size = source.action_size
-    unit = "index from 0"
+    unit, carried = "index from 0", _carried(source)
     return Head(
+        carried=carried,
         values=("logits",),
         nodes=[
-            *_facts("discrete_action_output_shape", [[float(size)]]),
+            *_facts(carried, "discrete_action_output_shape", [[float(size)]]),
             helper.make_node("Sub", ["action_masks", "mask_allowed"], ["mask_below"]),
             helper.make_node("Mul", ["mask_below", "mask_penalty"], ["mask_added"]),
             helper.make_node("Add", ["logits", "mask_added"], ["logits_allowed"]),
@@ -80,22 +87,24 @@ def _discrete(source: DefaultForm) -> Head:
             numpy_helper.from_array(np.array([_FORBIDDEN], np.float32), "mask_penalty"),
         ],
         inputs=(
-            _observation(source),
             Tensor("action_masks", TensorProto.FLOAT, (BATCH, size), "1 or 0", "1 where an action is allowed"),
         ),
         outputs=(
-            *_FACTS,
+            *_fact_tensors(carried),
             Tensor("discrete_actions", TensorProto.INT64, (BATCH, 1), unit, "the likeliest of the allowed actions"),
             Tensor("discrete_action_output_shape", TensorProto.FLOAT, (1, 1), "constant", "number of actions"),
             Tensor("deterministic_discrete_actions", TensorProto.INT64, (BATCH, 1), unit, "the same"),
         ),
-        golden_inputs={"action_masks": _golden_masks(len(source.golden_observations), size)},
+        golden_inputs={"action_masks": _golden_masks(source.golden_count, size)},
     )
 
 
-def _facts(shape_name: str, action_shape: list[float] | list[list[float]]) -> list[NodeProto]:
+def _facts(
+    carried: CarriedState, shape_name: str, action_shape: list[float] | list[list[float]]
+) -> list[NodeProto]:
     # Constant nodes, since some importers take an initializer that is an output for an input.
-    facts = {"version_number": [_MODEL_API_VERSION], "memory_size": [0.0], shape_name: action_shape}
+    memory_size = [float(_memory_size(carried))]
+    facts = {"version_number": [_MODEL_API_VERSION], "memory_size": memory_size, shape_name: action_shape}
     return [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.float32), name))
         for name, value in facts.items()
