@@ -1,6 +1,5 @@
 """An artifact's folder that attacks its reader is refused by the name of the file, before memory is taken."""
 
-import json
 import os
 import shutil
 import socket
@@ -9,20 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import pydantic
 import pytest
 import torch
 
+from tests.support.artifacts import replace, reseal
 from thetaprime.models import (
     ArtifactError,
     ArtifactLimits,
     BoxAction,
     DiscreteAction,
     EnvironmentContract,
-    Manifest,
     Policy,
     PolicySpec,
-    digest_bytes,
     find_meta_policies,
     load_meta_policy,
     parameters_to_bytes,
@@ -42,23 +39,6 @@ def zoo(point_artifact: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def artifact(zoo: Path) -> Path:
     return zoo / "point-navigation" / "1"
-
-
-def reseal(artifact: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a manifest, whose digests then hold again."""
-    raw = json.loads((artifact / "manifest.json").read_bytes())
-    change(raw)
-    try:
-        data = Manifest.model_validate(raw).sealed().to_bytes()
-    except pydantic.ValidationError:
-        # The fields are checked before the digest.
-        data = json.dumps(raw).encode()
-    (artifact / "manifest.json").write_bytes(data)
-
-
-def replace(artifact: Path, name: str, data: bytes) -> None:
-    (artifact / name).write_bytes(data)
-    reseal(artifact, lambda raw: raw["files"].update({name: digest_bytes(data)}))
 
 
 def peak_of(call: Callable[[], object]) -> int:

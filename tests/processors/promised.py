@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from thetaprime import wire
 from thetaprime.models import (
     PROFILES,
     AdaptationSpec,
+    BoxAction,
     DiscreteAction,
     EnvironmentContract,
+    MemorySpec,
     MetaPolicy,
     OnnxTemplate,
     Parameters,
     Policy,
     PolicySpec,
+    RecurrentPolicy,
     TrajectoryBatch,
     adapt_step,
     derive_form,
@@ -33,6 +36,7 @@ from thetaprime.models import (
     parameters_digest,
     zoo_directory,
 )
+from thetaprime.models.exported import export_policy
 from thetaprime.models.golden import golden_actions
 
 PROMISED: Final = Path(__file__).with_name("promised.json")
@@ -45,7 +49,7 @@ def promised() -> dict[str, Any]:
     shipped = [load_meta_policy(path) for path in find_meta_policies(zoo_directory())]
     walker = next(each for each in shipped if each.manifest.name == "half-cheetah-direction")
     return {
-        "digests": dict([*_forms(shipped), *_discrete_forms()]),
+        "digests": dict([*_forms(shipped), *_discrete_forms(), *_memory_forms()]),
         "test_vectors": wire.sha256_hex(written()[VECTORS].encode()),
         "step": step_to_adapted(walker.policy, walker.parameters),
     }
@@ -71,8 +75,10 @@ def _forms(shipped: list[MetaPolicy]) -> Iterator[tuple[str, str]]:
         onnx = meta_policy.export(meta_policy.parameters).onnx
         robot = robot_of(meta_policy.manifest.environment.action.size)
         for profile in PROFILES:
-            form = derive_form(onnx, profile, robot if profile == "robot" else None)
-            yield f"{meta_policy.label} {profile}", form.onnx_sha256
+            # The plugin of Godot carries no state.
+            if not (meta_policy.recurrent and profile == "godot-rl"):
+                form = derive_form(onnx, profile, robot if profile == "robot" else None)
+                yield f"{meta_policy.label} {profile}", form.onnx_sha256
 
 
 def _discrete_forms() -> Iterator[tuple[str, str]]:
@@ -93,6 +99,23 @@ def _discrete_forms() -> Iterator[tuple[str, str]]:
     for profile in PROFILES:
         if profile != "robot":
             yield f"discrete {profile}", derive_form(onnx, profile).onnx_sha256
+
+
+def _memory_forms() -> Iterator[tuple[str, str]]:
+    cases: dict[Literal["gru", "lstm"], BoxAction | DiscreteAction] = {
+        "gru": BoxAction(low=(-0.5, -2.0), high=(0.5, 1.0)),
+        "lstm": DiscreteAction(count=4, start=5),
+    }
+    for cell, action in cases.items():
+        environment = EnvironmentContract(environment_id="any", observation_shape=(5,), action=action, horizon=1)
+        memory = MemorySpec(cell=cell, size=64, encoder_sizes=(32,), reward_scale=0.1)
+        policy = RecurrentPolicy(environment, PolicySpec(hidden_sizes=(16,), activation="tanh", memory=memory))
+        parameters = {name: torch.from_numpy(_spread(tuple(value.shape))) for name, value in policy.init(0).items()}
+        parameters = {name: value / 8 if value.ndim == 2 else value for name, value in parameters.items()}
+        template, golden = OnnxTemplate(policy, "any@1"), torch.from_numpy(_spread((8, 5)))
+        onnx = export_policy(policy, template, golden, parameters, "").onnx
+        for profile in ("default", "epsilon", "unity-mlagents"):
+            yield f"{cell} {profile}", derive_form(onnx, profile).onnx_sha256
 
 
 def _spread(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -8,6 +8,7 @@ import base64
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(folder: str, jobs_path: str, results_path: str) -> None:
@@ -24,9 +25,21 @@ def main(folder: str, jobs_path: str, results_path: str) -> None:
             for name, each in job["inputs"].items()
         }
         steps = len(next(iter(inputs.values())))
-        runs = [
-            session.run(job["outputs"], {name: array[step] for name, array in inputs.items()}) for step in range(steps)
-        ]
+        runs = []
+        state: dict[str, Any] = {}
+        for step in range(steps):
+            for each in job["states"]:
+                name, axis = each["input"], each["axis"]
+                initial = np.array(each["initial"], np.float32)
+                rows = list(np.moveaxis(state[name], axis, 0)) if name in state else [initial] * len(job["resets"][0])
+                rows = [initial if begins else row for begins, row in zip(job["resets"][step], rows, strict=True)]
+                state[name] = np.stack(rows, axis)
+            feed = {**{name: array[step] for name, array in inputs.items()}, **state}
+            found = session.run([*job["outputs"], *(each["output"] for each in job["states"])], feed)
+            state = {
+                each["input"]: rows for each, rows in zip(job["states"], found[len(job["outputs"]) :], strict=True)
+            }
+            runs.append(found[: len(job["outputs"])])
         given = {name: np.stack(each) for name, each in zip(job["outputs"], zip(*runs, strict=True), strict=True)}
         results.append(
             {

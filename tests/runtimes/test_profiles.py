@@ -1,11 +1,15 @@
 """The ONNX file of every profile acts as torch does, in every runtime, over whole episodes."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pytest
 
+from tests.support.models.memory_cases import CASES as MEMORY_CASES
+from tests.support.models.memory_cases import MemoryCase, live
 from tests.support.models.policy_cases import CASES, EPISODES, HORIZON, Array, Case, play
 from tests.support.models.runtimes import Job, Outputs, Runtime
 from thetaprime.models import PROFILES, derive_form
@@ -106,6 +110,58 @@ def test_every_profile_equals_torch_over_whole_episodes(runtime: Runtime, jobs: 
             else:
                 assert given[name].dtype == np.float32
                 np.testing.assert_allclose(given[name], array, rtol=1e-5, atol=1e-5, err_msg=f"{label}: {name}")
+
+
+MEMORY_REFUSES: Final[dict[str, Callable[[MemoryCase], bool]]] = {
+    "godot-rl": lambda case: True,
+    "robot": lambda case: not case.policy.continuous,
+}
+
+
+def memory_job(profile: str, case: MemoryCase, path: Path, batch: int) -> tuple[Job, Outputs]:
+    """Returns a job over whole lifetimes with resets in their middle, and torch's outputs."""
+    form = derive_form(case.onnx, profile, case.robot if profile == "robot" else None)
+    path.write_bytes(form.onnx)
+    lived, continuous = live(case), case.policy.continuous
+    shape, size = lived.resets.shape, case.policy.environment.action.size
+    inputs, expected = dict(lived.inputs), {"actions": lived.actions}
+    if profile in ("default", "epsilon"):
+        expected["mean" if continuous else "logits"] = lived.head
+    if profile == "epsilon":
+        inputs["epsilon"] = np.zeros((*shape, size), np.float32)
+    if profile in ("robot", "unity-mlagents"):
+        read = [lived.inputs["obs"], *(lived.inputs[name][..., None] for name in ("prev_reward", "prev_done"))]
+        inputs = {"obs_0" if profile == "unity-mlagents" else "obs": np.concatenate(read, -1)}
+    if profile == "unity-mlagents" and continuous:
+        clip = case.policy.scaling[0].numpy()
+        expected = {"deterministic_continuous_actions": np.clip(lived.head, -clip, clip)}
+    elif profile == "unity-mlagents":
+        inputs["action_masks"] = np.ones((*shape, size), np.float32)
+        expected = {"discrete_actions": lived.actions[..., None] - case.policy.action_start}
+    states = json.loads(form.metadata["thetaprime.memory"])["states"]
+    one_run = {name: rows[:, :batch] for name, rows in inputs.items()}
+    job = Job(path, one_run, list(expected), lived.resets[:, :batch], states)
+    return job, {name: rows[:, :batch] for name, rows in expected.items()}
+
+
+@pytest.mark.slow
+def test_every_profile_of_a_policy_with_a_memory_equals_torch_over_whole_lifetimes(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    jobs = {
+        f"{profile} {case.name} batch {batch}": memory_job(
+            profile, case, tmp_path / f"{profile}-{case.name}.onnx", batch
+        )
+        for profile in PROFILES
+        for case in MEMORY_CASES.values()
+        if not MEMORY_REFUSES.get(profile, lambda case: False)(case)
+        for batch in (BATCHES if profile != "robot" else (1,))
+    }
+    assert len(jobs) == (3 * 5) * 2 + 3
+    for (label, (_, expected)), given in zip(jobs.items(), runtime([job for job, _ in jobs.values()]), strict=True):
+        for name, array in expected.items():
+            assert given[name].shape == array.shape, f"{label}: {name}"
+            np.testing.assert_allclose(given[name], array, rtol=1e-4, atol=1e-4, err_msg=f"{label}: {name}")
 
 
 def test_the_episodes_tell_the_policies_apart() -> None:

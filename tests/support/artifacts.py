@@ -1,19 +1,25 @@
 """Untrained meta-policies, written as artifacts."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pydantic
 
 from tests.support.point_navigation import NAME
 from thetaprime.models import (
     AdaptationSpec,
     BoxAction,
     EnvironmentContract,
+    Manifest,
     MetaPolicy,
     Policy,
     PolicySpec,
     Provenance,
+    RecurrentPolicy,
+    digest_bytes,
     write_meta_policy,
 )
 
@@ -52,7 +58,7 @@ def write_untrained(
         environment=environment,
         policy_spec=spec,
         adaptation=adaptation or AdaptationSpec(),
-        parameters=Policy(environment, spec).init(seed),
+        parameters=(RecurrentPolicy if spec.memory else Policy)(environment, spec).init(seed),
         provenance=Provenance.untrained(name),
         golden_observations=np.random.default_rng(1).normal(size=(3, *environment.observation_shape)),
         **more,
@@ -63,3 +69,21 @@ def write_point_artifact(root: Path, version: int = 1, seed: int = 0) -> MetaPol
     """Writes an untrained point-navigation policy."""
     adaptation = AdaptationSpec(inner_lr=0.1)
     return write_untrained(root, NAME, POINT_NAVIGATION, version=version, adaptation=adaptation, seed=seed)
+
+
+def reseal(artifact: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a manifest, whose digests then hold again."""
+    raw = json.loads((artifact / "manifest.json").read_bytes())
+    change(raw)
+    try:
+        data = Manifest.model_validate(raw).sealed().to_bytes()
+    except pydantic.ValidationError:
+        # The fields are checked before the digest.
+        data = json.dumps(raw).encode()
+    (artifact / "manifest.json").write_bytes(data)
+
+
+def replace(artifact: Path, name: str, data: bytes) -> None:
+    """Writes a file of an artifact, whose digests then hold again."""
+    (artifact / name).write_bytes(data)
+    reseal(artifact, lambda raw: raw["files"].update({name: digest_bytes(data)}))

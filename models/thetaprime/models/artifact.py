@@ -240,9 +240,7 @@ def _load(files: ArtifactFiles) -> MetaPolicy:
     )
 
 
-def _policy(
-    environment: EnvironmentContract, spec: PolicySpec, program: Program | None
-) -> Policy | RecurrentPolicy:
+def _policy(environment: EnvironmentContract, spec: PolicySpec, program: Program | None) -> Policy | RecurrentPolicy:
     if bool(spec.module) != (program is not None):
         found = "no program" if spec.module else "a program"
         raise ValueError(

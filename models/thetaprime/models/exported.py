@@ -64,7 +64,8 @@ def export_policy(
     if isinstance(policy, RecurrentPolicy):
         inputs, resets = golden_inputs(policy, flat)
         states = state_tensors(policy, parameters)
-        recorded = golden_sequences(template.fill(parameters), inputs, resets, states, ["actions"])
+        outputs = ["actions", "mean" if policy.continuous else "logits"]
+        recorded = golden_sequences(template.fill(parameters), inputs, resets, states, outputs)
         observations = observations[: len(resets)]
         actions = np.asarray([steps[0] for steps in recorded["outputs"]["actions"]])
         actions = actions.astype(np.float32 if policy.continuous else np.int64)

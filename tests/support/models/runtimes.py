@@ -27,13 +27,21 @@ class Job:
 
     Attributes:
         onnx: path of the file.
-        inputs: [S, ...] for each input.
+        inputs: [S, ...] for each input but the state.
         outputs: names of the outputs.
+        resets: [S, B]: whether the state of a robot is initial before a run; None for a graph without a state.
+        states: of the graph, as the file's metadata lists them.
     """
 
     onnx: Path
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
+    resets: Array | None = None
+    states: Sequence[Mapping[str, Any]] = ()
+
+    def begins(self, step: int) -> Array:
+        """Whether the state of each robot is initial before a run."""
+        return np.zeros(0, np.bool_) if self.resets is None else self.resets[step]
 
 
 Outputs = dict[str, Array]
@@ -45,11 +53,26 @@ def run_newest(jobs: Sequence[Job]) -> list[Outputs]:
     results = []
     for job in jobs:
         session = onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
-        steps = len(next(iter(job.inputs.values())))
-        feeds = [{name: each[step] for name, each in job.inputs.items()} for step in range(steps)]
-        runs = [session.run(job.outputs, feed) for feed in feeds]
+        runs = []
+        state: Outputs = {}
+        for step in range(len(next(iter(job.inputs.values())))):
+            state = {each["input"]: _begun(each, state, job.begins(step)) for each in job.states}
+            feed = {**{name: rows[step] for name, rows in job.inputs.items()}, **state}
+            given = session.run([*job.outputs, *(each["output"] for each in job.states)], feed)
+            state = {each["input"]: rows for each, rows in zip(job.states, given[len(job.outputs) :], strict=True)}
+            runs.append(given[: len(job.outputs)])
         results.append({name: np.stack(each) for name, each in zip(job.outputs, zip(*runs, strict=True), strict=True)})
     return results
+
+
+def _begun(tensor: Mapping[str, Any], state: Outputs, begins: Array) -> Array:
+    """Returns a tensor of the state, initial for the robots whose lifetime begins."""
+    initial = np.stack([np.array(tensor["initial"], np.float32)] * len(begins), tensor["axis"])
+    if tensor["input"] not in state:
+        return initial
+    shape = [1] * initial.ndim
+    shape[tensor["axis"]] = -1
+    return np.where(begins.reshape(shape), initial, state[tensor["input"]])
 
 
 def installed(name: str, contents: str, install: Callable[[Path], None]) -> Path:
@@ -84,6 +107,8 @@ def run_elsewhere(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> 
             "onnx": str(job.onnx),
             "inputs": {name: _encode(array) for name, array in job.inputs.items()},
             "outputs": list(job.outputs),
+            "resets": None if job.resets is None else job.resets.tolist(),
+            "states": list(job.states),
         }
         for job in jobs
     ]

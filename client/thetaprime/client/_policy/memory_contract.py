@@ -143,7 +143,9 @@ def read_sequences(file: wire.OnnxFile) -> GoldenSequences:
     with malformed("golden"), np.errstate(over="ignore"):
         resets = np.asarray(fields["resets"])
         if resets.dtype != np.bool_ or resets.ndim != 2 or not resets.size or not resets[:, 0].all():
-            raise ValueError(f"resets of {resets.dtype} {list(resets.shape)}; expected K sequences that begin with true")
+            raise ValueError(
+                f"resets of {resets.dtype} {list(resets.shape)}; expected K sequences that begin with true"
+            )
         inputs, outputs = (
             {str(name): _numbers(rows) for name, rows in fields[side].items()} for side in ("inputs", "outputs")
         )
@@ -226,5 +228,3 @@ def _open_shape(state: StateTensor) -> list[int | None]:
     shape: list[int | None] = list(state.initial.shape)
     shape.insert(state.axis, None)
     return shape
-
-

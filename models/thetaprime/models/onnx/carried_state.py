@@ -153,9 +153,7 @@ class _EngineState:
             nodes=self._nodes,
             initializers=[numpy_helper.from_array(value, name) for name, value in self._constants.items()],
             states=[
-                StateTensor(
-                    f"{name}_in", f"{name}_out", shape.index(BATCH), np.zeros((1, int(shape[2])), np.float32)
-                )
+                StateTensor(f"{name}_in", f"{name}_out", shape.index(BATCH), np.zeros((1, int(shape[2])), np.float32))
                 for name, shape, _ in tensors
             ],
             observation=_OBSERVATION,
@@ -210,13 +208,14 @@ class _EngineState:
         self._constants["indices"] = np.arange(self._source.action_size, dtype=np.int64)
         self._constants["whole"] = np.array([1.0], np.float32)
         column = self._reshape(self._nodes, self._chosen, "taken_column", (-1, 1))
-        for operator, inputs, output, attributes in (
-            ("Sub", [column, "indices"], "taken_distance", {}),
-            ("Cast", ["taken_distance"], "taken_apart", {"to": TensorProto.FLOAT}),
-            ("Mul", ["taken_apart", "taken_apart"], "taken_square", {}),
-            ("Min", ["taken_square", "whole"], "taken_other", {}),
-            ("Sub", ["whole", "taken_other"], "taken", {}),
+        for operator, inputs, output in (
+            ("Sub", [column, "indices"], "taken_distance"),
+            ("Cast", ["taken_distance"], "taken_apart"),
+            ("Mul", ["taken_apart", "taken_apart"], "taken_square"),
+            ("Min", ["taken_square", "whole"], "taken_other"),
+            ("Sub", ["whole", "taken_other"], "taken"),
         ):
+            attributes: dict[str, Any] = {"to": TensorProto.FLOAT} if operator == "Cast" else {}
             self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return "taken"
 
@@ -234,7 +233,5 @@ class _EngineState:
 
     def _slice(self, nodes: list[NodeProto], value: str, output: str, start: int, end: int) -> None:
         names = [f"column.{each}" for each in (start, end, 1)]
-        self._constants |= {
-            name: np.array([each], np.int64) for name, each in zip(names, (start, end, 1), strict=True)
-        }
+        self._constants |= {name: np.array([each], np.int64) for name, each in zip(names, (start, end, 1), strict=True)}
         nodes.append(helper.make_node("Slice", [value, *names], [output]))

@@ -26,9 +26,9 @@ from thetaprime.models.onnx.source import DefaultForm
 from thetaprime.models.onnx.template import MEMORY_CONTRACT_VERSION as _VERSION
 from thetaprime.models.parameters import Parameters
 
-STEPS: Final = 8
+STEPS: Final = 6
 """Steps of each sequence."""
-MOST_SEQUENCES: Final = 4
+MOST_SEQUENCES: Final = 3
 
 _Arrays = dict[str, npt.NDArray[Any]]
 

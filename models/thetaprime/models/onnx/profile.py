@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -16,6 +17,7 @@ from thetaprime.models.onnx.source import PROFILE_KEY, DefaultForm
 from thetaprime.models.onnx.template import IR_VERSION, OPSET
 from thetaprime.models.onnx.tensor import BATCH, Tensor
 from thetaprime.models.parameters import digest_bytes
+
 
 class ProfileError(ValueError):
     """An unknown profile, or a profile that cannot express a policy.
@@ -115,7 +117,9 @@ def assemble_form(source: DefaultForm, profile: str, head: Head) -> OnnxForm:
         **source.metadata,
         **head.metadata,
         PROFILE_KEY: profile,
-        "thetaprime.tensors": _json({each.name: [each.unit, each.what] for each in (*head.all_inputs, *head.all_outputs)}),
+        "thetaprime.tensors": _json(
+            {each.name: [each.unit, each.what] for each in (*head.all_inputs, *head.all_outputs)}
+        ),
         **_memory(source, head),
         "thetaprime.golden": _json(_golden(source, head, model)),
     }

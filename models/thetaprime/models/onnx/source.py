@@ -27,8 +27,8 @@ class DefaultForm:
         model: its graph.
         metadata: its metadata_props.
         environment: the contract of the policy's environment.
-        golden_inputs: of the golden vectors, by name: [K, O] float32 for ``obs``, flattened. With a memory, of the golden
-            sequences: [K, T, ...] for each input but the state.
+        golden_inputs: of the golden vectors, by name: [K, O] float32 for ``obs``, flattened. With a memory, of the
+            golden sequences: [K, T, ...] for each input but the state.
         golden_outputs: [K, A] ``actions``, or [K] for discrete actions. With a memory, [K, T, A] or [K, T].
         memory: the entry ``thetaprime.memory``; None for a policy without a memory.
         resets: [K, T], whether a lifetime begins at a step of the golden sequences; None without a memory.

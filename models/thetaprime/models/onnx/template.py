@@ -14,6 +14,7 @@ initializers: without tracing or torch.onnx, in microseconds.
 Version 2 adds the step before and the state, each as an input (`thetaprime.models.onnx.memory_graph`).
 """
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -211,7 +212,7 @@ def _mlp(
             helper.make_node("MatMul", [f"{_PREFIX}{CONTEXT_WEIGHT}", f"{_PREFIX}{CONTEXT}"], ["context.bias"]),
             helper.make_node("Add", [f"{_PREFIX}layers.0.bias", "context.bias"], ["layers.0.bias"]),
         ]
-    for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         weight, bias = f"{_PREFIX}layers.{index}.weight", f"{_PREFIX}layers.{index}.bias"
         initializers += [_placeholder(weight, (fan_out, fan_in)), _placeholder(bias, (fan_out,))]
         result = f"layers.{index}.linear"

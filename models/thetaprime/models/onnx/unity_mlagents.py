@@ -86,9 +86,7 @@ def _discrete(source: DefaultForm) -> Head:
             numpy_helper.from_array(np.array([1.0], np.float32), "mask_allowed"),
             numpy_helper.from_array(np.array([_FORBIDDEN], np.float32), "mask_penalty"),
         ],
-        inputs=(
-            Tensor("action_masks", TensorProto.FLOAT, (BATCH, size), "1 or 0", "1 where an action is allowed"),
-        ),
+        inputs=(Tensor("action_masks", TensorProto.FLOAT, (BATCH, size), "1 or 0", "1 where an action is allowed"),),
         outputs=(
             *_fact_tensors(carried),
             Tensor("discrete_actions", TensorProto.INT64, (BATCH, 1), unit, "the likeliest of the allowed actions"),
@@ -99,9 +97,7 @@ def _discrete(source: DefaultForm) -> Head:
     )
 
 
-def _facts(
-    carried: CarriedState, shape_name: str, action_shape: list[float] | list[list[float]]
-) -> list[NodeProto]:
+def _facts(carried: CarriedState, shape_name: str, action_shape: list[float] | list[list[float]]) -> list[NodeProto]:
     # Constant nodes, since some importers take an initializer that is an output for an input.
     memory_size = [float(_memory_size(carried))]
     facts = {"version_number": [_MODEL_API_VERSION], "memory_size": memory_size, shape_name: action_shape}
