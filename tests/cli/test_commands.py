@@ -112,6 +112,7 @@ def test_adapt(address: str, tmp_path: Path, thetaprime: Command) -> None:
     report = last_json(thetaprime(*args, "--seed", "0", "--output", output, "--json"))
     assert report["meta_policy"] == "cart-pole@1"
     assert [(each["round"], each["trajectories"]) for each in report["rounds"]] == [(0, 3), (1, 3)]
+    assert {each["discount"] for each in report["rounds"]} == {models.AdaptationSpec().discount}
     policy = tp.AdaptedPolicy.load(output, sha256=report["sha256"])
     assert policy.policy_id == report["policy_id"]
     assert policy.act(np.zeros(4, np.float32)) in (0, 1)

@@ -70,6 +70,7 @@ def old_server(reply: Any) -> None:
     """Removes from a reply the fields that a server without verdicts does not send."""
     if isinstance(reply, pb.AdaptResponse):
         reply.report.ClearField("verdict")
+        reply.report.ClearField("discount")
     if hasattr(reply, "session"):
         for name in ("best_round", "best_policy_id"):
             reply.session.ClearField(name)
@@ -200,6 +201,7 @@ def test_a_server_without_verdicts_still_adapts_and_the_best_policy_is_handed_ou
     proxy.edit = old_server
     adapted = client.adapt("pendulum", Paid(-9.0, -1.0, -5.0), 2, 4, progress=False)
     assert [each.verdict for each in adapted.history] == [None, None, None]
+    assert [each.report.discount for each in adapted.history if each.report is not None] == [None, None]
     assert adapted.round == 1
     assert adapted.improved is True
     assert adapted.gain is not None

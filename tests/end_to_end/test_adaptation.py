@@ -12,10 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 
 import thetaprime.client as tp
 import thetaprime.training
 from tests.support.server.process import ServerProcess
+from thetaprime.cli import cli
 from thetaprime.models import TrajectoryBatch, adapt_step, load_meta_policy, resolve_meta_policy
 from thetaprime.models.verdict import RoundMemory, StepOptions, next_step
 
@@ -41,6 +43,39 @@ def _batch(trajectories: list[tp.Trajectory]) -> TrajectoryBatch:
         [each.terminated for each in trajectories],
         [each.final_observation for each in trajectories],
     )
+
+
+class PaidAtTheEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Pays an episode's rewards in its last step."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._owed = getattr(self, "_owed", 0.0) + float(reward)
+        paid = self._owed if terminated or truncated else 0.0
+        self._owed -= paid
+        return obs, paid, terminated, truncated, info
+
+
+def test_the_report_of_each_step_names_the_discount_that_the_session_chose(
+    address: str,
+) -> None:
+    with tp.Client(address) as client:
+        for late in (False, True):
+            env = PaidAtTheEnd(_environment(GOALS[0])) if late else _environment(GOALS[0])
+            session = client.create_session("point-navigation")
+            session.run(env, 2, 20, verify=0, seed=0, progress=False)
+            usual = session.meta_policy.discount
+            chosen = {report.discount for report in session.reports}
+            assert len(chosen) == 1
+            assert (chosen != {usual}) is late
+            # The server keeps it, as the rest of the report.
+            resumed = client.resume(session.id)
+            assert [report.discount for report in resumed.reports] == [*chosen, *chosen]
+            explained = CliRunner().invoke(cli, ["explain", session.id, "--address", address]).stdout
+            (line,) = [each for each in explained.splitlines() if each.startswith("  discount ")]
+            value = f"{session.reports[0].discount:.4g}"
+            assert line.split()[1].rstrip(":") == value
+            assert ("rewards come late" in line) is late
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def _lines(
         verdict = report.verdict
         decision = "taken (this server gives no verdicts)" if verdict is None else str(verdict.decision)
         yield f"step from θ{_subscript(index)} to θ{_subscript(index + 1)} (round {index}): {decision}"
-        rows = list(_numbers(report))
+        rows = list(_numbers(report, session.meta_policy.discount))
         if verdict is not None:
             rows += _verdict_rows(verdict, report)
         width = max(len(name) for name, _ in rows)
@@ -162,10 +162,15 @@ def _lines(
         yield from _steps(found, marks)
 
 
-def _numbers(report: "AdaptationReport") -> Iterator[tuple[str, str]]:
+def _numbers(report: "AdaptationReport", usual_discount: float) -> Iterator[tuple[str, str]]:
     count = f"{report.trajectories} episode{'s'[: report.trajectories != 1]}"
     yield "return before", f"{report.mean_return:.4g} ± {report.std_return:.4g} over {count}"
     yield "length", f"mean KL divergence {report.kl_divergence:.4g} nats"
+    if report.discount is not None:
+        why = ""
+        if report.discount != usual_discount:
+            why = f" in place of {usual_discount:.4g}: the first episodes' rewards come late"
+        yield "discount", f"{report.discount:.4g}{why}"
 
 
 def _verdict_rows(verdict: "Verdict", report: "AdaptationReport") -> Iterator[tuple[str, str]]:

@@ -204,7 +204,7 @@ def _facts(info: "SessionInfo") -> dict[str, Any]:
 def _step(report: "AdaptationReport") -> dict[str, Any]:
     names = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "entropy", "seconds")
     decision = None if report.verdict is None else str(report.verdict.decision)
-    return {**{name: getattr(report, name) for name in names}, "decision": decision}
+    return {**{name: getattr(report, name) for name in (*names, "discount")}, "decision": decision}
 
 
 def _time(time: datetime.datetime) -> str:

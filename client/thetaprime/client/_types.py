@@ -151,6 +151,8 @@ class AdaptationReport:
         uploads: contributions of the trajectories, by upload. Empty for a resumed session's earlier rounds, except the
             last one.
         verdict: what the trajectories say about this step and the one before; None from an old server.
+        discount: γ of the step's advantages: `MetaPolicyInfo.discount`, or another one that the first round chose for
+            the session, because its rewards come late. None from an old server.
     """
 
     round: int
@@ -165,6 +167,7 @@ class AdaptationReport:
     batch_sha256: str
     uploads: tuple[UploadShare, ...] = ()
     verdict: Verdict | None = None
+    discount: float | None = None
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
@@ -190,7 +193,8 @@ class AdaptationReport:
         plain = {field.name: getattr(message, field.name) for field in dataclasses.fields(cls)}
         uploads = tuple(map(UploadShare.from_message, message.uploads))
         verdict = Verdict.from_message(message.verdict) if message.HasField("verdict") else None
-        return cls(**{**plain, "uploads": uploads, "verdict": verdict})
+        discount = message.discount if message.HasField("discount") else None
+        return cls(**{**plain, "uploads": uploads, "verdict": verdict, "discount": discount})
 
 
 class BestPolicy(NamedTuple):

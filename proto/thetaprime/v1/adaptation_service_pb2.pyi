@@ -236,7 +236,7 @@ class AdaptResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., report: _Optional[_Union[AdaptationReport, _Mapping]] = ...) -> None: ...
 
 class AdaptationReport(_message.Message):
-    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256", "uploads", "verdict")
+    __slots__ = ("round", "trajectories", "steps", "mean_return", "std_return", "kl_divergence", "gradient_norm", "entropy", "seconds", "batch_sha256", "uploads", "verdict", "discount")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +249,7 @@ class AdaptationReport(_message.Message):
     BATCH_SHA256_FIELD_NUMBER: _ClassVar[int]
     UPLOADS_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    DISCOUNT_FIELD_NUMBER: _ClassVar[int]
     round: int
     trajectories: int
     steps: int
@@ -261,7 +262,8 @@ class AdaptationReport(_message.Message):
     batch_sha256: str
     uploads: _containers.RepeatedCompositeFieldContainer[UploadShare]
     verdict: Verdict
-    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[UploadShare, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+    discount: float
+    def __init__(self, round: _Optional[int] = ..., trajectories: _Optional[int] = ..., steps: _Optional[int] = ..., mean_return: _Optional[float] = ..., std_return: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., entropy: _Optional[float] = ..., seconds: _Optional[float] = ..., batch_sha256: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[UploadShare, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., discount: _Optional[float] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "value", "limit", "text")

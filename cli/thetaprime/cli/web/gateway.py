@@ -105,9 +105,10 @@ class Gateway:
             for name in ("round", "mean_return", "std_return", "kl_divergence", "gradient_norm", "seconds")
         }
         best = None if session.best is None else session.best.round
+        late = None if report.discount == session.meta_policy.discount else report.discount
         return {
             "policy": _policy_json(policy),
-            "report": {**numbers, "verdict": _verdict_json(report.verdict)},
+            "report": {**numbers, "late_discount": late, "verdict": _verdict_json(report.verdict)},
             "best_round": best,
         }
 

@@ -167,6 +167,8 @@ def compute_step(entry: CatalogEntry, pending: PendingRound, inputs: StepInputs)
     parent_id = session.policy_id if number > session.round else inputs.earlier.parent_id(number)
     exported = meta_policy.export(step.parameters, parent_id=parent_id)
     report = _report(pending, inputs, step, shares)
+    usual = meta_policy.manifest.adaptation.discount
+    report.discount = usual if step.memory.discount is None else step.memory.discount
     report.seconds = time.perf_counter() - started
     policy = policy_message(exported)
     policy.ClearField("onnx")
@@ -227,7 +229,7 @@ def _options(session: SessionRecord) -> StepOptions:
 def _report(
     pending: PendingRound, inputs: StepInputs, step: SessionStep, shares: npt.NDArray[np.float64]
 ) -> service_pb.AdaptationReport:
-    """Returns the report of a step, but for its `seconds`."""
+    """Returns the report of a step, but for its `seconds` and its `discount`."""
     trajectories = inputs.trajectories
     returns = trajectories.returns
     return service_pb.AdaptationReport(

@@ -105,10 +105,11 @@ async function step() {
   run.files.push(next.onnx);
   run.best = reply.best_round;
   run.round += 1;
-  const { seconds, kl_divergence: kl } = reply.report;
+  const { seconds, kl_divergence: kl, late_discount: discount } = reply.report;
   find("#log").lastChild.querySelector("small").textContent +=
     `; ${receipt.steps} steps uploaded, ${(receipt.bytes / 1024).toFixed(0)} KiB; ` +
-    `update with KL ${format(kl, 2)} in ${format(1e3 * seconds)} ms`;
+    `update with KL ${format(kl, 2)} in ${format(1e3 * seconds)} ms` +
+    (discount === null ? "" : `; late rewards, discount ${format(discount, 2)}`);
   if (reply.report.verdict) logVerdict(reply.report.verdict);
 }
 
