@@ -18,6 +18,8 @@ import pytest
 
 import thetaprime.client as tp
 from thetaprime import wire
+from thetaprime.server.adaptation.engine import AdaptationEngine
+from thetaprime.server.sessions.uploads import NewUpload
 
 
 def pendulum() -> gymnasium.Env[Any, Any]:
@@ -53,6 +55,27 @@ class Failing(gymnasium.Wrapper[Any, Any, Any, Any]):
         if (self.episodes, self.steps) == (self._failing, 7):
             raise self._error
         return super().step(action)
+
+
+def test_the_server_computes_no_step_for_the_episodes_that_verify(
+    client: tp.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    precompute = AdaptationEngine.precompute
+
+    def record(engine: AdaptationEngine, upload: NewUpload) -> None:
+        begun.append(upload.batch.trajectories)
+        precompute(engine, upload)
+
+    monkeypatch.setattr(AdaptationEngine, "precompute", record)
+    session = client.create_session("pendulum")
+    session.run(pendulum(), 2, 4, seed=0, progress=False)
+    assert [each.trajectories for each in session.history] == [4, 4, 5]
+    assert begun == [4, 4]
+    # The episodes count all the same, and another round may rest on them.
+    session.adapt()
+    assert session.report is not None
+    assert session.report.trajectories == 5
 
 
 @pytest.mark.parametrize("source", [collector, one_by_one, half_of_it])

@@ -209,6 +209,20 @@ def test_an_upload_and_its_step_take_one_turn_of_the_tenant(
     assert len(steps) == 1
 
 
+def test_no_step_is_computed_for_an_upload_that_only_measures_before_adapt_asks_for_it(
+    service: "Service", collect: Collect, steps: list[int]
+) -> None:
+    created = service.create()
+    session_id, payload = created.session.session_id, wire.pack(collect(created.policy, trajectories=20))
+    counted = sum(map(len, wire.unpack(payload)))
+    batch = service.send(wire.iter_upload(session_id, "a", 0, payload, 20, counted, only_measures=True)).batch
+    assert service.get(session_id).session.batch == batch
+    assert steps == []
+    adapted = service.adapt(session_id, 0, batch.sha256)
+    assert steps == [20]
+    assert _content(adapted) == _content(_round(service, collect))
+
+
 def test_no_step_is_computed_for_a_refused_upload(service: "Service", collect: Collect, steps: list[int]) -> None:
     created = service.create()
     session_id = created.session.session_id

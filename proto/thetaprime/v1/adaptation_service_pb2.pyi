@@ -158,18 +158,20 @@ class UploadTrajectoriesRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[UploadChunk, _Mapping]] = ..., footer: _Optional[_Union[UploadFooter, _Mapping]] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("session_id", "upload_id", "round", "payload_bytes", "count_again")
+    __slots__ = ("session_id", "upload_id", "round", "payload_bytes", "count_again", "only_measures")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     COUNT_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    ONLY_MEASURES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     upload_id: str
     round: int
     payload_bytes: int
     count_again: bool
-    def __init__(self, session_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., round: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., count_again: bool = ...) -> None: ...
+    only_measures: bool
+    def __init__(self, session_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., round: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., count_again: bool = ..., only_measures: bool = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("data",)

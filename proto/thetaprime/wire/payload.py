@@ -159,6 +159,7 @@ def iter_upload(
     steps: int,
     sha256: str | None = None,
     count_again: bool = False,
+    only_measures: bool = False,
 ) -> Iterator[service_pb.UploadTrajectoriesRequest]:
     """The messages of one upload: header, chunks, footer. Without `sha256` the payload's digest is computed here."""
     header = service_pb.UploadHeader(
@@ -167,6 +168,7 @@ def iter_upload(
         round=round_index,
         payload_bytes=len(payload),
         count_again=count_again,
+        only_measures=only_measures,
     )
     yield service_pb.UploadTrajectoriesRequest(header=header)
     for start in range(0, len(payload), CHUNK_BYTES):

@@ -197,7 +197,7 @@ class _Round:
                 await self._upload_rest(collected, error)
                 raise
             for part in split_upload(collected):
-                await session.upload(part, timeout=self._deadline.remaining())
+                await session.upload(part, only_measures=self._verifying, timeout=self._deadline.remaining())
         except KeyboardInterrupt as error:  # during an upload too: a part that has arrived counts once
             await self._upload_rest(collected, error)
             raise

@@ -1,6 +1,7 @@
 """Sessions: the adaptation of a meta-policy to one task."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -175,6 +176,7 @@ class Session:
         upload_id: str | None = None,
         *,
         count_again: bool = False,
+        only_measures: bool = False,
         timeout: float | None = None,
     ) -> UploadReceipt:
         """Uploads trajectories of `policy` to the current round.
@@ -186,6 +188,8 @@ class Session:
             upload_id: names the upload; None derives the name from the content.
             count_again: whether the same content, or the same noise, counts again under another `upload_id`. Otherwise
                 the receipt's `counted_as` names the upload that counts, or the upload is refused as `REPEATED_NOISE`.
+            only_measures: whether the trajectories are to measure `policy`, and no step is planned on them. They count
+                as any others; the server only computes no step before `adapt` asks for it.
             timeout: the call's timeout in seconds, at most the client's; None uses the client's.
 
         Raises:
@@ -195,8 +199,9 @@ class Session:
             StaleRoundError: the session is in another round.
             ThetaPrimeError: the call failed.
         """
+        prepare = functools.partial(prepare_upload, count_again=count_again, only_measures=only_measures)
         messages = await runtime.offload(
-            prepare_upload, self.id, self.round, self.meta_policy.environment, trajectories, upload_id, count_again
+            prepare, self.id, self.round, self.meta_policy.environment, trajectories, upload_id
         )
         response = await self._transport.stream(self._transport.adaptation.UploadTrajectories, messages, timeout)
         batch = UploadedBatch.from_message(response.batch)

@@ -52,7 +52,9 @@ def prepare_upload(
     contract: wire.EnvironmentContract,
     trajectories: Sequence[wire.Trajectory],
     upload_id: str | None,
+    *,
     count_again: bool = False,
+    only_measures: bool = False,
 ) -> Callable[[], Iterator[pb.UploadTrajectoriesRequest]]:
     """Validates and packs trajectories.
 
@@ -63,6 +65,7 @@ def prepare_upload(
         trajectories: whole episodes.
         upload_id: names the upload; None derives the name from the content.
         count_again: whether content counts that the round already has.
+        only_measures: whether no step is planned on the trajectories.
 
     Returns:
         A function that returns the upload's messages from the start, for each attempt.
@@ -89,6 +92,7 @@ def prepare_upload(
         sum(len(trajectory) for trajectory in trajectories),
         digest,
         count_again,
+        only_measures,
     )
 
 

@@ -198,7 +198,7 @@ class _Round:
                 self._upload_rest(collected, error)
                 raise
             for part in split_upload(collected):
-                session.upload(part, timeout=self._deadline.remaining())
+                session.upload(part, only_measures=self._verifying, timeout=self._deadline.remaining())
         except KeyboardInterrupt as error:  # during an upload too: a part that has arrived counts once
             self._upload_rest(collected, error)
             raise

@@ -24,7 +24,7 @@ from thetaprime.server.sessions import sessions
 from thetaprime.server.sessions.discard import discard_uploads
 from thetaprime.server.sessions.policies import get_policy
 from thetaprime.server.sessions.rows import MAX_ID_LENGTH, SessionRecord, UploadedBatch
-from thetaprime.server.sessions.uploads import AdmittedUpload, accept_upload, admit_upload
+from thetaprime.server.sessions.uploads import AdmittedUpload, NewUpload, accept_upload, admit_upload
 from thetaprime.server.store import Store
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import adaptation_service_pb2_grpc as service_grpc
@@ -225,6 +225,11 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         would wait once more behind other tenants' work.
         """
         loop = asyncio.get_running_loop()
+
+        def begin_step(upload: NewUpload) -> None:
+            if not admitted.header.only_measures:
+                loop.call_soon_threadsafe(self._engine.precompute, upload)
+
         return await self._processors.run_in_held_slot(
             accept_upload,
             self._store,
@@ -234,7 +239,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             admitted,
             payload,
             footer,
-            on_counted=lambda upload: loop.call_soon_threadsafe(self._engine.precompute, upload),
+            on_counted=begin_step,
         )
 
     def _list_sessions(self, tenant: str, request: service_pb.ListSessionsRequest) -> service_pb.ListSessionsResponse:
