@@ -86,6 +86,22 @@ class TrajectoryBatch:
             final_observations=self.final_observations[:trajectories],
         )
 
+    def select(self, trajectories: Sequence[int]) -> Self:
+        """The batch of some trajectories, by their numbers, in the order of this batch."""
+        chosen = torch.tensor(list(trajectories), dtype=torch.int64)
+        used = torch.zeros(len(self.lengths), dtype=torch.bool)
+        used[chosen] = True
+        steps = self.unpad(used[:, None].expand(self.mask.shape))
+        return dataclasses.replace(
+            self,
+            observations=self.observations[steps],
+            actions=self.actions[steps],
+            rewards=self.rewards[steps],
+            lengths=tuple(length for length, kept in zip(self.lengths, used.tolist(), strict=True) if kept),
+            terminated=self.terminated[used],
+            final_observations=self.final_observations[used],
+        )
+
     @functools.cached_property
     def mask(self) -> torch.Tensor:
         """[N, max H_n] bool: where the padded layout holds a step."""

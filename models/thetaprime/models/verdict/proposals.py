@@ -89,6 +89,10 @@ class Proposals:
         early = self.round - seen.epoch < planned and seen.move is not Move.BACK
         return not seen.restart and (seen.is_first or (early and seen.best == seen.current))
 
+    def along_gradient(self, seen: Review) -> bool:
+        """Whether a step forward follows the gradient at θ_k, and not a model of the return over the context."""
+        return self.is_inner(seen) or self.options.caution is not Caution.HOLD or not self.in_context
+
     def propose(self, seen: Review, rounds: Sequence[Round], inner: InnerStep, *, signal: bool) -> Proposal:
         """Proposes a step.
 

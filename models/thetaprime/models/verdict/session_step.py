@@ -9,6 +9,7 @@ A step is a function of the artifact, of the episodes and of what the session re
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -32,11 +33,13 @@ from thetaprime.models.policy import ForwardPass, Policy, forward_pass
 from thetaprime.models.reward_units import batch_scale, reward_deviation
 from thetaprime.models.spec import CONTEXT
 from thetaprime.models.trajectories import TrajectoryBatch, baseline_inputs
+from thetaprime.models.verdict.cross_fitted import MOST_KL, cross_fitted_gain
 from thetaprime.models.verdict.decide import decide, write_verdict
-from thetaprime.models.verdict.evidence import Evidence
+from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
 from thetaprime.models.verdict.horizon import at_discount, with_horizon
+from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
@@ -220,7 +223,7 @@ class _Step:
             evidence = dataclasses.replace(evidence, task_p_value=familiarity.p_value, unusual=familiarity.text)
         elif self._history:
             evidence = dataclasses.replace(evidence, task_p_value=self._history[-1].task_p_value)
-        evidence = self._with_prediction(evidence, seen, inner)
+        evidence = self._with_prediction(evidence, seen, inner, proposals, proposal)
         ruling = decide(evidence, self._options.caution)
         chosen = proposals.chosen(proposal, ruling)
         check_finite(chosen.parameters)
@@ -373,15 +376,44 @@ class _Step:
             inputs=self._inputs,
         )
 
-    def _with_prediction(self, evidence: Evidence, seen: Review, inner: InnerStep) -> Evidence:
-        """Adds the predicted gain of the inner loop's first step, which was calibrated on held-out tasks."""
+    def _with_prediction(
+        self, evidence: Evidence, seen: Review, inner: InnerStep, proposals: Proposals, proposal: Proposal
+    ) -> Evidence:
+        """Adds the predicted gain of the step: cross-fitted, or calibrated for the inner loop's whole first step."""
+        if not evidence.signal or proposal.policy is not None or evidence.move not in (Move.FORWARD, Move.SHORTER):
+            return evidence
+        unit = self._options.reward_scale or 1.0
+        step = proposals.limited(proposal)[0]
+        # The steps that meta-training learned for a context are long.
+        short = self._options.max_kl is not None or not self._in_context
+        if short and proposals.along_gradient(seen) and self._kl_divergence(step.parameters) <= MOST_KL:
+            fitted = cross_fitted_gain(
+                self._policy,
+                self._parameters,
+                step.parameters,
+                self._batch,
+                inner.direction,
+                self._adaptation,
+                self._meta_policy.step_sizes,
+            )
+            if fitted is None:
+                return evidence
+            return dataclasses.replace(
+                evidence,
+                predicted_gain=_scaled(fitted.gain, unit),
+                effective_sample_size=fitted.effective_sample_size,
+            )
         first = seen.is_first and self._number == 0 and len(self._history) == self._round
-        if not first or not evidence.signal or self._options.step_size_scale != 1.0:
+        if not first or step is not proposal or self._options.step_size_scale != 1.0:
             return evidence
         found = predict_gain(
             self._meta_policy, self._batch, inner.parameters, self._scale, task_p_value=evidence.task_p_value
         )
-        return dataclasses.replace(evidence, predicted_gain=_scaled(found, self._options.reward_scale or 1.0))
+        return dataclasses.replace(evidence, predicted_gain=_scaled(found, unit))
+
+    def _kl_divergence(self, after: Parameters) -> float:
+        """Mean KL divergence of a policy from θ_k at the batch's observations, in nats."""
+        return within_kl(self._policy, self._parameters, after, self._batch.observations, math.inf).kl_divergence
 
 
 def _varies(batch: TrajectoryBatch) -> bool:
