@@ -191,6 +191,19 @@ def gain() -> Iterator[Trial]:
         yield Trial("gain", meta_policy=meta_policy, seed=seed, rounds=2, fresh=MANY, fresh_from="each", **row)
 
 
+def short() -> Iterator[Trial]:
+    """One step within a limit, of meta-policies whose context adapts and of those that adapt every parameter."""
+    meta_policies = (NAVIGATION, VELOCITY, f"{NAVIGATION}-maml", f"{VELOCITY}-maml", f"{DIRECTION}-maml")
+    for seed in _seeds():
+        for meta_policy in meta_policies:
+            if not meta_policy.startswith(NAVIGATION) and seed % 3:
+                continue
+            goal = drawn(meta_policy.removesuffix("-maml"), seed)[0]
+            limit = (0.01, 0.02, 0.05)[seed // 3 % 3]
+            row: dict[str, Any] = {"meta_policy": meta_policy, "goal": goal, "max_kl": limit}
+            yield Trial("short", f"in range, {limit:g} nats", seed=seed, rounds=1, fresh=MANY, fresh_from="each", **row)
+
+
 def needed() -> Iterator[Trial]:
     """One step on few and on many episodes."""
     for meta_policy, seed, goal in _every(META_POLICIES):
@@ -245,6 +258,7 @@ CASES: Final[dict[str, Callable[[], Iterator[Trial]]]] = {
     "harm": harm,
     "familiar": familiar,
     "gain": gain,
+    "short": short,
     "needed": needed,
     "planted": planted,
     "test": test,

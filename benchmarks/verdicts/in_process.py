@@ -110,7 +110,7 @@ class _Session:
             trajectory_batch(uploaded),
             self._policies[-1],
             self._policies.__getitem__,
-            StepOptions(caution=Caution[self._trial.caution.upper()]),
+            StepOptions(caution=Caution[self._trial.caution.upper()], max_kl=self._trial.max_kl),
         )
         self._policies.append(step.parameters)
         self._memories.append(step.memory)
@@ -146,7 +146,7 @@ class _Goals:
 
     def __init__(self, trial: Trial, goals: Sequence[Any]) -> None:
         self._trial, self._goals = trial, goals
-        self.environment = resolve_tasks(trial.meta_policy).environment
+        self.environment = resolve_tasks(trial.tasks).environment
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> list[Task]:
         """There is nothing to sample."""
@@ -158,7 +158,7 @@ class _Goals:
 
     def make_vector(self, tasks: Sequence[Task]) -> VectorEnv[Any, Any, Any]:
         """Makes one environment for each goal."""
-        return make_environment(self._trial.meta_policy, self._goals[: len(tasks)], self._trial.body)
+        return make_environment(self._trial.tasks, self._goals[: len(tasks)], self._trial.body)
 
 
 @functools.lru_cache(maxsize=8)

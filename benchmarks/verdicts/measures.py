@@ -286,6 +286,8 @@ def gain(records: Sequence[Record]) -> list[Row]:
                     "tasks": name,
                     "right sign": _share(clear),
                     "truth inside": _share(covered),
+                    "median gain": float(np.median([truth for _, _, _, truth, _ in found])),
+                    "median estimate": float(np.median([value for value, *_ in found])),
                     "median width / gain": float(np.median(widths)),
                     "steps": len(found),
                 }
@@ -423,6 +425,7 @@ MEASURES: Final[dict[str, Callable[[Sequence[Record]], list[Row]]]] = {
     "harm": harm,
     "familiar": familiar,
     "gain": gain,
+    "short": gain,
     "needed": needed,
     "planted": planted,
     "test": test,

@@ -71,6 +71,11 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
         "The truth is the difference of two means of 200 fresh episodes. The sign counts where the truth differs from "
         "0 by two standard errors. Aim: 0.95 of the signs, and 0.85 to 0.95 of the truths inside the 90 % interval.",
     ),
+    "short": (
+        "`predicted_gain` of a short step",
+        "One step within the session's `max_kl`, from θ, judged by the round's own 20 episodes. The truth, the signs "
+        "and the aims are those of the table above.",
+    ),
     "needed": (
         "`episodes_needed`",
         "The true number is that at which the rise of one step reaches 95 % of its value with 40 episodes, from "

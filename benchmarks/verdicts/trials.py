@@ -45,6 +45,7 @@ class Trial:
         other_from: round from which on they do.
         fresh: episodes to measure the last policy with, and the session's best policy.
         fresh_from: which policies are measured so, beside the last and the best: ``theta``, ``each`` or none.
+        max_kl: the session's limit on a step, in nats; None for no limit.
     """
 
     case: str
@@ -62,12 +63,21 @@ class Trial:
     other_from: int = 0
     fresh: int = EPISODES
     fresh_from: str = ""
+    max_kl: float | None = None
 
     @property
     def key(self) -> str:
         """Identifies the trial: a digest of its attributes."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        attributes = dataclasses.asdict(self)
+        if self.max_kl is None:
+            # Trials were recorded before they could have a limit.
+            del attributes["max_kl"]
+        return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def tasks(self) -> str:
+        """Name of the tasks that the meta-policy was trained on."""
+        return self.meta_policy.removesuffix("-maml")
 
     def goals(self, round_index: int, episodes: int) -> list[Goal]:
         """The goal of each of some episodes of a round."""
@@ -98,7 +108,9 @@ class Server:
 
         The returns in the record are those of `judged`.
         """
-        session = self._client.create_session(trial.meta_policy, caution=trial.caution, ttl=_TTL_SECONDS)
+        session = self._client.create_session(
+            trial.meta_policy, caution=trial.caution, max_kl=trial.max_kl, ttl=_TTL_SECONDS
+        )
         rounds: list[dict[str, Any]] = []
 
         def collector(policy: AdaptedPolicy, count: int) -> list[wire.Trajectory]:
@@ -137,13 +149,13 @@ class Server:
 
 
 def _collect(trial: Trial, policy: AdaptedPolicy, k: int, count: int) -> list[wire.Trajectory]:
-    env = make_environment(trial.meta_policy, trial.goals(k, count), trial.body)
+    env = make_environment(trial.tasks, trial.goals(k, count), trial.body)
     return collect(policy, env, count, seed=seed_of(trial, COLLECT, k))
 
 
 def _fresh(trial: Trial, policy: AdaptedPolicy, k: int) -> list[float]:
     """Mean, standard error and number of fresh episodes on the trial's task, or on its two tasks as they are mixed."""
-    env = make_environment(trial.meta_policy, trial.goals(trial.rounds, trial.fresh), trial.body)
+    env = make_environment(trial.tasks, trial.goals(trial.rounds, trial.fresh), trial.body)
     collected = collect(policy, env, trial.fresh, seed=seed_of(trial, FRESH, k))
     returns = judged(collected, trial.change, trial.rounds)
     return [*mean_and_error(returns), len(returns)]
