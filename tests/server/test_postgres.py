@@ -1,6 +1,7 @@
 """Servers that share a PostgreSQL: the contract holds on it, over all of them, and when it goes away."""
 
 import contextlib
+import contextvars
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import grpc
 import psycopg
 import pytest
 
+from benchmarks.links import CountingLink, PostgresMessages
 from tests.server.test_exactly_once import (  # noqa: F401  # their fixture `service` is the one below
     test_a_repeated_create_session_returns_the_same_session,
     test_a_repeated_upload_counts_once,
@@ -24,9 +26,10 @@ from tests.support.server.postgres import Postgres
 from tests.support.server.supervised import until
 from thetaprime import wire
 from thetaprime.server import StartupError
-from thetaprime.server.errors import CorruptDataError, StoreFailedError
+from thetaprime.server.errors import CorruptDataError, StoreFailedError, TransientError
 from thetaprime.server.store import Store, SweptSession, tables
 from thetaprime.server.store.check import check, repair
+from thetaprime.server.store.retries import set_call_deadline
 
 if TYPE_CHECKING:
     from tests.support.server.service import Service, Start
@@ -233,6 +236,136 @@ def test_a_call_survives_a_database_that_restarts(start: "Start", collect: Colle
             assert service.get(session_id).session.batch.uploads == 1
             batch = service.upload(session_id, collect(created.policy, seed=1), upload_id="v").batch
             assert service.adapt(session_id, 0, batch.sha256).policy.onnx
+
+
+def test_one_connection_is_enough(url: str, start: "Start", collect: Collect) -> None:
+    """A call that took two connections would wait for itself."""
+    with start(store=url, store_connections=1) as first, start(store=url, store_connections=1) as second:
+        created = first.create()
+        session_id, policy = created.session.session_id, created.policy
+        for index in range(2):
+            first.upload(session_id, collect(policy, seed=index), round_index=index, upload_id=f"a{index}")
+            second.upload(session_id, collect(policy, seed=index + 9), round_index=index, upload_id=f"b{index}")
+            batch = second.get(session_id).session.batch
+            with ThreadPoolExecutor(4) as callers:
+                each = [first, second, first, second]
+                adapted = list(callers.map(lambda on: on.adapt(session_id, index, batch.sha256), each))  # noqa: B023
+            policy = adapted[0].policy
+            assert {one.policy.onnx for one in adapted} == {policy.onnx}
+        assert first.adapt(session_id, 0, batch_of(second, session_id)).report.round == 0
+
+
+def batch_of(service: "Service", session_id: str) -> str:
+    """Digest of the batch of the first step."""
+    return service.get(session_id).reports[0].batch_sha256
+
+
+POINTS = ("create.row", "create.committed", "upload.verified", "upload.row", "upload.committed", "adapt.begun",
+          "adapt.blobs", "adapt.rows", "adapt.committed")  # fmt: skip
+
+
+def test_lost_connections_reach_no_client(
+    url: str, start: "Start", collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = set(POINTS)
+
+    def kill_once(point: str) -> None:
+        if point in left:
+            left.remove(point)
+            with psycopg.connect(url, autocommit=True) as other:
+                other.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE application_name = 'thetaprime' AND datname = current_database()"
+                )
+
+    with start(store=url) as service:
+        monkeypatch.setattr("thetaprime.server.failpoints.reach", kill_once)
+        created = service.create(request_id="r")
+        session_id = created.session.session_id
+        batch = service.upload(session_id, collect(created.policy), upload_id="u").batch
+        adapted = service.adapt(session_id, 0, batch.sha256)
+        assert not left
+        found = service.get(session_id)
+        assert (found.session.round, len(found.reports)) == (1, 1)
+        assert service.adapt(session_id, 0, batch.sha256) == adapted
+        assert service.create(request_id="r").session.session_id == session_id
+    with start() as undisturbed:
+        created = undisturbed.create()
+        batch = undisturbed.upload(created.session.session_id, collect(created.policy), upload_id="u").batch
+        assert undisturbed.adapt(created.session.session_id, 0, batch.sha256).policy == adapted.policy
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_serialization_failures_reach_no_client(url: str, code: str, start: "Start", collect: Collect) -> None:
+    with psycopg.connect(url) as other:
+        # Numbers of a sequence are not rolled back.
+        other.execute("CREATE SEQUENCE failures")
+        for table in ("sessions", "uploads", "policies"):
+            body = f"IF nextval('failures') % 2 = 1 THEN RAISE EXCEPTION USING ERRCODE = '{code}'; END IF; RETURN NEW;"
+            other.execute(
+                f"CREATE FUNCTION fail_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$".encode()
+            )
+            other.execute(
+                f"CREATE TRIGGER f BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION fail_{table}()".encode()
+            )
+    with start(store=url) as service:
+        created = service.create()
+        batch = service.upload(created.session.session_id, collect(created.policy), upload_id="u").batch
+        assert service.adapt(created.session.session_id, 0, batch.sha256).session.round == 1
+    with psycopg.connect(url) as other:
+        assert other.execute("SELECT last_value FROM failures").fetchone() == (6,)
+
+
+def test_a_call_is_not_repeated_beyond_its_deadline(url: str) -> None:
+    attempts: list[float] = []
+
+    def fail() -> None:
+        attempts.append(time.monotonic())
+        raise TransientError("away", retry_after=0.5)
+
+    with contextlib.closing(Store(url)) as store:
+        context = contextvars.copy_context()
+        context.run(set_call_deadline, 0.2)
+        with pytest.raises(TransientError):
+            context.run(store.retries.run, fail)
+        assert len(attempts) > 1
+        assert attempts[-1] - attempts[0] < 0.2
+        # The database is away: other calls do not wait for it as well.
+        attempts.clear()
+        with pytest.raises(TransientError):
+            store.retries.run(fail)
+        assert len(attempts) == 1
+        assert store.retries.run(lambda: 1) == 1
+        with pytest.raises(TransientError):
+            store.retries.run(fail)
+        assert len(attempts) > 2
+
+
+def test_a_round_takes_few_statements(postgres: Postgres, url: str, start: "Start", collect: Collect) -> None:
+    with CountingLink(postgres.port, PostgresMessages) as link:
+        through = url.replace(f":{postgres.port}/", f":{link.port}/")
+        with start(store=through, probe_seconds=86_400.0) as service:
+            created = service.create()
+            session_id, policy = created.session.session_id, created.policy
+            # Wait for the sweep of the start.
+            until(lambda: (service.get(session_id) and is_idle(url)) or None)
+            for index in range(3):
+                before = link.traffic()
+                batch = service.upload(session_id, collect(policy), round_index=index, upload_id=f"u{index}").batch
+                uploaded = link.traffic()
+                policy = service.adapt(session_id, index, batch.sha256).policy
+                adapted = link.traffic()
+                # With BEGIN and COMMIT of each of the two transactions.
+                assert uploaded.since(before).counts == {"statements": 6, "round trips": 5}
+                assert adapted.since(uploaded).counts == {"statements": 5, "round trips": 4}
+
+
+def is_idle(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return not connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'thetaprime' AND state <> 'idle' "
+            "AND datname = current_database()"
+        ).fetchall()
 
 
 def test_sessions_expire_once_for_all_servers(url: str) -> None:

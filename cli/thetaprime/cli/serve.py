@@ -22,7 +22,7 @@ SECTIONS: Final = {
         "block_seconds",
     ),
     "Meta-policies": ("zoo", "catalog_seconds", "max_artifact_file_bytes", "max_artifact_bytes", "max_parameters"),
-    "Store": ("store", "blobs", "row_bytes", "recent_bytes"),
+    "Store": ("store", "blobs", "store_connections", "row_bytes", "recent_bytes"),
     "Monitoring": ("metrics_address", "probe_seconds", "reflection", "log_level", "tracing"),
     "Processes": ("workers", "adaptation_threads", "queue"),
     "Limits of the server": (

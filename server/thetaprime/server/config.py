@@ -18,6 +18,8 @@ ROW_BYTES: Final = _MIB
 """Default of `ServerConfig.row_bytes`."""
 RECENT_BYTES: Final = 256 * _MIB
 """Default of `ServerConfig.recent_bytes`."""
+STORE_CONNECTIONS: Final = 16
+"""Default of `ServerConfig.store_connections`."""
 
 
 def _shipped_zoo() -> tuple[Path]:
@@ -79,6 +81,9 @@ class ServerConfig(BaseSettings):
     blobs: Place | None = None
     """Place of large payloads and policies: a folder, or the URL of an object store (s3://bucket/prefix, gs://…,
     az://…). By default, a folder in the store's; in PostgreSQL, the database itself."""
+    store_connections: pydantic.PositiveInt = STORE_CONNECTIONS
+    """Maximum of connections of each process to a PostgreSQL. A transaction takes one, and waits up to 10 seconds where
+    all are in use."""
     row_bytes: pydantic.NonNegativeInt = ROW_BYTES
     """Payloads and policies up to this size are stored in the database; larger ones go to the place of blobs."""
     recent_bytes: pydantic.PositiveInt = RECENT_BYTES

@@ -173,6 +173,13 @@ class UnavailableError(ServiceError):
         super().__init__(message, _retry_info(retry_after))
 
 
+class TransientError(UnavailableError):
+    """A transaction ended with its connection, or because of another transaction: it may succeed at once.
+
+    Whether it was committed is unknown, where the connection was lost at its end.
+    """
+
+
 _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -188,6 +195,7 @@ _CODES: Final[dict[type[ServiceError], grpc.StatusCode]] = {
     StalledRequestError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     StoreFailedError: grpc.StatusCode.UNAVAILABLE,
+    TransientError: grpc.StatusCode.UNAVAILABLE,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 

@@ -166,6 +166,9 @@ class _Context:
     def peer(self) -> str:
         return "this process"
 
+    def time_remaining(self) -> None:
+        """Returns that the call has no deadline."""
+
     def cancelled(self) -> bool:
         return False
 

@@ -24,25 +24,28 @@ from thetaprime.server.sessions.policies import (
     read_memories,
     session_entry,
 )
-from thetaprime.server.sessions.rows import SessionRecord, add_kept, find_session, uploaded_batch
+from thetaprime.server.sessions.rows import ADDED_KEPT, SessionRecord, find_round
 from thetaprime.server.store import Store
+from thetaprime.server.store.retries import retried
 from thetaprime.server.store.tables import policies, sessions
 from thetaprime.server.store.usage import row_bytes
+from thetaprime.server.store.writes import Writes, insert_row, row_values
 from thetaprime.server.telemetry.metrics import Metrics
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
-_ADVANCE_SESSION: Final = (
-    sessions.update()
-    .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("expected_round"))
-    .values(
-        round=sa.bindparam("next_round"),
-        policy_id=sa.bindparam("next_policy_id"),
-        best_round=sa.bindparam("next_best_round"),
-        best_policy_id=sa.bindparam("next_best_policy_id"),
-    )
+_NEXT: Final[dict[str, sa.BindParameter[object]]] = {
+    name: sa.bindparam(f"next_{name}") for name in ("round", "policy_id", "best_round", "best_policy_id")
+}
+_RECORD: Final = Writes(
+    (
+        sessions.update()
+        .where(sessions.c.session_id == sa.bindparam("session"), sessions.c.round == sa.bindparam("expected_round"))
+        .values({**_NEXT, **ADDED_KEPT}),
+        frozenset({"session", "expected_round", "more_bytes", "more_steps", *(f"next_{name}" for name in _NEXT)}),
+    ),
+    (insert_row(policies), frozenset(row_values(policies, {}))),
 )
-_INSERT_POLICY: Final = policies.insert()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ class AdaptOutcome:
     report: service_pb.AdaptationReport
 
 
+@retried
 def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | PendingRound:
     """Returns the outcome of an equal earlier call, or the round to take.
 
@@ -96,6 +100,7 @@ def look_up(store: Store, call: AdaptCall) -> AdaptOutcome | PendingRound:
             memories = read_memories(connection, found.session)
             return dataclasses.replace(found, record=record, memories=memories)
         best_policy_id = _best_policy_id(connection, *found)
+    # A second connection, once the first is given back: servers whose calls held two could wait for each other.
     return _recorded_outcome(store, *found, best_policy_id)
 
 
@@ -131,6 +136,7 @@ def _computed_step(store: Store, catalog: Catalog, call: AdaptCall) -> StepResul
     return compute_step(entry, pending, StepInputs.read(store, entry, pending))
 
 
+@retried
 def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult) -> AdaptOutcome:
     """Records a step, if the round is still at the call's round and batch, and plausible."""
     failpoints.reach("adapt.computed")
@@ -138,27 +144,29 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
     with store.storing(blobs, call.tenant) as connection:
         failpoints.reach("adapt.blobs")
         found = _compare(connection, call, store.now())
-        if not isinstance(found, PendingRound):
-            return _recorded_outcome(store, *found, _best_policy_id(connection, *found))
-        best_policy_id = _best_policy_id(connection, found.session, record)
-        require_plausible_round(session_entry(catalog, found.session).meta_policy.policy, found.session, found.batch)
-        connection.execute(
-            _ADVANCE_SESSION,
-            {
+        if isinstance(found, PendingRound):
+            best_policy_id = _best_policy_id(connection, found.session, record)
+            policy = session_entry(catalog, found.session).meta_policy.policy
+            require_plausible_round(policy, found.session, found.batch)
+            row, placed = vars(record), store.place(connection, blobs)
+            values = {
                 "session": call.session_id,
                 "expected_round": call.expected_round,
                 "next_round": record.round,
                 "next_policy_id": result.policy.policy_id,
                 "next_best_round": record.report_message().verdict.best_round,
                 "next_best_policy_id": best_policy_id,
-            },
-        )
-        row = dict(vars(record))
-        connection.execute(_INSERT_POLICY, row)
-        # The first upload of the round has counted the policy, before its size was known.
-        size = row_bytes(policies, row) + store.keep(connection, blobs) - found.session.policy_bytes
-        add_kept(connection, call.session_id, size=size)
-        failpoints.reach("adapt.rows")
+                # The first upload of the round has counted the policy, before its size was known.
+                "more_bytes": row_bytes(policies, row) + placed.bytes - found.session.policy_bytes,
+                "more_steps": 0,
+            }
+            _RECORD.execute(connection, {**values, **row_values(policies, row)}, next(iter(placed.rows), None))
+            failpoints.reach("adapt.rows")
+        else:
+            best_policy_id = _best_policy_id(connection, *found)
+    if not isinstance(found, PendingRound):
+        # After the transaction, which holds a connection.
+        return _recorded_outcome(store, *found, best_policy_id)
     failpoints.reach("adapt.committed")
     cache_parameters(store, record.onnx_sha256, result.parameters)
     return _outcome(found.session, record, result.policy, best_policy_id)
@@ -166,7 +174,7 @@ def _commit(store: Store, catalog: Catalog, call: AdaptCall, result: StepResult)
 
 def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRound | tuple[SessionRecord, PolicyRecord]:
     """Returns the round as the call expects it, or the session and the record of the equal call that took it."""
-    session = find_session(connection, call.tenant, call.session_id, now)
+    session, batch, _ = find_round(connection, call.tenant, call.session_id, now)
     if call.expected_round != session.round:
         # A later round has no record, and its number may exceed the database's integers.
         is_past = call.expected_round < session.round
@@ -176,7 +184,6 @@ def _compare(connection: sa.Connection, call: AdaptCall, now: int) -> PendingRou
         raise RoundMismatchError(call.expected_round, session.round)
     session.require_open(now)
     session.require_plausible()
-    batch = uploaded_batch(connection, session)
     if not batch.uploads:
         raise PreconditionError("EMPTY_BATCH", f"round {session.round} has no uploads")
     if batch.sha256 != call.batch_sha256:

@@ -16,6 +16,7 @@ from thetaprime.server.errors import InvalidRequestError, NotFoundError, Precond
 from thetaprime.server.sessions.policies import find_policy, session_entry
 from thetaprime.server.sessions.rows import UploadedBatch, find_session, uploaded_batch
 from thetaprime.server.store import Store
+from thetaprime.server.store.retries import retried
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
 _DEFAULT_TRAJECTORIES, _MOST_TRAJECTORIES = 64, 256
@@ -24,6 +25,7 @@ _DEFAULT_DIMENSIONS, _MOST_DIMENSIONS = 2, 8
 _MOST_NUMBERS: Final = 600_000
 
 
+@retried
 def explain_round(
     store: Store, catalog: Catalog, tenant: str, request: service_pb.ExplainRoundRequest
 ) -> service_pb.ExplainRoundResponse:

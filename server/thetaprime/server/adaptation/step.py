@@ -28,6 +28,7 @@ from thetaprime.server.sessions.policies import PolicyRecord, current_parameters
 from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch
 from thetaprime.server.sessions.uploads import NewUpload, trajectory_batch
 from thetaprime.server.store import Store
+from thetaprime.server.store.retries import retried
 from thetaprime.server.telemetry.tracing import traced
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
@@ -78,8 +79,7 @@ class EarlierPolicies:
             return self.pending.record
         if number == 0:
             return None
-        with self.store.reading() as connection:
-            return find_policy(connection, session.session_id, number)
+        return _read_record(self.store, session.session_id, number)
 
     def parameters(self, number: int) -> Parameters:
         """Returns a policy as tensors."""
@@ -89,6 +89,12 @@ class EarlierPolicies:
         """Returns the id of the policy that a policy was adapted from; empty for θ."""
         record = self.record(number)
         return "" if record is None else record.description.parent_id
+
+
+@retried
+def _read_record(store: Store, session_id: str, number: int) -> PolicyRecord | None:
+    with store.reading(snapshot=False) as connection:
+        return find_policy(connection, session_id, number)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

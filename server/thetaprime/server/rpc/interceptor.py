@@ -25,6 +25,7 @@ from thetaprime.server.logging import LineLimit
 from thetaprime.server.rpc.gate import Gate
 from thetaprime.server.rpc.requests import Requests
 from thetaprime.server.scheduling.rate_limit import RequestRate
+from thetaprime.server.store.retries import set_call_deadline
 from thetaprime.server.telemetry.calls import CallObserver, ObservedCall
 
 _PREFIX: Final = "/thetaprime."
@@ -104,6 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     if self._draining:
                         raise UnavailableError("the server is shutting down", retry_after=1.0)
                     caller = self._authenticate(method, caller, context)
+                    set_call_deadline(context.time_remaining())
                     admitted = self._gate.admit(context, caller)
                     requests = Requests(method, decode, admitted)
                     request = requests if handler.request_streaming else await requests.only()

@@ -11,9 +11,11 @@ from thetaprime.server.sessions.on_policy import find_round_doubt
 from thetaprime.server.sessions.policies import session_entry
 from thetaprime.server.sessions.rows import SessionRecord, UploadedBatch, find_session, set_doubt, uploaded_batch
 from thetaprime.server.store import Store
+from thetaprime.server.store.retries import retried
 from thetaprime.server.store.tables import uploads
 
 
+@retried
 def discard_uploads(
     store: Store, catalog: Catalog, tenant: str, session_id: str, round_index: int, upload_ids: Sequence[str]
 ) -> tuple[SessionRecord, UploadedBatch]:

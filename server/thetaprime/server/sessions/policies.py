@@ -8,9 +8,16 @@ import sqlalchemy as sa
 from thetaprime.models import Parameters
 from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
 from thetaprime.server.errors import NotFoundError, PreconditionError
-from thetaprime.server.sessions.rows import SessionRecord, find_session
+from thetaprime.server.sessions.rows import (
+    SESSION_COLUMNS,
+    SESSION_CONDITIONS,
+    KnownUpload,
+    SessionRecord,
+    find_session,
+)
 from thetaprime.server.store import Store
-from thetaprime.server.store.tables import policies
+from thetaprime.server.store.retries import retried
+from thetaprime.server.store.tables import policies, sessions, uploads
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 from thetaprime.v1 import policy_pb2
 
@@ -21,6 +28,34 @@ _POLICY: Final = sa.select(policies).where(
 _MEMORIES: Final = (
     sa.select(policies.c.memory)
     .where(policies.c.session_id == sa.bindparam("session_id"), policies.c.round <= sa.bindparam("round"))
+    .order_by(policies.c.round)
+)
+
+
+_UPLOAD_BASE: Final = (
+    sa.select(
+        *SESSION_COLUMNS,
+        uploads.c.payload_sha256,
+        uploads.c.counted,
+        uploads.c.acknowledgement,
+        uploads.c.round.label("upload_round"),
+        policies.c.round.label("policy_round"),
+        policies.c.batch_sha256,
+        policies.c.onnx_sha256,
+        # Of the last two steps.
+        *(
+            sa.case((policies.c.round >= sessions.c.round - 1, column)).label(column.name)
+            for column in (policies.c.policy, policies.c.report)
+        ),
+        policies.c.memory,
+    )
+    .select_from(
+        sessions.outerjoin(
+            uploads,
+            (uploads.c.session_id == sessions.c.session_id) & (uploads.c.upload_id == sa.bindparam("upload_id")),
+        ).outerjoin(policies, (policies.c.session_id == sessions.c.session_id) & (policies.c.round <= sessions.c.round))
+    )
+    .where(*SESSION_CONDITIONS)
     .order_by(policies.c.round)
 )
 
@@ -63,10 +98,57 @@ class PolicyRecord:
         return service_pb.AdaptationReport.FromString(self.report)
 
 
+@dataclasses.dataclass(frozen=True)
+class UploadBase:
+    """What an upload builds on.
+
+    Attributes:
+        session: its session.
+        known: the upload, where it was accepted before.
+        record: the step that made θ_k; None for θ.
+        previous: the step that made θ_{k−1}; None for θ, and in round 0.
+        memories: what the session remembers of each round before the current one, in order.
+    """
+
+    session: SessionRecord
+    known: KnownUpload | None
+    record: PolicyRecord | None
+    previous: PolicyRecord | None
+    memories: tuple[bytes | None, ...]
+
+
 def find_policy(connection: sa.Connection, session_id: str, round_index: int) -> PolicyRecord | None:
     """Returns θ_k of a session; None for θ, and for a later round than the session's."""
     row = connection.execute(_POLICY, {"session_id": session_id, "round": round_index}).mappings().one_or_none()
     return None if row is None else PolicyRecord(**row)
+
+
+def find_upload_base(connection: sa.Connection, tenant: str, session_id: str, now: int, upload_id: str) -> UploadBase:
+    """Returns what an upload of a session builds on, in one statement.
+
+    Raises:
+        NotFoundError: the session does not exist, belongs to another tenant, or was deleted.
+    """
+    arguments = {"session_id": session_id, "tenant": tenant, "now": now, "upload_id": upload_id}
+    rows = connection.execute(_UPLOAD_BASE, arguments).all()
+    if not rows:
+        raise NotFoundError("session", session_id)
+    session = SessionRecord(*rows[0][: len(SESSION_COLUMNS)])
+    steps = [row for row in rows if row.policy_round is not None]
+    records = {
+        row.policy_round: PolicyRecord(
+            session_id, row.policy_round, row.batch_sha256, row.onnx_sha256, row.policy, row.report, row.memory
+        )
+        for row in steps
+        if row.policy is not None
+    }
+    return UploadBase(
+        session=session,
+        known=None if rows[0].acknowledgement is None else KnownUpload.of(rows[0]),
+        record=records.get(session.round),
+        previous=records.get(session.round - 1),
+        memories=tuple(row.memory for row in steps),
+    )
 
 
 def read_memories(connection: sa.Connection, session: SessionRecord) -> tuple[bytes | None, ...]:
@@ -120,15 +202,22 @@ def get_policy(
         NotFoundError: the session does not exist, or is at an earlier round.
         PreconditionError: θ was asked for and has left the catalog.
     """
-    with store.reading() as connection:
-        session = find_session(connection, tenant, session_id, store.now())
-        index = session.round if round_index is None else round_index
-        record = find_policy(connection, session_id, index)
+    session, index, record = _read_policy(store, tenant, session_id, round_index)
     if record is not None:
         return record.policy_message(store), record.report_message()
     if index == 0:
         return session_entry(catalog, session).theta, None
     raise NotFoundError("policy", f"round {index} of session {session_id}")
+
+
+@retried
+def _read_policy(
+    store: Store, tenant: str, session_id: str, round_index: int | None
+) -> tuple[SessionRecord, int, PolicyRecord | None]:
+    with store.reading() as connection:
+        session = find_session(connection, tenant, session_id, store.now())
+        index = session.round if round_index is None else round_index
+        return session, index, find_policy(connection, session_id, index)
 
 
 def current_parameters(store: Store, entry: CatalogEntry, record: PolicyRecord | None) -> Parameters:

@@ -5,8 +5,8 @@ The statements of a round are built once: building one takes as long as running 
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from google.protobuf import json_format, timestamp_pb2
@@ -31,14 +31,12 @@ _ROUND_UPLOADS: Final = (
     .where(uploads.c.session_id == sa.bindparam("session_id"), uploads.c.round == sa.bindparam("round"))
     .order_by(uploads.c.payload_sha256, uploads.c.upload_id)
 )
-_ADD_KEPT: Final = (
-    sessions.update()
-    .where(sessions.c.session_id == sa.bindparam("session"))
-    .values(
-        kept_bytes=sessions.c.kept_bytes + sa.bindparam("more_bytes"),
-        kept_steps=sessions.c.kept_steps + sa.bindparam("more_steps"),
-    )
-)
+ADDED_KEPT: Final = {
+    "kept_bytes": sessions.c.kept_bytes + sa.bindparam("more_bytes"),
+    "kept_steps": sessions.c.kept_steps + sa.bindparam("more_steps"),
+}
+"""Values of an update that adds bytes and environment steps to a session's totals."""
+_ADD_KEPT: Final = sessions.update().where(sessions.c.session_id == sa.bindparam("session")).values(ADDED_KEPT)
 _SET_DOUBT: Final = (
     sessions.update().where(sessions.c.session_id == sa.bindparam("session")).values(doubt=sa.bindparam("new_doubt"))
 )
@@ -83,6 +81,28 @@ class UploadedBatch:
         return service_pb.UploadedBatch(
             uploads=self.uploads, trajectories=self.trajectories, steps=self.steps, sha256=self.sha256
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownUpload:
+    """An upload that was accepted before.
+
+    Attributes:
+        payload_sha256: digest of its payload.
+        round: its round.
+        counted: whether the round's step uses it; None means that it does.
+        acknowledgement: the reply that it got.
+    """
+
+    payload_sha256: str
+    round: int
+    counted: bool | None
+    acknowledgement: bytes
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """Returns the upload of a row that names its round ``upload_round``."""
+        return cls(row.payload_sha256, row.upload_round, row.counted, row.acknowledgement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +218,36 @@ class SessionRecord:
 
 SESSION_COLUMNS: Final = tuple(sessions.c[field.name] for field in dataclasses.fields(SessionRecord))
 """The columns of a `SessionRecord`, in its order: ``SessionRecord(*row)``."""
-_SESSION: Final = sa.select(*SESSION_COLUMNS).where(
+SESSION_CONDITIONS: Final = (
     sessions.c.session_id == sa.bindparam("session_id"),
     sessions.c.tenant == sa.bindparam("tenant"),
     is_readable(sa.bindparam("now")),
+)
+"""Conditions of one session of a tenant; their values are ``session_id``, ``tenant`` and ``now``."""
+_SESSION: Final = sa.select(*SESSION_COLUMNS).where(*SESSION_CONDITIONS)
+
+
+_ROUND: Final = (
+    sa.select(
+        *SESSION_COLUMNS,
+        uploads.c.upload_id,
+        uploads.c.payload_sha256,
+        uploads.c.trajectories,
+        uploads.c.steps,
+        uploads.c.counted,
+        uploads.c.evidence,
+        uploads.c.round.label("upload_round"),
+        sa.case((uploads.c.upload_id == sa.bindparam("upload_id"), uploads.c.acknowledgement)).label("acknowledgement"),
+    )
+    .select_from(
+        sessions.outerjoin(
+            uploads,
+            (uploads.c.session_id == sessions.c.session_id)
+            & ((uploads.c.round == sessions.c.round) | (uploads.c.upload_id == sa.bindparam("upload_id"))),
+        )
+    )
+    .where(*SESSION_CONDITIONS)
+    .order_by(uploads.c.payload_sha256, uploads.c.upload_id)
 )
 
 
@@ -228,6 +274,31 @@ def find_session(connection: sa.Connection, tenant: str, session_id: str, now: i
     return SessionRecord(*row)
 
 
+def find_round(
+    connection: sa.Connection, tenant: str, session_id: str, now: int, upload_id: str | None = None
+) -> "tuple[SessionRecord, UploadedBatch, KnownUpload | None]":
+    """Returns one session of a tenant, the uploads of its current round, and an upload of any round, in one statement.
+
+    Args:
+        connection: a transaction.
+        tenant: the tenant.
+        session_id: the session.
+        now: microseconds since 1970.
+        upload_id: the upload; None for none.
+
+    Raises:
+        NotFoundError: as `find_session`.
+    """
+    arguments = {"session_id": session_id, "tenant": tenant, "now": now, "upload_id": upload_id}
+    rows = connection.execute(_ROUND, arguments).all()
+    if not rows:
+        raise NotFoundError("session", session_id)
+    session = SessionRecord(*rows[0][: len(SESSION_COLUMNS)])
+    ours = [row for row in rows if row.upload_round == session.round]
+    known = next((row for row in rows if row.acknowledgement is not None), None)
+    return session, _batch_of(ours), None if known is None else KnownUpload.of(known)
+
+
 def add_kept(connection: sa.Connection, session_id: str, *, size: int, steps: int = 0) -> None:
     """Adds bytes and environment steps to a session's totals, in the transaction that stores them."""
     connection.execute(_ADD_KEPT, {"session": session_id, "more_bytes": size, "more_steps": steps})
@@ -241,7 +312,10 @@ def set_doubt(connection: sa.Connection, session_id: str, doubt: str | None) -> 
 def uploaded_batch(connection: sa.Connection, session: SessionRecord, round_index: int | None = None) -> UploadedBatch:
     """Returns the uploads of a round of a session; None for the current round."""
     index = session.round if round_index is None else round_index
-    rows = connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": index}).all()
+    return _batch_of(connection.execute(_ROUND_UPLOADS, {"session_id": session.session_id, "round": index}).all())
+
+
+def _batch_of(rows: Sequence[Any]) -> UploadedBatch:
     counted = [row for row in rows if row.counted is not False]
     return UploadedBatch(
         payloads=tuple(row.payload_sha256 for row in counted),

@@ -25,12 +25,14 @@ from thetaprime.server.sessions.rows import (
     SessionRecord,
     UploadedBatch,
     check_id,
+    find_round,
     find_session,
     uploaded_batch,
     uploaded_batches,
 )
 from thetaprime.server.store import Store, SweptSession
 from thetaprime.server.store.clock import may_delete_expired, seconds_since_sweep
+from thetaprime.server.store.retries import retried
 from thetaprime.server.store.tables import is_readable, policies, sessions
 from thetaprime.server.store.usage import expected_policy_bytes, row_bytes
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
@@ -140,6 +142,7 @@ def create_session(
     return session, batch, session_entry(catalog, session).theta
 
 
+@retried
 def _found_or_created(
     store: Store,
     catalog: Catalog,
@@ -200,6 +203,7 @@ def _found_or_created(
     return session, UploadedBatch()
 
 
+@retried
 def get_session(
     store: Store, tenant: str, session_id: str
 ) -> tuple[SessionRecord, UploadedBatch, Sequence[service_pb.AdaptationReport]]:
@@ -209,8 +213,7 @@ def get_session(
         NotFoundError: the session does not exist.
     """
     with store.reading() as connection:
-        session = find_session(connection, tenant, session_id, store.now())
-        batch = uploaded_batch(connection, session)
+        session, batch, _ = find_round(connection, tenant, session_id, store.now())
         query = (
             sa.select(policies.c.report)
             .where(policies.c.session_id == session_id, policies.c.round <= session.round)
@@ -223,6 +226,7 @@ def get_session(
     return session, batch, reports
 
 
+@retried
 def list_sessions(
     store: Store, tenant: str, page_size: int, page_token: str
 ) -> tuple[Sequence[SessionRecord], Mapping[str, UploadedBatch], str]:
@@ -256,6 +260,7 @@ def list_sessions(
     return page, batches, _write_token(page[-1]) if len(rows) > size else ""
 
 
+@retried
 def close_session(store: Store, tenant: str, session_id: str) -> tuple[SessionRecord, UploadedBatch]:
     """Closes a session; a closed session stays closed.
 

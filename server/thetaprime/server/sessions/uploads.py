@@ -34,35 +34,33 @@ from thetaprime.server.sessions.on_policy import UploadEvidence, refuse_upload
 from thetaprime.server.sessions.policies import (
     PolicyRecord,
     current_parameters,
-    find_policy,
-    read_memories,
+    find_upload_base,
     session_entry,
 )
 from thetaprime.server.sessions.room import with_expired_deleted
 from thetaprime.server.sessions.rows import (
+    ADDED_KEPT,
+    KnownUpload,
     SessionRecord,
     UploadedBatch,
-    add_kept,
     check_id,
-    find_session,
+    find_round,
     set_doubt,
-    uploaded_batch,
 )
 from thetaprime.server.store import Store
+from thetaprime.server.store.retries import retried
 from thetaprime.server.store.tables import sessions, uploads
 from thetaprime.server.store.usage import upload_bytes
+from thetaprime.server.store.writes import Writes, insert_row, row_values
 from thetaprime.v1 import adaptation_service_pb2 as service_pb
 
-_UPLOAD: Final = (
-    sa.select(uploads)
-    .join(sessions, sessions.c.session_id == uploads.c.session_id)
-    .where(
-        sessions.c.tenant == sa.bindparam("tenant"),
-        uploads.c.session_id == sa.bindparam("session_id"),
-        uploads.c.upload_id == sa.bindparam("upload_id"),
-    )
+_RECORD: Final = Writes(
+    (
+        sessions.update().where(sessions.c.session_id == sa.bindparam("session")).values(ADDED_KEPT),
+        frozenset({"session", "more_bytes", "more_steps"}),
+    ),
+    (insert_row(uploads), frozenset(row_values(uploads, {}))),
 )
-_INSERT: Final = uploads.insert()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +74,7 @@ class AdmittedUpload:
         record: the step that made θ_k, which must have collected the trajectories; None for θ.
         previous: the step that made θ_{k−1}; None for θ, and in round 0.
         memories: what the session remembers of earlier rounds.
-        known: the upload's row, where it was accepted before.
+        known: the upload, where it was accepted before.
     """
 
     tenant: str
@@ -85,7 +83,7 @@ class AdmittedUpload:
     record: PolicyRecord | None = None
     previous: PolicyRecord | None = None
     memories: tuple[bytes | None, ...] = ()
-    known: sa.RowMapping | None = None
+    known: KnownUpload | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +124,7 @@ class NewUpload:
     verified: VerifiedTrajectories
 
 
+@retried
 def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
     """Checks an upload's header, before its payload is received.
 
@@ -136,19 +135,13 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
         RoundMismatchError: the session is at another round.
     """
     check_id(header.upload_id, "header.upload_id")
-    with store.reading() as connection:
-        session = find_session(connection, tenant, header.session_id, store.now())
-        # A repeated upload is acknowledged again, also after its round was taken or its session was closed.
-        known = _find_upload(connection, tenant, header)
-        if known is not None:
-            return AdmittedUpload(tenant, header, session, known=known)
-        _require_current(session, header, store.now())
-        record, previous = (
-            find_policy(connection, session.session_id, index) if index > 0 else None
-            for index in (session.round, session.round - 1)
-        )
-        memories = read_memories(connection, session)
-    return AdmittedUpload(tenant, header, session, record, previous, memories)
+    with store.reading(snapshot=False) as connection:
+        base = find_upload_base(connection, tenant, header.session_id, store.now(), header.upload_id)
+    # A repeated upload is acknowledged again, also after its round was taken or its session was closed.
+    if base.known is not None:
+        return AdmittedUpload(tenant, header, base.session, known=base.known)
+    _require_current(base.session, header, store.now())
+    return AdmittedUpload(tenant, header, base.session, base.record, base.previous, base.memories)
 
 
 def accept_upload(
@@ -203,17 +196,41 @@ def accept_upload(
     verified = _verified_trajectories(store, entry, upload, _unpacked(entry, upload.session, payload, footer))
     failpoints.reach("upload.verified")
 
+    begun: list[NewUpload] = []
+
+    def begin_once(new: NewUpload) -> None:
+        # The step consumes the forward pass; a repeated transaction has no other.
+        if not begun:
+            begun.append(new)
+            on_counted(new)
+
+    return _store_upload(store, config, quotas, upload, entry, verified, digest, payload, footer, begin_once)
+
+
+@retried
+def _store_upload(
+    store: Store,
+    config: ServerConfig,
+    quotas: Quotas,
+    upload: AdmittedUpload,
+    entry: CatalogEntry,
+    verified: VerifiedTrajectories,
+    digest: str,
+    payload: bytes,
+    footer: service_pb.UploadFooter,
+    on_counted: Callable[[NewUpload], object],
+) -> service_pb.UploadTrajectoriesResponse:
+    """Records a verified upload, if the round still takes it."""
+    tenant, header = upload.tenant, upload.header
     # Tenants share blobs without seeing it: a blob is only read through the rows of a session. Whether this one existed
     # shows in the upload's speed alone, and only to a sender of its every byte, noise of actions included.
     blobs = {digest: payload}
     with store.storing(blobs, tenant) as connection:
-        known = _find_upload(connection, tenant, header)
+        now = store.now()
+        session, before, known = find_round(connection, tenant, header.session_id, now, header.upload_id)
         if known is not None:
             return _acknowledge_again(known, header, digest)
-        now = store.now()
-        session = find_session(connection, tenant, header.session_id, now)
         _require_current(session, header, now)
-        before = uploaded_batch(connection, session)
         counted_as = None if header.count_again else before.upload_with(digest)
         batch = before
         refusal = None
@@ -237,12 +254,13 @@ def accept_upload(
                 "counted": counted_as is None,
                 "evidence": UploadEvidence.of(verified.measurement).pack() if counted_as is None else None,
             }
-            size = upload_bytes(row) + store.keep(connection, blobs)
+            placed = store.place(connection, blobs)
+            size = upload_bytes(row) + placed.bytes
             # The round's policy has its room from the first upload on: `Adapt` is never refused for it.
             size += session.policy_bytes if before.uploads + before.uncounted == 0 else 0
             quotas.require_room(connection, tenant, size=size, steps=footer.steps)
-            connection.execute(_INSERT, row)
-            add_kept(connection, session.session_id, size=size, steps=footer.steps)
+            kept = {"session": session.session_id, "more_bytes": size, "more_steps": footer.steps}
+            _RECORD.execute(connection, {**kept, **row_values(uploads, row)}, next(iter(placed.rows), None))
             if counted_as is None:
                 on_counted(NewUpload(session, batch, upload.record, upload.memories, entry, verified))
             failpoints.reach("upload.row")
@@ -254,6 +272,7 @@ def accept_upload(
     return acknowledgement
 
 
+@retried
 def _require_room_early(store: Store, quotas: Quotas, tenant: str, size: int, steps: int) -> None:
     """Checks that the quotas have room for the payload, before it is verified; its rows are counted later."""
     with store.reading() as connection:
@@ -271,22 +290,17 @@ def trajectory_batch(trajectories: Sequence[wire.Trajectory]) -> TrajectoryBatch
     )
 
 
-def _find_upload(connection: sa.Connection, tenant: str, header: service_pb.UploadHeader) -> sa.RowMapping | None:
-    arguments = {"tenant": tenant, "session_id": header.session_id, "upload_id": header.upload_id}
-    return connection.execute(_UPLOAD, arguments).mappings().one_or_none()
-
-
 def _acknowledge_again(
-    known: sa.RowMapping, header: service_pb.UploadHeader, digest: str
+    known: KnownUpload, header: service_pb.UploadHeader, digest: str
 ) -> service_pb.UploadTrajectoriesResponse:
-    if (known["payload_sha256"], known["round"]) != (digest, header.round):
+    if (known.payload_sha256, known.round) != (digest, header.round):
         raise ReusedIdError(
             "UPLOAD_ID_REUSED",
-            f"upload_id {shown(header.upload_id)} was acknowledged for payload {known['payload_sha256']} of round "
-            f"{known['round']}; now payload {digest} of round {header.round} came",
+            f"upload_id {shown(header.upload_id)} was acknowledged for payload {known.payload_sha256} of round "
+            f"{known.round}; now payload {digest} of round {header.round} came",
         )
-    acknowledgement = service_pb.UploadTrajectoriesResponse.FromString(known["acknowledgement"])
-    if known["counted"] is False and not acknowledgement.counted_as:
+    acknowledgement = service_pb.UploadTrajectoriesResponse.FromString(known.acknowledgement)
+    if known.counted is False and not acknowledgement.counted_as:
         raise PreconditionError(
             "UPLOAD_DISCARDED",
             f"upload_id {shown(header.upload_id)} was discarded; send the content under another id to count it",

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from thetaprime.server.errors import CorruptDataError, StartupError
 from thetaprime.server.store import tables
-from thetaprime.server.store.locks import lock_sessions
+from thetaprime.server.store.locks import lock_blobs, lock_sessions
 from thetaprime.server.store.store import Store
 from thetaprime.server.store.usage import recount
 from thetaprime.wire import sha256_hex
@@ -129,6 +129,7 @@ def import_store(store: Store, file: IO[bytes]) -> BackupCounts:
             elif name.startswith(_BLOBS):
                 if sha256_hex(data) != name.removeprefix(_BLOBS):
                     raise BackupError(f"{name} is damaged: its bytes have another digest")
+                lock_blobs(connection, [sha256_hex(data)])
                 store.keep(connection, {sha256_hex(data): data})
                 counts.add_blob(len(data))
             elif name.startswith(_ROWS):

@@ -1,6 +1,7 @@
 """The database of a store, and the promises that every kind of it keeps."""
 
 import abc
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
@@ -35,8 +36,12 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
-    def reading(self) -> AbstractContextManager[sa.Connection]:
-        """A read-only transaction, which sees one snapshot.
+    def reading(self, *, snapshot: bool = True) -> AbstractContextManager[sa.Connection]:
+        """A read-only transaction.
+
+        Args:
+            snapshot: whether its statements see one snapshot. A single statement does in any case, and needs no
+                BEGIN.
 
         Raises:
             UnavailableError: the database is away, to be tried again.
@@ -44,11 +49,12 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
-    def writing(self, *tenants: str) -> AbstractContextManager[sa.Connection]:
+    def writing(self, *tenants: str, blobs: Collection[str] = ()) -> AbstractContextManager[sa.Connection]:
         """A writing transaction; durable when it ends without an error.
 
         Args:
             tenants: whose rows it reads or changes. Without any, it touches no row of a session.
+            blobs: digests of the blobs that it will name.
 
         Raises:
             UnavailableError: others kept the rows locked for 10 seconds, or the database is away.

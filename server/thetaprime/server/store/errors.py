@@ -9,7 +9,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from thetaprime.server.errors import InvalidRequestError, ServiceError, StoreFailedError, UnavailableError
+from thetaprime.server.errors import (
+    InvalidRequestError,
+    ServiceError,
+    StoreFailedError,
+    TransientError,
+    UnavailableError,
+)
 
 _FULL, _READ_ONLY, _FAILED = "STORE_FULL", "STORE_READ_ONLY", "STORE_FAILED"
 _REASONS_BY_ERRNO: Final = {
@@ -29,8 +35,10 @@ _REASONS_BY_SQLITE: Final = {
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 # Of PostgreSQL, by the beginning of the SQLSTATE; see https://www.postgresql.org/docs/current/errcodes-appendix.html.
 _REASONS_BY_SQLSTATE: Final = {"53100": _FULL, "25006": _READ_ONLY, "53": _FAILED, "58": _FAILED, "XX": _FAILED}
-# Connections, serialization failures and deadlocks, locks and statements that took too long, a server that shuts down.
-_BUSY_SQLSTATES: Final = ("08", "40", "53300", "55P03", "57014", "57P")
+# Locks and statements that took too long.
+_BUSY_SQLSTATES: Final = ("55P03", "57014")
+# Connections, serialization failures and deadlocks, a server that shuts down or starts.
+_TRANSIENT_SQLSTATES: Final = ("08", "40", "53300", "57P")
 
 STORE_BUSY: Final = "the store is busy"
 """Message of a call that has waited too long for other writers."""
@@ -55,7 +63,8 @@ def database_failures() -> Iterator[None]:
     """Translates the errors of SQLite and of PostgreSQL.
 
     Raises:
-        UnavailableError: the database is locked, or away.
+        UnavailableError: the database is locked.
+        TransientError: the database is away, or another transaction was in the way.
         InvalidRequestError: a text holds the character NUL, which PostgreSQL cannot store.
         StoreFailedError: the disk is full, read-only or broken.
     """
@@ -87,7 +96,9 @@ def _translated(error: sa.exc.DBAPIError) -> ServiceError | None:
         reason = _REASONS_BY_SQLITE.get(_sqlite_code(error))
         return None if reason is None else StoreFailedError(reason, str(error.orig))
     state = getattr(error.orig, "sqlstate", None) or ""
-    if error.connection_invalidated or state.startswith(_BUSY_SQLSTATES) or _cannot_connect(error):
+    if error.connection_invalidated or state.startswith(_TRANSIENT_SQLSTATES) or _cannot_connect(error):
+        return TransientError("the database is busy or away", retry_after=0.5)
+    if state.startswith(_BUSY_SQLSTATES):
         return UnavailableError("the database is busy or away", retry_after=0.5)
     if not state and "NUL" in str(error.orig):
         return InvalidRequestError("request", "a text holds the character NUL; expected text without it")

@@ -44,13 +44,16 @@ def open_blobs(store: str | Path, blobs: str | Path | None) -> Blobs:
         return BlobFolder(folder)
 
 
-def open_database(store: str | Path, blobs: Blobs, prepare: Callable[[sa.Connection], None]) -> Database:
+def open_database(
+    store: str | Path, blobs: Blobs, prepare: Callable[[sa.Connection], None], connections: int
+) -> Database:
     """Opens the database of a store.
 
     Args:
         store: the store's folder or URL.
         blobs: its large blobs.
         prepare: creates, migrates or checks the tables, in a writing transaction.
+        connections: to a PostgreSQL, at most.
 
     Raises:
         StartupError: it cannot be used.
@@ -63,7 +66,7 @@ def open_database(store: str | Path, blobs: Blobs, prepare: Callable[[sa.Connect
     from thetaprime.server.store.postgres import PostgresDatabase
 
     with _requiring("postgres"):
-        return PostgresDatabase(_database_url(str(store)), prepare)
+        return PostgresDatabase(_database_url(str(store)), prepare, connections)
 
 
 @contextlib.contextmanager

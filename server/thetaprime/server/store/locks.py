@@ -1,7 +1,8 @@
 """Orders the transactions of all server processes that share a PostgreSQL.
 
 An advisory lock is a number that a transaction holds until it ends, whichever way it ends, so PgBouncer may share
-connections between transactions. SQLite needs none: one transaction writes at a time.
+connections between transactions. A transaction takes its locks before it reads the rows that they protect. SQLite needs
+none: one transaction writes at a time.
 See https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 """
 
@@ -18,27 +19,30 @@ _STATEMENT_SECONDS: Final = 60
 _BLOB_GROUPS: Final = 1024
 
 
-def lock(connection: sa.Connection, *names: str) -> None:
-    """Waits for the locks of these names, and limits how long the transaction waits for anything.
+def begin_locked(connection: sa.Connection, names: Iterable[str], blobs: Collection[str] = ()) -> None:
+    """Begins a writing transaction of PostgreSQL, and waits for the locks of these names and of these blobs.
 
-    A transaction takes its locks before it reads the rows that they protect.
+    Limits how long the transaction waits for anything. One message to the server: each number was made here.
+
+    Args:
+        connection: without a transaction, in PostgreSQL's mode of automatic commits.
+        names: the locks.
+        blobs: as for `lock_blobs`.
     """
-    if not _is_shared(connection):
-        return
     limits = (("lock_timeout", LOCK_SECONDS), ("statement_timeout", _STATEMENT_SECONDS))
-    commands = [f"SET LOCAL {setting} = '{seconds}s'" for setting, seconds in limits]
-    # One message to the server. Each number was made here.
-    connection.exec_driver_sql("; ".join([*commands, *_locking(names)]))
+    settings = [f"set_config('{setting}', '{seconds}s', true)" for setting, seconds in limits]
+    calls = ", ".join([*settings, *_locking(names), *_locking(_groups(blobs))])
+    connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {calls}")
 
 
 def lock_blobs(connection: sa.Connection, digests: Collection[str]) -> None:
     """Keeps other transactions from naming or deleting these blobs until this one ends.
 
-    A transaction calls it once, for all its blobs: two that call it twice could wait for each other.
+    A transaction calls it once, for all its blobs, unless it begins with their locks: two that call it twice could wait
+    for each other.
     """
     if digests and _is_shared(connection):
-        groups = {f"blobs {int(digest[:8], 16) % _BLOB_GROUPS}" for digest in digests}
-        connection.exec_driver_sql("; ".join(_locking(groups)))
+        connection.exec_driver_sql(f"SELECT {', '.join(_locking(_groups(digests)))}")
 
 
 def try_lock(connection: sa.Connection, name: str) -> bool:
@@ -58,9 +62,13 @@ def _is_shared(connection: sa.Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
+def _groups(digests: Iterable[str]) -> set[str]:
+    return {f"blobs {int(digest[:8], 16) % _BLOB_GROUPS}" for digest in digests}
+
+
 def _locking(names: Iterable[str]) -> list[str]:
-    """Returns the statements that take locks, in an order that is the same in every transaction."""
-    return [f"SELECT pg_advisory_xact_lock({key})" for key in sorted({_key(name) for name in names})]
+    """Returns the calls that take locks, in an order that is the same in every transaction."""
+    return [f"pg_advisory_xact_lock({key})" for key in sorted({_key(name) for name in names})]
 
 
 def _key(name: str) -> int:

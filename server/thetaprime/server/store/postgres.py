@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,11 +10,10 @@ import sqlalchemy as sa
 from thetaprime.server.errors import ServiceError, StartupError, StoreFailedError
 from thetaprime.server.store.database import Database
 from thetaprime.server.store.errors import database_failures, disk_failures
-from thetaprime.server.store.locks import LOCK_SECONDS, lock
+from thetaprime.server.store.locks import LOCK_SECONDS, begin_locked
 
 DRIVER: Final = "postgresql+psycopg"
 """SQLAlchemy's name of the dialect and its driver."""
-_POOL: Final = 16
 _MOST_CLOCK_SECONDS: Final = 60.0
 _CONNECTION: Final = {
     "application_name": "thetaprime",
@@ -37,24 +36,32 @@ class PostgresDatabase(Database):
     digests, does so for those that name or delete a blob. All locks end with their transaction, so PgBouncer may share
     connections between transactions.
 
+    Each message to the database takes as long as the network: BEGIN travels with the locks, and a single statement that
+    reads has no BEGIN.
+
     Args:
         url: SQLAlchemy's URL, with the driver psycopg. What it lacks, libpq takes from its environment variables.
         prepare: creates, migrates or checks the tables, in a writing transaction.
+        connections: open connections at most. A transaction takes one, and waits for it where all are in use.
 
     Raises:
         StartupError: the database cannot be used, or loses what was committed when its machine fails.
     """
 
-    def __init__(self, url: sa.URL, prepare: Callable[[sa.Connection], None]) -> None:
+    def __init__(self, url: sa.URL, prepare: Callable[[sa.Connection], None], connections: int) -> None:
         self._name = url.render_as_string(hide_password=True)
         self._engine = sa.create_engine(
-            url, pool_size=_POOL, max_overflow=0, pool_timeout=LOCK_SECONDS, connect_args=_CONNECTION
+            url,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=LOCK_SECONDS,
+            connect_args=_CONNECTION,
+            # `writing` and `reading` begin and end transactions.
+            isolation_level="AUTOCOMMIT",
         )
-        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         try:
-            with self._engine.begin() as connection:
+            with self._transaction(["schema"]) as connection:
                 _require_durability(connection)
-                lock(connection, "schema")
                 prepare(connection)
         except StartupError as error:
             self.close()
@@ -71,17 +78,28 @@ class PostgresDatabase(Database):
         """As `Database.check_in_place`. A URL names the same database, wherever it moves."""
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, snapshot: bool = True) -> Iterator[sa.Connection]:
         """As `Database.reading`."""
-        with database_failures(), self._reader.connect() as connection:
+        with database_failures(), self._engine.connect() as connection:
+            if snapshot:
+                connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # The pool ends the transaction.
             yield connection
 
     @contextlib.contextmanager
-    def writing(self, *tenants: str) -> Iterator[sa.Connection]:
+    def writing(self, *tenants: str, blobs: Collection[str] = ()) -> Iterator[sa.Connection]:
         """As `Database.writing`."""
-        with database_failures(), disk_failures(), self._engine.begin() as connection:
-            lock(connection, *(f"tenant {each}" for each in tenants))
+        locks = [f"tenant {each}" for each in tenants]
+        with database_failures(), disk_failures(), self._transaction(locks, blobs) as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, locks: Collection[str], blobs: Collection[str] = ()) -> Iterator[sa.Connection]:
+        with self._engine.connect() as connection:
+            begin_locked(connection, locks, blobs)
+            yield connection
+            # After an error, the pool rolls back.
+            connection.exec_driver_sql("COMMIT")
 
     def compact_some(self) -> bool:
         """As `Database.compact_some`. PostgreSQL does so by itself (autovacuum)."""

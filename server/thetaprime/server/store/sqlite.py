@@ -80,14 +80,14 @@ class SqliteDatabase(Database):
             raise StoreFailedError("STORE_FAILED", f"{self._folder} no longer holds the files that the server opened")
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, snapshot: bool = True) -> Iterator[sa.Connection]:
         """As `Database.reading`."""
         self.check_in_place()
         with database_failures(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self, *_tenants: str) -> Iterator[sa.Connection]:
+    def writing(self, *_tenants: str, blobs: Collection[str] = ()) -> Iterator[sa.Connection]:
         """As `Database.writing`. The transactions of all tenants run one after another."""
         self.check_in_place()
         with (

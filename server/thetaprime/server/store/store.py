@@ -1,16 +1,17 @@
 """The store: rows and small blobs in a database, large blobs beside it."""
 
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
 from thetaprime.server import failpoints
-from thetaprime.server.config import RECENT_BYTES, ROW_BYTES
+from thetaprime.server.config import RECENT_BYTES, ROW_BYTES, STORE_CONNECTIONS
 from thetaprime.server.errors import ServiceError
 from thetaprime.server.places import is_url
 from thetaprime.server.store import tables
@@ -29,9 +30,10 @@ from thetaprime.server.store.expiry import (
     unnamed_blob_rows,
 )
 from thetaprime.server.store.location import open_blobs, open_database
-from thetaprime.server.store.locks import lock_blobs
+from thetaprime.server.store.retries import Retries, retried
 from thetaprime.server.store.schema import ensure_schema, require_schema
 from thetaprime.server.store.usage import blob_bytes
+from thetaprime.server.store.writes import insert_blob
 
 ORPHAN_SECONDS: Final = 3600.0
 """Age of an orphaned file. A younger one may be the blob of a row that another process is about to write."""
@@ -46,6 +48,19 @@ def _microseconds() -> int:
     return time.time_ns() // 1000
 
 
+@dataclasses.dataclass(frozen=True)
+class PlacedBlobs:
+    """Where blobs belong.
+
+    Attributes:
+        rows: values of `writes.insert_blob`, for each that is a row.
+        bytes: that all of them take on the disk.
+    """
+
+    rows: Sequence[Mapping[str, object]]
+    bytes: int
+
+
 class Store:
     """The durable state. Several processes may share it: those of one machine a folder, any others a PostgreSQL.
 
@@ -57,6 +72,7 @@ class Store:
         blobs: the payloads and ONNX files that are too large for a row.
         now: returns the time, in microseconds since 1970.
         recent: this process's cache of values computed from the store.
+        retries: repeats transactions that ended with their connection.
     """
 
     def __init__(
@@ -68,6 +84,7 @@ class Store:
         blobs: Path | str | None = None,
         *,
         upgrades: bool = False,
+        connections: int = STORE_CONNECTIONS,
     ) -> None:
         """Opens a store. A folder is created, and its tables upgraded; those of a PostgreSQL only with `upgrades`.
 
@@ -78,12 +95,14 @@ class Store:
             recent_bytes: size of `recent` in bytes.
             blobs: folder or URL of the large blobs; None for the folder beside SQLite, and for rows in PostgreSQL.
             upgrades: whether to create or upgrade the tables of a PostgreSQL.
+            connections: to a PostgreSQL, at most.
 
         Raises:
             StartupError: the store cannot be used, or has another schema version.
         """
         self.now = now
         self.recent = RecentCache(recent_bytes)
+        self.retries = Retries()
         self.blobs = open_blobs(place, blobs)
         self._row_bytes = row_bytes if self.blobs.accepts else sys.maxsize
 
@@ -93,27 +112,27 @@ class Store:
             else:
                 require_schema(connection)
 
-        self.database = open_database(place, self.blobs, prepare)
+        self.database = open_database(place, self.blobs, prepare, connections)
 
     def close(self) -> None:
         """Closes the connections to the database."""
         self.database.close()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, snapshot: bool = True) -> Iterator[sa.Connection]:
         """As `Database.reading`."""
-        with self.database.reading() as connection:
+        with self.database.reading(snapshot=snapshot) as connection:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self, *tenants: str) -> Iterator[sa.Connection]:
+    def writing(self, *tenants: str, blobs: Collection[str] = ()) -> Iterator[sa.Connection]:
         """As `Database.writing`."""
-        with self.database.writing(*tenants) as connection:
+        with self.database.writing(*tenants, blobs=blobs) as connection:
             yield connection
 
     @contextlib.contextmanager
     def storing(self, blobs: Mapping[str, bytes], tenant: str) -> Iterator[sa.Connection]:
-        """`writing`, for a transaction that stores blobs with `keep`.
+        """`writing`, for a transaction that stores blobs with `keep`, or with `place`.
 
         Blobs that are files are written before, since it takes long, and deleted if no row names them afterwards.
 
@@ -127,7 +146,7 @@ class Store:
         files = [digest for digest, data in blobs.items() if not self.is_row(len(data))]
         self.prepare(blobs)
         try:
-            with self.writing(tenant) as connection:
+            with self.writing(tenant, blobs=blobs.keys()) as connection:
                 yield connection
         finally:
             # A failing store cannot delete them either; the sweep of orphans will.
@@ -163,21 +182,33 @@ class Store:
         Returns:
             The bytes that they take on the disk.
         """
-        lock_blobs(connection, blobs.keys())
-        total = 0
+        placed = self.place(connection, blobs)
+        for row in placed.rows:
+            connection.execute(insert_blob(connection.dialect.name), row)
+        return placed.bytes
+
+    def place(self, connection: sa.Connection, blobs: Mapping[str, bytes]) -> PlacedBlobs:
+        """Returns where blobs belong, for a caller that inserts their rows; `keep` does both.
+
+        Args:
+            connection: as for `keep`.
+            blobs: as for `keep`.
+        """
+        rows, total = [], 0
         for digest, data in blobs.items():
-            is_row = bool(connection.scalar(_HAS_BLOB, {"digest": digest}))
-            if not is_row:
-                # Asking an object store takes long: it may keep a copy of a row, from a time of another limit.
-                is_file = bool(self.blobs.folders) and digest in self.blobs
-                is_row = self.is_row(len(data)) and not is_file
-                if is_row:
-                    connection.execute(tables.blobs.insert(), {"sha256": digest, "data": data})
-                elif not is_file and digest not in self.blobs:
+            # Asking an object store takes long: it may keep a copy of a row, from a time of another limit.
+            is_file = bool(self.blobs.folders) and digest in self.blobs
+            is_row = self.is_row(len(data)) and not is_file
+            if is_row:
+                rows.append({"blob_sha256": digest, "blob_data": data})
+            else:
+                is_row = bool(connection.scalar(_HAS_BLOB, {"digest": digest}))
+                if not is_row and not is_file and digest not in self.blobs:
                     self.blobs.put(data)
             total += blob_bytes(len(data), is_row=is_row)
-        return total
+        return PlacedBlobs(rows, total)
 
+    @retried
     def read(self, digest: str) -> bytes:
         """Returns the bytes of a blob.
 
@@ -185,7 +216,7 @@ class Store:
             CorruptDataError: the blob is missing or damaged.
             StoreFailedError: the disk is broken.
         """
-        with self.reading() as connection:
+        with self.reading(snapshot=False) as connection:
             data = connection.scalar(_READ_BLOB, {"digest": digest})
         return self.blobs.get(digest) if data is None else verified(digest, data)
 
@@ -213,6 +244,7 @@ class Store:
             pass
         return total
 
+    @retried
     def sweep_tenant(self, tenant: str, on_swept: Callable[[SweptSession], object]) -> int:
         """Deletes what has expired of one tenant, between two sweeps, if the clock agrees with the last sweep.
 

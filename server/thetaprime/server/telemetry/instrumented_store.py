@@ -1,7 +1,7 @@
 """The store, with every operation measured and traced."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import sqlalchemy as sa
 
@@ -28,19 +28,25 @@ class InstrumentedStore(Store):
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._metrics = metrics
         self.writes = 0
-        super().__init__(config.store, row_bytes=config.row_bytes, recent_bytes=config.recent_bytes, blobs=config.blobs)
+        super().__init__(
+            config.store,
+            row_bytes=config.row_bytes,
+            recent_bytes=config.recent_bytes,
+            blobs=config.blobs,
+            connections=config.store_connections,
+        )
         self.blobs = _InstrumentedBlobs(self.blobs, metrics)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, snapshot: bool = True) -> Iterator[sa.Connection]:
         """As `Store.reading`."""
-        with _observe(self._metrics, "read"), super().reading() as connection:
+        with _observe(self._metrics, "read"), super().reading(snapshot=snapshot) as connection:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self, *tenants: str) -> Iterator[sa.Connection]:
+    def writing(self, *tenants: str, blobs: Collection[str] = ()) -> Iterator[sa.Connection]:
         """As `Store.writing`."""
-        with _observe(self._metrics, "write"), super().writing(*tenants) as connection:
+        with _observe(self._metrics, "write"), super().writing(*tenants, blobs=blobs) as connection:
             yield connection
         self.writes += 1
 
