@@ -258,6 +258,8 @@ def test_a_step_on_the_first_trajectories_ignores_the_others(policy: Policy, mak
     part = dataclasses.replace(part, observations=whole.observations[:17], actions=whole.actions[:17])
     part = dataclasses.replace(part, rewards=whole.rewards[:17], final_observations=whole.final_observations[:2])
     ours = adapt_step(policy, parameters, whole.first(2), ADAPTATION, step=0).parameters
+    # What was computed of the whole batch serves again.
+    assert whole.first(len(whole.lengths)) is whole
     theirs = adapt_step(policy, parameters, part, ADAPTATION, step=0).parameters
     assert all(torch.equal(ours[name], theirs[name]) for name in parameters)
     assert whole.first(9).lengths == whole.lengths

@@ -44,8 +44,7 @@ def layer(
     """
     if weight.ndim == 3:
         return _ACTIVATIONS[activation](inputs @ weight.mT + bias.unsqueeze(-2))
-    outputs: torch.Tensor = _Layer.apply(inputs, weight, bias, activation)  # type: ignore[no-untyped-call]
-    return outputs
+    return _differentiable(inputs, weight, bias, activation)
 
 
 def activation_backward(gradient: torch.Tensor, outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
@@ -95,6 +94,16 @@ class _Layer(torch.autograd.Function):
         )
 
 
+def _differentiable(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation
+) -> torch.Tensor:
+    # autograd's bookkeeping takes as long as a product of a hundred rows.
+    if not torch.is_grad_enabled():
+        return _run(inputs, weight, bias, activation)
+    outputs: torch.Tensor = _Layer.apply(inputs, weight, bias, activation)  # type: ignore[no-untyped-call]
+    return outputs
+
+
 def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
     if _FUSED is not None and len(inputs) >= _FEW_ROWS and inputs.dtype == torch.float32:
         # A thread adopts the process's number of threads when torch first asks for it. oneDNN does not ask, and would
@@ -107,8 +116,7 @@ def _run(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Left @ rightᵀ of [M, K] and [N, K] -> [M, N], differentiable any number of times."""
-    product: torch.Tensor = _Layer.apply(left, right, None, "none")  # type: ignore[no-untyped-call]
-    return product
+    return _differentiable(left, right, None, "none")
 
 
 def sum_of_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

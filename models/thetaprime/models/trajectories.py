@@ -63,9 +63,9 @@ class TrajectoryBatch:
         discrete = actions[0].dtype.kind == "i"
         flat = np.concatenate([each.reshape(len(each), -1) for each in observations])
         return cls(
-            observations=torch.from_numpy(flat.astype(np.float32)),
-            actions=torch.from_numpy(np.concatenate(actions).astype(np.int64 if discrete else np.float32)),
-            rewards=torch.from_numpy(np.concatenate(rewards).astype(np.float32)),
+            observations=torch.from_numpy(flat.astype(np.float32, copy=False)),
+            actions=torch.from_numpy(np.concatenate(actions).astype(np.int64 if discrete else np.float32, copy=False)),
+            rewards=torch.from_numpy(np.concatenate(rewards).astype(np.float32, copy=False)),
             lengths=lengths,
             terminated=torch.tensor(list(terminated), dtype=torch.bool),
             final_observations=torch.from_numpy(
@@ -74,7 +74,9 @@ class TrajectoryBatch:
         )
 
     def first(self, trajectories: int) -> Self:
-        """The batch of the first `trajectories` trajectories, or of all if there are fewer."""
+        """The batch of the first `trajectories` trajectories, or of all if there are fewer: then it is this batch."""
+        if trajectories >= len(self.lengths):
+            return self
         kept = slice(None, sum(self.lengths[:trajectories]))
         return dataclasses.replace(
             self,

@@ -15,6 +15,8 @@ import math
 import weakref
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models.artifact import REFERENCE_NAME, MetaPolicy
@@ -29,6 +31,8 @@ FEATURES_NAME: Final = "calibration.gain.features"
 """[T, F]: `gain_features` of held-out tasks."""
 GAINS_NAME: Final = "calibration.gain.gains"
 """[T]: R_1 − R_0 of held-out tasks, each from fresh episodes, in the units of meta-training."""
+
+_Array = npt.NDArray[np.float64]
 
 _WIDTHS: Final = (0.5, 1.0, 2.0, 4.0)
 _NOISES: Final = (1e-3, 1e-2, 0.1, 0.3)
@@ -67,48 +71,52 @@ class GainModel:
     """
 
     def __init__(self, inputs: torch.Tensor, gains: torch.Tensor) -> None:
-        inputs, gains = inputs.double(), gains.double()
+        # numpy calls small functions faster than torch.
+        tasks, targets = inputs.double().numpy(), gains.double().numpy()
         fitted, calibrated = slice(None, None, 2), slice(1, None, 2)
-        self._center, self._unit = inputs[fitted].mean(0), inputs[fitted].std(0).clamp_min(1e-9)
-        self._level, self._spread = gains[fitted].mean(), gains[fitted].std().clamp_min(1e-12)
-        self._points = self._standardized(inputs[fitted])
-        self._fit((gains[fitted] - self._level) / self._spread)
-        mean, deviation = self._posterior(inputs[calibrated])
-        scores = ((gains[calibrated] - mean).abs() / deviation).sort().values
+        self._center, self._unit = tasks[fitted].mean(0), tasks[fitted].std(0, ddof=1).clip(1e-9)
+        self._level, self._spread = targets[fitted].mean(), targets[fitted].std(ddof=1).clip(1e-12)
+        self._points = self._standardized(tasks[fitted])
+        self._fit((targets[fitted] - self._level) / self._spread)
+        mean, deviation = self._posterior(tasks[calibrated])
+        scores = np.sort(np.abs(targets[calibrated] - mean) / deviation)
         rank = math.ceil(COVERAGE * (len(scores) + 1))
         self._factor = float(scores[min(rank, len(scores)) - 1])
 
     def predict(self, inputs: torch.Tensor) -> Estimate:
         """The gain of a batch with the features [F], with its interval."""
-        mean, deviation = (float(each) for each in self._posterior(inputs[None].double()))
+        mean, deviation = (float(each[0]) for each in self._posterior(inputs[None].double().numpy()))
         half = self._factor * deviation
         return Estimate(mean, mean - half, mean + half)
 
-    def _standardized(self, inputs: torch.Tensor) -> torch.Tensor:
-        return (inputs - self._center) / self._unit
+    def _standardized(self, inputs: _Array) -> _Array:
+        standardized: _Array = (inputs - self._center) / self._unit
+        return standardized
 
-    def _fit(self, targets: torch.Tensor) -> None:
+    def _fit(self, targets: _Array) -> None:
         """Chooses width and noise by leave-one-out likelihood (Rasmussen & Williams 2006, Eqs. 5.10 to 5.12)."""
         best = math.inf
         for width in _WIDTHS:
             covariance = self._covariance(self._points, width)
             for noise in _NOISES:
-                inverse = torch.linalg.inv(covariance + noise * torch.eye(len(targets), dtype=covariance.dtype))
+                inverse = np.linalg.inv(covariance + noise * np.eye(len(targets)))
                 weights, variance = inverse @ targets, 1.0 / inverse.diagonal()
-                loss = float((weights.square() * variance + variance.log()).mean())
+                loss = float((np.square(weights) * variance + np.log(variance)).mean())
                 if loss < best:
                     best, self._width, self._noise, self._inverse, self._weights = loss, width, noise, inverse, weights
 
-    def _covariance(self, points: torch.Tensor, width: float) -> torch.Tensor:
-        nearness = torch.exp(-0.5 * (torch.cdist(points, self._points) / width).square())
-        return nearness + _LINEAR * (1.0 + points @ self._points.T)
+    def _covariance(self, points: _Array, width: float) -> _Array:
+        distances = np.square(points[:, None] - self._points).sum(2)
+        covariance: _Array = np.exp(-0.5 / width**2 * distances) + _LINEAR * (1.0 + points @ self._points.T)
+        return covariance
 
-    def _posterior(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _posterior(self, inputs: _Array) -> tuple[_Array, _Array]:
+        """[B, F] -> mean and standard deviation of the gain, [B] each."""
         points = self._standardized(inputs)
         covariance = self._covariance(points, self._width)
-        prior = 1.0 + _LINEAR * (1.0 + points.square().sum(1)) + self._noise
+        prior = 1.0 + _LINEAR * (1.0 + np.square(points).sum(1)) + self._noise
         variance = prior - ((covariance @ self._inverse) * covariance).sum(1)
-        deviation = variance.clamp_min(self._noise).sqrt()
+        deviation = np.sqrt(variance.clip(self._noise))
         return self._level + self._spread * (covariance @ self._weights), self._spread * deviation
 
 
