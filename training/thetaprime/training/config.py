@@ -3,17 +3,59 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import pydantic
 
-from thetaprime.models import AdaptationSpec, PolicySpec
+from thetaprime.models import AdaptationSpec, MemorySpec, PolicySpec
 from thetaprime.models.spec import Curvature, Spec
 
 OuterLoopName = Literal["maml_trpo", "promp", "e_maml", "dice"]
 Tracker = Literal["tensorboard", "wandb", "none"]
+_NOT_OF_RL2: Final = {
+    **dict.fromkeys(("outer_loop", "support_trajectories", "fisher_fraction", "inner_kl_penalty"), ""),
+    **dict.fromkeys(("exploration_credit", "multi_step_loss", "learn_step_sizes", "step_size_lr"), ""),
+    **{"outer_lr": "learning_rate", "outer_epochs": "epochs", "clip_range": "clip_range", "max_kl": "max_kl"},
+    **{"outer_discount": "discount", "outer_gae_lambda": "gae_lambda"},
+}
+"""Settings of the other methods, each with the field of `RL2Spec` that has its place."""
 IMPLIED_CURVATURE: Final[Mapping[OuterLoopName, Curvature]] = {"promp": "ratio", "e_maml": "log_prob", "dice": "dice"}
 """The inner loss that an outer loop requires. `maml_trpo` takes any."""
+
+
+class RL2Spec(Spec):
+    """The settings of ``method = "rl2"``: lifetimes, and PPO through time (Schulman et al. 2017)."""
+
+    episodes: pydantic.PositiveInt = 2
+    """n: episodes of each lifetime. The memory is kept from one to the next."""
+    chunk_steps: pydantic.PositiveInt = 100
+    """Steps of one chunk of backpropagation through time. The memory's state is kept between chunks, its gradient is
+    not."""
+    learning_rate: pydantic.PositiveFloat = 7e-4
+    """Learning rate of Adam."""
+    epochs: pydantic.PositiveInt = 4
+    """Passes over the lifetimes of an iteration; `max_kl` ends them earlier."""
+    minibatches: pydantic.PositiveInt = 4
+    """Parts of a pass, each of which takes a step of Adam."""
+    clip_range: float = pydantic.Field(default=0.2, gt=0.0, lt=1.0)
+    """ε: probability ratios are clipped to 1 − ε and 1 + ε."""
+    max_kl: pydantic.PositiveFloat = 0.03
+    """KL divergence, in nats, from the policy that sampled, beyond which no further pass follows."""
+    discount: float = pydantic.Field(default=0.99, gt=0.0, le=1.0)
+    """γ over the whole lifetime: later episodes count in the first one's advantages."""
+    gae_lambda: float = pydantic.Field(default=0.95, ge=0.0, le=1.0)
+    """λ of the advantages."""
+    value_sizes: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(64, 64), max_length=16)
+    """Units of each hidden layer of the critic, which observes the task and exists in training alone."""
+    value_weight: pydantic.PositiveFloat = 0.5
+    """Weight of the critic's squared error in the loss."""
+    task_weight: pydantic.NonNegativeFloat = 0.0
+    """Weight of the squared error with which a linear map of the memory predicts the task's parameters (Humplik et al.
+    2019). The memory learns sooner what to look for. 0 for none."""
+    entropy_weight: pydantic.NonNegativeFloat = 0.0
+    """Weight of the entropy of the action distribution, which rewards exploration."""
+    max_gradient_norm: pydantic.PositiveFloat = 0.5
+    """Longest gradient of a step; longer ones are shortened."""
 
 
 class TrainConfig(Spec):
@@ -21,9 +63,9 @@ class TrainConfig(Spec):
 
     tasks: str
     """Task distribution: a shipped name (half-cheetah-velocity), or package.module:Class for your own."""
-    method: Literal["maml", "pretrained", "oracle"] = "maml"
-    """What to train: a policy that adapts (maml), or a comparison without inner steps: one policy for all tasks
-    (pretrained), or one that observes the task (oracle)."""
+    method: Literal["maml", "rl2", "pretrained", "oracle"] = "maml"
+    """What to train: a policy that adapts by gradient steps (maml), or in its memory (rl2), or a comparison without
+    inner steps: one policy for all tasks (pretrained), or one that observes the task (oracle)."""
     outer_loop: OuterLoopName = "maml_trpo"
     """Algorithm that improves θ: MAML with TRPO (Finn et al. 2017), ProMP (Rothfuss et al. 2019), E-MAML with TRPO
     (Stadie et al. 2018), or DiCE (Foerster et al. 2018). All but maml_trpo set `adaptation.curvature`."""
@@ -79,10 +121,48 @@ class TrainConfig(Spec):
     tracker."""
     threads: pydantic.PositiveInt = 2
     """Threads that share the tasks of an iteration. They change the speed, not the result."""
-    policy: PolicySpec = PolicySpec()
+    policy: PolicySpec = pydantic.Field(default=PolicySpec(), validate_default=True)
     """The network."""
     adaptation: AdaptationSpec = pydantic.Field(default=AdaptationSpec(), validate_default=True)
     """The inner loop."""
+    rl2: RL2Spec = RL2Spec()
+    """Lifetimes and PPO, of method rl2."""
+
+    @pydantic.field_validator("policy")
+    @classmethod
+    def _check_memory(cls, policy: PolicySpec, info: pydantic.ValidationInfo) -> PolicySpec:
+        method = info.data.get("method")  # absent if it was invalid
+        if method != "rl2":
+            if policy.memory is not None and method is not None:
+                raise ValueError(f"memory is {policy.memory.cell!r}, with method {method!r}; expected method 'rl2'")
+            return policy
+        for name, kept in (("module", ""), ("context_size", 0)):
+            if (found := getattr(policy, name)) != kept:
+                raise ValueError(f"{name} is {found!r}; method 'rl2' takes {kept!r}: its memory adapts")
+        return policy if policy.memory is not None else policy.model_copy(update={"memory": MemorySpec()})
+
+    @pydantic.model_validator(mode="after")
+    def _check_method(self) -> Self:
+        if self.method != "rl2":
+            if self.rl2 != RL2Spec():
+                raise ValueError(
+                    f"rl2 has settings, with method {self.method!r}; expected method 'rl2', or no settings"
+                )
+            return self
+        usual = TrainConfig.model_construct(tasks=self.tasks)
+        for name, instead in _NOT_OF_RL2.items():
+            found, kept = getattr(self, name), getattr(usual, name)
+            if found != kept:
+                hint = f"set rl2.{instead}" if instead else "leave it out"
+                raise ValueError(f"{name} is {found!r}, which method 'rl2' does not use; {hint}")
+        usual_adaptation = AdaptationSpec()
+        for name in AdaptationSpec.model_fields:
+            if (found := getattr(self.adaptation, name)) != getattr(usual_adaptation, name):
+                raise ValueError(
+                    f"adaptation.{name} is {found!r}, which method 'rl2' does not use: its memory adapts, without "
+                    "inner steps; leave it out"
+                )
+        return self
 
     @pydantic.field_validator("adaptation")
     @classmethod

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +15,12 @@ from thetaprime.models import (
     ArtifactError,
     Decision,
     Policy,
+    RecurrentPolicy,
     load_meta_policy,
     resolve_meta_policy,
 )
-from thetaprime.training.algorithms import ALGORITHMS, MAML
+from thetaprime.training.algorithms import ALGORITHMS, RL2
+from thetaprime.training.algorithms.objective import OuterLoop
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import (
     meta_policy_record,
@@ -31,7 +33,6 @@ from thetaprime.training.checkpoint import CHECKPOINT_NAME, CheckpointError, Run
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.history import POST, PRE, STEPS, append_history
 from thetaprime.training.resources import MapTasks, check_memory, task_threads
-from thetaprime.training.sampling.sampler import TaskData
 from thetaprime.training.tasks.distributions import resolve_tasks
 from thetaprime.training.tasks.networks import make_policy
 from thetaprime.training.tasks.oracle import OracleTasks, oracle_policy
@@ -64,6 +65,7 @@ class Progress:
         remaining_seconds: estimated time until the run's budget is spent; 0 at its end.
         spent: share of that budget, from 0 to 1; 1 at its end.
         first: whether this is the first iteration of this part of the run.
+        measurements: others of the algorithm, by name.
     """
 
     iteration: int
@@ -78,6 +80,7 @@ class Progress:
     remaining_seconds: float
     spent: float
     first: bool
+    measurements: Mapping[str, float]
 
 
 def run_tasks(config: TrainConfig) -> TaskDistribution:
@@ -86,7 +89,7 @@ def run_tasks(config: TrainConfig) -> TaskDistribution:
     return OracleTasks(distribution) if config.method == "oracle" else distribution
 
 
-def check_adapted(policy: Policy, adaptation: AdaptationSpec) -> None:
+def check_adapted(policy: Policy | RecurrentPolicy, adaptation: AdaptationSpec) -> None:
     """Checks that each pattern of `adaptation.adapted_parameters` names a parameter.
 
     Raises:
@@ -102,9 +105,15 @@ def check_adapted(policy: Policy, adaptation: AdaptationSpec) -> None:
 
 
 def run_policy(config: TrainConfig, distribution: TaskDistribution) -> Policy:
-    """The network of a run."""
+    """The network of a run without memory."""
     made: Callable[..., Policy] = oracle_policy if config.method == "oracle" else make_policy
     return made(distribution.environment, config.policy)
+
+
+def _outer_loop(policy: Policy | RecurrentPolicy, config: TrainConfig) -> OuterLoop:
+    if isinstance(policy, RecurrentPolicy):
+        return RL2(policy, config)
+    return ALGORITHMS[config.outer_loop](policy, config)
 
 
 def train(
@@ -152,7 +161,11 @@ def train(
         )
     distribution = run_tasks(config)
     check_memory(distribution.environment, effective)
-    policy = run_policy(config, distribution)
+    policy: Policy | RecurrentPolicy
+    if config.method == "rl2":
+        policy = RecurrentPolicy(distribution.environment, config.policy)  # training measures its normalization
+    else:
+        policy = run_policy(config, distribution)
     check_adapted(policy, config.adaptation)
     rng = np.random.default_rng(config.seed)
     if resume:
@@ -171,7 +184,7 @@ def train(
         step_sizes = LearnedStepSizes(state.parameters, config.adaptation.step_size, config.step_size_lr)
         if state.step_size_state:
             step_sizes.load(state.step_size_state)
-    algorithm = ALGORITHMS[effective.outer_loop](policy, effective)
+    algorithm = _outer_loop(policy, effective)
     algorithm.optimizer_state = state.optimizer_state
 
     saved = time.monotonic()
@@ -224,13 +237,17 @@ def check_new(directory: Path) -> None:
 
 
 def _begun(
-    config: TrainConfig, directory: Path, policy: Policy, rng: np.random.Generator, warm_start: Path | None
+    config: TrainConfig,
+    directory: Path,
+    policy: Policy | RecurrentPolicy,
+    rng: np.random.Generator,
+    warm_start: Path | None,
 ) -> RunState:
     check_new(directory)
     state = RunState(config, policy.init(config.seed), {}, dict(rng.bit_generator.state))
     if warm_start is not None:
         steps = 0
-        if config.method == "maml":
+        if config.method == "maml" and isinstance(policy, Policy):
             oracle = load_checkpoint(warm_start)
             state.parameters, state.warm_start = warm_started(oracle, config, policy), run_record(oracle)
         elif config.method == "oracle":
@@ -269,7 +286,7 @@ def _resumed(config: TrainConfig, directory: Path, *, amend: bool) -> RunState:
 
 def _iterate(
     state: RunState,
-    algorithm: MAML,
+    algorithm: OuterLoop,
     distribution: TaskDistribution,
     step_sizes: LearnedStepSizes | None,
     rng: np.random.Generator,
@@ -278,35 +295,32 @@ def _iterate(
 ) -> Progress:
     started = time.perf_counter()
     sizes = step_sizes.values() if step_sizes else None
-    update, data, sampling_seconds = algorithm.iterate(distribution, state.parameters, sizes, rng, map_tasks)
+    found = algorithm.iterate(distribution, state.parameters, sizes, rng, map_tasks)
+    update = found.update
     if step_sizes and update.step_size_gradient:
         step_sizes.update(update.step_size_gradient)
     seconds = time.perf_counter() - started
 
     state.parameters = update.theta
     state.iteration += 1
-    state.environment_steps += sum(_steps(each) for each in data)
+    state.environment_steps += found.environment_steps
     state.wall_seconds += seconds
     budget.add(_spent(state))
-    first = [(each.support or each.judged)[0].batch for each in data]
     return Progress(
         iteration=state.iteration,
-        pre_return=float(np.mean([float(batch.returns.mean()) for batch in first])),
-        post_return=float(np.mean([float(each.query.returns.mean()) for each in data])),
+        pre_return=found.pre_return,
+        post_return=found.post_return,
         kl_divergence=update.kl_divergence,
         improvement=update.improvement,
         accepted=update.accepted,
         environment_steps=state.environment_steps,
-        sampling_share=sampling_seconds / seconds,
+        sampling_share=found.sampling_seconds / seconds,
         iterations=budget.iterations,
         remaining_seconds=budget.remaining_seconds,
         spent=budget.share,
         first=budget.added == 1,
+        measurements=found.measurements,
     )
-
-
-def _steps(data: TaskData) -> int:
-    return sum(sum(batch.lengths) for batch in (*(each.batch for each in data.support), data.query))
 
 
 def _scalars(progress: Progress) -> dict[str, float]:
@@ -318,4 +332,5 @@ def _scalars(progress: Progress) -> dict[str, float]:
         "outer/accepted": float(progress.accepted),
         STEPS: float(progress.environment_steps),
         "run/sampling_share": progress.sampling_share,
+        **progress.measurements,
     }

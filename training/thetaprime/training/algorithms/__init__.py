@@ -7,6 +7,7 @@ from thetaprime.training.algorithms.dice import DiCE
 from thetaprime.training.algorithms.e_maml import EMAML
 from thetaprime.training.algorithms.maml_trpo import MAML
 from thetaprime.training.algorithms.promp import ProMP
+from thetaprime.training.algorithms.rl2 import RL2
 from thetaprime.training.config import OuterLoopName
 
 ALGORITHMS: Final[Mapping[OuterLoopName, type[MAML]]] = {
@@ -16,4 +17,4 @@ ALGORITHMS: Final[Mapping[OuterLoopName, type[MAML]]] = {
     "dice": DiCE,
 }
 
-__all__ = ["ALGORITHMS", "EMAML", "MAML", "DiCE", "ProMP"]
+__all__ = ["ALGORITHMS", "EMAML", "MAML", "RL2", "DiCE", "ProMP"]

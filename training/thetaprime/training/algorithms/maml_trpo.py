@@ -69,7 +69,7 @@ class MAML:
         meta_batch = self.sample_meta_batch(distribution, tasks, theta, step_sizes, rng)  # lines 4 to 9
         sampling_seconds = time.perf_counter() - started
         objective = MetaObjective(self, theta, step_sizes, meta_batch, map_tasks)
-        return Iteration(self.meta_update(objective), meta_batch, sampling_seconds)  # line 10
+        return Iteration.of_meta_batch(self.meta_update(objective), meta_batch, sampling_seconds)  # line 10
 
     def sample_meta_batch(
         self,

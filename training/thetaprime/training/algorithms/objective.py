@@ -6,9 +6,10 @@ the meta-objective is the mean over the meta-batch. θ is one vector [P] here, a
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch.distributions import Distribution, kl_divergence
 
@@ -16,6 +17,7 @@ from thetaprime.models import Parameters, Policy
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.resources import MapTasks
 from thetaprime.training.sampling.sampler import Collected, TaskData
+from thetaprime.training.tasks.protocol import TaskDistribution
 
 
 class MetaGradient(NamedTuple):
@@ -70,18 +72,57 @@ class MetaUpdate:
     kl_divergence: float
 
 
-class Iteration(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Iteration:
     """The outcome of one iteration.
 
     Attributes:
         update: the meta-update.
-        meta_batch: the trajectories of each task.
+        pre_return: mean undiscounted return before adaptation; of a memory, in a lifetime's first episode.
+        post_return: mean undiscounted return after adaptation; of a memory, in a lifetime's last episode.
+        environment_steps: taken.
         sampling_seconds: time spent on sampling and adapting.
+        measurements: others of the algorithm, for the trackers, by name.
     """
 
     update: MetaUpdate
-    meta_batch: list[TaskData]
+    pre_return: float
+    post_return: float
+    environment_steps: int
     sampling_seconds: float
+    measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of_meta_batch(cls, update: MetaUpdate, meta_batch: Sequence[TaskData], sampling_seconds: float) -> "Iteration":
+        """The outcome of an iteration on the trajectories of some tasks."""
+        first = [(each.support or each.judged)[0].batch for each in meta_batch]
+        return cls(
+            update,
+            pre_return=float(np.mean([float(batch.returns.mean()) for batch in first])),
+            post_return=float(np.mean([float(each.query.returns.mean()) for each in meta_batch])),
+            environment_steps=sum(each.steps for each in meta_batch),
+            sampling_seconds=sampling_seconds,
+        )
+
+
+class OuterLoop(Protocol):
+    """An algorithm that improves θ, one iteration at a time.
+
+    Attributes:
+        optimizer_state: what a checkpoint keeps beside θ.
+    """
+
+    optimizer_state: Parameters
+
+    def iterate(
+        self,
+        distribution: TaskDistribution,
+        theta: Parameters,
+        step_sizes: Parameters | None,
+        rng: np.random.Generator,
+        map_tasks: MapTasks,
+    ) -> Iteration:
+        """Takes one iteration, from θ to the next θ."""
 
 
 class Algorithm(Protocol):

@@ -107,9 +107,7 @@ def _try_iteration(config: TrainConfig, distribution: TaskDistribution) -> Spent
             started = time.perf_counter()
             found = algorithm.iterate(distribution, theta, None, rng, map_tasks)
             seconds = time.perf_counter() - started
-            steps = sum(
-                sum(each.batch.lengths) for data in found.meta_batch for each in (*data.support, data.judged[-1])
-            )
+            steps = found.environment_steps
     return Spent(0, steps, seconds)
 
 

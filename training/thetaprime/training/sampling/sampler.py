@@ -79,6 +79,11 @@ class TaskData:
         """D′, sampled after the last inner step."""
         return self.judged[-1].batch
 
+    @property
+    def steps(self) -> int:
+        """The number of steps of the support and the query."""
+        return sum(sum(batch.lengths) for batch in (*(each.batch for each in self.support), self.query))
+
     def first(self, fraction: float) -> "TaskData":
         """The first trajectories of each inner step and of each policy that is judged, at least one each.
 
@@ -243,7 +248,7 @@ def collect(
             if ended:
                 failures.pop(task, None)
             sampled[task] += ended[: N - len(sampled[task])]
-        _judge(losses, missing, count, failures, tasks)
+        judge_losses(losses, missing, count, failures, tasks)
         missing = [task for task in missing if len(sampled[task]) < N]
     return [
         TrajectoryBatch.concatenate(
@@ -267,7 +272,7 @@ class _Episode:
     terminated: bool
 
 
-def _judge(
+def judge_losses(
     losses: Sequence[Loss], rows: Sequence[int], count: int, failures: dict[int, int], tasks: Sequence[Task]
 ) -> None:
     """Warns of the environments that failed; raises for those that fail again and again.
@@ -314,7 +319,7 @@ def _episodes(
     losses = () if tolerate is None else tolerate()
     try:
         raw, _ = env.reset(seed=int(rng.integers(2**31)))
-        observation = _flat(raw, T * N)
+        observation = flat_observations(raw, T * N)
         observations = np.empty((H + 1, T * N, observation.shape[1]), np.float32)
         actions: list[npt.NDArray[Any]] = []
         rewards = np.zeros((H, T * N), np.float32)
@@ -332,7 +337,7 @@ def _episodes(
             actions.append(sampled.flatten(0, 1).numpy())
             taken = policy.to_environment(sampled).flatten(0, 1).numpy()
             raw, reward, ends, cut, _ = env.step(taken)
-            observation = _flat(raw, T * N)
+            observation = flat_observations(raw, T * N)
             rewards[step], observations[step + 1] = reward, observation
             over = running & (ends | cut)
             lengths[over] = step + 1
@@ -358,5 +363,6 @@ def _episodes(
     return [slots[task * N : (task + 1) * N] for task in range(T)], losses
 
 
-def _flat(observations: npt.NDArray[Any], environments: int) -> npt.NDArray[np.float32]:
+def flat_observations(observations: npt.NDArray[Any], environments: int) -> npt.NDArray[np.float32]:
+    """The observations of B environments as [B, O] float32."""
     return np.asarray(observations, np.float32).reshape(environments, -1)
