@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.support.training import signs
-from thetaprime.models import Decision
+from thetaprime.models import Decision, MemorySpec
 from thetaprime.training.budget import Spent
 from thetaprime.training.checkpoint import load_checkpoint
 from thetaprime.training.config import changed_config, load_config
 from thetaprime.training.recipe import attempts
 from thetaprime.training.recipe.attempts import train_recipe
-from thetaprime.training.recipe.decide import PROBE_NETWORK, BudgetError, decide, decide_sizes
+from thetaprime.training.recipe.decide import PROBE_NETWORK, BudgetError, decide, decide_memory, decide_sizes
 from thetaprime.training.recipe.probe import DISCOUNTS, DiscountScores, Measurements, ProbeError, probe
 from thetaprime.training.recipe.settings import Recipe, settle_recipe, write_config
 from thetaprime.training.recipe.watch import judge
@@ -209,6 +209,18 @@ def test_the_written_configuration_is_the_run_s(tmp_path: Path) -> None:
     file = write_config(config, (reason,), tmp_path)
     assert load_config(file, {}) == config
     assert "# measured\nobservation_std = [1e-07, 3000000.0]" in file.read_text()
+
+
+def test_a_memory_is_settled_without_an_inner_loop(tmp_path: Path) -> None:
+    given = {"tasks": "a:B", "method": "rl2", "rl2.episodes": 4, "policy.memory.cell": "lstm"}
+    found = decide_memory(MEASURED, given, horizon=100, cores=2)
+    config = load_config(None, {**{name: each.value for name, each in found.items()}, **given})
+    assert config.meta_batch_size == 50  # 20,000 steps
+    assert config.policy.memory == MemorySpec(cell="lstm", size=64)
+    assert not any(name.startswith("adaptation") for name in found)
+    file = write_config(config, tuple(found.values()), tmp_path)
+    assert load_config(file, {}) == config
+    assert "\n[policy.memory]\n" in file.read_text()
 
 
 def test_a_changed_configuration_drops_what_the_old_outer_loop_implied() -> None:

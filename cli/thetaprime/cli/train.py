@@ -38,6 +38,7 @@ SECTIONS: Final = {
         *("multi_step_loss", "learn_step_sizes", "step_size_lr"),
     ),
     "Inner loop": ("adaptation",),
+    "Lifetimes and PPO of --method rl2": ("rl2",),
     "Network": ("policy",),
     "Machine": ("checkpoint_every", "checkpoint_minutes", "threads", "tracker"),
 }
@@ -52,6 +53,7 @@ _run_option = functools.partial(option, section="Run folder")
         "thetaprime train point-navigation --seed 1 --output runs/maml",
         "thetaprime train point-navigation --seed 1 --output runs/maml --resume --iterations 800",
         "thetaprime train point-navigation --method oracle --output runs/oracle",
+        "thetaprime train point-navigation --method rl2 --policy-memory-cell gru --minutes 10",
         "thetaprime train my_package.my_tasks:MyTasks --outer-loop promp --max-kl 0.02",
     ),
 )
@@ -102,8 +104,8 @@ def command(
 
     TASKS is point-navigation, half-cheetah-velocity, half-cheetah-direction, ant-velocity, ant-direction,
     half-cheetah-body, ant-leg, walker-body, or package.module:Class for your own task distribution. The inner loop is
-    REINFORCE; --outer-loop chooses the outer loop, TRPO by default. --method pretrained and --method oracle train the
-    comparisons.
+    REINFORCE; --outer-loop chooses the outer loop, TRPO by default. --method rl2 trains a policy with a memory instead,
+    which adapts while it acts. --method pretrained and --method oracle train the comparisons.
 
     Ctrl-C finishes the iteration and saves the run, which --resume continues.
     """

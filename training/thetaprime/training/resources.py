@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from thetaprime.models import EnvironmentContract
+from thetaprime.models import EnvironmentContract, MemorySpec
 from thetaprime.training.config import TrainConfig
 
 # Matrices [F, F] of the baseline that exist at once: XᵀX, I, their sum and its factorization. Measured: 4.0.
 _BASELINE_MATRICES: Final = 4
+_KEPT_NUMBERS: Final = 12
 _GROUP_LIMITS: Final = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -109,6 +110,9 @@ def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
     if available is None:
         return
     size, H, T = environment.observation_size, environment.horizon, config.meta_batch_size
+    if config.policy.memory is not None:
+        _check_lifetimes(environment, config, config.policy.memory, available)
+        return
     adaptation = config.adaptation
     query, F = adaptation.trajectories_per_round, 2 * size + 5
     support = config.support_trajectories or query
@@ -127,6 +131,20 @@ def check_memory(environment: EnvironmentContract, config: TrainConfig) -> None:
         f"{F:,} x {F:,} float64; {_gigabytes(trajectories)} for the trajectories of {T} tasks); "
         f"{_gigabytes(available)} are available: {', or '.join(remedies)}"
     )
+
+
+def _check_lifetimes(environment: EnvironmentContract, config: TrainConfig, memory: MemorySpec, available: int) -> None:
+    """Lifetimes are kept whole, twice; backpropagation keeps about twelve numbers a unit and step of a minibatch."""
+    steps = config.meta_batch_size * config.rl2.episodes * environment.horizon
+    width = environment.observation_size + 3 * environment.action.size + 3 * memory.size + 8
+    units = memory.size + sum((*memory.encoder_sizes, *config.policy.hidden_sizes, *config.rl2.value_sizes))
+    needed = 4 * steps * (2 * width + _KEPT_NUMBERS * units // config.rl2.minibatches)
+    if needed > available:
+        raise NotEnoughMemoryError(
+            f"{config.meta_batch_size} lifetimes of {config.rl2.episodes} episodes of {environment.horizon} steps need "
+            f"about {_gigabytes(needed)} of memory; {_gigabytes(available)} are available: lower meta_batch_size, "
+            "rl2.episodes or policy.memory.size, or raise rl2.minibatches"
+        )
 
 
 def _gigabytes(size: int) -> str:

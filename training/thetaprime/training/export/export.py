@@ -143,6 +143,7 @@ class CompareRequest(Measurement):
 def export_work(request: ExportRequest) -> int:
     """The number of trajectories that `export_meta_policy` measures on."""
     run = load_checkpoint(request.maml)
+    check_run(run, str(request.maml), "maml")
     sources = _sources(request, run.config.tasks, run_policy(run.config, run_tasks(run.config)), run.config.seed)
     adaptation = _adaptation(request, run)
     measured = request.work(adaptation, ("maml", *sources), _tuned(sources))

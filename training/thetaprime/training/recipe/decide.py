@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from thetaprime.models import Decision, PolicySpec
+from thetaprime.training.config import RL2Spec
 from thetaprime.training.recipe.probe import DISCOUNTS, DiscountScores, Measurements
 
 PROBE_NETWORK: Final = PolicySpec(
@@ -13,13 +14,15 @@ PROBE_NETWORK: Final = PolicySpec(
 """The network that probes, and the shape of the one that is trained."""
 DEFAULT_MINUTES: Final = 30.0
 """Budget of a run that is given none."""
-_INNER_PRIOR, _OUTER_PRIOR = 0.8, 0.97
+_INNER_PRIOR, _OUTER_PRIOR, _LIFETIME_PRIOR = 0.8, 0.97, 0.99
 _TOLERANCE, _EARLY_TOLERANCE = 0.05, 0.1
 _NOISE_STEP: Final = 0.2
 _ITERATIONS: Final = 300
 FEWEST_TASKS, _MOST_TASKS = 8, 40
 FEWEST_TRAJECTORIES, _MOST_TRAJECTORIES = 10, 20
 _USUAL_TASKS: Final = 20
+_LIFETIME_STEPS: Final = 20_000
+_FEWEST_LIFETIMES, _MOST_LIFETIMES = 16, 128
 
 
 _Settle = Callable[[str, Any, str], None]
@@ -64,6 +67,32 @@ def decide(
         settle("outer_lr", 1e-3, "of Adam, bounded by max_kl")
     settle("max_kl", 0.03, "rewards are normalized for each task, so that one bound fits all")
     settle("learn_step_sizes", True, "the first step sizes need not be exact")
+    if spreads:
+        settle("spread_tasks", True, "the class has tasks_at: a meta-batch that is spread evenly has less noise")
+    settle("threads", cores, "the cores of this machine")
+    return decisions
+
+
+def decide_memory(
+    measured: Measurements, given: Mapping[str, Any], *, horizon: int, cores: int, spreads: bool = False
+) -> dict[str, Decision]:
+    """The settings of method rl2 for a task distribution, by dotted name of `TrainConfig`; arguments as of `decide`."""
+    decisions, settle = _collector(given)
+    settle("policy.hidden_sizes", [64], "one layer after the memory, small enough for a device")
+    settle("policy.activation", PROBE_NETWORK.activation, "smooth")
+    settle("policy.init_output_scale", PROBE_NETWORK.init_output_scale, "actions start near the middle of their bounds")
+    if measured.log_std is not None:
+        settle("policy.init_log_std", measured.log_std, _noise_reason(measured))
+    settle("policy.memory.size", 64, "more than a task's numbers and what tells them apart")
+    tolerance = _TOLERANCE if measured.episode_length >= 0.5 * horizon else _EARLY_TOLERANCE
+    settle("rl2.discount", *_discount(measured.outer, _LIFETIME_PRIOR, tolerance))
+    settle("rl2.learning_rate", 1e-3, "of Adam; max_kl ends an iteration that moves too far")
+    settle("rl2.chunk_steps", 50, "steps of backpropagation: the memory's state is kept for longer")
+    episodes = given.get("rl2.episodes", RL2Spec().episodes)
+    # Episodes grow as the policy learns to keep going.
+    length = math.sqrt(measured.episode_length * horizon)
+    tasks = int(min(_MOST_LIFETIMES, max(_FEWEST_LIFETIMES, _LIFETIME_STEPS / (episodes * length))))
+    settle("meta_batch_size", tasks, f"about {_LIFETIME_STEPS:,} steps in lifetimes of {episodes} x {length:.0f}")
     if spreads:
         settle("spread_tasks", True, "the class has tasks_at: a meta-batch that is spread evenly has less noise")
     settle("threads", cores, "the cores of this machine")

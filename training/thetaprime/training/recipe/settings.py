@@ -20,6 +20,7 @@ from thetaprime.training.recipe.decide import (
     FEWEST_TRAJECTORIES,
     PROBE_NETWORK,
     decide,
+    decide_memory,
     decide_sizes,
 )
 from thetaprime.training.recipe.probe import Measurements, probe
@@ -75,18 +76,21 @@ def settle_recipe(
     with task_threads(1):
         measured = probe(distribution, PROBE_NETWORK, seconds=allowed, seed=fixed.seed)
     horizon, cores = distribution.environment.horizon, available_cores()
-    decisions = decide(measured, fields, horizon=horizon, cores=cores, spreads=can_spread(distribution))
+    rules = decide_memory if fixed.method == "rl2" else decide
+    decisions = rules(measured, fields, horizon=horizon, cores=cores, spreads=can_spread(distribution))
 
     def configured() -> TrainConfig:
         return load_config(path, {**{name: each.value for name, each in decisions.items()}, **given})
 
-    trial = _try_iteration(configured(), distribution)
-    left = None if seconds is None else seconds - measured.seconds - trial.seconds
-    pace = trial.environment_steps / trial.seconds
-    decisions |= decide_sizes(measured, fields, horizon=horizon, pace=pace, seconds=left)
+    spent = Spent(0, measured.environment_steps, measured.seconds)
+    if fixed.method != "rl2":
+        trial = _try_iteration(configured(), distribution)
+        left = None if seconds is None else seconds - measured.seconds - trial.seconds
+        pace = trial.environment_steps / trial.seconds
+        decisions |= decide_sizes(measured, fields, horizon=horizon, pace=pace, seconds=left)
+        spent = Spent(0, spent.environment_steps + trial.environment_steps, spent.seconds + trial.seconds)
     if unlimited:
         decisions["minutes"] = Decision(setting="minutes", value=DEFAULT_MINUTES, reason="no budget was given")
-    spent = Spent(0, measured.environment_steps + trial.environment_steps, measured.seconds + trial.seconds)
     return Recipe(configured(), tuple(decisions.values()), measured, spent)
 
 
@@ -137,15 +141,24 @@ def write_config(config: TrainConfig, decisions: tuple[Decision, ...], directory
     head, tables = [], []
     for name, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
-            tables += ["", f"[{name}]"]
-            for field, inner in value.items():
-                tables += _lines(field, inner, reasons.get(f"{name}.{field}"))
+            tables += _table(name, value, reasons)
         else:
             head += _lines(name, value, reasons.get(name))
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / CONFIG_NAME
     file.write_text("\n".join([*head, *tables]) + "\n")
     return file
+
+
+def _table(name: str, values: Mapping[str, Any], reasons: Mapping[str, str]) -> list[str]:
+    """A table, then the tables in it."""
+    lines, inner = ["", f"[{name}]"], list[str]()
+    for field, value in values.items():
+        if isinstance(value, dict):
+            inner += _table(f"{name}.{field}", value, reasons)
+        else:
+            lines += _lines(field, value, reasons.get(f"{name}.{field}"))
+    return lines + inner
 
 
 def _lines(name: str, value: Any, reason: str | None) -> list[str]:

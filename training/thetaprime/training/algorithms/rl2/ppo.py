@@ -111,7 +111,7 @@ def fit(
         rng: shuffles the chunks.
         map_tasks: shares the parts of a minibatch between threads; results do not depend on their number.
     """
-    names = list(parameters)
+    names = sorted(parameters)  # a checkpoint keeps no order, and the gradient's norm depends on it by rounding
     leaves = [parameters[name].detach().clone().requires_grad_() for name in names]
     optimizer = torch.optim.Adam(leaves, lr=spec.learning_rate, eps=1e-5)
     for name, leaf in zip(names, leaves, strict=True):
