@@ -109,7 +109,7 @@ def test_a_refused_policy_changes_nothing(files: list[bytes], theta: Theta, tmp_
             (files[1], "0" * 64, tp.PolicyVerificationError, "damaged"),
             (damaged(files[1]), good.sha256, tp.PolicyVerificationError, "damaged"),
             (damaged(files[1]), None, tp.PolicyVerificationError, "."),
-            (b"not ONNX", None, tp.PolicyVerificationError, "does not follow ONNX contract version 1"),
+            (b"not ONNX", None, tp.PolicyVerificationError, "does not follow the ONNX contract, version 1 or 2"),
             (good, "0" * 64, tp.PolicyVerificationError, "sha256"),
             (theta("cart-pole"), None, tp.PolicyVerificationError, "the policy has environment"),
             (tmp_path / "none.onnx", None, FileNotFoundError, "none.onnx"),

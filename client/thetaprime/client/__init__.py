@@ -34,7 +34,11 @@ from thetaprime.client._explanation import ExplainedTrajectory, RoundExplanation
 from thetaprime.client._history import RoundResult
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.hand_over import PolicySwap
+from thetaprime.client._policy.memory_contract import MemoryContract, StateTensor
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription, TensorInfo
+from thetaprime.client._policy.policy_state import PolicyState
+from thetaprime.client._policy.reset_watch import MemoryWarning
 from thetaprime.client._policy.runner import PolicyRunner
 from thetaprime.client._rpc.channel import CHANNEL_OPTIONS
 from thetaprime.client._rpc.credentials import tls_credentials
@@ -73,10 +77,14 @@ __all__ = [
     "ExplainedTrajectory",
     "InvalidInputError",
     "LimitError",
+    "MemoryContract",
+    "MemoryWarning",
     "MetaPolicyInfo",
     "NotFoundError",
     "PolicyFile",
     "PolicyRunner",
+    "PolicyState",
+    "PolicySwap",
     "PolicyVerificationError",
     "PreconditionError",
     "Progress",
@@ -90,6 +98,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "StaleRoundError",
+    "StateTensor",
     "TensorInfo",
     "ThetaPrimeError",
     "Trajectory",

@@ -28,6 +28,9 @@ from grpc_status import rpc_status
 
 from thetaprime import wire
 
+MEMORY_UNSUPPORTED: Final = "MEMORY_UNSUPPORTED"
+"""The reason of a refusal: no gradient step goes through a memory yet."""
+
 
 class ThetaPrimeError(Exception):
     """Base class of the client's errors.

@@ -10,7 +10,7 @@ from thetaprime import wire
 from thetaprime.client._async import runtime
 from thetaprime.client._collect.collect import CountEpisodes, collect_into, collection_errors, take_into
 from thetaprime.client._collect.spaces import check_environment, is_environment
-from thetaprime.client._errors import InvalidInputError, ThetaPrimeError
+from thetaprime.client._errors import MEMORY_UNSUPPORTED, InvalidInputError, PreconditionError, ThetaPrimeError
 from thetaprime.client._history import choose, pooled
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._progress import ProgressOption, progress_callback
@@ -70,8 +70,16 @@ async def take_rounds(
         deadline: deadline of all rounds.
 
     Raises:
+        PreconditionError: the policy has a memory.
         ThetaPrimeError: as `Client.adapt`. Every exception, Ctrl-C's included, has the session's id as `session_id`.
     """
+    if session.policy.memory is not None:
+        raise PreconditionError(
+            f"{session.meta_policy.label} carries a memory, and adapts in it from episode to episode: act with "
+            "session.policy or Client.theta, and call observe after each step. It takes no rounds: a gradient step "
+            "through a memory is not supported yet",
+            reason=MEMORY_UNSUPPORTED,
+        )
     if rounds < 1:
         raise InvalidInputError.at("rounds", f"{rounds}; expected at least 1")
     wanted = session.meta_policy.trajectories_per_round if trajectories is None else trajectories

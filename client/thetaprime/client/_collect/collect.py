@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thetaprime import wire
+from thetaprime.client._collect.acting import Acting
 from thetaprime.client._collect.spaces import check_environment, is_vector
 from thetaprime.client._errors import CollectionError, InvalidInputError, ThetaPrimeError
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
@@ -37,6 +38,9 @@ def collect(
 
     All sub-environments of a `VectorEnv` start an episode together, and start the next one when all have ended. (To
     keep the first episodes to finish would favor short episodes.) The policy's horizon truncates an episode.
+
+    A policy with a memory begins one lifetime in each environment, and keeps it from episode to episode. What the
+    policy itself remembers does not change.
 
     Args:
         policy: the behavior policy.
@@ -91,10 +95,11 @@ def collect_into(
     if trajectories < 1:
         raise InvalidInputError.at("trajectories", f"{trajectories}; expected at least 1")
     rng = np.random.default_rng(None if seed is None else [seed, _POLICY_STREAM])
+    acting = Acting(policy, env.num_envs if is_vector(env) else 1, rng)
     if is_vector(env):
-        run = functools.partial(_run_vector, policy, env, _autoreset_mode(env), rng, check)
+        run = functools.partial(_run_vector, policy, env, _autoreset_mode(env), acting, check)
     else:
-        run = functools.partial(_run_single, policy, env, rng, check)
+        run = functools.partial(_run_single, policy, env, acting, check)
     while len(collected) < trajectories:
         reset_seed = None if collected else seed
         with collection_errors("the environment", collected, trajectories):
@@ -149,7 +154,7 @@ def collection_errors(what: str, collected: list[wire.Trajectory], trajectories:
 
 
 def _run_single(
-    policy: AdaptedPolicy, env: Any, rng: np.random.Generator, check: Check, wanted: int, seed: int | None
+    policy: AdaptedPolicy, env: Any, acting: Acting, check: Check, wanted: int, seed: int | None
 ) -> list[wire.Trajectory]:
     """Collects one episode of an `Env`."""
     dtype, horizon = env.action_space.dtype, policy.contract.horizon
@@ -157,16 +162,18 @@ def _run_single(
     actions: list[Any] = []
     rewards: list[float] = []
     terminated = truncated = False
+    running = np.ones(1, np.bool_)
     next_observation, _ = env.reset(seed=seed)
     while not (terminated or truncated or len(rewards) == horizon > 0):
         # Copied: an environment may reuse the array for its next observation.
         observation = np.array(next_observation, dtype=np.float32)
-        env_action, action = policy.sample(observation, rng=rng)
+        env_action, action = acting.sample(observation, running)
         check()
         next_observation, reward, terminated, truncated, _ = env.step(env_action.astype(dtype))
         observations.append(observation)
         actions.append(action)
         rewards.append(float(reward))
+        acting.observe([float(reward)], [bool(terminated or truncated) or len(rewards) == horizon], running)
     end = _End(len(rewards), np.array(next_observation, np.float32), bool(terminated), bool(truncated))
     columns = np.asarray(observations, np.float32), np.asarray(actions), np.asarray(rewards, np.float32)
     return [_trajectory(policy, end, *columns)]
@@ -176,7 +183,7 @@ def _run_vector(
     policy: AdaptedPolicy,
     env: Any,
     mode: str,
-    rng: np.random.Generator,
+    acting: Acting,
     check: Check,
     wanted: int,
     seed: int | None,
@@ -193,10 +200,11 @@ def _run_vector(
         check()
         # Copied: an environment may reuse the arrays for its next observations and rewards.
         observations = np.array(observations, dtype=np.float32)
-        env_actions, actions = policy.sample(observations, rng=rng)
+        env_actions, actions = acting.sample(observations, running)
         next_observations, rewards, terminated, truncated, infos = env.step(env_actions.astype(dtype, copy=False))
         steps.append((observations, actions, np.array(rewards, dtype=np.float32)))
         done = np.logical_or(terminated, truncated)
+        acting.observe(rewards, done | (len(steps) == horizon), running)
         any_done = b"\1" in done.tobytes()  # ten times as fast as any()
         if any_done or len(steps) == horizon:
             # A sub-environment whose episode has ended waits for the others; its further steps are discarded.

@@ -1,4 +1,4 @@
-"""Reads and checks an ONNX policy file by the ONNX contract, version 1."""
+"""Reads and checks an ONNX policy file by the ONNX contract, versions 1 and 2."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,13 @@ from thetaprime import wire
 from thetaprime.client._errors import PolicyVerificationError
 
 CONTRACT_VERSION: Final = "1"
+MEMORY_CONTRACT_VERSION: Final = "2"
+"""The version of files that carry a state."""
 DEFAULT_PROFILE: Final = "default"
 """The profile that clients run. Files of the default profile do not name it."""
 _PREFIX: Final = "thetaprime."
 PROFILE_KEY: Final = f"{_PREFIX}profile"
+VERSION_KEY: Final = f"{_PREFIX}contract_version"
 _DISTRIBUTIONS: Final = {wire.ActionKind.BOX: "gaussian", wire.ActionKind.DISCRETE: "categorical"}
 # onnxruntime reproduces torch to 1e-5, absolute and relative.
 _TOLERANCE: Final = 1e-5
@@ -52,12 +55,14 @@ class PolicyContract:
         parent_id: `policy_id` of the policy it was adapted from; empty for θ.
         meta_policy: ``name@version`` of its meta-policy.
         environment: the contract of its environment.
+        has_memory: whether the policy carries a state.
     """
 
     policy_id: str
     parent_id: str
     meta_policy: str
     environment: wire.EnvironmentContract
+    has_memory: bool
 
 
 def check_file(onnx: bytes) -> wire.OnnxFile:
@@ -69,7 +74,7 @@ def check_file(onnx: bytes) -> wire.OnnxFile:
     try:
         return wire.check_onnx(onnx)
     except wire.WireError as error:
-        raise PolicyVerificationError(f"the file does not follow ONNX contract version 1: {error}") from error
+        raise PolicyVerificationError(f"the file does not follow the ONNX contract, version 1 or 2: {error}") from error
 
 
 def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
@@ -110,8 +115,17 @@ def runtime_errors(problem: str) -> Iterator[None]:
         raise PolicyVerificationError(f"{problem}: {text}") from error
 
 
-def read_log_std(session: onnxruntime.InferenceSession, contract: wire.EnvironmentContract) -> npt.NDArray[np.float32]:
+def read_log_std(
+    session: onnxruntime.InferenceSession,
+    contract: wire.EnvironmentContract,
+    more: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> npt.NDArray[np.float32]:
     """Returns the log standard deviation, a parameter of the policy: [A], or empty for discrete actions.
+
+    Args:
+        session: the graph's session.
+        contract: the environment's contract.
+        more: any values of the inputs beside the observation, for one observation.
 
     Raises:
         PolicyVerificationError: the graph cannot be run, or outputs another shape or infinite deviations.
@@ -121,7 +135,7 @@ def read_log_std(session: onnxruntime.InferenceSession, contract: wire.Environme
     # It is the same for every observation.
     any_obs = np.zeros((1, contract.observation_size), np.float32)
     with runtime_errors("onnxruntime cannot run the policy"):
-        log_std: npt.NDArray[np.float32] = session.run(["log_std"], {"obs": any_obs})[0]
+        log_std: npt.NDArray[np.float32] = session.run(["log_std"], {"obs": any_obs, **(more or {})})[0]
     if log_std.shape != (contract.action_size,):
         raise PolicyVerificationError(
             f"the policy outputs log_std of shape {list(log_std.shape)}; expected [{contract.action_size}]"
@@ -144,9 +158,10 @@ def read_policy_contract(metadata: Mapping[str, str]) -> PolicyContract:
             "without a profile (PolicyFile reads every profile)"
         )
     version = _entry(metadata, "contract_version")
-    if version != CONTRACT_VERSION:
+    if version not in (CONTRACT_VERSION, MEMORY_CONTRACT_VERSION):
         raise PolicyVerificationError(
-            f"{_PREFIX}contract_version is {version!r}; this client reads {CONTRACT_VERSION!r}: update thetaprime"
+            f"{_PREFIX}contract_version is {version!r}; this client reads {CONTRACT_VERSION!r} and "
+            f"{MEMORY_CONTRACT_VERSION!r}: update thetaprime"
         )
     environment = read_environment(metadata)
     distribution = _entry(metadata, "distribution")
@@ -160,6 +175,7 @@ def read_policy_contract(metadata: Mapping[str, str]) -> PolicyContract:
         parent_id=_entry(metadata, "parent_id"),
         meta_policy=_entry(metadata, "meta_policy"),
         environment=environment,
+        has_memory=version == MEMORY_CONTRACT_VERSION,
     )
 
 
@@ -231,8 +247,17 @@ def check_digest(data: bytes, sha256: str) -> None:
         raise PolicyVerificationError(f"sha256 of the policy is {actual}; expected {sha256}: the file is damaged")
 
 
-def check_signature(session: onnxruntime.InferenceSession, contract: wire.EnvironmentContract) -> None:
+def check_signature(
+    session: onnxruntime.InferenceSession,
+    contract: wire.EnvironmentContract,
+    more: Mapping[str, tuple[str, list[int]]] | None = None,
+) -> None:
     """Compares a graph's inputs and outputs with the contract.
+
+    Args:
+        session: the graph's session.
+        contract: the environment's contract.
+        more: element type and last lengths of the inputs beside the observation.
 
     Raises:
         PolicyVerificationError: a name, type or width differs.
@@ -242,7 +267,7 @@ def check_signature(session: onnxruntime.InferenceSession, contract: wire.Enviro
         outputs = {"actions": ("float", [size]), "mean": ("float", [size]), "log_std": ("float", [size])}
     else:
         outputs = {"actions": ("int64", []), "logits": ("float", [size])}
-    _check_values("input", session.get_inputs(), {"obs": ("float", [contract.observation_size])})
+    _check_values("input", session.get_inputs(), {"obs": ("float", [contract.observation_size]), **(more or {})})
     _check_values("output", session.get_outputs(), outputs)
 
 

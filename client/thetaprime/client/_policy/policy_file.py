@@ -15,7 +15,9 @@ from thetaprime.client._errors import InvalidInputError, PolicyVerificationError
 from thetaprime.client._policy.atomic_file import write_atomically
 from thetaprime.client._policy.contract import (
     DEFAULT_PROFILE,
+    MEMORY_CONTRACT_VERSION,
     PROFILE_KEY,
+    VERSION_KEY,
     check_digest,
     check_file,
     check_golden,
@@ -25,6 +27,13 @@ from thetaprime.client._policy.contract import (
     read_environment,
     read_json,
     runtime_errors,
+)
+from thetaprime.client._policy.memory_contract import (
+    GoldenSequences,
+    MemoryContract,
+    check_state_tensors,
+    read_memory,
+    read_sequences,
 )
 from thetaprime.client._policy.regular_file import read_policy_file
 from thetaprime.v1 import policy_pb2
@@ -118,10 +127,17 @@ class PolicyFile:
         if "thetaprime.policy_id" not in self._metadata:
             raise PolicyVerificationError("the file's metadata lacks thetaprime.policy_id: not a ThetaPrime policy")
         self._contract = read_environment(self._metadata)
-        inputs, outputs = _read_golden_vectors(file)
-        session = open_session(onnx)
+        self._memory: MemoryContract | None = None
+        if self._metadata.get(VERSION_KEY) == MEMORY_CONTRACT_VERSION:
+            self._memory, golden = read_memory(self._metadata), read_sequences(file)
+            session = open_session(onnx)
+            check_state_tensors(session, self._memory)
+            _verify_sequences(session, self._memory, golden)
+        else:
+            inputs, outputs = _read_golden_vectors(file)
+            session = open_session(onnx)
+            _verify(session, inputs, outputs)
         self._tensors = _tensors(session, self._metadata)
-        _verify(session, inputs, outputs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
@@ -199,6 +215,11 @@ class PolicyFile:
         return self._contract
 
     @property
+    def memory(self) -> MemoryContract | None:
+        """The policy's memory, as the file describes it; None for a policy without a memory."""
+        return self._memory
+
+    @property
     def tensors(self) -> tuple[TensorInfo, ...]:
         """The graph's inputs, then its outputs."""
         return self._tensors
@@ -250,6 +271,27 @@ def _verify(session: onnxruntime.InferenceSession, inputs: _Arrays, outputs: _Ar
         found = {name: np.concatenate([each[index] for each in outcomes]) for index, name in enumerate(outputs)}
     for name, expected in outputs.items():
         check_golden(name, found[name], expected)
+
+
+def _verify_sequences(session: onnxruntime.InferenceSession, memory: MemoryContract, golden: GoldenSequences) -> None:
+    """Runs the golden sequences one by one, with the state fed back, and compares the outputs."""
+    names = [*golden.outputs, *(each.output for each in memory.states)]
+    found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in golden.outputs}
+    with runtime_errors("the golden sequences do not match the graph"):
+        for k, resets in enumerate(golden.resets):
+            state: _Arrays = {}
+            for step, begins in enumerate(resets):
+                if begins:
+                    state = {each.input: np.expand_dims(each.initial, each.axis) for each in memory.states}
+                feeds = {name: rows[k : k + 1, step] for name, rows in golden.inputs.items()}
+                given = dict(zip(names, session.run(names, {**feeds, **state}), strict=True))
+                state = {each.input: given[each.output] for each in memory.states}
+                for name, rows in found.items():
+                    rows.append(given[name])
+        shape = (golden.count, golden.steps)
+        arrays = {name: np.concatenate(rows).reshape(*shape, *rows[0].shape[1:]) for name, rows in found.items()}
+    for name, expected in golden.outputs.items():
+        check_golden(name, arrays[name], expected)
 
 
 def _read_golden_vectors(file: wire.OnnxFile) -> tuple[_Arrays, _Arrays]:
