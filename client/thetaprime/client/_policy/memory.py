@@ -157,7 +157,7 @@ def _where(fresh: npt.NDArray[np.bool_], start: npt.NDArray[Any], rows: npt.NDAr
 class Memory:
     """The memory of B robots that one policy controls: a graph with bound inputs, outputs and state.
 
-    The state goes to and fro between two buffers, without a copy. Not thread-safe.
+    The state alternates between two buffers, without a copy. Not thread-safe.
 
     Args:
         graph: the graph.
