@@ -93,9 +93,10 @@ def test_the_slope_that_is_left_tells_the_radius() -> None:
     )
     assert [slope_left(*each) for each in (level, steep, over)] == pytest.approx([0.25, 0.9, -1.0])
     found = [review(each, SPEC) for each in (level, steep, over)]
-    assert [each.radius for each in found] == pytest.approx([1.0 / 3.0, 2.0, 0.5])
+    assert [each.radius for each in found] == pytest.approx([1.0 / 3.0, 1.0, 0.5])
     assert [each.steep for each in found] == [False, True, False]
-    assert along(steep[1], found[1].radius) == (3.0, 0.0)
+    # No farther than it has come: a goal ahead is not passed by more than was gained.
+    assert along(steep[1], found[1].radius) == (2.0, 0.0)
     # No longer than the step before by much, and never shorter than `nearest`.
     short = [*level, _cone(2, 1.1, 3.0, steepness=0.24)]
     assert review(short, SPEC).radius == pytest.approx(SPEC.nearest)

@@ -213,17 +213,22 @@ def test_no_long_step_follows_a_gradient_that_is_noise(mean_return: float, holds
     assert second < 0.6 * first
 
 
-@pytest.mark.parametrize("goal", [(-0.19, -0.37), (0.22, 0.44)])
-def test_with_an_offset_a_session_is_at_the_goal_by_its_third_policy(navigation: MetaPolicy, goal: Goal) -> None:
-    session = Session(navigation, seed=4).run(goal, 3, lambda batch, _: _with_rewards(batch, batch.rewards - 5.0))
-    # The first step is of a typical length, which passes the goal. Where the tangents meet, there it is.
-    assert session.returns[0] < -35.0
-    assert session.returns[1] < -15.0
-    assert session.returns[2] > -7.0
+@pytest.mark.parametrize("offset", [-5.0, -0.2, 0.5])
+@pytest.mark.parametrize("goal", [(-0.19, -0.37), (0.22, 0.44), (0.1, 0.16)])
+def test_with_an_offset_no_policy_is_worse_than_theta_and_the_last_is_at_the_goal(
+    navigation: MetaPolicy, goal: Goal, offset: float
+) -> None:
+    session = Session(navigation, seed=4).run(goal, 4, lambda batch, _: _with_rewards(batch, batch.rewards + offset))
+    start = session.returns[0]
+    assert min(session.returns[1:]) > start
+    if offset < 0.0:
+        # With a positive one it pays not to arrive: the episode ends at the goal.
+        assert max(session.returns) > max(0.2 * start, -4.5)
 
 
 def test_a_steep_ascent_is_not_followed_past_a_context_that_rises_back(navigation: MetaPolicy) -> None:
-    session = Session(navigation, seed=5).run(
+    # The user denies the offset.
+    session = Session(navigation, StepOptions(reward_offset=0.0), seed=5).run(
         (0.18, 0.04), 4, lambda batch, _: _with_rewards(batch, batch.rewards - 1.0)
     )
     # The first step passes the goal by far, and the second stops short of it.

@@ -182,9 +182,9 @@ def _units(evidence: Evidence) -> Iterator[Reason]:
             ReasonCode.REWARD_UNITS,
             evidence.mean_return,
             0.0,
-            f"The mean return {evidence.mean_return:.4g} lies outside of the returns of meta-training, and tells no "
-            "distance: the step has a typical length. If the reward has an offset, set the session option "
-            "reward_offset.",
+            f"The mean return {evidence.mean_return:.4g} is not that of a training task whose rewards have this shape, "
+            "and tells no distance: the step is as long as the shape allows. If the reward has an offset, set the "
+            "session option reward_offset.",
         )
 
 

@@ -16,6 +16,10 @@ a session without options, and is an approximation after other steps.
 import dataclasses
 import weakref
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from thetaprime.models.artifact import REFERENCE_NAME, MetaPolicy
 from thetaprime.models.errors import ArtifactError
 from thetaprime.models.inner_loop import moving_parameters
@@ -25,7 +29,6 @@ from thetaprime.models.verdict.calibration import (
     ADAPTED,
     PREFIX,
     THETA,
-    HeldOut,
     StageCalibration,
     load_calibration,
 )
@@ -78,7 +81,7 @@ def task_p_value(
     if calibration is None:
         return None
     stage = calibration.adapted if adapted else calibration.theta
-    level = max(_level(stage.tasks, len(batch.lengths)), 0)
+    level = stage_level(stage, batch)
     used = batch.first(int(stage.tasks.trajectories[level]))
     found = batch_features(meta_policy.policy, stage.lens, used, gradient)
     held_out = _neighbors(stage, gradient)
@@ -92,6 +95,31 @@ def task_p_value(
         p_value = (1 + int((pairs <= min(first, alone) * (1.0 + 1e-6)).sum())) / (len(pairs) + 1)
     feature = held_out.described[index]
     return Familiarity(p_value, alone, feature.name, feature.high if above else feature.low)
+
+
+def conformal_p_values(
+    stage: StageCalibration, features: npt.NDArray[np.float64], gradient: Parameters, level: int
+) -> npt.NDArray[np.float64]:
+    """The conformal p-values of several batches, each from its own episodes alone.
+
+    Args:
+        stage: the calibration of the kind of policy that collected them.
+        features: [P, F], from `batch_features`.
+        gradient: any gradient of the meta-policy's inner loss.
+        level: from `stage_level`.
+
+    Returns:
+        [P].
+    """
+    distances = _neighbors(stage, gradient).distances(torch.from_numpy(features))
+    found = nonconformity(distances, stage.tasks.levels[level]).amax(1).float()
+    scores = stage.tasks.scores[level]
+    return (1 + (scores >= found[:, None]).sum(1)).numpy() / (len(scores) + 1)
+
+
+def stage_level(stage: StageCalibration, batch: TrajectoryBatch) -> int:
+    """Index of the largest calibrated number of trajectories that a batch reaches; 0 if it reaches none."""
+    return max(int((stage.tasks.trajectories <= len(batch.lengths)).sum()) - 1, 0)
 
 
 def check_calibration(meta_policy: MetaPolicy) -> None:
@@ -123,11 +151,6 @@ def _neighbors(stage: StageCalibration, gradient: Parameters) -> Neighbors:
     if stage not in _PREPARED:
         _PREPARED[stage] = Neighbors(stage.tasks.features, describe_features(gradient, stage.lens))
     return _PREPARED[stage]
-
-
-def _level(tasks: HeldOut, trajectories: int) -> int:
-    """Index of the largest calibrated number of trajectories that a batch reaches."""
-    return int((tasks.trajectories <= trajectories).sum()) - 1
 
 
 _PREPARED: "weakref.WeakKeyDictionary[StageCalibration, Neighbors]" = weakref.WeakKeyDictionary()

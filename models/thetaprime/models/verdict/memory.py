@@ -21,6 +21,7 @@ class RoundMemory:
         task_p_value: of the task, from the first rounds; None without a calibration.
         familiarity: the p-value from this round's episodes alone; None where it was not measured.
         discount: γ of the session's inner steps; None for that of meta-training.
+        level_shift: what an offset of the rewards adds to a return; None where nothing tells it.
     """
 
     measured: Round
@@ -30,6 +31,7 @@ class RoundMemory:
     task_p_value: float | None = None
     familiarity: float | None = None
     discount: float | None = None
+    level_shift: float | None = None
 
     def to_bytes(self) -> bytes:
         """The memory as JSON. Equal memories give equal bytes."""

@@ -163,6 +163,7 @@ def predict_gain(
     scale: float,
     *,
     task_p_value: float | None = None,
+    mean_return: float | None = None,
 ) -> Estimate | None:
     """Predicts the gain of a session's first step.
 
@@ -172,6 +173,7 @@ def predict_gain(
         after: θ_1, as the shipped inner loop proposes it.
         scale: of the task's reward, relative to meta-training.
         task_p_value: that the task is one of meta-training's, if known. Below .05 the interval is widened.
+        mean_return: θ's in the units of meta-training, where that of the batch has an offset.
 
     Returns:
         The return of θ_1 less that of θ, in the task's units; None if the artifact holds fewer than twenty held-out
@@ -184,6 +186,8 @@ def predict_gain(
     if model is None:
         return None
     inputs = gain_features(batch, meta_policy.parameters, after, scale)
+    if mean_return is not None:
+        inputs[0] = mean_return
     if len(inputs) != meta_policy.reference[FEATURES_NAME].shape[1]:
         return None
     if not bool(torch.isfinite(inputs).all()):

@@ -60,7 +60,8 @@ class RoundsSpec:
         growth: factor on the radius after a significant gain. Likewise the longest step in lengths of the one before.
         steep: part of a step's first slope; where more is left at its end, the next one goes on in the direction of
             ascent.
-        doubling: longest step in lengths of the one before, where the slope is steep.
+        doubling: longest step in lengths of the one before, where the slope is steep; no step is longer than the way so
+            far, so that a goal ahead is not passed by more than was gained.
         shrinkage: factor on the radius after a loss.
         meeting: part of the first slope; between two contexts that rise toward each other more steeply, the return has
             its top where their tangents meet.
@@ -376,4 +377,5 @@ class _State:
         length = math.dist(self._rounds[self._best].context, self._rounds[policy].context) / unit
         longest = spec.doubling if left > spec.steep else spec.growth
         part = abs(left) / (1.0 - left) if left < 1.0 else math.inf
-        return max(length * min(part, longest), spec.nearest)
+        way = math.dist(contexts[0], self._rounds[policy].context) / unit
+        return max(min(length * min(part, longest), way), spec.nearest)

@@ -44,6 +44,7 @@ from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
 from thetaprime.models.verdict.proposals import ROUNDS, Proposal, Proposals
+from thetaprime.models.verdict.reward_level import RewardLevel, reward_level
 from thetaprime.models.verdict.rounds import Review, Round, review
 from thetaprime.models.verdict.usual_returns import UsualReturns
 from thetaprime.models.verdict.verdict import Caution, Estimate, Verdict
@@ -54,6 +55,8 @@ _SMALLEST: Final = 1e-12
 _MOST_KEPT: Final = 1 << 16
 # Rewards that differ by less than this share of the largest are constant: they travel as float32.
 _ROUNDING: Final = 1e-6
+# Where the shape of the rewards tells the distance to this share of it, it tells the level of the returns, too.
+_NARROW: Final = 0.2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,6 +133,9 @@ class _Step:
         self._adaptation = at_discount(meta_policy.manifest.adaptation, self._discount)
         self._batch = options.in_known_units(batch)
         self._moving = moving_parameters(parameters, self._adaptation, meta_policy.step_sizes)
+        # What an offset of the rewards adds to a return, if the first round told it.
+        self._shift = history[0].level_shift if history else None
+        self._level: RewardLevel | None = None
         self._inputs: Regressors | None = None
         self._lengths: dict[int, StepLength] = {}
         self._forward = forward or forward_pass(self._policy, parameters, batch, self._moving)
@@ -166,9 +172,9 @@ class _Step:
     def _returns(self) -> torch.Tensor:
         return self._batch.returns
 
-    @functools.cached_property
+    @property
     def _usual(self) -> UsualReturns | None:
-        return UsualReturns.of(self._meta_policy, self._scale)
+        return UsualReturns.of(self._meta_policy, self._scale, self._shift or 0.0)
 
     def take(self) -> SessionStep:
         """Computes the step."""
@@ -178,7 +184,6 @@ class _Step:
         self._scale = self._first_scale()
         measured = self._measure()
         rounds = [*(each.measured for each in self._history), measured]
-        level_known = self._level_known(measured.mean_return)
         proposals = Proposals(
             self._meta_policy,
             self._parameters,
@@ -193,7 +198,9 @@ class _Step:
         )
         inner = self._inner_step(review(rounds, ROUNDS), proposals)
         familiarity = self._familiarity(inner)
+        inner = self._at_level(inner, rounds, proposals)
         inner = self._at_horizon(inner, rounds, proposals)
+        level_known = self._level_known()
         p_value = self._history[-1].task_p_value if self._history else None
         if familiarity is not None:
             p_value = familiarity.p_value
@@ -237,6 +244,7 @@ class _Step:
             task_p_value=evidence.task_p_value,
             familiarity=None if familiarity is None else familiarity.alone,
             discount=self._discount,
+            level_shift=self._shift,
         )
         return SessionStep(
             parameters=limited.parameters,
@@ -259,8 +267,8 @@ class _Step:
             upper=float(returns.quantile(0.75)),
         )
 
-    def _level_known(self, mean_return: float) -> bool:
-        """Whether a mean return can be compared with those of meta-training."""
+    def _level_known(self) -> bool:
+        """Whether mean returns can be compared with those of meta-training."""
         if self._history:
             return self._history[0].level_known
         return self._adaptation.target_return is None or self._length(0).measured
@@ -272,8 +280,10 @@ class _Step:
         """
         if not self._in_context or self._usual is None:
             return None
-        known = self._level_known(rounds[0].mean_return)
-        return self._usual.enough(rounds, level_known=known, p_value=p_value)
+        if self._shift is not None:
+            # The task is unfamiliar by its level, which is taken into account.
+            return self._usual.enough(rounds, level_known=True, p_value=None)
+        return self._usual.enough(rounds, level_known=self._level_known(), p_value=p_value)
 
     def _inner_step(self, seen: Review, proposals: Proposals) -> InnerStep:
         """The inner loop's step from θ_k: its end is used where the guard does not propose another."""
@@ -319,6 +329,29 @@ class _Step:
         self._adaptation, self._discount = found, found.discount
         self._inputs = baseline_inputs(self._batch, self._policy.environment.horizon, found.discount)
         self._advantage = inner_advantages(self._policy, self._batch, found, self._inputs)
+        self._forward = forward_pass(self._policy, self._parameters, self._batch, self._moving)
+        return self._inner_step(review(rounds, ROUNDS), proposals)
+
+    def _at_level(self, inner: InnerStep, rounds: Sequence[Round], proposals: Proposals) -> InnerStep:
+        """The inner loop's step with the distance that the shape of the rewards tells, where their level does not."""
+        target = self._adaptation.target_return
+        hold = self._options.caution is Caution.HOLD
+        if self._round or target is None or self._options.reward_offset is not None or not hold:
+            return inner
+        length = self._length(0)
+        if not inner.gradient_norm > _SMALLEST:
+            return inner
+        found = reward_level(self._meta_policy, self._batch, inner.gradient, self._scale, believed=length.measured)
+        if found is None:
+            return inner
+        mean_return = float(self._returns.mean())
+        stated = target - mean_return / self._scale
+        gap = found.cautious_gap(stated)
+        self._level = found
+        self._lengths[0] = StepLength(gap / self._adaptation.return_gap, self._scale, measured=False)
+        beyond = found.is_far and stated > found.most
+        if found.most - found.least <= _NARROW * gap and not beyond:
+            self._shift = mean_return - self._scale * found.mean_return
         self._forward = forward_pass(self._policy, self._parameters, self._batch, self._moving)
         return self._inner_step(review(rounds, ROUNDS), proposals)
 
@@ -407,7 +440,12 @@ class _Step:
         if not first or step is not proposal or self._options.step_size_scale != 1.0:
             return evidence
         found = predict_gain(
-            self._meta_policy, self._batch, inner.parameters, self._scale, task_p_value=evidence.task_p_value
+            self._meta_policy,
+            self._batch,
+            inner.parameters,
+            self._scale,
+            task_p_value=evidence.task_p_value,
+            mean_return=None if self._level is None else self._level.mean_return,
         )
         return dataclasses.replace(evidence, predicted_gain=_scaled(found, unit))
 

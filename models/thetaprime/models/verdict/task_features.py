@@ -8,6 +8,7 @@ import math
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models.parameters import Parameters
@@ -20,6 +21,8 @@ _MOST_STEPS: Final = 2048
 _TINY: Final = 1e-300
 _FARTHEST: Final = 1e6
 _RIDGE: Final = 1e-6
+# The features before those of the reward function: two of the returns' level and spread, and three others.
+_REWARDS_FROM: Final = 5
 
 
 class Feature(NamedTuple):
@@ -176,18 +179,78 @@ def _returns(batch: TrajectoryBatch) -> torch.Tensor:
 
 def _rewards(lens: Lens, moves: Transitions) -> torch.Tensor:
     """The coordinates of the reward in the bank of training rewards, and the log deviation of what is left."""
+    bank = _bank(lens, moves)
+    unit = float(moves.rewards.abs().max()) or 1.0
+    targets = moves.rewards / unit
+    coordinates = _coordinates(bank, targets)
+    rest = float((targets - bank @ coordinates).square().mean())
+    return torch.cat([coordinates * unit, torch.tensor([_log(math.sqrt(rest)) + math.log(unit)]).double()])
+
+
+def _bank(lens: Lens, moves: Transitions) -> torch.Tensor:
+    """[S, Q]: the values of the bank of training rewards."""
     inputs = moves.inputs.shape[1]
     weights = lens.rewards.numpy()
     # numpy's product of a tall and a narrow matrix takes a fifth of the time of torch's (MKL, AMD EPYC).
-    sums = moves.change.numpy() @ weights[inputs:] + moves.inputs.numpy() @ weights[:inputs]
-    bank = torch.from_numpy(sums).double()
-    unit = float(moves.rewards.abs().max()) or 1.0
-    targets = moves.rewards / unit
+    return torch.from_numpy(moves.change.numpy() @ weights[inputs:] + moves.inputs.numpy() @ weights[:inputs]).double()
+
+
+def _coordinates(bank: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[Q]: the least-squares coordinates of a reward [S] in the bank [S, Q]."""
     gram = (bank.T @ bank).numpy() / len(bank)
     ridge = _RIDGE * np.eye(len(gram)) * gram.diagonal().mean()
-    coordinates = torch.from_numpy(np.linalg.solve(gram + ridge, (bank.T @ targets).numpy() / len(bank)))
-    rest = float((targets - bank @ coordinates).square().mean())
-    return torch.cat([coordinates * unit, torch.tensor([_log(math.sqrt(rest)) + math.log(unit)]).double()])
+    return torch.from_numpy(np.linalg.solve(gram + ridge, (bank.T @ targets).numpy() / len(bank)))
+
+
+class RewardShape(NamedTuple):
+    """How a batch's reward depends on the motion, without its scale and without each of several offsets.
+
+    Attributes:
+        coordinates: [K, Q], in the bank of training rewards.
+        unexplained: [K], the log deviation of what is left: `reward_residual`.
+    """
+
+    coordinates: npt.NDArray[np.float64]
+    unexplained: npt.NDArray[np.float64]
+
+
+def reward_shape(lens: Lens, moves: Transitions, scale: float, offsets: npt.NDArray[np.float64]) -> RewardShape:
+    """Measures the reward without a scale and without offsets.
+
+    Args:
+        lens: what transitions are compared with.
+        moves: the transitions of the batch.
+        scale: of the rewards, relative to meta-training.
+        offsets: [K], of one step's reward, in the units of meta-training.
+    """
+    bank = _bank(lens, moves)
+    # What is left of the reward and of a constant 1 tells what is left of any sum of them.
+    targets = (moves.rewards / scale, torch.ones(len(bank), dtype=torch.float64))
+    coordinates = np.stack([_coordinates(bank, each).numpy() for each in targets])
+    rest = np.stack([each.numpy() for each in targets]) - coordinates @ bank.numpy().T
+    squares = rest @ rest.T / len(bank)
+    left = squares[0, 0] - 2.0 * offsets * squares[0, 1] + offsets**2 * squares[1, 1]
+    return RewardShape(coordinates[0] - offsets[:, None] * coordinates[1], 0.5 * np.log(np.maximum(left, _TINY)))
+
+
+def features_with(
+    features: torch.Tensor, scale: float, offsets: npt.NDArray[np.float64], shape: RewardShape
+) -> npt.NDArray[np.float64]:
+    """[K, F]: the features [F] that a batch would have without the scale and each of the offsets of its rewards.
+
+    Args:
+        features: of the batch as it is, from `batch_features`.
+        scale: as in `reward_shape`.
+        offsets: as in `reward_shape`.
+        shape: from `reward_shape`.
+    """
+    found = np.repeat(features.double().numpy()[None], len(offsets), axis=0)
+    found[:, 0] = found[:, 0] / scale - offsets * found[:, 3]
+    found[:, 1:3] -= math.log(scale)
+    end = _REWARDS_FROM + shape.coordinates.shape[1]
+    found[:, _REWARDS_FROM:end] = shape.coordinates
+    found[:, end] = shape.unexplained
+    return found
 
 
 def _gradient(gradient: Parameters) -> torch.Tensor:

@@ -41,18 +41,19 @@ class UsualReturns:
     target: float
 
     @classmethod
-    def of(cls, meta_policy: MetaPolicy, scale: float) -> Self | None:
+    def of(cls, meta_policy: MetaPolicy, scale: float, shift: float = 0.0) -> Self | None:
         """Reads them from an artifact; None where it has none.
 
         Args:
             meta_policy: the artifact.
             scale: of the session's rewards, relative to meta-training.
+            shift: what an offset of the rewards adds to a return.
         """
         quantiles, target = meta_policy.reference.get(_QUANTILES), meta_policy.manifest.adaptation.target_return
         if quantiles is None or len(quantiles) <= _FLOOR:
             return None
-        low, middle, high = (float(quantiles[each]) * scale for each in (_FLOOR, len(quantiles) // 2, -1))
-        return cls(low, middle, high, -math.inf if target is None else target * scale)
+        low, middle, high = (float(quantiles[each]) * scale + shift for each in (_FLOOR, len(quantiles) // 2, -1))
+        return cls(low, middle, high, -math.inf if target is None else target * scale + shift)
 
     def enough(self, rounds: Sequence[Round], *, level_known: bool, p_value: float | None) -> float | None:
         """The return at which a session holds; None where the level of its returns tells nothing.
