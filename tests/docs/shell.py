@@ -29,6 +29,7 @@ SMALL: Final[dict[str, tuple[str, ...]]] = {
         "--adaptation-trajectories-per-round",
         "1",
     ),
+    "train rl2": ("--recipe", "paper", "--iterations", "1", "--meta-batch-size", "2"),
     "build": ("--minutes", "0.2", "--config", "small.toml"),
     "export": ("--tasks", "2", "--more-trajectories", "1"),
     "evaluate": ("--tasks", "2", "--gradient-steps", "1", "--trajectories", "2"),
@@ -113,8 +114,8 @@ class Shell:
             if option in arguments:
                 at = arguments.index(option)
                 arguments = [*arguments[:at], *arguments[at + 2 :]]
-        # An export with a profile measures nothing.
-        small = () if "--profile" in arguments else SMALL.get(name, ())
+        # An export with a profile measures nothing; a policy that remembers has no inner loop.
+        small = () if "--profile" in arguments else SMALL.get(f"{name} rl2" if "rl2" in arguments else name, ())
         result = CliRunner().invoke(cli, [*arguments, *small], prog_name="thetaprime", env=context)
         # A policy that was trained with small settings gains nothing.
         fine = (0, 3) if arguments[0] == "adapt" else (0,)
