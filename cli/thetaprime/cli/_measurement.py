@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from thetaprime.models import MetaPolicy
+    from thetaprime.training.evaluation.lifetimes import LifetimeEvaluation
     from thetaprime.training.evaluation.scores import Evaluation
 
 _option = functools.partial(option, section="Measurement of an artifact")
@@ -56,4 +57,22 @@ def exported_facts(console: "Console", written: "MetaPolicy", evaluation: "Evalu
         "files": written.manifest.files,
         "scores": evaluation.scores().tolist() if evaluation.scored else None,
         "negative_adaptation": evaluation.negative_adaptation().tolist(),
+    }
+
+
+def exported_memory_facts(
+    console: "Console", written: "MetaPolicy", evaluation: "LifetimeEvaluation"
+) -> dict[str, Any]:
+    """As `exported_facts`, of an artifact with a memory."""
+    from thetaprime.cli._lifetimes import lifetimes_table
+
+    console.print(lifetimes_table(evaluation))
+    console.print(f"wrote {written.directory}", soft_wrap=True)
+    return {
+        "artifact": str(written.directory),
+        "meta_policy": written.label,
+        "policy_id": written.policy_id,
+        "files": written.manifest.files,
+        "returns_by_episode": evaluation.returns.mean(1).tolist(),
+        "scores_by_episode": evaluation.scores().tolist() if evaluation.scored else None,
     }

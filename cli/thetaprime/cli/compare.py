@@ -44,7 +44,8 @@ def command(artifact: Path, as_json: bool, **fields: Any) -> None:
     if not fields["pretrained"] and not fields["oracle"]:
         raise click.UsageError("nothing to compare with; give --pretrained, --oracle, or both")
     # Imported here: --help needs neither torch nor a simulator.
-    from thetaprime.training.export.export import CompareRequest, compare_meta_policy, compare_work
+    from thetaprime.training.export.export import compare_meta_policy, compare_work
+    from thetaprime.training.export.request import CompareRequest
 
     console = console_for(as_json)
     request = CompareRequest(artifact=artifact, **fields)

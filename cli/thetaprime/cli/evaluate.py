@@ -14,6 +14,7 @@ from thetaprime.cli._command import Command, option
 from thetaprime.cli._completion import complete_meta_policy, meta_policy_names
 from thetaprime.cli._errors import INTERRUPTED, CommandError
 from thetaprime.cli._files import FIGURE_FORMATS, NewFile, NewFolder, force_option, require_new_file
+from thetaprime.cli._lifetimes import lifetimes_table
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._progress import work_progress
 from thetaprime.cli._suggestions import suggesting
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
     from thetaprime.models import MetaPolicy
     from thetaprime.training.evaluation.evaluation import EvaluationPlan
+    from thetaprime.training.evaluation.lifetimes import LifetimeEvaluation, LifetimePlan
     from thetaprime.training.evaluation.scores import Evaluation
 
+EPISODES: Final = 10
+"""`thetaprime.training.evaluation.lifetimes.LifetimePlan.episodes`, without the import."""
 GRADIENT_STEPS: Final = 4
 """`thetaprime.training.evaluation.evaluation.GRADIENT_STEPS`, without the import."""
 METHODS: Final = ("maml", "pretrained", "random", "oracle")
@@ -58,6 +62,7 @@ class _Methods(click.ParamType[tuple[str, ...]]):
     examples=(
         "thetaprime evaluate point-navigation --tasks 40 --seed 7",
         "thetaprime evaluate ant-direction --tasks 6 --methods maml,oracle",
+        "thetaprime evaluate zoo/my-robot-rl2/1 --episodes 60 --beside my-robot",
         "thetaprime evaluate my-robot --zoo zoo --seed 1 --seed 2 --seed 3 --plot curves.pdf",
     ),
 )
@@ -91,6 +96,19 @@ class _Methods(click.ParamType[tuple[str, ...]]):
     help="Trajectories for each gradient step and for each return.  [default: as in meta-training]",
 )
 @option(
+    "--episodes",
+    type=click.IntRange(min=1),
+    default=EPISODES,
+    show_default=True,
+    help="Of a policy with a memory: episodes of a lifetime on each task.",
+)
+@option(
+    "--beside",
+    shell_complete=complete_meta_policy,
+    help="Of a policy with a memory: a meta-policy for the same tasks that adapts by gradient, to draw in the same "
+    "picture by episode of experience.",
+)
+@option(
     "--zoo",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of artifacts that holds META_POLICY.  [default: the shipped zoo]",
@@ -117,6 +135,8 @@ def command(
     seeds: tuple[int, ...],
     gradient_steps: int,
     trajectories: int | None,
+    episodes: int,
+    beside: str | None,
     zoo: Path | None,
     output: Path | None,
     plot: Path | None,
@@ -127,7 +147,7 @@ def command(
 
     META_POLICY is a name (its newest version), name@version, or the folder of an artifact. It is compared with a
     pretrained policy that is fine-tuned, a random initialization, and an oracle that observes the task. The artifact
-    stores how its comparisons are fine-tuned.
+    stores how its comparisons are fine-tuned. A policy with a memory is measured by episode of experience.
 
     The results of each task appear when they are measured. Ctrl-C ends the command and keeps the finished tasks in
     evaluation-partial.json.
@@ -135,7 +155,9 @@ def command(
     from thetaprime.models import load_meta_policy, resolve_meta_policy
     from thetaprime.training.evaluation.evaluation import EvaluationPlan, held_methods
     from thetaprime.training.evaluation.figures.evaluation import curves_figure
+    from thetaprime.training.evaluation.figures.lifetimes import lifetimes_figure
     from thetaprime.training.evaluation.figures.style import save
+    from thetaprime.training.evaluation.lifetimes import LifetimePlan
 
     with suggesting(meta_policy, lambda: meta_policy_names(zoo)):
         artifact = load_meta_policy(resolve_meta_policy(meta_policy, zoo), zoo)
@@ -144,6 +166,22 @@ def command(
     for file in (numbers, figure):
         require_new_file(file, "--output", force=force)
     console = console_for(as_json)
+    if artifact.recurrent:
+        _refuse_rounds(methods, trajectories)
+        with suggesting(beside or "", lambda: meta_policy_names(zoo)):
+            gradient = load_meta_policy(resolve_meta_policy(beside)) if beside else None
+        lived = _measured_lifetimes(artifact, LifetimePlan(tasks, seeds, episodes), gradient, console)
+        measured = lived.to_json()
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers.write_text(json.dumps(measured, indent=2) + "\n")
+        save(lifetimes_figure(lived), figure)
+        console.print(lifetimes_table(lived))
+        console.print(f"wrote {numbers} and {figure}", soft_wrap=True)
+        if as_json:
+            print_json({**measured, "figure": str(figure)})
+        return
+    if beside is not None:
+        raise click.UsageError(f"--beside: {artifact.label} has no memory; expected one, with the other beside it")
     plan = EvaluationPlan(tasks, seeds, methods or held_methods(artifact), gradient_steps, trajectories)
     evaluation = _measured(artifact, plan, console, folder / "evaluation-partial.json")
     result = evaluation.to_json()
@@ -154,6 +192,23 @@ def command(
     console.print(f"wrote {numbers} and {figure}", soft_wrap=True)
     if as_json:
         print_json({**result, "figure": str(figure)})
+
+
+def _refuse_rounds(methods: tuple[str, ...] | None, trajectories: int | None) -> None:
+    """Refuses the options of rounds for a policy with a memory."""
+    for name, value in (("--methods", methods), ("--trajectories", trajectories)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for policies that adapt by gradient; a memory takes --episodes")
+
+
+def _measured_lifetimes(
+    artifact: "MetaPolicy", plan: "LifetimePlan", beside: "MetaPolicy | None", console: "Console"
+) -> "LifetimeEvaluation":
+    from thetaprime.training.evaluation.lifetimes import evaluate_lifetimes, lifetime_comparisons, lifetime_work
+
+    work = lifetime_work(plan, len(lifetime_comparisons(artifact)), beside)
+    with work_progress(console, f"evaluating {artifact.label}", work, count=False) as advance:
+        return evaluate_lifetimes(artifact, plan, beside=beside, on_trajectories=advance)
 
 
 def _measured(artifact: "MetaPolicy", plan: "EvaluationPlan", console: "Console", partial: Path) -> "Evaluation":

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from thetaprime.cli._command import Command, option
 from thetaprime.cli._completion import MANIFEST, complete_meta_policy
 from thetaprime.cli._files import force_option, require_new_file
-from thetaprime.cli._measurement import exported_facts, measurement_options
+from thetaprime.cli._measurement import exported_facts, exported_memory_facts, measurement_options
 from thetaprime.cli._output import console_for, json_option, print_json
 from thetaprime.cli._profiles import make_form, profile_options
 
@@ -124,7 +124,8 @@ def command(
     """Write the meta-policy of the run SOURCE as an artifact: θ, its ONNX form, its model card, its comparisons.
 
     `thetaprime serve` serves an artifact, and `thetaprime evaluate` measures it. The command measures the curves on
-    the model card. It requires --name and --description; --pretrained and --oracle add policies to compare with.
+    the model card. It requires --name and --description; --pretrained and --oracle add policies to compare with. A run
+    of --method rl2 becomes an artifact with a memory, which is measured by episode.
 
     With --profile, write a policy in the form that an engine reads. SOURCE is then an ONNX file (θ′, as `thetaprime
     adapt` and `save` write it), the folder of an artifact, or a shipped meta-policy by name.
@@ -170,12 +171,19 @@ def _write_artifact(
     require_new_file(folder / MANIFEST, "--output", force=force)
     # Imported here: the forms need neither torch nor a simulator.
     from thetaprime.cli._progress import work_progress
-    from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_work
+    from thetaprime.training.checkpoint import load_checkpoint
+    from thetaprime.training.export.export import export_meta_policy, export_work
+    from thetaprime.training.export.memory import export_memory, memory_work
+    from thetaprime.training.export.request import ExportRequest
 
     notes: Path | None = fields.pop("notes")
     text = notes.read_text() if notes else ""
     request = ExportRequest(maml=Path(source), output=folder, notes=text, **fields)
     label = f"{request.name}@{request.version}"
+    if load_checkpoint(request.maml).config.method == "rl2":
+        with work_progress(console, f"measuring {label}", memory_work(request), count=False) as advance:
+            remembering, lifetimes = export_memory(request, on_trajectories=advance)
+        return exported_memory_facts(console, remembering, lifetimes)
     with work_progress(console, f"measuring {label}", export_work(request), count=False) as advance:
         written, evaluation = export_meta_policy(request, on_trajectories=advance)
     return exported_facts(console, written, evaluation)

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
     from thetaprime.training.evaluation.scores import Evaluation
     from thetaprime.training.export.export import (
-        CompareRequest,
-        ExportRequest,
         compare_meta_policy,
         export_meta_policy,
     )
+    from thetaprime.training.export.request import CompareRequest, ExportRequest
     from thetaprime.training.run import (
         Progress,
         train,
@@ -55,10 +54,10 @@ __all__ = [
 
 _MODULES: Final = {
     "BatchedTaskDistribution": "tasks",
-    "CompareRequest": "export.export",
+    "CompareRequest": "export.request",
     "Evaluation": "evaluation.scores",
     "EvaluationPlan": "evaluation.evaluation",
-    "ExportRequest": "export.export",
+    "ExportRequest": "export.request",
     "Progress": "run",
     "Task": "tasks",
     "TaskDistribution": "tasks",

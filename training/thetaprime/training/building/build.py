@@ -35,7 +35,8 @@ from thetaprime.training.building.record import (
 from thetaprime.training.checkpoint import CHECKPOINT_NAME, RunState, load_checkpoint
 from thetaprime.training.config import changed_config, load_config
 from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.export import ExportRequest, export_meta_policy, export_work
+from thetaprime.training.export.export import export_meta_policy, export_work
+from thetaprime.training.export.request import ExportRequest
 from thetaprime.training.recipe.attempts import train_recipe
 from thetaprime.training.recipe.decide import BudgetError
 from thetaprime.training.recipe.settings import Recipe, settle_recipe

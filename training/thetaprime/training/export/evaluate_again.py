@@ -19,8 +19,8 @@ from thetaprime.training.evaluation.comparisons import EVALUATION_NAME
 from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods
 from thetaprime.training.evaluation.figures import curves_png
 from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.export import evaluation_bytes
 from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, budgets_table, returns_table
+from thetaprime.training.export.request import evaluation_bytes
 
 _TABLES = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 

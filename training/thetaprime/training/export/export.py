@@ -3,38 +3,39 @@
 The comparisons are optional: `compare_meta_policy` adds them to an artifact later.
 """
 
-import dataclasses
-import json
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Mapping
 
 from thetaprime.models import (
     AdaptationSpec,
     ArtifactError,
     MetaPolicy,
     Policy,
-    Provenance,
     load_meta_policy,
     with_std_factor,
     write_meta_policy,
 )
-from thetaprime.models.manifest import MANIFEST_NAME
 from thetaprime.models.module.policy import ModulePolicy
-from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.checkpoint import RunState, load_checkpoint
 from thetaprime.training.evaluation.comparisons import (
     EVALUATION_NAME,
     FINE_TUNED,
     comparison_files,
 )
-from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate, held_methods, tune_comparisons
+from thetaprime.training.evaluation.evaluation import evaluate, held_methods, tune_comparisons
 from thetaprime.training.evaluation.figures import curves_png, learning_png
-from thetaprime.training.evaluation.fine_tuning import FINE_TUNING_TASKS, FineTuning, stored_fine_tuning
+from thetaprime.training.evaluation.fine_tuning import FineTuning, stored_fine_tuning
 from thetaprime.training.evaluation.scores import Evaluation
-from thetaprime.training.export.add_calibration import BATCHES, HELD_OUT_TASKS, add_calibration, calibration_work
+from thetaprime.training.export.add_calibration import BATCHES, add_calibration, calibration_work
 from thetaprime.training.export.model_card import CARD_NAME, FIGURE_NAME, LEARNING_NAME, NOTES_NAME, model_card
 from thetaprime.training.export.reference import describe_tasks, measure_reward
+from thetaprime.training.export.request import (
+    CompareRequest,
+    ExportRequest,
+    Measurement,
+    evaluation_bytes,
+    provenance_of,
+    rewritten,
+)
 from thetaprime.training.export.sources import (
     ComparisonSource,
     check_run,
@@ -43,101 +44,10 @@ from thetaprime.training.export.sources import (
     with_random,
 )
 from thetaprime.training.history import read_history
-from thetaprime.training.resources import made_here, task_threads
+from thetaprime.training.resources import task_threads
 from thetaprime.training.run import run_policy, run_tasks
 
-_PACKAGES: Final = ("thetaprime", "torch", "numpy", "gymnasium", "mujoco", "onnx", "safetensors")
-
 OnTrajectories = Callable[[int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """How the model card's evaluation is measured.
-
-    Attributes:
-        tasks: number of held-out tasks to evaluate on, for each seed.
-        seeds: of the evaluation.
-        more_trajectories: numbers of trajectories to evaluate with in addition to the meta-policy's.
-        tuning_tasks: number of separate tasks on which a comparison's fine-tuning settings are chosen; 0 for the
-            meta-policy's own settings.
-    """
-
-    tasks: int = 40
-    seeds: tuple[int, ...] = (7,)
-    more_trajectories: tuple[int, ...] = ()
-    tuning_tasks: int = FINE_TUNING_TASKS
-
-    def plans(self, methods: tuple[str, ...]) -> list[EvaluationPlan]:
-        """The evaluation of the model card, then those with other numbers of trajectories."""
-        first = EvaluationPlan(tasks=self.tasks, seeds=self.seeds, methods=methods, tuning_tasks=self.tuning_tasks)
-        more = [dataclasses.replace(first, trajectories=count, budgets=()) for count in self.more_trajectories]
-        return [first, *more]
-
-    def work(self, adaptation: AdaptationSpec, methods: Collection[str], tuned: Collection[str]) -> int:
-        """The number of trajectories that `measure_artifact` samples.
-
-        Args:
-            adaptation: the meta-policy's.
-            methods: to measure.
-            tuned: comparisons whose fine-tuning settings are known.
-        """
-        first, *more = self.plans(tuple(methods))
-        untuned = len(set(FINE_TUNED).intersection(methods).difference(tuned))
-        return first.work(adaptation, untuned) + sum(plan.work(adaptation) for plan in more)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportRequest(Measurement):
-    """The runs to export, and how.
-
-    Attributes:
-        maml: folder of the meta-policy's run.
-        output: folder of the artifact.
-        name: of the meta-policy.
-        version: counted from 1.
-        description: one line.
-        pretrained: the pretrained policy to compare with: see `comparison_source`; None for none. A random
-            initialization is compared beside that of a run.
-        oracle: the oracle to compare with, likewise.
-        notes: Markdown text for the model card; empty for none.
-        adapted_std_factor: replaces the run's in the artifact's `AdaptationSpec`. Algorithms that bound a KL learn
-            faster if θ′ is as noisy as θ; the same θ′ returns more with less noise.
-        later_step_factor: multiplies the schedule's factors after the first. The gradient of a Gaussian's mean grows as
-            its noise shrinks: with `adapted_std_factor` f, steps after the first are as long as in training with f.
-        exploration_std_factor: multiplies the noise of the run's θ. More noise gives a more reliable gradient;
-            `adapted_std_factor` multiplies the result.
-        calibration_tasks: number of tasks that a session's task will be compared with (see `add_calibration`); 0 for
-            an artifact without a calibration, whose verdicts say nothing about the task.
-    """
-
-    maml: Path = dataclasses.field(kw_only=True)
-    output: Path = dataclasses.field(kw_only=True)
-    name: str = dataclasses.field(kw_only=True)
-    version: int = dataclasses.field(kw_only=True)
-    description: str = dataclasses.field(kw_only=True)
-    pretrained: str | Path | None = None
-    oracle: str | Path | None = None
-    notes: str = ""
-    adapted_std_factor: float | None = None
-    later_step_factor: float = 1.0
-    exploration_std_factor: float = 1.0
-    calibration_tasks: int = HELD_OUT_TASKS
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareRequest(Measurement):
-    """Comparisons to add to an artifact, and how to measure them.
-
-    Attributes:
-        artifact: its folder.
-        pretrained: the pretrained policy: see `comparison_source`; None keeps the artifact's, if it has one.
-        oracle: the oracle, likewise.
-    """
-
-    artifact: Path = dataclasses.field(kw_only=True)
-    pretrained: str | Path | None = None
-    oracle: str | Path | None = None
 
 
 def export_work(request: ExportRequest) -> int:
@@ -203,7 +113,7 @@ def export_meta_policy(
         adaptation=adaptation,
         parameters=theta,
         step_sizes=step_sizes,
-        provenance=_provenance(run, request),
+        provenance=provenance_of(run, request),
         golden_observations=golden.numpy(),
         program=policy.program if isinstance(policy, ModulePolicy) else None,
         reference=reference,
@@ -259,7 +169,7 @@ def _with_comparisons(meta_policy: MetaPolicy, sources: Mapping[str, ComparisonS
         return meta_policy
     provenance = meta_policy.manifest.provenance
     records = {**provenance.comparisons, **run_records(sources)}
-    return _rewritten(
+    return rewritten(
         meta_policy,
         comparison_files({method: source.comparison for method, source in sources.items()}),
         provenance.model_copy(update={"comparisons": records}),
@@ -301,21 +211,7 @@ def measure_artifact(
         EVALUATION_NAME: evaluation_bytes(evaluation),
         **{more_evaluation_name(each.trajectories): evaluation_bytes(each) for each in more},
     }
-    return _rewritten(meta_policy, files), evaluation
-
-
-def _rewritten(meta_policy: MetaPolicy, files: Mapping[str, bytes], provenance: Provenance | None = None) -> MetaPolicy:
-    """The artifact with some files written again or added, read again. The manifest is replaced last."""
-    manifest = meta_policy.manifest
-    digests = {**manifest.files, **{name: digest_bytes(data) for name, data in files.items()}}
-    changed = manifest.model_copy(
-        update={"files": dict(sorted(digests.items())), "provenance": provenance or manifest.provenance}
-    )
-    for name, data in {**files, MANIFEST_NAME: changed.sealed().to_bytes()}.items():
-        written = meta_policy.directory / f"{name}.new"
-        written.write_bytes(data)
-        written.replace(meta_policy.directory / name)
-    return load_meta_policy(meta_policy.directory)
+    return rewritten(meta_policy, files), evaluation
 
 
 def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
@@ -332,25 +228,3 @@ def _adaptation(request: ExportRequest, run: RunState) -> AdaptationSpec:
 def more_evaluation_name(trajectories: int) -> str:
     """The file name of an evaluation with another number of trajectories than the meta-policy's."""
     return f"evaluation-{trajectories}-trajectories.json"
-
-
-def evaluation_bytes(evaluation: Evaluation) -> bytes:
-    """The content of an evaluation's file."""
-    return (json.dumps(evaluation.to_json(), indent=2) + "\n").encode()
-
-
-def _provenance(run: RunState, request: ExportRequest) -> Provenance:
-    factor = request.exploration_std_factor
-    return Provenance(
-        distribution=run.config.tasks,
-        config=run.config.model_dump(mode="json"),
-        amendments=run.amendments,
-        **({"recipe": run.decisions} if run.decisions else {}),
-        **({"warm_start": run.warm_start} if run.warm_start else {}),
-        **({"exploration_std_factor": factor} if factor != 1.0 else {}),
-        seed=run.config.seed,
-        iterations=run.iteration,
-        environment_steps=run.environment_steps,
-        wall_seconds=round(run.wall_seconds, 1),
-        **made_here(_PACKAGES),
-    )

@@ -139,7 +139,8 @@ def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
     return " ".join(said) or "It was not compared with other policies."
 
 
-def _cost(method: str, run: Provenance | ComparisonRun) -> str:
+def cost_row(method: str, run: Provenance | ComparisonRun) -> str:
+    """The card's table row on the cost of a run."""
     return f"| {method} | {run.iterations} | {run.environment_steps:,} | {run.wall_seconds / 60:.1f} min |"
 
 
@@ -166,7 +167,7 @@ def model_card(meta_policy: MetaPolicy, evaluation: Evaluation, more: Sequence[E
         sizes += f", times the mean return's gap to {adaptation.target_return:g} over {adaptation.return_gap:g}"
     schedule = ", ".join(f"{factor:g}" for factor in adaptation.inner_lr_schedule)
     costs = "\n".join(
-        [_cost("maml", provenance), *(_cost(method, run) for method, run in provenance.comparisons.items())]
+        [cost_row("maml", provenance), *(cost_row(method, run) for method, run in provenance.comparisons.items())]
     )
     tasks = len(evaluation.tasks) // len(evaluation.seeds)
     noise = "the same in θ′ as in θ"

@@ -4,6 +4,7 @@
 |---|---|
 | `style` | colors, sizes and file formats of all figures |
 | `evaluation` | returns over gradient steps; learning curves of a meta-policy's runs |
+| `lifetimes` | return by episode of experience, in a memory and by gradient |
 | `adaptation` | one adaptation: return by round, and behavior before and after |
 | `returns`, `paths`, `gait` | its panels |
 | `episodes` | the data of an episode: rewards, positions, velocities, contacts |

@@ -7,16 +7,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thetaprime.training.evaluation.figures.style import BLUE, GRAY, GREEN, VERMILION, new_figure, png_bytes, styled
+from thetaprime.training.evaluation.figures.style import (
+    BLUE,
+    GRAY,
+    GREEN,
+    PURPLE,
+    VERMILION,
+    new_figure,
+    png_bytes,
+    styled,
+)
 from thetaprime.training.evaluation.scores import Evaluation
 from thetaprime.training.history import History
 
 _STYLE: Final = {
     "maml": (BLUE, "o", "meta-policy"),
+    "rl2": (PURPLE, "o", "memory"),
     "pretrained": (VERMILION, "s", "pretrained"),
     "oracle": (GREEN, "D", "oracle"),
     "random": (GRAY, "^", "random initialization"),
 }
+_PARTS: Final = {"maml": ("before adapting", "after adapting"), "rl2": ("first episode", "last episode")}
+"""The two returns that a history keeps, by the methods where they differ."""
 _SIZE: Final = (5.0, 3.6)
 _SPREAD: Final = 0.16  # half-width of one method's points, in gradient steps
 _GAP: Final = 0.24  # between the methods' points at one gradient step
@@ -83,11 +95,10 @@ def learning_png(title: str, histories: Mapping[str, History | None]) -> bytes:
                 continue
             color, _, label = _STYLE[method]
             steps = history.environment_steps / 1e6
-            if method == "maml":
-                axes.plot(
-                    steps, history.pre_return, color=color, alpha=0.45, linewidth=1, label=f"{label}, before adapting"
-                )
-                label += ", after adapting"
+            if method in _PARTS:
+                before, after = _PARTS[method]
+                axes.plot(steps, history.pre_return, color=color, alpha=0.45, linewidth=1, label=f"{label}, {before}")
+                label += f", {after}"
             axes.plot(steps, history.post_return, color=color, linewidth=1.4, label=label)
         axes.set_xlabel("environment steps, millions")
         axes.set_ylabel("undiscounted return")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 BLUE: Final = "#0072B2"
 VERMILION: Final = "#D55E00"
 GREEN: Final = "#009E73"
+PURPLE: Final = "#CC79A7"
 GRAY: Final = "#767676"
 
 WIDTH: Final = 7.0
