@@ -12,7 +12,8 @@ from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation.curves import adaptation_curve
 from thetaprime.training.evaluation.evaluation import EvaluationPlan, evaluate
 from thetaprime.training.evaluation.scores import Returns
-from thetaprime.training.export.export import ExportRequest, export_meta_policy, more_evaluation_name
+from thetaprime.training.export.export import export_meta_policy, more_evaluation_name
+from thetaprime.training.export.request import ExportRequest
 from thetaprime.training.run import run_tasks, train
 
 SMALL = {
