@@ -20,12 +20,19 @@ from thetaprime.models import (
     DiscreteAction,
     EnvironmentContract,
     MemorySpec,
+    Policy,
     PolicySpec,
     RecurrentPolicy,
 )
 from thetaprime.training import resources
 from thetaprime.training.algorithms.rl2 import RL2, trained_spec
-from thetaprime.training.algorithms.rl2.critic import ValueScale, criticize, init_critic, lifetime_advantages
+from thetaprime.training.algorithms.rl2.critic import (
+    TaskScale,
+    ValueScale,
+    criticize,
+    init_critic,
+    lifetime_advantages,
+)
 from thetaprime.training.algorithms.rl2.normalization import RunningMoments
 from thetaprime.training.checkpoint import CheckpointError, load_checkpoint
 from thetaprime.training.config import TrainConfig, load_config
@@ -33,7 +40,7 @@ from thetaprime.training.history import HISTORY_NAME
 from thetaprime.training.resources import in_turn, task_threads
 from thetaprime.training.run import Progress, train
 from thetaprime.training.sampling.lifetimes import Lifetimes, collect_lifetimes
-from thetaprime.training.tasks import PointNavigationTasks, Task
+from thetaprime.training.tasks import OracleTasks, PointNavigationTasks, Task, oracle_policy, task_vector
 
 TINY: dict[str, Any] = {
     "tasks": "point-navigation",
@@ -389,9 +396,66 @@ def test_a_run_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyP
         resources.check_memory(PointNavigationTasks.environment, config)
 
 
-def test_a_run_with_a_memory_begins_at_no_other_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="method is 'rl2'; only 'maml' and 'oracle' begin from another run"):
-        train(tiny(), tmp_path / "new", warm_start=tmp_path)
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short oracle's run, with a normalization and a context of its own."""
+    folder = tmp_path_factory.mktemp("oracle")
+    own = {"policy.observation_mean": [0.1, -0.2], "policy.observation_std": [0.5, 2.0], "policy.context_size": 2}
+    shared = {"policy.hidden_sizes": [8], "tracker": "none", "meta_batch_size": 2, "iterations": 1}
+    train(load_config(None, {"tasks": "point-navigation", "method": "oracle", **shared, **own}), folder)
+    return folder
+
+
+@pytest.mark.parametrize("given", [{}, {"policy.observation_mean": [0.3, 0.1], "policy.observation_std": [0.7, 0.2]}])
+def test_a_memory_that_says_the_task_makes_the_policy_the_oracle(
+    oracle: Path, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    still = {"rl2.learning_rate": 1e-12, "rl2.epochs": 1, "iterations": 1, "policy.memory.size": 9}
+    run(tiny({**still, **given}), tmp_path / "warm", warm_start=oracle)
+    state, told = load_checkpoint(tmp_path / "warm"), load_checkpoint(oracle)
+    distribution = PointNavigationTasks()
+    # The moments before the iteration's own lifetimes are not kept: those of the first layer are near.
+    policy = RecurrentPolicy(distribution.environment, trained_spec(state))
+    tasks = distribution.sample_tasks(6, np.random.default_rng(1))
+    observations = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32))
+    vectors = torch.from_numpy(np.stack([task_vector(task) for task in tasks]))
+    normalized = TaskScale.measure(distribution, 0).normalized(tasks)
+    projection = state.optimizer_state["task.weight"]
+    said = normalized @ torch.linalg.pinv(projection).T
+    torch.testing.assert_close(said @ projection.T, normalized)
+    mean, factor = policy.normalization
+    head = Policy(
+        distribution.environment.model_copy(update={"observation_shape": (11,)}), PolicySpec(hidden_sizes=(8,))
+    )
+    found = head.head(state.parameters, torch.cat([(observations - mean) * factor, said], 1))
+    network = oracle_policy(OracleTasks(distribution).environment, told.config.policy)
+    expected = network.head(told.parameters, torch.cat([observations, vectors], 1))
+    tolerance = 1e-4 if given else 0.3 * float(expected.detach().std())
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
+    assert state.parameters["log_std"].allclose(told.parameters["log_std"])
+    assert state.environment_steps > told.environment_steps
+    assert state.warm_start is not None
+    assert state.warm_start.environment_steps == told.environment_steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl2.task_weight": 0.0}, "rl2.task_weight is 0; expected more, such as 0.5"),
+        ({"policy.memory.size": 1}, "policy.memory.size is 1; expected 2 or more"),
+        ({"policy.hidden_sizes": [9]}, "policy.hidden_sizes of that run is (8,); expected (9,)"),
+        ({"policy.activation": "tanh"}, "policy.activation of that run is 'relu'; expected 'tanh'"),
+        (
+            {"tasks": "half-cheetah-velocity"},
+            "tasks of that run is 'point-navigation'; expected 'half-cheetah-velocity'",
+        ),
+    ],
+)
+def test_an_oracle_that_does_not_fit_is_refused(
+    oracle: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"warm start: {message}")):
+        train(tiny(changes), tmp_path / "new", warm_start=oracle)
 
 
 def test_a_memory_needs_its_method() -> None:

@@ -68,7 +68,7 @@ def test_the_oracles_steps_count_and_are_recorded(oracle: Path, tmp_path: Path) 
 
 def test_a_run_that_does_not_fit_is_refused_by_name(oracle: Path, tmp_path: Path) -> None:
     for wrong, message in (
-        (config("pretrained"), "method is 'pretrained'; only 'maml' and 'oracle' begin"),
+        (config("pretrained"), "method is 'pretrained'; only 'maml', 'oracle' and 'rl2' begin"),
         (
             config("maml", policy={"hidden_sizes": [17]}),
             r"policy.hidden_sizes of that run is \(16,\); expected \(17,\)",

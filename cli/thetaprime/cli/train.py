@@ -85,7 +85,8 @@ _run_option = functools.partial(option, section="Run folder")
     "--warm-start",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where to begin, on the same tasks. Meta-training: the folder of an oracle's run, whose input becomes the "
-    "context. An oracle: an artifact's folder, whose adapted contexts become the weights of the oracle's input.",
+    "context, or what the memory has to say (--method rl2, with --rl2-task-weight). An oracle: an artifact's folder, "
+    "whose adapted contexts become the weights of the oracle's input.",
 )
 @options_from(TrainConfig, exclude=frozenset({"tasks"}), sections=SECTIONS)
 @json_option

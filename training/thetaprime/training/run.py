@@ -21,6 +21,7 @@ from thetaprime.models import (
 )
 from thetaprime.training.algorithms import ALGORITHMS, RL2
 from thetaprime.training.algorithms.objective import OuterLoop
+from thetaprime.training.algorithms.rl2.warm_start import warm_started_memory
 from thetaprime.training.algorithms.step_sizes import LearnedStepSizes
 from thetaprime.training.algorithms.warm_start import (
     meta_policy_record,
@@ -259,9 +260,15 @@ def _begun(
             state.parameters, steps = warm_started_oracle(meta_policy, config, distribution, rng)
             state.warm_start = meta_policy_record(meta_policy)
             state.generator_state = dict(rng.bit_generator.state)
+        elif config.method == "rl2":
+            oracle = load_checkpoint(warm_start)
+            distribution = resolve_tasks(config.tasks)
+            state.parameters, state.optimizer_state, steps = warm_started_memory(oracle, config, distribution, rng)
+            state.warm_start = run_record(oracle)
+            state.generator_state = dict(rng.bit_generator.state)
         else:
             raise CheckpointError(
-                f"warm start: method is {config.method!r}; only 'maml' and 'oracle' begin from another run"
+                f"warm start: method is {config.method!r}; only 'maml', 'oracle' and 'rl2' begin from another run"
             )
         state.environment_steps = state.warm_start.environment_steps + steps
         state.wall_seconds = state.warm_start.wall_seconds
