@@ -22,6 +22,7 @@ from thetaprime.models import (
     reinforce_loss,
     summarize_step,
 )
+from thetaprime.models.inner_loop import InnerStep, part_direction
 from thetaprime.models.spec import Curvature
 
 ADAPTATION = AdaptationSpec(inner_lr=0.3, inner_lr_schedule=(1.0, 0.5), discount=0.95)
@@ -249,6 +250,31 @@ def test_the_first_step_reduces_the_noise(policy: Policy, make_batch: MakeBatch)
             torch.testing.assert_close(ratio, torch.full_like(ratio, factor))
         others = parameters.keys() - {"log_std"}
         assert all(torch.equal(taken.parameters[name], as_noisy.parameters[name]) for name in others)
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_the_direction_of_a_part_is_that_of_a_step_on_the_part(
+    policy: Policy, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch, context: int
+) -> None:
+    policy = Policy(policy.environment, policy.spec.model_copy(update={"context_size": context}))
+    parameters = policy.init(0)
+    batch = make_batch(policy, parameters, lengths=(12, 5, 12, 9, 12, 12, 3, 12))
+    sizes = {name: torch.tensor(0.1) for name in parameters if name != "layers.0.weight"}
+    whole = adapt_step(policy, parameters, batch, ADAPTATION, step=0, step_sizes=sizes)
+    part = batch.select([1, 3, 4, 7])
+    expected = adapt_step(policy, parameters, part, ADAPTATION, step=0, step_sizes=sizes).direction
+
+    def direction(step: InnerStep) -> Parameters:
+        return part_direction(policy, parameters, step, part, batch.steps_of([1, 3, 4, 7]), ADAPTATION, sizes)
+
+    # A step whose derivatives are lost, as where its advantage is 0, is computed anew.
+    lost = dataclasses.replace(whole, advantage=whole.advantage.where(batch.time > 0, torch.tensor(0.0)))
+    slow = direction(lost)
+    monkeypatch.setattr("thetaprime.models.inner_loop.adapt_step", None)
+    for found in (direction(whole), slow):
+        assert found.keys() == expected.keys() == sizes.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_on_the_first_trajectories_ignores_the_others(policy: Policy, make_batch: MakeBatch) -> None:

@@ -225,6 +225,55 @@ def _plain_gradient(
         return forward.gradient(_surrogate(log_prob, batch, advantage, "log_prob", 1.0))
 
 
+def part_direction(
+    policy: Policy,
+    parameters: Parameters,
+    whole: InnerStep,
+    part: TrajectoryBatch,
+    steps: torch.Tensor,
+    adaptation: AdaptationSpec,
+    step_sizes: Parameters | None = None,
+) -> Parameters:
+    """`InnerStep.direction` of a step on some of another step's trajectories, with a baseline of these alone.
+
+    The gradient is linear in the advantages, so the derivatives of the whole step serve again with other weights.
+
+    Args:
+        policy: the network.
+        parameters: θ_k.
+        whole: the step on all trajectories, taken without a graph.
+        part: some of its trajectories.
+        steps: [S] bool: whether each of its steps is of these.
+        adaptation: as in `adapt_step`.
+        step_sizes: as in `adapt_step`.
+    """
+    advantage, rows = inner_advantages(policy, part, adaptation), steps.nonzero()[:, 0]
+    before, gradient = whole.advantage[rows], None
+    # A step without a weight has no derivatives to weigh.
+    if whole.forward is not None and bool(before.all()):
+        weights = advantage / before * (len(whole.advantage) / len(advantage))
+        gradient = whole.forward.weighted_gradient(whole.layer_gradients, rows, weights)
+    if whole.forward is None or gradient is None:
+        return adapt_step(
+            policy, parameters, part, adaptation, step=0, step_sizes=step_sizes, length=1.0, advantage=advantage
+        ).direction
+    if LOG_STD in whole.gradient:
+        gradient[LOG_STD] = _by_log_std(policy, parameters, whole.forward.values[0][rows], part, advantage)
+    sizes = step_sizes or _fixed_sizes(parameters, adaptation)
+    return {name: sizes[name] * value for name, value in gradient.items()}
+
+
+def _by_log_std(
+    policy: Policy, parameters: Parameters, mean: torch.Tensor, batch: TrajectoryBatch, advantage: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of the inner loss by `log_std`, at known means."""
+    with torch.enable_grad():
+        log_std = parameters[LOG_STD].detach().clone().requires_grad_()
+        log_prob = policy.log_prob((mean, policy.log_std({LOG_STD: log_std})), batch.actions)
+        (found,) = torch.autograd.grad(-(log_prob * advantage).mean(), log_std)
+    return found
+
+
 def moving_parameters(meta: Parameters, adaptation: AdaptationSpec, step_sizes: Parameters | None) -> frozenset[str]:
     """Names of the parameters that a step moves; the others keep θ's values."""
     return frozenset(step_sizes or _fixed_sizes(meta, adaptation))

@@ -7,7 +7,7 @@ So one policy serves all tasks at once, and no task's adaptation affects another
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import torch
@@ -204,31 +204,58 @@ class ForwardPass:
         """
         by_head, *by_log_std = torch.autograd.grad(loss, self.leaves, materialize_grads=True)
         with torch.no_grad():
-            found, by_sums = self._backpropagated(by_head)
+            by_sums = self._backpropagated(by_head)
+            found = self._by_parameters(by_sums, self.layers)
         found |= dict(zip((LOG_STD,), by_log_std, strict=False))
         return {name: found[name] for name in self.moving}, by_sums
 
-    def _backpropagated(self, by_head: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
-        """The gradients by the parameters of the layers that move, and by W x + b of the layers."""
-        last = len(self.layers) - 2
+    @torch.no_grad()
+    def weighted_gradient(
+        self, by_sums: dict[int, torch.Tensor], rows: torch.Tensor, weights: torch.Tensor
+    ) -> Parameters | None:
+        """The gradient that some of the observations had, if each counted by another weight.
+
+        It takes the derivatives of the whole gradient, and no pass through the network.
+
+        Args:
+            by_sums: as from `gradient`.
+            rows: [R] int64; numbers of the observations.
+            weights: [R], by which the observations' part in the loss is multiplied.
+
+        Returns:
+            By each parameter of the layers that moves, but not by `log_std`. None for a network whose layers are not
+            known.
+        """
+        part = {index: values[rows].mul_(weights[:, None]) for index, values in by_sums.items()}
+        found = self._by_parameters(part, [layer[rows] for layer in self.layers[:-1]])
+        return {name: found[name] for name in self.moving if name != LOG_STD}
+
+    def _backpropagated(self, by_head: torch.Tensor) -> dict[int, torch.Tensor]:
+        """The gradient by W x + b of each layer that depends on a parameter that moves."""
+        last, lowest = len(self.layers) - 2, self._lowest_moving()
         gradient = torch.nn.functional.pad(by_head, (0, 0, 0, len(self.layers[-1]) - len(by_head)))
-        found: Parameters = {}
         by_sums: dict[int, torch.Tensor] = {}
-        for index in range(last, self._lowest_moving() - 1, -1):
+        for index in range(last, lowest - 1, -1):
             gradient = activation_backward(gradient, self.layers[index + 1], self.policy.activation(index))
             by_sums[index] = gradient
+            if index > lowest:
+                gradient = product(gradient, self.parameters[f"layers.{index}.weight"].mT)
+        return by_sums
+
+    def _by_parameters(self, by_sums: dict[int, torch.Tensor], layers: Sequence[torch.Tensor]) -> Parameters:
+        """The gradients by the parameters of the layers that move, from those by W x + b and the layers' inputs."""
+        found: Parameters = {}
+        for index, gradient in by_sums.items():
             weight, bias = f"layers.{index}.weight", f"layers.{index}.bias"
             if weight in self.moving:
-                found[weight] = sum_of_products(gradient, self.layers[index])
+                found[weight] = sum_of_products(gradient, layers[index])
             if bias in self.moving or index == 0:
                 found[bias] = gradient.sum(0)
-            if index > self._lowest_moving():
-                gradient = product(gradient, self.parameters[weight].mT)
         if CONTEXT in self.moving or CONTEXT_WEIGHT in self.moving:
             by_bias, context = found["layers.0.bias"].unsqueeze(-1), self.parameters[CONTEXT]
             found[CONTEXT] = (self.parameters[CONTEXT_WEIGHT].mT @ by_bias).squeeze(-1)
             found[CONTEXT_WEIGHT] = by_bias * context
-        return found, by_sums
+        return found
 
     def _lowest_moving(self) -> int:
         """The first layer, counted from 0, that depends on a parameter of `moving`; their number if none does."""

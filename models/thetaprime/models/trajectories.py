@@ -90,10 +90,7 @@ class TrajectoryBatch:
 
     def select(self, trajectories: Sequence[int]) -> Self:
         """The batch of some trajectories, by their numbers, in the order of this batch."""
-        chosen = torch.tensor(list(trajectories), dtype=torch.int64)
-        used = torch.zeros(len(self.lengths), dtype=torch.bool)
-        used[chosen] = True
-        steps = self.unpad(used[:, None].expand(self.mask.shape))
+        used, steps = self._used(trajectories), self.steps_of(trajectories)
         return dataclasses.replace(
             self,
             observations=self.observations[steps],
@@ -103,6 +100,15 @@ class TrajectoryBatch:
             terminated=self.terminated[used],
             final_observations=self.final_observations[used],
         )
+
+    def steps_of(self, trajectories: Sequence[int]) -> torch.Tensor:
+        """[S] bool: whether each step is of one of some trajectories, by their numbers."""
+        return self.unpad(self._used(trajectories)[:, None].expand(self.mask.shape))
+
+    def _used(self, trajectories: Sequence[int]) -> torch.Tensor:
+        used = torch.zeros(len(self.lengths), dtype=torch.bool)
+        used[list(trajectories)] = True
+        return used
 
     @functools.cached_property
     def mask(self) -> torch.Tensor:

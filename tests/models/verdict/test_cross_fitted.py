@@ -47,7 +47,7 @@ class Bandit:
     def gain(self, batch: TrajectoryBatch) -> tuple[Parameters, CrossFittedGain | None]:
         """A step, and its predicted gain."""
         step = adapt_step(self.policy, self.parameters, batch, _STEP, step=0)
-        gain = cross_fitted_gain(self.policy, self.parameters, step.parameters, batch, step.direction, _STEP, None)
+        gain = cross_fitted_gain(self.policy, self.parameters, step.parameters, batch, step, _STEP, None)
         return step.parameters, gain
 
     def expected(self, parameters: Parameters) -> float:

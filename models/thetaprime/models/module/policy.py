@@ -169,6 +169,9 @@ class ModulePolicy(Policy):
 class ModuleForwardPass(ForwardPass):
     """π_θ of a module at every observation of a batch. Its leaves are the parameters that move."""
 
+    def weighted_gradient(self, by_sums: dict[int, torch.Tensor], rows: torch.Tensor, weights: torch.Tensor) -> None:
+        """As of `ForwardPass`: a module's layers are not known."""
+
     def gradient(self, loss: torch.Tensor) -> tuple[Parameters, dict[int, torch.Tensor]]:
         """The gradient of a scalar that was computed from `outputs`; frees its graph.
 

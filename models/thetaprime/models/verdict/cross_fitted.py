@@ -11,6 +11,7 @@ It leaves out that π' meets other states than π. Longer steps than `MOST_KL` l
 number.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -18,8 +19,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 
+from thetaprime.models.baseline import Regressors
 from thetaprime.models.head import LOG_STD
-from thetaprime.models.inner_loop import adapt_step
+from thetaprime.models.inner_loop import InnerStep, part_direction
 from thetaprime.models.parameters import Parameters
 from thetaprime.models.policy import Policy
 from thetaprime.models.spec import AdaptationSpec
@@ -46,12 +48,63 @@ class CrossFittedGain(NamedTuple):
     effective_sample_size: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Half:
+    """Half of the trajectories.
+
+    Attributes:
+        batch: the trajectories.
+        steps: [S of all] bool: which steps are theirs.
+        outputs: of θ_k at their observations.
+        inputs: of the baseline of undiscounted returns.
+        returns: [S] what it is fitted to.
+    """
+
+    batch: TrajectoryBatch
+    steps: torch.Tensor
+    outputs: tuple[torch.Tensor, ...]
+    inputs: Regressors
+    returns: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        before: Parameters,
+        batch: TrajectoryBatch,
+        step: InnerStep,
+        trajectories: Sequence[int],
+        ridge: float,
+    ) -> "_Half":
+        half, horizon = batch.select(trajectories), policy.environment.horizon
+        if step.forward is None:
+            raise ValueError("the step kept its graph; a gain needs a step with create_graph=False")
+        steps, (head, *others) = batch.steps_of(trajectories), step.forward.values
+        inputs = baseline_inputs(half, horizon, 1.0)
+        unit = float(half.rewards.double().abs().max()) or 1.0
+        problem = baseline_targets(half, horizon=horizon, discount=1.0, ridge=ridge, inputs=inputs)
+        return cls(half, steps, (head[steps], *others), inputs, unit * problem.targets)
+
+    @torch.no_grad()
+    def ratios(self, policy: Policy, after: Parameters) -> torch.Tensor:
+        """[S] float64: π'(a|o) / π_θk(a|o) at each step."""
+        old, new = (
+            policy.log_prob(outputs, self.batch.actions)
+            for outputs in (self.outputs, policy.outputs(after, self.batch.observations))
+        )
+        return (new - old).double().exp()
+
+    def advantages(self, fitted: "_Half", ridge: float) -> torch.Tensor:
+        """[S] float64: undiscounted returns less the baseline of the other half, in the units of the rewards."""
+        return self.returns - fitted.inputs.fit(fitted.returns, ridge) @ self.inputs.rows
+
+
 def cross_fitted_gain(
     policy: Policy,
     before: Parameters,
     after: Parameters,
     batch: TrajectoryBatch,
-    direction: Parameters,
+    step: InnerStep,
     adaptation: AdaptationSpec,
     step_sizes: Parameters | None,
 ) -> CrossFittedGain | None:
@@ -62,14 +115,14 @@ def cross_fitted_gain(
         before: θ_k, which collected the batch.
         after: θ_{k+1}, at most `MOST_KL` away.
         batch: N trajectories.
-        direction: of the step, as `InnerStep.direction`.
+        step: the inner loop's step on the batch, whose direction is that of the step, taken without a graph.
         adaptation: the inner loop, for the directions of the halves.
         step_sizes: as in `adapt_step`.
 
     Returns:
         The return of θ_{k+1} less that of θ_k; None for fewer than eight trajectories, or without a direction.
     """
-    count = len(batch.lengths)
+    count, direction = len(batch.lengths), step.direction
     if count < 2 * _FEWEST:
         return None
     moving = [name for name in sorted(direction) if name != LOG_STD]
@@ -80,12 +133,11 @@ def cross_fitted_gain(
     quiet = {}
     if LOG_STD in after:
         quiet[LOG_STD] = after[LOG_STD] - before[LOG_STD] + wanted / whole * direction.get(LOG_STD, 0.0)
-    halves = [batch.select(range(start, count, 2)) for start in (0, 1)]
+    ridge = adaptation.baseline_ridge
+    halves = [_Half.of(policy, before, batch, step, range(start, count, 2), ridge) for start in (0, 1)]
     gains, ratios = [], []
     for proposing, judging in (halves, reversed(halves)):
-        proposed = adapt_step(
-            policy, before, proposing, adaptation, step=0, step_sizes=step_sizes, length=1.0
-        ).direction
+        proposed = part_direction(policy, before, step, proposing.batch, proposing.steps, adaptation, step_sizes)
         length = _norm([proposed[name] for name in moving])
         if length < _SMALLEST:
             return None
@@ -93,9 +145,9 @@ def cross_fitted_gain(
             name: value - wanted / length * proposed.get(name, 0.0) + quiet.get(name, 0.0)
             for name, value in before.items()
         }
-        ratio = _ratios(policy, before, moved, judging)
-        advantage = _advantages(policy, proposing, judging, adaptation.baseline_ridge)
-        gains.append(judging.sum_trajectories(((ratio - 1.0) * advantage).numpy()))
+        ratio = judging.ratios(policy, moved)
+        advantage = judging.advantages(proposing, ridge)
+        gains.append(judging.batch.sum_trajectories(((ratio - 1.0) * advantage).numpy()))
         ratios.append(ratio)
     values, weights = np.concatenate(gains), torch.cat(ratios)
     if not bool(np.isfinite(values).all()):
@@ -108,26 +160,5 @@ def cross_fitted_gain(
     return CrossFittedGain(Estimate(gain, gain - half, gain + half), sample * count)
 
 
-@torch.no_grad()
-def _ratios(policy: Policy, before: Parameters, after: Parameters, batch: TrajectoryBatch) -> torch.Tensor:
-    """[S] float64: π'(a|o) / π(a|o) at each step."""
-    old, new = (
-        policy.log_prob(policy.outputs(parameters, batch.observations), batch.actions) for parameters in (before, after)
-    )
-    return (new - old).double().exp()
-
-
 def _norm(values: Sequence[torch.Tensor]) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in values))
-
-
-def _advantages(policy: Policy, fitted: TrajectoryBatch, judged: TrajectoryBatch, ridge: float) -> torch.Tensor:
-    """[S] float64: undiscounted returns less a baseline of other trajectories, in the units of the rewards."""
-    horizon = policy.environment.horizon
-    inputs = [baseline_inputs(batch, horizon, 1.0) for batch in (fitted, judged)]
-    units = [float(batch.rewards.double().abs().max()) or 1.0 for batch in (fitted, judged)]
-    targets = [
-        unit * baseline_targets(batch, horizon=horizon, discount=1.0, ridge=ridge, inputs=each).targets
-        for batch, each, unit in zip((fitted, judged), inputs, units, strict=True)
-    ]
-    return targets[1] - inputs[0].fit(targets[0], ridge) @ inputs[1].rows

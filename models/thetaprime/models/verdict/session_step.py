@@ -9,7 +9,6 @@ A step is a function of the artifact, of the episodes and of what the session re
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -39,7 +38,6 @@ from thetaprime.models.verdict.evidence import Evidence, Move
 from thetaprime.models.verdict.familiarity import Familiarity, task_p_value
 from thetaprime.models.verdict.gradient_evidence import GradientEvidence, measure_gradient
 from thetaprime.models.verdict.horizon import at_discount, with_horizon
-from thetaprime.models.verdict.kl_limit import within_kl
 from thetaprime.models.verdict.memory import RoundMemory
 from thetaprime.models.verdict.options import StepOptions
 from thetaprime.models.verdict.predicted import predict_gain
@@ -138,6 +136,7 @@ class _Step:
         self._level: RewardLevel | None = None
         self._inputs: Regressors | None = None
         self._lengths: dict[int, StepLength] = {}
+        self._summarized: tuple[Parameters, StepSummary] | None = None
         self._forward = forward or forward_pass(self._policy, parameters, batch, self._moving)
 
     @property
@@ -249,7 +248,7 @@ class _Step:
         return SessionStep(
             parameters=limited.parameters,
             inner=inner,
-            summary=summarize_step(self._policy, self._parameters, inner, self._batch, limited.parameters),
+            summary=self._summary(inner, limited.parameters),
             verdict=write_verdict(evidence, ruling, shortened=limited is not chosen),
             memory=memory,
         )
@@ -419,13 +418,13 @@ class _Step:
         step = proposals.limited(proposal)[0]
         # The steps that meta-training learned for a context are long.
         short = self._options.max_kl is not None or not self._in_context
-        if short and proposals.along_gradient(seen) and self._kl_divergence(step.parameters) <= MOST_KL:
+        if short and proposals.along_gradient(seen) and self._summary(inner, step.parameters).kl_divergence <= MOST_KL:
             fitted = cross_fitted_gain(
                 self._policy,
                 self._parameters,
                 step.parameters,
                 self._batch,
-                inner.direction,
+                inner,
                 self._adaptation,
                 self._meta_policy.step_sizes,
             )
@@ -449,9 +448,11 @@ class _Step:
         )
         return dataclasses.replace(evidence, predicted_gain=_scaled(found, unit))
 
-    def _kl_divergence(self, after: Parameters) -> float:
-        """Mean KL divergence of a policy from θ_k at the batch's observations, in nats."""
-        return within_kl(self._policy, self._parameters, after, self._batch.observations, math.inf).kl_divergence
+    def _summary(self, inner: InnerStep, after: Parameters) -> StepSummary:
+        """The effect of a step that leads to a policy. The same policy again is not run again."""
+        if self._summarized is None or self._summarized[0] is not after:
+            self._summarized = after, summarize_step(self._policy, self._parameters, inner, self._batch, after)
+        return self._summarized[1]
 
 
 def _varies(batch: TrajectoryBatch) -> bool:
