@@ -4,41 +4,35 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import sqlalchemy as sa
 import torch
 
 from benchmarks.export import traced
 from benchmarks.gradient import bare_gradient
-from benchmarks.measure import Row, compare, machine, timed
+from benchmarks.measure import Row, compare, machine
 from benchmarks.policies import artifact, shipped, trajectories
 from benchmarks.process import cpu_seconds
+from benchmarks.round_parts import CLIENT, Note, new_file, noted_calls, read_notes, round_parts, server_command
 from benchmarks.verdicts.environments import make_environment
 from thetaprime import wire
 from thetaprime.cli._server_process import server_process
-from thetaprime.client import AdaptedPolicy, Client, collect
+from thetaprime.client import Client, collect
 from thetaprime.models import (
     ForwardPass,
     InnerStep,
-    MetaPolicy,
-    TrajectoryBatch,
     adapt_step,
-    behavior_evidence,
     forward_pass,
-    inner_advantages,
     moving_parameters,
     summarize_step,
     trajectory_contributions,
 )
 from thetaprime.models.verdict import StepOptions, next_step
-from thetaprime.server.catalog.catalog import policy_message, wire_contract
 from thetaprime.server.runtime.tuning import keep_freed_memory
 from thetaprime.server.sessions.uploads import trajectory_batch
-from thetaprime.server.store import Store, tables
 
 SESSIONS = 64
 SHIPPED = "half-cheetah-velocity"
@@ -81,9 +75,24 @@ def rows() -> list[Row]:
         other = compare(
             f"{name} / gradient and torch.onnx.export", one_round, run_without_service, budget=1 / 30, rounds=8
         )
-    parts = {part: timed(run, rounds=30) for part, run in _parts(root, meta_policy, collected[0], batch).items()}
-    parts["wire, threads and queries"] = row.ours - sum(parts.values())
-    return [dataclasses.replace(row, parts=parts), other, _verdict_row()]
+    return [dataclasses.replace(row, parts=_parts(root, collected)), other, _verdict_row()]
+
+
+def _parts(root: Path, collected: Sequence[list[wire.Trajectory]]) -> dict[str, float]:
+    """Measures the parts of the same round, with a server that notes when its functions begin and end."""
+    path, notes, rounds = new_file(), list[Note](), list[tuple[float, float]]()
+    with (
+        server_process("--zoo", str(root), command=server_command(path)) as server,
+        Client(server.address()) as client,
+    ):
+        sessions = [client.create_session("benchmark") for _ in range(SESSIONS)]
+        with noted_calls(CLIENT, notes):
+            for number, session in enumerate(sessions):
+                start = time.perf_counter()
+                session.upload(collected[number % len(collected)])
+                session.adapt().act(np.zeros(17, np.float32))
+                rounds.append((start, time.perf_counter()))
+    return round_parts(rounds[WARMUP:], [*notes, *read_notes(path)])
 
 
 def _verdict_row() -> Row:
@@ -132,56 +141,3 @@ def _verdict_row() -> Row:
     share = verdict / round_time
     name = f"verdict / round, processor time of client and server, {SHIPPED}"
     return Row(name, verdict, round_time, "ms", share, VERDICT_SHARE, share <= VERDICT_SHARE, machine())
-
-
-def _parts(
-    root: Path, meta_policy: MetaPolicy, collected: list[wire.Trajectory], batch: TrajectoryBatch
-) -> dict[str, Callable[[], object]]:
-    """Returns the parts of a round, to be measured separately in this process."""
-    policy, parameters, adaptation = meta_policy.policy, meta_policy.parameters, meta_policy.manifest.adaptation
-    contract = wire_contract(policy.environment)
-    payload = wire.pack(collected)
-    store = Store(root / "store")
-    forward = forward_pass(policy, parameters, batch, parameters)
-    outputs = forward.values
-    step = adapt_step(policy, parameters, batch, adaptation, step=0, forward=forward)
-    exported = meta_policy.export(step.parameters)
-    message = policy_message(exported)
-    numbers = itertools.count()
-
-    def store_blob(data: bytes) -> None:
-        numbered = next(numbers).to_bytes(8, "little") + data
-        blobs = {wire.sha256_hex(numbered): numbered}
-        with store.writing() as connection:
-            store.keep(connection, blobs)
-            connection.execute(sa.select(tables.sessions)).all()
-
-    def store_both() -> None:
-        store_blob(payload)
-        store_blob(exported.onnx)
-
-    def checks() -> None:
-        trajectories = list(wire.unpack(payload))
-        for each in trajectories:
-            wire.validate(each, contract)
-        behavior_evidence(policy, parameters, trajectory_batch(trajectories), outputs)
-
-    def serialize() -> None:
-        for each in collected:
-            wire.validate(each, contract)
-        wire.pack(collected)
-
-    return {
-        "serialize": serialize,
-        "digests": lambda: [wire.sha256_hex(payload) for _ in range(2)],
-        "checks": checks,
-        "store": store_both,
-        "advantages": lambda: inner_advantages(policy, batch, adaptation),
-        "gradient": lambda: adapt_step(
-            policy, parameters, batch, adaptation, step=0, advantage=torch.ones(len(batch.rewards))
-        ),
-        "report": lambda: summarize_step(policy, parameters, step, batch),
-        "contributions": lambda: trajectory_contributions(policy, parameters, batch, step),
-        "ONNX": lambda: meta_policy.export(step.parameters),
-        "load": lambda: AdaptedPolicy.from_message(message),
-    }

@@ -1,5 +1,6 @@
 """Measures one server under many clients: processor time per round, fairness, and refused calls."""
 
+import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import re
@@ -17,7 +18,7 @@ import torch
 from benchmarks.gradient import bare_gradient
 from benchmarks.measure import Row, machine
 from benchmarks.policies import artifact, trajectories
-from benchmarks.process import cpu_seconds
+from benchmarks.process import cpu_seconds, cpu_seconds_of_main_thread
 from thetaprime.cli._server_process import server_process
 from thetaprime.client import CHANNEL_OPTIONS, Client
 from thetaprime.models import load_meta_policy
@@ -46,21 +47,26 @@ def rows() -> list[Row]:
         there.close()
         here.recv()  # sessions and connections are open
         before, bare = cpu_seconds(server.pid), []
+        loop_before = cpu_seconds_of_main_thread(server.pid)
         here.send("go")
         while not here.poll(0.2):
             started = time.process_time()
             gradient()
             bare.append(time.process_time() - started)
         spent = cpu_seconds(server.pid) - before
+        looped = cpu_seconds_of_main_thread(server.pid) - loop_before
         seconds: list[float] = here.recv()
         load.join()
         refused = _refused(metrics)
-    per_round, of_gradient = spent / (CLIENTS * ROUNDS) * 1e3, median(bare) * 1e3
+    rounds = CLIENTS * ROUNDS
+    per_round, of_gradient, loop = spent / rounds * 1e3, median(bare) * 1e3, looped / rounds * 1e3
+    threads = {"event loop: calls, log, metrics": loop, "threads: verification, step, rows": per_round - loop}
     slowest, middle = max(seconds), median(seconds)
     what = f"{CLIENTS} clients at once"
-    calls = 2 * CLIENTS * ROUNDS
+    calls = 2 * rounds
+    load_row = _row(f"{what}: processor time of a round / of the bare gradient", per_round, of_gradient, "ms", 2.0)
     return [
-        _row(f"{what}: processor time of a round / of the bare gradient", per_round, of_gradient, "ms", 2.0),
+        dataclasses.replace(load_row, parts=threads),
         _row(f"{what}: rounds of the slowest / of the median client", slowest, middle, "s", 3.0),
         _row(f"{what}: refused calls / calls", refused, calls, "calls", 0.0),
     ]

@@ -58,6 +58,11 @@ _SECTIONS: Final = {
     ),
 }
 
+_PARTS: Final = {
+    "round": "Its parts, one after another by the clock, in another run of it:",
+    "load": "Its parts, by the thread of the server that they run on:",
+}
+
 
 def main() -> None:
     """Writes the page, or checks that it is up to date."""
@@ -85,7 +90,7 @@ def page(rows: Iterable[Mapping[str, Any]]) -> str:
         text += f"## {title}\n\n" + (f"{introduction}\n\n" if introduction else "") + _table(measured)
         for row in measured:
             if row["parts"]:
-                text += f"\nIts parts, each measured separately:\n\n{_parts(row)}"
+                text += f"\n{_PARTS[name]}\n\n{_parts(row)}"
         text += "\n"
     return text + f"Measured on: {'; '.join(sorted(machines))}.\n"
 

@@ -6,27 +6,29 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+_COMMAND: Final = ("-m", "thetaprime.cli")
 _READY: Final = "serving on "
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 
 
 @contextlib.contextmanager
-def server_process(*options: str) -> Iterator["ServerProcess"]:
+def server_process(*options: str, command: Sequence[str] = _COMMAND) -> Iterator["ServerProcess"]:
     """Starts ``thetaprime serve`` on a free port with an empty store, and stops it at the end, SIGTERM included.
 
     Args:
         options: more options of ``thetaprime serve``.
+        command: arguments of Python that run the command.
     """
     with _exit_on_sigterm(), tempfile.TemporaryDirectory(prefix="thetaprime-") as folder:
         store = ["--address", "127.0.0.1:0", "--store", str(Path(folder) / "store")]
         with (Path(folder) / "log").open("w+") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "thetaprime.cli", "serve", *store, *options],
+                [sys.executable, *command, "serve", *store, *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
