@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from thetaprime.models.module.capture import ModuleError
+from thetaprime.models.module.graph_writer import ModuleError
 from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.training.config import TrainConfig, load_config
 from thetaprime.training.evaluation.curves import adaptation_curve
