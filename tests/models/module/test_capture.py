@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tests.support.models import modules
-from thetaprime.models.module.capture import ModuleError, capture_module
+from thetaprime.models.module.capture import capture_module
+from thetaprime.models.module.graph_writer import ModuleError
 from thetaprime.models.module.program import Program
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from thetaprime.models import EnvironmentContract, Policy, PolicySpec
-from thetaprime.models.module.capture import ModuleError, capture_module
+from thetaprime.models.module.capture import capture_module
+from thetaprime.models.module.graph_writer import ModuleError
 from thetaprime.models.module.policy import ModulePolicy
 from thetaprime.training.tasks.distributions import search_working_directory
 
