@@ -36,6 +36,8 @@ class MetaPolicyInfo:
         discount: γ of the inner loop's returns.
         policy_id: SHA-256 (hex) of θ.
         parameter_count: number of parameters.
+        memory: the cell of its memory, ``gru`` or ``lstm``; empty for a policy without a memory. A policy with a memory
+            adapts while it acts, and takes no rounds.
     """
 
     name: str
@@ -48,6 +50,7 @@ class MetaPolicyInfo:
     discount: float
     policy_id: str
     parameter_count: int
+    memory: str = ""
 
     @property
     def label(self) -> str:
@@ -68,6 +71,7 @@ class MetaPolicyInfo:
             discount=message.adaptation.discount,
             policy_id=message.policy_id,
             parameter_count=message.parameter_count,
+            memory=message.memory.cell,
         )
 
 

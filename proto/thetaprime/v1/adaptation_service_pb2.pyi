@@ -126,18 +126,20 @@ class SessionOptions(_message.Message):
     def __init__(self, step_size_scale: _Optional[float] = ..., caution: _Optional[_Union[Caution, str]] = ..., reward_scale: _Optional[float] = ..., reward_offset: _Optional[float] = ..., max_kl: _Optional[float] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
-    __slots__ = ("request_id", "meta_policy", "meta_policy_version", "options", "ttl")
+    __slots__ = ("request_id", "meta_policy", "meta_policy_version", "options", "ttl", "onnx_contract")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     META_POLICY_FIELD_NUMBER: _ClassVar[int]
     META_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    ONNX_CONTRACT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     meta_policy: str
     meta_policy_version: int
     options: SessionOptions
     ttl: _duration_pb2.Duration
-    def __init__(self, request_id: _Optional[str] = ..., meta_policy: _Optional[str] = ..., meta_policy_version: _Optional[int] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    onnx_contract: int
+    def __init__(self, request_id: _Optional[str] = ..., meta_policy: _Optional[str] = ..., meta_policy_version: _Optional[int] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., onnx_contract: _Optional[int] = ...) -> None: ...
 
 class CreateSessionResponse(_message.Message):
     __slots__ = ("session", "policy")
@@ -366,16 +368,18 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
-    __slots__ = ("session_id", "round", "profile", "robot")
+    __slots__ = ("session_id", "round", "profile", "robot", "onnx_contract")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     ROBOT_FIELD_NUMBER: _ClassVar[int]
+    ONNX_CONTRACT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     round: int
     profile: str
     robot: _policy_pb2.RobotDescription
-    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ..., profile: _Optional[str] = ..., robot: _Optional[_Union[_policy_pb2.RobotDescription, _Mapping]] = ...) -> None: ...
+    onnx_contract: int
+    def __init__(self, session_id: _Optional[str] = ..., round: _Optional[int] = ..., profile: _Optional[str] = ..., robot: _Optional[_Union[_policy_pb2.RobotDescription, _Mapping]] = ..., onnx_contract: _Optional[int] = ...) -> None: ...
 
 class GetPolicyResponse(_message.Message):
     __slots__ = ("policy", "report")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thetaprime.v1 import policy_pb2 as thetaprime_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thetaprime/v1/meta_policy_service.proto\x12\rthetaprime.v1\x1a\x1athetaprime/v1/policy.proto\"\x19\n\x17ListMetaPoliciesRequest\"L\n\x18ListMetaPoliciesResponse\x12\x30\n\rmeta_policies\x18\x01 \x03(\x0b\x32\x19.thetaprime.v1.MetaPolicy\"v\n\x14GetMetaPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12.\n\x05robot\x18\x04 \x01(\x0b\x32\x1f.thetaprime.v1.RobotDescription\"n\n\x15GetMetaPolicyResponse\x12.\n\x0bmeta_policy\x18\x01 \x01(\x0b\x32\x19.thetaprime.v1.MetaPolicy\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.thetaprime.v1.Policy2\xd4\x01\n\x11MetaPolicyService\x12\x63\n\x10ListMetaPolicies\x12&.thetaprime.v1.ListMetaPoliciesRequest\x1a\'.thetaprime.v1.ListMetaPoliciesResponse\x12Z\n\rGetMetaPolicy\x12#.thetaprime.v1.GetMetaPolicyRequest\x1a$.thetaprime.v1.GetMetaPolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thetaprime/v1/meta_policy_service.proto\x12\rthetaprime.v1\x1a\x1athetaprime/v1/policy.proto\"\x19\n\x17ListMetaPoliciesRequest\"L\n\x18ListMetaPoliciesResponse\x12\x30\n\rmeta_policies\x18\x01 \x03(\x0b\x32\x19.thetaprime.v1.MetaPolicy\"\x8d\x01\n\x14GetMetaPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12.\n\x05robot\x18\x04 \x01(\x0b\x32\x1f.thetaprime.v1.RobotDescription\x12\x15\n\ronnx_contract\x18\x05 \x01(\r\"n\n\x15GetMetaPolicyResponse\x12.\n\x0bmeta_policy\x18\x01 \x01(\x0b\x32\x19.thetaprime.v1.MetaPolicy\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.thetaprime.v1.Policy2\xd4\x01\n\x11MetaPolicyService\x12\x63\n\x10ListMetaPolicies\x12&.thetaprime.v1.ListMetaPoliciesRequest\x1a\'.thetaprime.v1.ListMetaPoliciesResponse\x12Z\n\rGetMetaPolicy\x12#.thetaprime.v1.GetMetaPolicyRequest\x1a$.thetaprime.v1.GetMetaPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMETAPOLICIESREQUEST']._serialized_end=111
   _globals['_LISTMETAPOLICIESRESPONSE']._serialized_start=113
   _globals['_LISTMETAPOLICIESRESPONSE']._serialized_end=189
-  _globals['_GETMETAPOLICYREQUEST']._serialized_start=191
-  _globals['_GETMETAPOLICYREQUEST']._serialized_end=309
-  _globals['_GETMETAPOLICYRESPONSE']._serialized_start=311
-  _globals['_GETMETAPOLICYRESPONSE']._serialized_end=421
-  _globals['_METAPOLICYSERVICE']._serialized_start=424
-  _globals['_METAPOLICYSERVICE']._serialized_end=636
+  _globals['_GETMETAPOLICYREQUEST']._serialized_start=192
+  _globals['_GETMETAPOLICYREQUEST']._serialized_end=333
+  _globals['_GETMETAPOLICYRESPONSE']._serialized_start=335
+  _globals['_GETMETAPOLICYRESPONSE']._serialized_end=445
+  _globals['_METAPOLICYSERVICE']._serialized_start=448
+  _globals['_METAPOLICYSERVICE']._serialized_end=660
 # @@protoc_insertion_point(module_scope)

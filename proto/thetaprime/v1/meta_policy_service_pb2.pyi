@@ -18,16 +18,18 @@ class ListMetaPoliciesResponse(_message.Message):
     def __init__(self, meta_policies: _Optional[_Iterable[_Union[_policy_pb2.MetaPolicy, _Mapping]]] = ...) -> None: ...
 
 class GetMetaPolicyRequest(_message.Message):
-    __slots__ = ("name", "version", "profile", "robot")
+    __slots__ = ("name", "version", "profile", "robot", "onnx_contract")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     ROBOT_FIELD_NUMBER: _ClassVar[int]
+    ONNX_CONTRACT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     profile: str
     robot: _policy_pb2.RobotDescription
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., profile: _Optional[str] = ..., robot: _Optional[_Union[_policy_pb2.RobotDescription, _Mapping]] = ...) -> None: ...
+    onnx_contract: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., profile: _Optional[str] = ..., robot: _Optional[_Union[_policy_pb2.RobotDescription, _Mapping]] = ..., onnx_contract: _Optional[int] = ...) -> None: ...
 
 class GetMetaPolicyResponse(_message.Message):
     __slots__ = ("meta_policy", "policy")

@@ -71,8 +71,16 @@ class AdaptationSpec(_message.Message):
     discount: float
     def __init__(self, inner_lr: _Optional[float] = ..., trajectories_per_round: _Optional[int] = ..., inner_steps: _Optional[int] = ..., discount: _Optional[float] = ...) -> None: ...
 
+class PolicyMemory(_message.Message):
+    __slots__ = ("cell", "size")
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    cell: str
+    size: int
+    def __init__(self, cell: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+
 class MetaPolicy(_message.Message):
-    __slots__ = ("name", "version", "description", "environment", "adaptation", "policy_id", "parameter_count")
+    __slots__ = ("name", "version", "description", "environment", "adaptation", "policy_id", "parameter_count", "memory")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +88,7 @@ class MetaPolicy(_message.Message):
     ADAPTATION_FIELD_NUMBER: _ClassVar[int]
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -87,7 +96,8 @@ class MetaPolicy(_message.Message):
     adaptation: AdaptationSpec
     policy_id: str
     parameter_count: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentContract, _Mapping]] = ..., adaptation: _Optional[_Union[AdaptationSpec, _Mapping]] = ..., policy_id: _Optional[str] = ..., parameter_count: _Optional[int] = ...) -> None: ...
+    memory: PolicyMemory
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentContract, _Mapping]] = ..., adaptation: _Optional[_Union[AdaptationSpec, _Mapping]] = ..., policy_id: _Optional[str] = ..., parameter_count: _Optional[int] = ..., memory: _Optional[_Union[PolicyMemory, _Mapping]] = ...) -> None: ...
 
 class GoldenVectors(_message.Message):
     __slots__ = ("observations", "actions")

@@ -17,6 +17,7 @@ from thetaprime.client._configuration import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, C
 from thetaprime.client._errors import DeadlineError, InvalidInputError, PreconditionError, ThetaPrimeError
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.contract import READS_CONTRACT
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._rpc.deadline import Deadline
@@ -213,6 +214,7 @@ class Client:
                 meta_policy_version=version,
                 options=options,
                 ttl=None if ttl is None else duration(ttl),
+                onnx_contract=READS_CONTRACT,
             ),
             timeout,
         )
@@ -384,6 +386,10 @@ class Client:
         return await self._transport.call(
             self._transport.meta_policies.GetMetaPolicy,
             meta_policy_pb.GetMetaPolicyRequest(
-                name=name, version=version, profile=profile, robot=None if robot is None else robot.to_message()
+                name=name,
+                version=version,
+                profile=profile,
+                robot=None if robot is None else robot.to_message(),
+                onnx_contract=READS_CONTRACT,
             ),
         )

@@ -19,6 +19,8 @@ from thetaprime.client._errors import PolicyVerificationError
 CONTRACT_VERSION: Final = "1"
 MEMORY_CONTRACT_VERSION: Final = "2"
 """The version of files that carry a state."""
+READS_CONTRACT: Final = int(MEMORY_CONTRACT_VERSION)
+"""The newest version of the ONNX contract that this client reads, as its calls tell the server."""
 DEFAULT_PROFILE: Final = "default"
 """The profile that clients run. Files of the default profile do not name it."""
 _PREFIX: Final = "thetaprime."

@@ -15,6 +15,7 @@ from thetaprime.client._explanation import RoundExplanation
 from thetaprime.client._history import RoundResult
 from thetaprime.client._policy.adaptation import Adaptation
 from thetaprime.client._policy.adapted_policy import AdaptedPolicy
+from thetaprime.client._policy.contract import READS_CONTRACT
 from thetaprime.client._policy.policy_file import PolicyFile, RobotDescription
 from thetaprime.client._progress import ProgressOption
 from thetaprime.client._rpc.deadline import Deadline
@@ -309,6 +310,7 @@ class Session:
             round=self.round if round is None else round,
             profile=profile,
             robot=None if robot is None else robot.to_message(),
+            onnx_contract=READS_CONTRACT,
         )
         response = self._transport.call(self._transport.adaptation.GetPolicy, request, timeout)
         return runtime.offload(PolicyFile.from_message, response.policy, profile)
@@ -401,6 +403,6 @@ def fetch_policy(
         NotFoundError: the session or the round does not exist.
         PolicyVerificationError: the file fails its verification.
     """
-    request = pb.GetPolicyRequest(session_id=session_id, round=round_index)
+    request = pb.GetPolicyRequest(session_id=session_id, round=round_index, onnx_contract=READS_CONTRACT)
     response = transport.call(transport.adaptation.GetPolicy, request, timeout)
     return runtime.offload(AdaptedPolicy.from_message, response.policy)

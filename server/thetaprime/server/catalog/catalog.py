@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from thetaprime import wire
 from thetaprime.models import (
@@ -14,10 +15,13 @@ from thetaprime.models import (
     load_meta_policy,
 )
 from thetaprime.models.artifact import ONNX_NAME
+from thetaprime.models.memory import RecurrentPolicy
 from thetaprime.models.spec import BoxAction, EnvironmentContract
 from thetaprime.models.verdict import check_calibration, held_out_gains
-from thetaprime.server.errors import NotFoundError, StartupError
+from thetaprime.server.errors import NotFoundError, PreconditionError, StartupError
 from thetaprime.v1 import policy_pb2
+
+_VERSION_KEY: Final = "thetaprime.contract_version"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,8 +254,54 @@ def meta_policy_message(meta_policy: MetaPolicy) -> policy_pb2.MetaPolicy:
             discount=adaptation.discount,
         ),
         policy_id=meta_policy.policy_id,
+        memory=_memory_message(meta_policy),
         parameter_count=sum(value.numel() for value in meta_policy.parameters.values()),
     )
+
+
+def _memory_message(meta_policy: MetaPolicy) -> policy_pb2.PolicyMemory | None:
+    network = meta_policy.network
+    if not isinstance(network, RecurrentPolicy):
+        return None
+    return policy_pb2.PolicyMemory(cell=network.memory.cell, size=network.memory.size)
+
+
+def require_readable(policy: policy_pb2.Policy, onnx_contract: int) -> None:
+    """Refuses a client that cannot read a policy's file.
+
+    Args:
+        policy: the policy that a call returns.
+        onnx_contract: the newest version of the ONNX contract that the client reads, as it says; 0 for 1.
+
+    Raises:
+        PreconditionError: ONNX_CONTRACT.
+    """
+    needed, found = int(policy.metadata[_VERSION_KEY]), max(onnx_contract, 1)
+    if needed > found:
+        raise PreconditionError(
+            "ONNX_CONTRACT",
+            f"{policy.metadata['thetaprime.meta_policy']} carries a memory: its file follows version {needed} of the "
+            f"ONNX contract, and this client reads version {found}. Update the client; a client of your own reads the "
+            f"file by its metadata, and sets the field onnx_contract to {needed}",
+            needed=needed,
+            found=found,
+        )
+
+
+def require_gradient(entry: CatalogEntry) -> None:
+    """Refuses uploads for a policy that adapts in its memory alone.
+
+    Raises:
+        PreconditionError: MEMORY_UNSUPPORTED.
+    """
+    if entry.meta_policy.recurrent:
+        raise PreconditionError(
+            "MEMORY_UNSUPPORTED",
+            f"{entry.label} carries a memory, and adapts in it from episode to episode, on the robot: it takes no "
+            "uploads. A gradient step through a memory is missing in this release: uploads do not say yet where a "
+            "lifetime begins",
+            meta_policy=entry.label,
+        )
 
 
 def policy_message(policy: ExportedPolicy) -> policy_pb2.Policy:

@@ -14,7 +14,7 @@ from thetaprime.server.adaptation.explain import explain_round
 from thetaprime.server.adaptation.precompute import is_precomputed
 from thetaprime.server.adaptation.verdicts import audited_verdict
 from thetaprime.server.auth import Authenticator, audit, current_caller
-from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.catalog.catalog import Catalog, require_readable
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.rpc.profiles import in_form, requested_form
 from thetaprime.server.rpc.upload_stream import PayloadAssembly, receive_header, receive_payload
@@ -88,6 +88,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
             reward_scale=options.reward_scale if options.HasField("reward_scale") else None,
             reward_offset=options.reward_offset if options.HasField("reward_offset") else None,
             max_kl=options.max_kl if options.HasField("max_kl") else None,
+            onnx_contract=request.onnx_contract,
         )
         session, batch, theta = await self._write(
             sessions.create_session,
@@ -110,7 +111,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         caller = current_caller()
         header = await receive_header(request_iterator, self._config.upload_idle)
         _bind_session(header.session_id)
-        admitted = await self._transact(admit_upload, self._store, caller.tenant, header)
+        admitted = await self._transact(admit_upload, self._store, self._catalog, caller.tenant, header)
         assembly = PayloadAssembly(header.payload_bytes, self._config)
         async with self._memory.upload(caller, header.payload_bytes):
             payload, footer = await receive_payload(
@@ -189,6 +190,7 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         policy, report = await self._transact(
             get_policy, self._store, self._catalog, caller.tenant, request.session_id, index
         )
+        require_readable(policy, request.onnx_contract)
         if not form.is_default:
             policy = await self._processors.run(caller.tenant, in_form, policy, form)
         audit.record("fetched", caller, session_id=request.session_id, policy_id=policy.policy_id)

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from thetaprime.server.auth import audit, current_caller
-from thetaprime.server.catalog.catalog import Catalog
+from thetaprime.server.catalog.catalog import Catalog, require_readable
 from thetaprime.server.errors import InvalidRequestError
 from thetaprime.server.rpc.profiles import in_form, requested_form
 from thetaprime.server.scheduling.fair_slots import FairThreads
@@ -41,6 +41,7 @@ class MetaPolicyServicer(meta_grpc.MetaPolicyServiceServicer):
             raise InvalidRequestError("version", f"{request.version}; expected 0 or more")
         caller, form = current_caller(), requested_form(request)
         entry = self._catalog.find(request.name, request.version)
+        require_readable(entry.theta, request.onnx_contract)
         theta = entry.theta
         if not form.is_default:
             theta = await self._processors.run(caller.tenant, in_form, theta, form)

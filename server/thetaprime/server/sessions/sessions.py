@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from thetaprime.server import failpoints
 from thetaprime.server.auth import audit
 from thetaprime.server.auth.quotas import Quotas
-from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
+from thetaprime.server.catalog.catalog import Catalog, CatalogEntry, require_readable
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import InvalidRequestError, QuotaError, ReusedIdError, UnavailableError, shown
 from thetaprime.server.sessions.policies import session_entry
@@ -67,6 +67,7 @@ class CreateArguments:
     reward_scale: float | None = None
     reward_offset: float | None = None
     max_kl: float | None = None
+    onnx_contract: int = 0
 
     def check(self, config: ServerConfig) -> None:
         """Validates the arguments.
@@ -128,7 +129,8 @@ def create_session(
         ReusedIdError: the request id was used with other arguments.
         NotFoundError: the meta-policy does not exist.
         QuotaError: the tenant, or the server, has too many open sessions.
-        PreconditionError: the session exists, and its meta-policy has left the catalog.
+        PreconditionError: the client cannot read the policy's file; or the session exists, and its meta-policy has left
+            the catalog.
     """
     check_id(request_id, "request_id")
     arguments.check(config)
@@ -139,7 +141,9 @@ def create_session(
     )
     # Another process may have created the session from a version that this one has not seen: after the transaction,
     # since the catalog then scans its folders.
-    return session, batch, session_entry(catalog, session).theta
+    theta = session_entry(catalog, session).theta
+    require_readable(theta, arguments.onnx_contract)
+    return session, batch, theta
 
 
 @retried
@@ -170,6 +174,7 @@ def _found_or_created(
             )
             store.delete_sessions(connection, [replaced])
         entry = catalog.find(arguments.meta_policy, arguments.meta_policy_version)
+        require_readable(entry.theta, arguments.onnx_contract)
         quotas.require_session(connection, tenant, now)
         _require_room(connection, now, config.max_sessions)
         ttl = arguments.ttl or round(config.default_ttl * 1e6)

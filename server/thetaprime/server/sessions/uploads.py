@@ -19,7 +19,7 @@ from thetaprime.models import (
 )
 from thetaprime.server import failpoints
 from thetaprime.server.auth.quotas import Quotas
-from thetaprime.server.catalog.catalog import Catalog, CatalogEntry
+from thetaprime.server.catalog.catalog import Catalog, CatalogEntry, require_gradient
 from thetaprime.server.config import ServerConfig
 from thetaprime.server.errors import (
     CorruptDataError,
@@ -125,13 +125,13 @@ class NewUpload:
 
 
 @retried
-def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
+def admit_upload(store: Store, catalog: Catalog, tenant: str, header: service_pb.UploadHeader) -> AdmittedUpload:
     """Checks an upload's header, before its payload is received.
 
     Raises:
         InvalidRequestError: the upload id is empty or too long.
         NotFoundError: the session does not exist.
-        PreconditionError: the session is closed or expired.
+        PreconditionError: the session is closed or expired, or its policy has a memory.
         RoundMismatchError: the session is at another round.
     """
     check_id(header.upload_id, "header.upload_id")
@@ -141,6 +141,7 @@ def admit_upload(store: Store, tenant: str, header: service_pb.UploadHeader) -> 
     if base.known is not None:
         return AdmittedUpload(tenant, header, base.session, known=base.known)
     _require_current(base.session, header, store.now())
+    require_gradient(session_entry(catalog, base.session))
     return AdmittedUpload(tenant, header, base.session, base.record, base.previous, base.memories)
 
 
