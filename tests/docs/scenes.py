@@ -12,10 +12,11 @@ import numpy as np
 
 import thetaprime.client as tp
 from tests.docs.shell import SMALL_SETTINGS
+from tests.support.artifacts import POINT_NAVIGATION, write_untrained
 from tests.support.server.certificates import Authority
 from thetaprime.cli._profiles import RobotFile
 from thetaprime.client._configuration import Configuration
-from thetaprime.models import zoo_directory
+from thetaprime.models import MemorySpec, PolicySpec, zoo_directory
 from thetaprime.server import ServerConfig
 from thetaprime.server.auth.tokens import TokenEntry, TokenTable, new_token, token_digest
 from thetaprime.training import load_config
@@ -151,6 +152,18 @@ def _default_form(folder: Path) -> Mapping[str, str]:
     return {}
 
 
+def _remembering(address: Address) -> Mapping[str, Any]:
+    return {"env": gymnasium.make("thetaprime/PointNavigation-v0", goal=(0.3, -0.2))}
+
+
+def _remembering_file(folder: Path) -> Mapping[str, str]:
+    """Writes a policy with a memory for point navigation."""
+    spec = PolicySpec(hidden_sizes=(8,), memory=MemorySpec(size=16, reward_scale=0.1))
+    made = write_untrained(folder / "zoo", "point-navigation-rl2", POINT_NAVIGATION, spec=spec)
+    shutil.copy(made.directory / "policy.onnx", folder / "remembering.onnx")
+    return {}
+
+
 def _robot_file(path: Path) -> object:
     return RobotFile().convert(path, None, None)
 
@@ -192,6 +205,7 @@ SCENES: dict[str, Scene] = {
         toml=(_server_file,),
         elsewhere={"$ pip install 'thetaprime[server,postgres,objects]'": "tests/durability/test_replicas.py"},
     ),
+    "docs/policies-with-memory.md": Scene(names=_remembering, prepare=_remembering_file),
     "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
     "docs/write-a-client.md": Scene(
         elsewhere={

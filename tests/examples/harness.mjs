@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import { Client } from '../../examples/node/client/client.mjs';
 import { Policy } from '../../examples/node/policy/policy.mjs';
 import { Random } from '../../examples/node/policy/random.mjs';
+import { RememberingPolicy } from '../../examples/node/policy/remembering.mjs';
 import { PointNavigation } from '../../examples/node/simulator/point-navigation.mjs';
 import { arrayFromMessage } from '../../examples/node/wire/arrays.mjs';
 import { sha256Hex } from '../../examples/node/wire/digests.mjs';
@@ -50,6 +51,19 @@ const answers = {
       sampled.push([plain(forEnvironment), plain(toRecord)]);
     }
     return { actions, sampled };
+  },
+
+  /** Runs a policy with a memory over one lifetime, from its file and its metadata alone. */
+  async remember({ onnx, metadata, steps }) {
+    const policy = await RememberingPolicy.load(bytes(onnx), metadata);
+    const actions = [];
+    for (const { observation, begins, reward, done } of steps) {
+      if (begins) policy.reset();
+      else policy.observe(reward, done);
+      const action = await policy.act(observation);
+      actions.push(typeof action === 'number' ? action : [...action]);
+    }
+    return { actions };
   },
 
   /** Uploads a number of long trajectories of zeros to a new session. */
