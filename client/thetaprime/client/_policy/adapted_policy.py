@@ -108,7 +108,7 @@ class AdaptedPolicy:
         contract = self._policy_contract.environment
         self._memory = memory = read_memory(file.metadata)
         golden, start = read_sequences(file), check_start(memory, contract)
-        self._session = session = open_session(self._onnx)
+        self._session = session = open_session(self._onnx, keeps_buffers=True)
         check_signature(session, contract, memory_inputs(memory, contract))
         check_state_tensors(session, memory)
         graph = MemoryGraph(session, contract, memory, start, self.policy_id, self.meta_policy)

@@ -79,8 +79,12 @@ def check_file(onnx: bytes) -> wire.OnnxFile:
         raise PolicyVerificationError(f"the file does not follow the ONNX contract, version 1 or 2: {error}") from error
 
 
-def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
+def open_session(onnx: bytes, *, keeps_buffers: bool = False) -> onnxruntime.InferenceSession:
     """Loads a file that `check_file` accepted into onnxruntime, configured for one small network on one thread.
+
+    Args:
+        onnx: the file's bytes.
+        keeps_buffers: whether the session keeps the memory of its values from run to run.
 
     Raises:
         PolicyVerificationError: onnxruntime cannot load the bytes.
@@ -96,8 +100,9 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     # the third level, and no quantization, whose rules cost 20 KiB a session.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # A quarter of the session's memory, and no faster for so small a network.
-    options.enable_cpu_mem_arena = False
+    # A quarter of the session's memory, and no faster for a small network. The gates of a memory are larger: for a
+    # thousand robots they are megabytes, which the system would clear at each run.
+    options.enable_cpu_mem_arena = keeps_buffers
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -179,9 +179,9 @@ class Memory:
         self.actions: npt.NDArray[Any] = np.zeros((count, size), np.float32) if box else np.zeros(count, np.int64)
         self.parameters: npt.NDArray[np.float32] = np.zeros((count, size), np.float32)
         self.fresh = np.ones(count, np.bool_)
+        self._some_fresh = True
         self.waiting = False
         self._taken: npt.NDArray[Any] = self.actions
-        self._none_fresh = bytes(count)
         self._obs = np.zeros((count, contract.observation_size), np.float32)
         self._shaped_obs = self._obs.reshape(count, *contract.observation_shape)
         self._finite = np.ones(self._obs.shape, np.bool_)
@@ -242,7 +242,9 @@ class Memory:
         self._run(self._bindings[self._now])
         self._now = 1 - self._now
         self._taken = self.actions
-        self.fresh.fill(False)
+        if self._some_fresh:
+            self.fresh.fill(False)
+            self._some_fresh = False
         self.waiting = True
 
     def take(self, actions: npt.NDArray[Any]) -> None:
@@ -260,7 +262,7 @@ class Memory:
             action: [B, A] or [B]: the actions that the robots took; None for those of `run` or `take`.
         """
         taken = self._taken if action is None else action
-        if self.fresh.tobytes() == self._none_fresh:
+        if not self._some_fresh:
             self._action[...] = taken
             self._reward[...] = reward
             self._done[...] = done
@@ -282,6 +284,7 @@ class Memory:
         for each, tensor in zip(self._graph.memory.states, self._buffers[self._now], strict=True):
             each.rows(tensor)[rows] = each.initial
         self.fresh |= rows
+        self._some_fresh = bool(self.fresh.any())
         if not self.used:
             self.waiting = False
 
@@ -309,5 +312,6 @@ class Memory:
         self._reward[...] = np.where(unknown, np.float32(0.0), state.reward)
         self._taken = self._action.copy()
         self.fresh[...] = False
+        self._some_fresh = False
         self.reset(state.fresh)
         self.waiting = bool(unknown.any())

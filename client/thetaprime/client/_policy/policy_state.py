@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from thetaprime.client._errors import InvalidInputError
+
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ def merge_states(
 
 def read_rewards(reward: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]:
     """[count] rewards of one step; one number is that of a single robot."""
+    if type(reward) is float and count == 1 and -_LARGEST <= reward <= _LARGEST:
+        return np.array([reward], np.float32)
     array = _of_robots(reward, count, "reward", "fiu", "numbers")
     with np.errstate(over="ignore"):
         rewards: npt.NDArray[np.float32] = array.astype(np.float32)
@@ -112,8 +116,8 @@ def read_rewards(reward: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]:
 
 def read_flags(flags: npt.ArrayLike, count: int, field: str) -> npt.NDArray[np.bool_]:
     """[count] flags; one flag is that of a single robot, or of all robots if it is false."""
-    if flags is False:
-        return np.zeros(count, np.bool_)
+    if flags is False or (flags is True and count == 1):
+        return np.full(count, flags, np.bool_)
     return _of_robots(flags, count, field, "b", "booleans")
 
 

@@ -59,10 +59,11 @@ class Remembering:
 
     def _run(self, obs: npt.NDArray[Any]) -> Memory:
         memory = self._memory
-        count = 1 if obs.shape == self._shape else len(obs) if obs.shape[1:] == self._shape and obs.ndim else 0
+        shape = obs.shape
+        count = 1 if shape == self._shape else shape[0] if shape and shape[1:] == self._shape else 0
         if memory is None or memory.count != count:
             memory = self._begin(count, obs)
-        elif self._watch is not None:
+        elif self._watch is not None and self._watch.any_due:
             self._watch.act()
         memory.run(obs)
         return memory
