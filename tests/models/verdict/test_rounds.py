@@ -127,6 +127,14 @@ def test_a_change_for_the_better_that_no_noise_explains_starts_the_session_again
     assert review(few, SPEC).contradicted is None
 
 
+def test_a_small_deviation_of_one_round_shows_no_change() -> None:
+    # A half-cheetah with masses x 0.6: eight rounds of one policy, whose episodes vary more than those of the last.
+    means = (-36.3, -36.4, -40.4, -37.7, -38.5, -39.4, -37.1)
+    rounds = [_measured(0, -244.7, 1.8, 20), *(_measured(1, each, 4.7, 20) for each in means)]
+    assert review([*rounds, _measured(1, -42.7, 2.0, 20)], SPEC).contradicted is None
+    assert review([*rounds, _measured(1, -46.0, 2.0, 20)], SPEC).contradicted is not None
+
+
 def test_a_task_that_changes_before_the_first_step_starts_with_the_round_that_shows_it() -> None:
     seen = review([_measured(0, -20.0), _measured(0, -20.0), _measured(0, -90.0)], SPEC)
     assert seen.contradicted is not None

@@ -42,7 +42,8 @@ def test_a_return_above_the_best_of_meta_training_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steepness", "p_value", "trusted"), [(0.9, 0.02, False), (0.2, 0.02, True), (0.9, 0.4, True), (0.9, None, True)]
+    ("steepness", "p_value", "trusted"),
+    [(0.9, 0.02, False), (0.55, 0.08, False), (0.2, 0.02, True), (0.9, 0.4, True), (0.9, None, True)],
 )
 def test_a_usual_return_of_a_doubtful_task_is_not_trusted_where_the_slope_goes_on(
     steepness: float, p_value: float | None, *, trusted: bool

@@ -20,8 +20,8 @@ _ABOVE: Final = 0.2
 _WORTHWHILE: Final = 0.1
 # A task with a smaller p-value may be unfamiliar,
 _DOUBTFUL: Final = 0.1
-# and then a slope that is left along the way to the best context contradicts a return that looks usual.
-_STEEP: Final = 0.6
+# and then a steep slope that is left along the way to the best context contradicts a return that looks usual.
+_STEEP: Final = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
