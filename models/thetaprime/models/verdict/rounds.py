@@ -342,12 +342,13 @@ class _State:
         """Whether the task has changed between two measurements of one policy."""
         spec, means = self._spec, [each.mean for each in self._policies.values()]
         spread = max(*means, found.mean) - min(*means, found.mean)
-        # A round's own deviation may be small by chance: noise that was seen once may come again.
-        deviation = max(each.error * math.sqrt(each.trajectories) for each in (found, known))
-        error = deviation * math.sqrt(1.0 / found.trajectories + 1.0 / known.trajectories)
+        error = math.hypot(found.error, known.error)
         if change.value < -max(spec.change * error, spec.change_share * spread):
             return True
         counts = min(found.trajectories, known.trajectories)
+        # A round's own deviation may be small by chance: noise that was seen once may come again.
+        deviation = max(each.error * math.sqrt(each.trajectories) for each in (found, known))
+        error = deviation * math.sqrt(1.0 / found.trajectories + 1.0 / known.trajectories)
         known_well = counts >= spec.reversal_trajectories and len(means) > 1
         return known_well and abs(change.value) > max(spec.reversal * error, spec.reversal_share * spread)
 
