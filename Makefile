@@ -211,7 +211,7 @@ measure-half-cheetah-direction-maml := --tasks 8 --adapted-std-factor 0.25 --lat
 measure-half-cheetah-velocity-maml := --tasks 8 --exploration-std-factor 1.5 --adapted-std-factor 0.25 --later-step-factor 0.25
 measure-half-cheetah-direction := --adapted-std-factor 0.25
 measure-half-cheetah-velocity := --adapted-std-factor 0.25
-measure-ant-direction := --adapted-std-factor 0.25 --more-trajectories 40
+measure-ant-direction := --tasks 8 --exploration-std-factor 4 --adapted-std-factor 0.25
 measure-ant-velocity := --exploration-std-factor 2 --adapted-std-factor 0.125
 describe-point-navigation := Walks to a goal in the plane that only the reward knows.
 describe-half-cheetah-direction := Runs forward or backward: only the reward knows which.
@@ -245,20 +245,27 @@ zoo-%-maml: $(VENV)/.ready-to-run
 	$(BIN)/thetaprime train --config training/configs/$*-maml.toml --output runs/$*-maml/maml
 	$(MAKE) --no-print-directory export-$*-maml
 
-# It was trained in stages: with smaller batches at first, and with all trajectories to adapt from.
+# A first meta-policy learned to walk from scratch, in stages: with smaller batches at first, and with all trajectories to
+# adapt from. An oracle began where its adaptation arrived, and walked faster. The shipped meta-policy began from the oracle.
 FIRST := --meta-batch-size 4 --outer-epochs 10 --support-trajectories 20
+SCRATCH := --outer-lr 0.001 --adaptation-context-lr 20 --adaptation-inner-lr-schedule 1 --adaptation-inner-lr-schedule 0.1 \
+	--no-adaptation-normalize-gradient
 zoo-ant-direction: $(VENV)/.ready-to-run
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/first \
+		$(SCRATCH) $(FIRST) --iterations 450
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/first \
+		$(SCRATCH) --amend --meta-batch-size 4 --outer-epochs 15 --support-trajectories 5 --iterations 550
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/first \
+		$(SCRATCH) --amend --outer-epochs 15 --support-trajectories 5 --iterations 613
+	$(BIN)/thetaprime export runs/ant-direction/first --name ant-direction-first --output runs/zoo --force \
+		--adapted-std-factor 0.25 --tasks 2 --calibration-tasks 0 --description "$(describe-ant-direction)"
+	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
+		$(SCRATCH) --outer-epochs 15 --support-trajectories 5 \
+		--method oracle --warm-start runs/zoo/ant-direction-first/1 --iterations 200
 	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml \
-		$(FIRST) --iterations 450
-	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml \
-		--amend --meta-batch-size 4 --iterations 550
-	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/maml --amend
+		--warm-start runs/ant-direction/oracle
 	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/pretrained \
-		--method pretrained --meta-batch-size 4 --iterations 80
-	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
-		--method oracle $(FIRST) --iterations 450
-	$(BIN)/thetaprime train --config training/configs/ant-direction.toml --output runs/ant-direction/oracle \
-		--method oracle --amend --iterations 806
+		$(SCRATCH) --method pretrained --meta-batch-size 4 --outer-epochs 15 --support-trajectories 5 --iterations 80
 	$(MAKE) --no-print-directory export-ant-direction
 
 # Two began from an oracle's run, which then went on.
