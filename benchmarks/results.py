@@ -227,8 +227,8 @@ def _budgets(found: Mapping[str, Any]) -> str:
 
 
 _NOTES: Final = {
-    "ant-direction": "The oracle began where the adaptation of a first meta-policy arrived, and walked faster after 200 "
-    "more iterations. The meta-policy began from this oracle, and explores with four times its noise.\n",
+    "ant-direction": "The oracle began where the adaptation of a first meta-policy arrived, and walked faster after "
+    "200 more iterations. The meta-policy began from this oracle, and explores with four times its noise.\n",
     "ant-velocity": "θ explores with twice its learned noise, chosen on other tasks. With less noise, 20 trajectories "
     "do not always show which direction is faster, and the step made one task in twelve worse.\n",
 }
