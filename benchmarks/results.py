@@ -253,10 +253,9 @@ def _section(meta_policy: MetaPolicy, measured: Mapping[str, Any], paper: Paper)
         ("pretrained", "pretrained", "pretrained"),
         ("random", "random initialization", "random-init"),
     ):
-        spread = measured["std_over_tasks"][method]
-        lines.append(
-            _row(label, [f"{m:.1f} ± {s:.1f}" for m, s in zip(measured["returns"][method], spread, strict=True)])
-        )
+        if method in measured["returns"]:
+            curve = zip(measured["returns"][method], measured["std_over_tasks"][method], strict=True)
+            lines.append(_row(label, [f"{mean:.1f} ± {spread:.1f}" for mean, spread in curve]))
         theirs = _by_step(paper[key])
         lines.append(_row("– in the paper", [_cell(theirs.get(step)) for step in steps]))
         if f"{key}-20-trajectories" in paper:
