@@ -222,7 +222,8 @@ def test_prometheus_scrapes_the_service_of_compose() -> None:
 
 def test_the_image_is_built_from_files_that_exist_and_are_sent() -> None:
     sent = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
-    copied = [word for word, rest in instructions("build") if word == "COPY" for word in rest.split()[:-1]]
+    stages = [each for stage in ("build", "build-server") for each in instructions(stage)]
+    copied = [word for word, rest in stages if word == "COPY" for word in rest.split()[:-1]]
     assert sorted(copied) == sorted(sent)
     assert all((ROOT / each).exists() for each in copied)
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

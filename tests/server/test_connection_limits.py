@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import h2.events
+import h2.exceptions
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -149,6 +150,16 @@ def test_an_idle_connection_is_closed_and_its_client_connects_again(start: "Star
     with start(connection_idle=0.5) as service, Http2Peer(service.address) as peer:
         created = service.create()
         with pytest.raises((AssertionError, ConnectionError)):
+            peer.receive(h2.events.ConnectionTerminated)
+            peer.receive(h2.events.StreamEnded)
+        assert service.get(created.session.session_id).session.round == 0
+
+
+def test_an_old_connection_is_closed_and_its_client_connects_again(start: "Start") -> None:
+    with start(connection_age=0.5) as service, Http2Peer(service.address) as peer:
+        created = service.create()
+        # The end and a ping arrive together, and h2 takes nothing after an end.
+        with pytest.raises((h2.exceptions.ProtocolError, AssertionError, ConnectionError)):
             peer.receive(h2.events.ConnectionTerminated)
             peer.receive(h2.events.StreamEnded)
         assert service.get(created.session.session_id).session.round == 0

@@ -39,6 +39,7 @@ SUBCOMMANDS: Final = {
     "health": Subcommand("thetaprime.cli.health", "Ask a server whether it is serving.", "server"),
     "sessions": Subcommand("thetaprime.cli.sessions", "List, show and close the sessions of a server."),
     "store": Subcommand("thetaprime.cli.store", "Check, back up and upgrade the store of a server.", "server"),
+    "plan": Subcommand("thetaprime.cli.plan", "Say what servers, database and storage a fleet needs."),
     "models": Subcommand("thetaprime.cli.models", "List the meta-policies of a server or of a folder.", "server"),
     "adapt": Subcommand("thetaprime.cli.adapt", "Adapt a meta-policy to an environment.", "training"),
     "explain": Subcommand("thetaprime.cli.explain", "Explain a step of a session, and its verdict.", "training"),

@@ -19,6 +19,7 @@ SECTIONS: Final = {
         "max_address_connections",
         "handshake_seconds",
         "connection_idle",
+        "connection_age",
         "block_seconds",
     ),
     "Meta-policies": ("zoo", "catalog_seconds", "max_artifact_file_bytes", "max_artifact_bytes", "max_parameters"),

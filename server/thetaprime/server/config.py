@@ -71,6 +71,9 @@ class ServerConfig(BaseSettings):
     """Seconds that a new connection may take for its handshakes of TLS and HTTP/2."""
     connection_idle: pydantic.PositiveFloat = 1800.0
     """Seconds without a call after which a connection is closed. Clients connect again at their next call."""
+    connection_age: pydantic.PositiveFloat | None = None
+    """Seconds after which a connection takes no new calls, within a tenth. Running calls go on, and its client connects
+    again: behind a balancer, perhaps to another replica. By default, connections have no such age."""
     block_seconds: pydantic.NonNegativeFloat = 10.0
     """Seconds for which new connections of an address are refused, after 200 of its calls in one second were refused or
     canceled on one connection, or 400 on all, its connections came and left without a call, or exceeded their limit, or

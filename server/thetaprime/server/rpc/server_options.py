@@ -40,6 +40,8 @@ def server_options(config: ServerConfig, *, shared: bool) -> list[tuple[str, int
         # Covers TLS and the first frame of HTTP/2.
         ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(config.connection_idle)),
+        # No bound of the running calls: theirs are in the settings.
+        *([("grpc.max_connection_age_ms", _milliseconds(age))] if (age := config.connection_age) else []),
         # By default a connection reads up to 4 MiB at once: a flood of small frames then took 50 MiB more.
         ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
         ("grpc.experimental.tcp_max_read_buffer_size", _READ_BYTES),

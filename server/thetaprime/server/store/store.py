@@ -300,7 +300,8 @@ class Store:
     def _release_unnamed(self, digests: Sequence[str]) -> None:
         if not digests:
             return
-        with self.reading() as connection:
+        # No snapshot: `release` looks again, under the locks.
+        with self.reading(snapshot=False) as connection:
             unnamed = [each for each in digests if not is_named(connection, each)]
         if unnamed:
             with self.writing() as connection:
