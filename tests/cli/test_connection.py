@@ -50,6 +50,27 @@ def test_a_token_from_a_file_or_the_environment(
     assert "in plain text" in thetaprime("models", "--address", "192.0.2.1:1").stderr
 
 
+def test_a_token_goes_into_files(zoo: Path, tmp_path: Path, thetaprime: Command) -> None:
+    table, file = tmp_path / "tokens.toml", tmp_path / "robots.token"
+    first = thetaprime("token", "--tenant", "robots", "--days", 1, "--tokens", table, "--output", file)
+    assert first.exit_code == 0, first.output
+    token = file.read_text().strip()
+    assert token not in first.output and file.stat().st_mode & 0o777 == 0o600
+    second = thetaprime("token", "--tenant", "others", "--tokens", table, "--json")
+    shown = json.loads(second.stdout.splitlines()[-1])["token"]
+    assert token_digest(shown) in table.read_text() and shown not in table.read_text()
+    assert [each.tenant for each in TokenTable.read(table).tokens] == ["robots", "others"]
+    config = ServerConfig(address="127.0.0.1:0", store=tmp_path / "store", zoo=(zoo,), tokens=table)
+    with running_server(config) as address:
+        assert thetaprime("models", "--address", address, "--token-file", file).exit_code == 0
+    again = thetaprime("token", "--tenant", "robots", "--output", file)
+    assert again.exit_code == 2 and "exists" in again.stderr
+    table.write_text("[[tokens]]\ntenant = 1\n")
+    refused = thetaprime("token", "--tenant", "robots", "--tokens", table, "--output", file, "--force")
+    assert refused.exit_code == 2 and "tokens[0].tenant" in refused.stderr
+    assert file.read_text().strip() == token
+
+
 def test_an_invalid_tls_file_is_one_line(thetaprime: Command, tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("not PEM")
     result = thetaprime("models", "--tls-authority", tmp_path / "x.pem")

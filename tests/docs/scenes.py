@@ -205,6 +205,12 @@ SCENES: dict[str, Scene] = {
         toml=(_server_file,),
         elsewhere={"$ pip install 'thetaprime[server,postgres,objects]'": "tests/durability/test_replicas.py"},
     ),
+    "docs/deploy.md": Scene(
+        toml=(_server_file,),
+        elsewhere=dict.fromkeys(
+            ("$ install -m 644", "$ docker compose", "$ kubectl create"), "tests/deploy/test_deployment.py"
+        ),
+    ),
     "docs/policies-with-memory.md": Scene(names=_remembering, prepare=_remembering_file),
     "docs/trust.md": Scene(toml=(TokenTable.read,), prepare=_trust),
     "docs/write-a-client.md": Scene(

@@ -94,6 +94,9 @@ class Shell:
                 return self._serve(options)
             case ["thetaprime", *_]:
                 return self._thetaprime(words[1:], where)
+            case ["openssl", *_]:
+                done = subprocess.run(words, cwd=self._folder, capture_output=True, text=True)
+                assert done.returncode == 0, f"{where}: {done.stderr}"
             case ["pip", "install", *packages]:
                 _check_packages(packages, where)
             case ["make", *targets]:
