@@ -32,7 +32,7 @@ class RL2Spec(Spec):
     """Steps of one chunk of backpropagation through time. The memory's state is kept between chunks, its gradient is
     not."""
     learning_rate: pydantic.PositiveFloat = 7e-4
-    """Learning rate of Adam."""
+    """Highest learning rate of Adam. It is lowered while steps move the policy by more than `max_kl`."""
     epochs: pydantic.PositiveInt = 4
     """Passes over the lifetimes of an iteration; `max_kl` ends them earlier."""
     minibatches: pydantic.PositiveInt = 4

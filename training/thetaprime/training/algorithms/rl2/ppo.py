@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from thetaprime.models import MemoryInputs, Parameters, RecurrentPolicy
@@ -18,8 +19,12 @@ from thetaprime.training.resources import MapTasks
 
 TASK_WEIGHT, TASK_BIAS = "task.weight", "task.bias"
 """Names of the parameters that predict the task from the memory: [D, H] and [D]."""
+PACE: Final = "pace"
+"""Name of the factor on the learning rate, at most 1."""
 _SHARDS: Final = 2  # of a minibatch, for threads; a fixed number, since it decides the rounding
 _ADAM: Final = ("step", "exp_avg", "exp_avg_sq")
+_FAR: Final = 2.0  # times max_kl, beyond which a minibatch takes no step
+_SLOWER, _FASTER = 0.7, 1.1
 _MEASURED: Final = ("kl_divergence", "improvement", "value_error", "task_error")
 
 
@@ -102,6 +107,9 @@ def fit(
 ) -> Fit:
     """Takes epochs of Adam on the chunks, until one has moved the policy by more than `spec.max_kl`.
 
+    A minibatch that finds the policy at more than twice `max_kl` takes no step, and none follows. The learning rate
+    then falls, and later recovers: as a policy's noise shrinks, steps of one length move it farther.
+
     Args:
         policy: the network that sampled them.
         parameters: of the policy, the critic and the task's prediction.
@@ -113,32 +121,47 @@ def fit(
     """
     names = sorted(parameters)  # a checkpoint keeps no order, and the gradient's norm depends on it by rounding
     leaves = [parameters[name].detach().clone().requires_grad_() for name in names]
-    optimizer = torch.optim.Adam(leaves, lr=spec.learning_rate, eps=1e-5)
+    pace = float(optimizer_state.get(PACE, torch.ones(())))
+    optimizer = torch.optim.Adam(leaves, lr=pace * spec.learning_rate, eps=1e-5)
     for name, leaf in zip(names, leaves, strict=True):
         if f"adam.step.{name}" in optimizer_state:
             optimizer.state[leaf] = {key: optimizer_state[f"adam.{key}.{name}"].clone() for key in _ADAM}
     point = dict(zip(names, leaves, strict=True))
     used = np.flatnonzero(chunks.mask.any(0).numpy())
-    measured = np.zeros(len(_MEASURED))
+    found: list[npt.NDArray[np.float64]] = []
+    farthest = 0.0
     for _ in range(spec.epochs):
+        if farthest > spec.max_kl:
+            break
         found = []
         for minibatch in np.array_split(rng.permutation(used), min(spec.minibatches, len(used))):
             parts = [chunks.select(torch.from_numpy(part)) for part in np.array_split(minibatch, _SHARDS) if len(part)]
             steps = sum(float(part.mask.sum()) for part in parts)
             results = map_tasks(_gradient_of(policy, point, steps, spec), parts)
+            found.append(np.sum([numbers for _, numbers in results], 0))
+            farthest = float(np.mean(found, 0)[0])
+            if not found[-1][0] <= _FAR * spec.max_kl:  # NaN, too
+                farthest = float(found[-1][0])
+                break
             for leaf, *each in zip(leaves, *(gradient for gradient, _ in results), strict=True):
                 leaf.grad = sum(each[1:], each[0])
             torch.nn.utils.clip_grad_norm_(leaves, spec.max_gradient_norm)
             optimizer.step()
-            found.append(np.sum([numbers for _, numbers in results], 0))
-        measured = np.mean(found, 0)
-        if measured[0] > spec.max_kl:
-            break
+        else:
+            continue
+        break
+    if not farthest <= spec.max_kl:
+        pace *= _SLOWER
+    elif farthest < spec.max_kl / 3.0:
+        pace = min(1.0, pace * _FASTER)
+    measured = np.mean(found, 0)
     state = {
         f"adam.{key}.{name}": optimizer.state[leaf][key]
         for name, leaf in zip(names, leaves, strict=True)
         for key in _ADAM
+        if leaf in optimizer.state
     }
+    state[PACE] = torch.tensor(pace, dtype=torch.float64)
     fitted = {name: leaf.detach() for name, leaf in point.items()}
     return Fit(fitted, state, **dict(zip(_MEASURED, measured.tolist(), strict=True)))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from thetaprime.models import Parameters, PolicySpec, RecurrentPolicy
+from thetaprime.models.head import LOG_STD
 from thetaprime.models.policy import CONTEXT_WEIGHT
 from thetaprime.models.spec import CONTEXT
 from thetaprime.training.algorithms.rl2.critic import TaskScale
@@ -74,6 +75,8 @@ def warm_started_memory(
     theta = first.init(config.seed)
     theta |= {name: value.clone() for name, value in oracle.parameters.items() if name in theta}
     theta |= {_FIRST: torch.cat([observed, weight], 1), _FIRST_BIAS: bias}
+    if LOG_STD in theta:  # an oracle hardly explores, and the memory has to
+        theta[LOG_STD] = theta[LOG_STD].clamp_min(config.policy.init_log_std)
 
     moments, steps = RunningMoments({}), 0
     if needs_moments(config.policy):
