@@ -272,25 +272,18 @@ def test_a_chunk_begins_in_the_state_that_was_sampled(cell: str, chunk_steps: in
 
 def test_steps_that_move_the_policy_too_far_are_few_and_become_shorter() -> None:
     distribution = Sides()
-    config = tiny({"rl2.learning_rate": 0.3, "rl2.epochs": 50, "rl2.max_kl": 0.01, "rl2.minibatches": 2})
+    config = tiny({"rl2.learning_rate": 0.3, "rl2.epochs": 10, "rl2.max_kl": 0.01, "rl2.minibatches": 2})
     policy = RecurrentPolicy(distribution.environment, config.policy)
     algorithm, theta, rng = RL2(policy, config), policy.init(0), np.random.default_rng(0)
-    paces, divergences = [], []
-    for _ in range(25):
-        update = algorithm.iterate(distribution, theta, None, rng, in_turn).update
-        theta = update.theta
-        paces.append(float(algorithm.optimizer_state["pace"]))
-        divergences.append(update.kl_divergence)
-    assert float(algorithm.optimizer_state["adam.step.log_std"]) < 10 * len(paces)  # of 100 in each iteration
-    assert paces[0] == pytest.approx(0.7)
-    assert min(paces) < 0.1
-    assert np.median(divergences[-10:]) < np.median(divergences[:5])
-    assert all(bool(value.isfinite().all()) for value in theta.values())
-
+    for number in range(1, 5):
+        theta = algorithm.iterate(distribution, theta, None, rng, in_turn).update.theta
+        assert float(algorithm.optimizer_state["pace"]) == pytest.approx(0.7**number)
+        assert float(algorithm.optimizer_state["adam.step.log_std"]) <= 2 * number  # of 20 in each iteration
     slow = tiny({"rl2.learning_rate": 1e-6, "rl2.epochs": 1})
     algorithm = RL2(policy, slow)
+    algorithm.optimizer_state = {"pace": torch.tensor(0.5)}
     algorithm.iterate(distribution, policy.init(0), None, rng, in_turn)
-    assert float(algorithm.optimizer_state["pace"]) == 1.0
+    assert float(algorithm.optimizer_state["pace"]) == pytest.approx(0.55)
 
 
 def test_the_gradient_reaches_the_initial_state_and_all_parameters() -> None:
