@@ -28,6 +28,7 @@ from benchmarks import (  # noqa: E402
     flood,
     idle_sessions,
     importing,
+    memory,
     policy,
     sampler,
     service_load,
@@ -38,6 +39,7 @@ from benchmarks.measure import Row, machine  # noqa: E402
 
 BENCHMARKS = {
     "act": act.rows,
+    "memory": memory.rows,
     "policy": policy.rows,
     "collection": collection.rows,
     "import": importing.rows,

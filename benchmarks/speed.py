@@ -28,6 +28,11 @@ _SECTIONS: Final = {
         "same file, with one thread. The last row compares it with a call to an echo server in another process, a "
         "lower bound for a server that acts.",
     ),
+    "memory": (
+        "Acting with a memory",
+        "`AdaptedPolicy.act` and `observe` with a GRU of 128 numbers, compared with a bare onnxruntime session on the "
+        "same file whose state is fed back, with one thread.",
+    ),
     "policy": ("Loading a policy", "A load checks the digest, creates the session and runs the golden vectors."),
     "collection": (
         "Collecting",

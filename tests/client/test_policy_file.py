@@ -26,7 +26,7 @@ ROBOT = tp.RobotDescription(
     action_scale=(0.25, 1 / 3),
     observation_names=("position",),
 )
-PROFILES = ("default", "epsilon", "unity-mlagents", "godot-rl", "robot")
+PROFILES = ("default", "epsilon", "unity-mlagents", "godot-rl", "rsl-rl", "leapp", "robot")
 
 
 def still(policy: tp.AdaptedPolicy, count: int) -> list[wire.Trajectory]:

@@ -97,7 +97,7 @@ def _discrete_forms() -> Iterator[tuple[str, str]]:
         parameters, policy_id=parameters_digest(parameters), parent_id="", golden=golden
     )
     for profile in PROFILES:
-        if profile != "robot":
+        if profile not in ("rsl-rl", "leapp", "robot"):
             yield f"discrete {profile}", derive_form(onnx, profile).onnx_sha256
 
 
@@ -114,7 +114,7 @@ def _memory_forms() -> Iterator[tuple[str, str]]:
         parameters = {name: value / 8 if value.ndim == 2 else value for name, value in parameters.items()}
         template, golden = OnnxTemplate(policy, "any@1"), torch.from_numpy(_spread((8, 5)))
         onnx = export_policy(policy, template, golden, parameters, "").onnx
-        for profile in ("default", "epsilon", "unity-mlagents"):
+        for profile in ("default", "epsilon", "unity-mlagents", *(["rsl-rl"] if cell == "gru" else [])):
             yield f"{cell} {profile}", derive_form(onnx, profile).onnx_sha256
 
 

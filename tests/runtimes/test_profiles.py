@@ -15,10 +15,12 @@ from tests.support.models.runtimes import Job, Outputs, Runtime
 from thetaprime.models import PROFILES, derive_form
 
 BATCHES: Final = (1, 3)
+# Profiles whose graph takes one observation.
+ONE_ROBOT: Final = ("rsl-rl", "leapp", "robot")
 # By profile: the policies that the profile cannot express.
 REFUSES: Final[dict[str, Callable[[Case], bool]]] = {
     "godot-rl": lambda case: not case.bounded,
-    "robot": lambda case: not case.policy.continuous,
+    **dict.fromkeys(ONE_ROBOT, lambda case: not case.policy.continuous),
 }
 EXPRESSED: Final = [
     (profile, case)
@@ -61,7 +63,7 @@ def torch_outputs(profile: str, case: Case, inputs: Outputs) -> Outputs:
     head, continuous = case.head(observations), case.policy.continuous
     if profile == "default":
         return {"actions": case.act(observations), "mean" if continuous else "logits": head}
-    if profile == "robot":
+    if profile in ONE_ROBOT:
         return {"actions": case.act(observations)}
     if profile == "epsilon" and continuous:
         std = case.policy.log_std(case.parameters).exp().detach().numpy()
@@ -92,7 +94,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Job, Outpu
         path.write_bytes(form.onnx)
         inputs = inputs_of(profile, case)
         expected = torch_outputs(profile, case, inputs)
-        for batch in BATCHES if profile != "robot" else (1,):
+        for batch in BATCHES if profile not in ONE_ROBOT else (1,):
             one_run = {name: array[:, :batch] for name, array in inputs.items()}
             label = f"{profile} {case.name} batch {batch}"
             found.append((label, Job(path, one_run, list(expected)), {n: a[:, :batch] for n, a in expected.items()}))
@@ -114,7 +116,7 @@ def test_every_profile_equals_torch_over_whole_episodes(runtime: Runtime, jobs: 
 
 MEMORY_REFUSES: Final[dict[str, Callable[[MemoryCase], bool]]] = {
     "godot-rl": lambda case: True,
-    "robot": lambda case: not case.policy.continuous,
+    **dict.fromkeys(ONE_ROBOT, lambda case: not case.policy.continuous),
 }
 
 
@@ -129,7 +131,7 @@ def memory_job(profile: str, case: MemoryCase, path: Path, batch: int) -> tuple[
         expected["mean" if continuous else "logits"] = lived.head
     if profile == "epsilon":
         inputs["epsilon"] = np.zeros((*shape, size), np.float32)
-    if profile in ("robot", "unity-mlagents"):
+    if profile in (*ONE_ROBOT, "unity-mlagents"):
         read = [lived.inputs["obs"], *(lived.inputs[name][..., None] for name in ("prev_reward", "prev_done"))]
         inputs = {"obs_0" if profile == "unity-mlagents" else "obs": np.concatenate(read, -1)}
     if profile == "unity-mlagents" and continuous:
@@ -155,9 +157,9 @@ def test_every_profile_of_a_policy_with_a_memory_equals_torch_over_whole_lifetim
         for profile in PROFILES
         for case in MEMORY_CASES.values()
         if not MEMORY_REFUSES.get(profile, lambda case: False)(case)
-        for batch in (BATCHES if profile != "robot" else (1,))
+        for batch in (BATCHES if profile not in ONE_ROBOT else (1,))
     }
-    assert len(jobs) == (3 * 5) * 2 + 3
+    assert len(jobs) == (3 * 5) * 2 + 3 * 3
     for (label, (_, expected)), given in zip(jobs.items(), runtime([job for job, _ in jobs.values()]), strict=True):
         for name, array in expected.items():
             assert given[name].shape == array.shape, f"{label}: {name}"
@@ -174,7 +176,7 @@ def test_the_episodes_tell_the_policies_apart() -> None:
 
 def test_every_profile_is_tried_with_a_policy_of_each_kind() -> None:
     tried = {(profile, case.name) for profile, case in EXPRESSED}
-    assert len(tried) == 5 * 5 - 2 - 1
+    assert len(tried) == 7 * 5 - 2 - 3
 
 
 def test_a_form_for_one_observation_takes_no_batch(runtime: Runtime, jobs: list[tuple[str, Job, Outputs]]) -> None:

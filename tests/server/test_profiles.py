@@ -35,7 +35,7 @@ def theta(service: "Service", **fields: Any) -> policy_pb2.Policy:
     return service.meta_stub.GetMetaPolicy(meta_pb.GetMetaPolicyRequest(name="point-navigation", **fields)).policy
 
 
-@pytest.mark.parametrize("profile", ["epsilon", "unity-mlagents", "godot-rl", "robot"])
+@pytest.mark.parametrize("profile", ["epsilon", "unity-mlagents", "godot-rl", "rsl-rl", "leapp", "robot"])
 def test_theta_and_theta_prime_are_served_in_every_form(service: "Service", collect: Collect, profile: str) -> None:
     created = service.create()
     session_id = created.session.session_id
@@ -70,7 +70,8 @@ def test_the_default_form_has_two_names_and_is_served_as_stored(service: "Servic
 
 
 @pytest.mark.parametrize(("fields", "field", "problem"), [
-    ({"profile": "unreal"}, "profile", "'unreal'; expected one of default, epsilon, unity-mlagents, godot-rl, robot"),
+    ({"profile": "unreal"}, "profile", "'unreal'; expected one of default, epsilon, unity-mlagents, godot-rl, "
+     "rsl-rl, leapp, robot"),
     ({"profile": "Epsilon"}, "profile", "'Epsilon'; expected one of"),
     ({"profile": "x" * 100_000}, "profile", "…'; expected one of"),
     ({"profile": "robot"}, "robot", "nothing; the profile 'robot' expects a description"),

@@ -11,7 +11,7 @@ import click
 from thetaprime.cli._command import RAW_ARGUMENTS
 
 MANIFEST: Final = "manifest.json"
-PROFILES: Final = ("default", "epsilon", "unity-mlagents", "godot-rl", "robot")
+PROFILES: Final = ("default", "epsilon", "unity-mlagents", "godot-rl", "rsl-rl", "leapp", "robot")
 TASKS: Final = (
     *("point-navigation", "half-cheetah-velocity", "half-cheetah-direction", "ant-velocity", "ant-direction"),
     *("half-cheetah-body", "ant-leg", "ant-fourth-leg", "walker-body"),

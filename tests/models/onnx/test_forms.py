@@ -24,6 +24,8 @@ from thetaprime.models import (
 )
 
 DERIVED = [name for name in PROFILES if name != "default"]
+# For joints, which take numbers.
+JOINTS = ("rsl-rl", "leapp", "robot")
 
 
 def derive(case: Case, profile: str) -> OnnxForm:
@@ -49,7 +51,7 @@ def test_the_export_of_a_shipped_policy_equals_its_file(directory: Path) -> None
 
 @pytest.mark.parametrize(
     ("profile", "name"),
-    [*((each, "bounded") for each in DERIVED), *((each, "discrete") for each in DERIVED if each != "robot")],
+    [*((each, "bounded") for each in DERIVED), *((each, "discrete") for each in DERIVED if each not in JOINTS)],
 )
 def test_a_form_contains_golden_vectors_for_its_tensors(profile: str, name: str) -> None:
     case = CASES[name]
@@ -63,7 +65,7 @@ def test_a_form_contains_golden_vectors_for_its_tensors(profile: str, name: str)
         feed = {key: np.array(rows[index : index + 1], np.float32) for key, rows in golden["inputs"].items()}
         for key, value in zip(golden["outputs"], session.run(list(golden["outputs"]), feed), strict=True):
             np.testing.assert_allclose(value[0], golden["outputs"][key][index], rtol=1e-5, atol=1e-5)
-    if profile == "robot":  # the default form's
+    if profile in JOINTS:  # the default form's
         np.testing.assert_allclose(golden["outputs"]["actions"], source["actions"], rtol=1e-5, atol=1e-5)
 
 
@@ -83,7 +85,7 @@ def test_a_form_describes_itself(profile: str) -> None:
 
 
 def test_an_unknown_profile_is_refused() -> None:
-    expected = r"profile: 'unreal'; expected one of default, epsilon, unity-mlagents, godot-rl, robot"
+    expected = r"profile: 'unreal'; expected one of default, epsilon, unity-mlagents, godot-rl, rsl-rl, leapp, robot"
     with pytest.raises(ProfileError, match=expected):
         derive_form(CASES["bounded"].onnx, "unreal")
     with pytest.raises(ProfileError, match=r"'x{40}…'"):

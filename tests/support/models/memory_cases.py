@@ -116,7 +116,7 @@ def live(case: MemoryCase) -> Lifetimes:
     push = rng.normal(size=(environment.action.size, size))
     resets = rng.random((STEPS, ROBOTS)) < 0.02
     resets[0] = True
-    resets[STEPS // 2, 1] = True
+    resets[STEPS // 3, 0] = resets[STEPS // 2, 1] = True
     middle = policy.scaling[2].numpy() if policy.continuous else np.int64(policy.action_start - 1)
     action: Array = np.broadcast_to(middle, (ROBOTS, *np.shape(middle))).copy()
     reward, done = np.zeros(ROBOTS, np.float32), np.zeros(ROBOTS, np.float32)

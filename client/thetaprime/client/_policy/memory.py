@@ -271,6 +271,14 @@ class Memory:
             self._action[rows], self._reward[rows], self._done[rows] = taken[rows], reward[rows], done[rows]
         self.waiting = False
 
+    def observe_one(self, reward: float, *, done: bool) -> None:
+        """Takes the outcome of the last run's action, where B is 1; the same as `observe`, in less time."""
+        if not self._some_fresh:
+            self._action[...] = self._taken
+            self._reward[0] = reward
+            self._done[0] = done
+        self.waiting = False
+
     def reset(self, where: npt.ArrayLike | None = None) -> None:
         """Begins a lifetime for some robots; None for all.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeAlias
 
@@ -28,6 +29,7 @@ from thetaprime.client._policy.contract import (
     read_json,
     runtime_errors,
 )
+from thetaprime.client._policy.leapp import LEAPP_PROFILE, leapp_description
 from thetaprime.client._policy.memory_contract import (
     GoldenSequences,
     MemoryContract,
@@ -240,10 +242,16 @@ class PolicyFile:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the ONNX file atomically.
 
+        In the profile ``leapp``, also writes the description that LEAPP reads, beside it and with the ending ``.yaml``.
+
         Raises:
-            OSError: the file cannot be written.
+            OSError: a file cannot be written.
         """
         write_atomically(path, self.onnx)
+        if self.profile == LEAPP_PROFILE:
+            file = Path(path)
+            text = leapp_description(file.name, self.onnx, self.tensors, self.memory)
+            write_atomically(file.with_suffix(".yaml"), text.encode())
 
 
 def _tensors(session: onnxruntime.InferenceSession, metadata: Mapping[str, str]) -> tuple[TensorInfo, ...]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from thetaprime.client._errors import InvalidInputError
 
-_LARGEST: Final = float(np.finfo(np.float32).max)
+LARGEST: Final = float(np.finfo(np.float32).max)
+"""The largest finite float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,8 +104,6 @@ def merge_states(
 
 def read_rewards(reward: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]:
     """[count] rewards of one step; one number is that of a single robot."""
-    if type(reward) is float and count == 1 and -_LARGEST <= reward <= _LARGEST:
-        return np.array([reward], np.float32)
     array = _of_robots(reward, count, "reward", "fiu", "numbers")
     with np.errstate(over="ignore"):
         rewards: npt.NDArray[np.float32] = array.astype(np.float32)

@@ -17,7 +17,14 @@ from thetaprime.client._policy.memory_contract import (
     Arrays,
     GoldenSequences,
 )
-from thetaprime.client._policy.policy_state import PolicyState, read_actions, read_flags, read_rewards, read_where
+from thetaprime.client._policy.policy_state import (
+    LARGEST,
+    PolicyState,
+    read_actions,
+    read_flags,
+    read_rewards,
+    read_where,
+)
 from thetaprime.client._policy.reset_watch import ResetWatch
 
 
@@ -108,6 +115,12 @@ class Remembering:
         if not memory.waiting and memory.used:
             raise InvalidInputError("observe: the outcome of the last action is known; call it once for each action")
         count = memory.count
+        plain = isinstance(reward, float) and isinstance(terminated, bool) and isinstance(truncated, bool)
+        if plain and count == 1 and action is None and info is None and abs(reward) <= LARGEST:  # type: ignore[arg-type]
+            ended = bool(terminated or truncated)
+            memory.observe_one(reward, done=ended)  # type: ignore[arg-type]
+            watch.observe_one(done=ended)
+            return
         rewards = read_rewards(reward, count)
         done = read_flags(terminated, count, "terminated") | read_flags(truncated, count, "truncated")
         memory.observe(rewards, done, None if action is None else read_actions(action, memory.actions))

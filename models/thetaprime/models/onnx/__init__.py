@@ -8,7 +8,7 @@ names, shapes and constants of one consumer. The same file always gives the same
     source.py           reads a default form
     profile.py          heads, and their assembly with the body
     golden.py           golden vectors of a derived file
-    epsilon.py  unity_mlagents.py  godot_rl.py  robot.py    one profile each
+    epsilon.py  unity_mlagents.py  godot_rl.py  rsl_rl.py  robot.py    the profiles
     profiles.py         all profiles by name
 """
 

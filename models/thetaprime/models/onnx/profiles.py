@@ -1,8 +1,10 @@
 """The profiles by name."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from thetaprime.models.onnx import epsilon, godot_rl, robot, unity_mlagents
+from thetaprime.models.onnx import epsilon, godot_rl, robot, rsl_rl, unity_mlagents
 from thetaprime.models.onnx.profile import Head, OnnxForm, ProfileError, assemble_form
 from thetaprime.models.onnx.robot_description import RobotDescription
 from thetaprime.models.onnx.source import DefaultForm
@@ -11,7 +13,13 @@ from thetaprime.models.parameters import digest_bytes
 DEFAULT_PROFILE: Final = "default"
 """Contract version 1, which servers store and clients act on."""
 _ROBOT: Final = "robot"
-_HEADS: Final = {"epsilon": epsilon.head, "unity-mlagents": unity_mlagents.head, "godot-rl": godot_rl.head}
+_HEADS: Final[Mapping[str, Callable[[DefaultForm], Head]]] = {
+    "epsilon": epsilon.head,
+    "unity-mlagents": unity_mlagents.head,
+    "godot-rl": godot_rl.head,
+    "rsl-rl": functools.partial(rsl_rl.head, profile="rsl-rl"),
+    "leapp": functools.partial(rsl_rl.head, profile="leapp"),
+}
 _SHOWN: Final = 40
 
 PROFILES: Final = (DEFAULT_PROFILE, *_HEADS, _ROBOT)

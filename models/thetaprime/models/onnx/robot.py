@@ -1,19 +1,17 @@
 """Profile ``robot``: the form that deployments of mjlab and Isaac Lab (rsl_rl) read.
 
-The graph takes one observation and returns its deterministic action. The metadata describes the conversion of the
+The graph is that of the profile ``rsl-rl``. The metadata describes the conversion of the
 action to joint targets, in full precision: mjlab's own exporter rounds its numbers to three decimals.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from onnx import TensorProto
-
-from thetaprime.models.onnx.carried_state import engine_state
+from thetaprime.models.onnx import rsl_rl
 from thetaprime.models.onnx.profile import Head, ProfileError
 from thetaprime.models.onnx.robot_description import RobotDescription
 from thetaprime.models.onnx.source import DefaultForm
-from thetaprime.models.onnx.tensor import BATCH, Tensor
 
 _PER_ACTION: Final = ("joint_names", "joint_stiffness", "joint_damping", "default_joint_pos", "action_scale")
 
@@ -24,12 +22,8 @@ def head(source: DefaultForm, robot: RobotDescription | None) -> Head:
     Raises:
         ProfileError: the policy's actions are discrete, or the description is missing or of another robot.
     """
-    if not source.continuous:
-        raise ProfileError(
-            "profile",
-            "'robot' cannot express this policy: its actions are discrete, and a robot's joints take numbers; expected "
-            "box actions, or the profile 'default'",
-        )
+    what = "the deterministic action; a joint's target is default_joint_pos + action_scale · actions"
+    bare = rsl_rl.head(source, "robot", what)
     if robot is None:
         raise ProfileError(
             "robot",
@@ -42,24 +36,12 @@ def head(source: DefaultForm, robot: RobotDescription | None) -> Head:
             raise ProfileError(
                 f"robot.{name}", f"{len(getattr(robot, name))} entries; expected {size}, one for each action"
             )
-    return Head(
-        carried=engine_state(source, "obs"),
-        values=("actions",),
-        nodes=(),
-        outputs=(
-            Tensor(
-                "actions",
-                TensorProto.FLOAT,
-                (BATCH, size),
-                "the environment's",
-                "the deterministic action; a joint's target is default_joint_pos + action_scale · actions",
-            ),
-        ),
+    return dataclasses.replace(
+        bare,
         metadata={
             "run_path": f"{source.metadata['thetaprime.meta_policy']}/{source.metadata['thetaprime.policy_id']}",
             **{name: _csv(getattr(robot, name)) for name in (*_PER_ACTION, "observation_names", "command_names")},
         },
-        batch=1,
     )
 
 
