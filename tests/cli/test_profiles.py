@@ -78,7 +78,7 @@ def test_inspect_prints_the_form_and_its_tensors(zoo: Path, tmp_path: Path, thet
     [
         (["export", "{point}", "--profile", "unreal"], "profile: 'unreal'; expected one of default, epsilon"),
         (["export", "no-such", "--profile", "epsilon"], "no-such: no such artifact"),
-        (["export", "{robot}", "--profile", "epsilon"], "robot.toml: the file does not follow ONNX contract"),
+        (["export", "{robot}", "--profile", "epsilon"], "robot.toml: the file does not follow the ONNX contract"),
         (["export", "{point}", "--profile", "robot"], "robot: nothing; the profile 'robot' expects a description"),
         (["export", "{point}", "--profile", "epsilon", "--robot", "{robot}"], "the profile 'epsilon' takes none"),
         (["export", "{cart}", "--profile", "robot", "--robot", "{robot}"], "its actions are discrete"),

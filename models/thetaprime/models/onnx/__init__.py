@@ -1,6 +1,6 @@
 """The profiles of the ONNX file: one policy in the form of each engine.
 
-The profile `default` is contract version 1. Servers store it, clients act on it, and artifacts contain it. Every other
+The profile `default` is the contract. Servers store it, clients act on it, and artifacts contain it. Every other
 profile is derived from such a file on request: the same body (normalization, context, network) under a head with the
 names, shapes and constants of one consumer. The same file always gives the same bytes.
 
