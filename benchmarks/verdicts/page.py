@@ -28,7 +28,9 @@ SECTIONS: Final[dict[str, tuple[str, str]]] = {
     "top": (
         "One step outside",
         "The mean return of each policy that a session hands out, with `caution` at its default. R_3 is the return of "
-        "20 fresh episodes.",
+        "20 fresh episodes. An episode of point-navigation ends at the goal: with 1 more a step it pays not to arrive. "
+        "Below the range, a lower return has two explanations, a farther goal and a negative offset: the first step is "
+        "short enough for both.",
     ),
     "test": (
         "In range: what caution costs",

@@ -133,6 +133,9 @@ def test_a_small_deviation_of_one_round_shows_no_change() -> None:
     rounds = [_measured(0, -244.7, 1.8, 20), *(_measured(1, each, 4.7, 20) for each in means)]
     assert review([*rounds, _measured(1, -42.7, 2.0, 20)], SPEC).contradicted is None
     assert review([*rounds, _measured(1, -46.0, 2.0, 20)], SPEC).contradicted is not None
+    # Near the goal of a point, the sign of the reward changes: of equally many episodes, both deviations count.
+    flipped = [_measured(0, -12.2, 0.15, 20), _measured(1, -0.275, 0.201, 20), _measured(1, 0.264, 0.366, 20)]
+    assert review(flipped, SPEC).contradicted is not None
 
 
 def test_a_task_that_changes_before_the_first_step_starts_with_the_round_that_shows_it() -> None:

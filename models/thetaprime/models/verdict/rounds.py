@@ -346,9 +346,9 @@ class _State:
         if change.value < -max(spec.change * error, spec.change_share * spread):
             return True
         counts = min(found.trajectories, known.trajectories)
-        # A round's own deviation may be small by chance: noise that was seen once may come again.
-        deviation = max(each.error * math.sqrt(each.trajectories) for each in (found, known))
-        error = deviation * math.sqrt(1.0 / found.trajectories + 1.0 / known.trajectories)
+        # Without a change both have one variance (Student's test): that of one round may be small by chance.
+        variance = sum(math.pow(each.error * each.trajectories, 2.0) for each in (found, known))
+        error = math.sqrt(variance / found.trajectories / known.trajectories)
         known_well = counts >= spec.reversal_trajectories and len(means) > 1
         return known_well and abs(change.value) > max(spec.reversal * error, spec.reversal_share * spread)
 
