@@ -29,6 +29,7 @@ class Machine:
             (folder / name).symlink_to(program)
         self.add("id", f"echo {user}")
         self.add("make", _MAKE)
+        self.add("openssl", "")
         self.add("ldconfig", _LDCONFIG)
 
     def add(self, name: str, body: str) -> None:
