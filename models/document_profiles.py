@@ -1,11 +1,11 @@
-"""Writes the tables of docs/onnx.md from one file of each profile and each kind of action.
+"""Writes the tables of docs/onnx.md and docs/policies-with-memory.md from one file of each profile and kind of action.
 
 Run ``python models/document_profiles.py``. With ``--check`` it only reports whether the page is up to date.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,23 +13,29 @@ import onnx
 import torch
 
 from thetaprime.models import (
+    DEFAULT_PROFILE,
     PROFILES,
     BoxAction,
     DiscreteAction,
     EnvironmentContract,
+    MemorySpec,
     OnnxTemplate,
     Policy,
     PolicySpec,
     ProfileError,
+    RecurrentPolicy,
     RobotDescription,
     derive_form,
 )
+from thetaprime.models.exported import export_policy
 from thetaprime.models.onnx.template import TENSORS
 
-PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "onnx.md"
+DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
+PAGE: Final = DOCS / "onnx.md"
+MEMORY_PAGE: Final = DOCS / "policies-with-memory.md"
 # Distinct lengths, so that a shape identifies its axes.
-_OBSERVATION, _ACTION = 17, 11
-_AXES: Final = {_OBSERVATION: "O", _ACTION: "A"}
+_OBSERVATION, _ACTION, _MEMORY = 17, 11, 13
+_AXES: Final = {_OBSERVATION: "O", _ACTION: "A", _MEMORY: "H"}
 _KINDS: Final = {
     "continuous": BoxAction(low=(-1.0,) * _ACTION, high=(1.0,) * _ACTION),
     "discrete": DiscreteAction(count=_ACTION),
@@ -58,13 +64,18 @@ class Row(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page, or checks it; returns the exit status."""
-    before = PAGE.read_text()
+    tables = {PAGE: {profile: table(profile) for profile in PROFILES}}
+    tables[MEMORY_PAGE] = {DEFAULT_PROFILE: table(DEFAULT_PROFILE, MemorySpec(cell="lstm", size=_MEMORY))}
+    return max(_write(page, of, check=arguments == ["--check"]) for page, of in tables.items())
+
+
+def _write(page: Path, tables: Mapping[str, str], *, check: bool) -> int:
+    before, name = page.read_text(), f"docs/{page.name}"
     after = before
-    for profile in PROFILES:
-        after = _replaced(after, profile, table(profile))
-    name = f"docs/{PAGE.name}"
-    if arguments != ["--check"]:
-        PAGE.write_text(after)
+    for profile, text in tables.items():
+        after = _replaced(after, page, profile, text)
+    if not check:
+        page.write_text(after)
         sys.stdout.write(f"wrote {name}\n")
         return 0
     if before != after:
@@ -74,9 +85,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def table(profile: str) -> str:
+def table(profile: str, memory: MemorySpec | None = None) -> str:
     """The table of a profile's tensors; tensors that differ between continuous and discrete actions have a row each."""
-    rows = {kind: list(_rows(model)) for kind, model in _models(profile)}
+    rows = {kind: list(_rows(model)) for kind, model in _models(profile, memory)}
     every = dict.fromkeys(row for each in rows.values() for row in each)
     lines = [_line(_HEAD), _line(["---"] * len(_HEAD))]
     for row in sorted(every, key=lambda row: row.direction != "in"):
@@ -86,15 +97,15 @@ def table(profile: str) -> str:
     return "\n".join(lines)
 
 
-def _models(profile: str) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _models(profile: str, memory: MemorySpec | None) -> Iterator[tuple[str, onnx.ModelProto]]:
     for kind, action in _KINDS.items():
         environment = EnvironmentContract(
             environment_id="any", observation_shape=(_OBSERVATION,), action=action, horizon=1
         )
-        policy = Policy(environment, PolicySpec(hidden_sizes=(4,)))
-        parameters, observation = policy.init(0), torch.zeros(1, _OBSERVATION)
-        golden = {"observations": observation.tolist(), "actions": policy.act(parameters, observation).tolist()}
-        data, _ = OnnxTemplate(policy, "any@1").write(parameters, policy_id="", parent_id="", golden=golden)
+        spec = PolicySpec(hidden_sizes=(4,), memory=memory)
+        policy = Policy(environment, spec) if memory is None else RecurrentPolicy(environment, spec)
+        template, observation = OnnxTemplate(policy, "any@1"), torch.zeros(1, _OBSERVATION)
+        data = export_policy(policy, template, observation, policy.init(0), "").onnx
         try:
             form = derive_form(data, profile, _ROBOT if profile == "robot" else None)
         except ProfileError:
@@ -117,12 +128,12 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _replaced(page: str, profile: str, text: str) -> str:
+def _replaced(content: str, page: Path, profile: str, text: str) -> str:
     start, end = f"<!-- tensors of {profile} -->\n\n", f"\n\n<!-- /tensors of {profile} -->"
-    before, found, rest = page.partition(start)
+    before, found, rest = content.partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise SystemExit(f"{PAGE} lacks {start.strip()} … {end.strip()}")
+        raise SystemExit(f"{page} lacks {start.strip()} … {end.strip()}")
     return f"{before}{start}{text}{end}{after}"
 
 

@@ -20,6 +20,7 @@ import pytest
 import thetaprime.client as tp
 from tests.support.artifacts import write_untrained
 from tests.support.command import Command, last_json
+from tests.support.contracts import CONTRACTS
 from thetaprime import models
 
 
@@ -49,6 +50,13 @@ def test_models_state_their_reward(tmp_path: Path, thetaprime: Command) -> None:
     rewards = {each["name"]: each["environment"]["reward"] for each in listed}
     assert rewards["measured"] == {"formula": "speed - |u|^2", "step_range": [-2, 1], "return_range": [-300, 41.5]}
     assert rewards["unknown"] is None
+
+
+def test_models_say_which_remember(tmp_path: Path, thetaprime: Command) -> None:
+    spec = models.PolicySpec(hidden_sizes=(4,), memory=models.MemorySpec(cell="lstm", size=3))
+    write_untrained(tmp_path, "pendulum-rl2", CONTRACTS["pendulum"], spec=spec)
+    assert "horizon 40, adapts in its memory (lstm)" in thetaprime("models", "--zoo", tmp_path).stdout
+    assert last_json(thetaprime("models", "--zoo", tmp_path, "--json"))["meta_policies"][0]["memory"] == "lstm"
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, None])

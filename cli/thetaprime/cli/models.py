@@ -54,9 +54,11 @@ def _print(console: "Console", info: "MetaPolicyInfo", *, first: bool) -> None:
 
     contract = info.environment
     shape = "×".join(map(str, contract.observation_shape))
+    episodes = f"{info.trajectories_per_round} episodes a round"
+    adapts = f"adapts in its memory ({info.memory})" if info.memory else episodes
     facts = (
         f"observation {shape}, {contract.action_kind.value} action {contract.action_size}, "
-        f"horizon {contract.horizon}, {info.trajectories_per_round} episodes a round"
+        f"horizon {contract.horizon}, {adapts}"
     )
     if not first:
         console.print()
@@ -105,6 +107,7 @@ def _of_folder(zoo: Path | None) -> tuple[str, "list[MetaPolicyInfo]"]:
                 discount=adaptation.discount,
                 policy_id=meta_policy.policy_id,
                 parameter_count=sum(value.numel() for value in meta_policy.parameters.values()),
+                memory=meta_policy.manifest.policy.memory.cell if meta_policy.manifest.policy.memory else "",
             )
         )
     return str(folder), found
