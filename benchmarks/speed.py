@@ -45,7 +45,10 @@ _SECTIONS: Final = {
         "From `session.upload` to a loaded θ′ that acts: 20 episodes of 200 half-cheetah steps over loopback. The "
         "upload is validated and durable, the step has its report, and θ′ is durable before it is sent. The first "
         "reference is the bare gradient of plain torch on arrays in memory, with one thread and kept memory, as in "
-        "the server. The second is a program without a service: that gradient and `torch.onnx.export` in one process.",
+        "the server. The second is a program without a service: that gradient and `torch.onnx.export` in one process. "
+        "All parameters of this untrained policy adapt, so that its gain is cross-fitted, which takes most of its "
+        "verdict. The step begins before its upload is committed: the commit, the acknowledgement and the call of "
+        "`Adapt` run beside it, and appear in no part.",
     ),
     "load": ("Many clients", "The clients run on the same processors, so the server's processor time is compared."),
     "flood": ("During a flood", "Another tenant takes rounds in parallel, more than its queue holds."),

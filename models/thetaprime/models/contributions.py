@@ -101,7 +101,8 @@ def step_derivatives(
         elif bias is not None:
             derivative += (by_sums @ bias)[:steps]
     if LOG_STD in direction:
-        derivative += _by_log_std(policy, parameters[LOG_STD], batch, step, step.forward) @ direction[LOG_STD]
+        scores = policy.noise_scores(parameters, step.forward.values[0], batch.actions)
+        derivative -= (scores * step.advantage[:, None] / steps) @ direction[LOG_STD]
     derivatives: npt.NDArray[np.float64] = derivative.double().numpy()
     _KNOWN[step.forward] = direction, derivatives
     return derivatives
@@ -145,14 +146,3 @@ def _context_direction(parameters: Parameters, direction: Parameters) -> torch.T
     if CONTEXT_WEIGHT in direction:
         moved += direction[CONTEXT_WEIGHT] @ parameters[CONTEXT]
     return moved
-
-
-def _by_log_std(
-    policy: Policy, parameter: torch.Tensor, batch: TrajectoryBatch, step: InnerStep, forward: ForwardPass
-) -> torch.Tensor:
-    """[S, A]: the derivative of each step's −A log π(a|o) / S by log σ, −A (((a − μ) / σ)² − 1) / S."""
-    mean, log_std = forward.values
-    squares = ((batch.actions - mean) / log_std.exp()).square()
-    # Below its floor the standard deviation does not move.
-    free = (parameter >= policy.spec.min_log_std).to(squares.dtype)
-    return (1.0 - squares) * free * step.advantage[:, None] / len(batch.actions)

@@ -66,6 +66,22 @@ class ActionHead:
         return -0.5 * squares.sum(-1) - constant
 
     @torch.no_grad()
+    def noise_scores(self, parameters: Parameters, mean: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """The derivative of each action's log-probability by the log standard deviation, ((a − μ) / σ)² − 1.
+
+        Args:
+            parameters: of a Gaussian policy.
+            mean: [B, A].
+            actions: [B, A], in policy units.
+
+        Returns:
+            [B, A].
+        """
+        squares = ((actions - mean) / self.log_std(parameters).exp()).square()
+        # Below its floor the standard deviation does not move.
+        return (squares - 1.0) * (parameters[LOG_STD] >= self.spec.min_log_std).to(squares.dtype)
+
+    @torch.no_grad()
     def sample_of(self, outputs: tuple[torch.Tensor, ...], generator: torch.Generator) -> torch.Tensor:
         """Draws an action from each distribution with the arguments `outputs`.
 

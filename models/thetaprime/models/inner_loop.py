@@ -258,20 +258,10 @@ def part_direction(
             policy, parameters, part, adaptation, step=0, step_sizes=step_sizes, length=1.0, advantage=advantage
         ).direction
     if LOG_STD in whole.gradient:
-        gradient[LOG_STD] = _by_log_std(policy, parameters, whole.forward.values[0][rows], part, advantage)
+        scores = policy.noise_scores(parameters, whole.forward.values[0][rows], part.actions)
+        gradient[LOG_STD] = -(advantage @ scores) / len(advantage)
     sizes = step_sizes or _fixed_sizes(parameters, adaptation)
     return {name: sizes[name] * value for name, value in gradient.items()}
-
-
-def _by_log_std(
-    policy: Policy, parameters: Parameters, mean: torch.Tensor, batch: TrajectoryBatch, advantage: torch.Tensor
-) -> torch.Tensor:
-    """The gradient of the inner loss by `log_std`, at known means."""
-    with torch.enable_grad():
-        log_std = parameters[LOG_STD].detach().clone().requires_grad_()
-        log_prob = policy.log_prob((mean, policy.log_std({LOG_STD: log_std})), batch.actions)
-        (found,) = torch.autograd.grad(-(log_prob * advantage).mean(), log_std)
-    return found
 
 
 def moving_parameters(meta: Parameters, adaptation: AdaptationSpec, step_sizes: Parameters | None) -> frozenset[str]:

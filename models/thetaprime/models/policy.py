@@ -226,8 +226,9 @@ class ForwardPass:
             By each parameter of the layers that moves, but not by `log_std`. None for a network whose layers are not
             known.
         """
-        part = {index: values[rows].mul_(weights[:, None]) for index, values in by_sums.items()}
-        found = self._by_parameters(part, [layer[rows] for layer in self.layers[:-1]])
+        # `index_select` takes half as long as an index.
+        part = {index: values.index_select(0, rows).mul_(weights[:, None]) for index, values in by_sums.items()}
+        found = self._by_parameters(part, [layer.index_select(0, rows) for layer in self.layers[:-1]])
         return {name: found[name] for name in self.moving if name != LOG_STD}
 
     def _backpropagated(self, by_head: torch.Tensor) -> dict[int, torch.Tensor]:
