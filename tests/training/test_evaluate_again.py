@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from thetaprime.models import AdaptationSpec, ArtifactError, load_meta_policy, zoo_directory
+from thetaprime.models import AdaptationSpec, ArtifactError, load_meta_policy, resolve_meta_policy, zoo_directory
 from thetaprime.models.parameters import digest_bytes
 from thetaprime.training.export.evaluate_again import evaluate_again
+from thetaprime.training.export.model_card import other_networks
 
 
 @pytest.fixture
@@ -69,3 +70,12 @@ def test_an_artifact_without_an_evaluation_is_refused(artifact: Path) -> None:
     _write(artifact, None)
     with pytest.raises(ArtifactError, match="no evaluation to repeat"):
         evaluate_again(artifact)
+
+
+def test_a_field_that_came_later_makes_no_other_network() -> None:
+    manifest = load_meta_policy(resolve_meta_policy("point-navigation")).manifest
+    assert set(manifest.provenance.comparisons) == {"pretrained", "oracle"}
+    assert "memory" not in manifest.provenance.comparisons["oracle"].config["policy"]
+    assert other_networks(manifest) == []
+    larger = manifest.model_copy(update={"policy": manifest.policy.model_copy(update={"hidden_sizes": (7,)})})
+    assert other_networks(larger) == ["pretrained", "oracle"]

@@ -10,6 +10,7 @@ from thetaprime.models import (
     EnvironmentContract,
     Manifest,
     MetaPolicy,
+    PolicySpec,
     Provenance,
 )
 from thetaprime.training.evaluation.scores import Evaluation
@@ -110,6 +111,15 @@ def reward_row(environment: EnvironmentContract) -> str:
     return f"| reward | {'; '.join(facts)} |\n"
 
 
+def other_networks(manifest: Manifest) -> list[str]:
+    """The comparisons whose network is not the meta-policy's. A field that came later has its default in old runs."""
+    return [
+        method
+        for method, run in manifest.provenance.comparisons.items()
+        if "policy" not in run.config or PolicySpec.model_validate(run.config["policy"]) != manifest.policy
+    ]
+
+
 def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
     """The sentences on the policies that the meta-policy is compared with."""
     said = []
@@ -130,10 +140,7 @@ def _compared(evaluation: Evaluation, manifest: Manifest) -> str:
             said.append(
                 "It began where the meta-policy's adaptation arrived, and its steps include those of the meta-policy."
             )
-    runs = manifest.provenance.comparisons
-    others = [
-        method for method, run in runs.items() if run.config.get("policy") != manifest.policy.model_dump(mode="json")
-    ]
+    others = other_networks(manifest)
     if others:
         said.append(f"Another network than the meta-policy's: {' and '.join(f'the {each}' for each in others)}.")
     return " ".join(said) or "It was not compared with other policies."
