@@ -53,6 +53,11 @@ def _every(meta_policies: tuple[str, ...]) -> Iterator[tuple[str, int, Goal]]:
                 yield meta_policy, seed, drawn(meta_policy, seed)[0]
 
 
+def _turn(meta_policy: str, seed: int) -> int:
+    """How many tasks of a meta-policy `_every` gave before the one of this seed."""
+    return (seed - _FIRST_SEED) // _SHARE[meta_policy]
+
+
 def top() -> Iterator[Trial]:
     """Tasks one step outside of what the meta-policies were trained for, three rounds."""
     rows: list[dict[str, Any]] = [
@@ -138,7 +143,7 @@ def harm() -> Iterator[Trial]:
             body = BODIES[index % len(BODIES)][1]
             rows.append({"name": "unfamiliar body", "body": body})
         # One kind of harm for each task, so that many tasks are tried.
-        row = rows[(seed - _FIRST_SEED) % len(rows)]
+        row = rows[_turn(meta_policy, seed) % len(rows)]
         yield Trial(
             "harm", meta_policy=meta_policy, goal=goal, seed=seed, rounds=5, fresh=40, fresh_from="theta", **row
         )
@@ -187,7 +192,7 @@ def gain() -> Iterator[Trial]:
             body = BODIES[index % len(BODIES)][1]
             rows.append({"name": "other body", "body": body})
         rows.append({"name": "noise", "change": f"noise {0.3 if meta_policy == NAVIGATION else 1.0:g}"})
-        row = {"goal": goal, **rows[(seed - _FIRST_SEED) % len(rows)]}
+        row = {"goal": goal, **rows[_turn(meta_policy, seed) % len(rows)]}
         yield Trial("gain", meta_policy=meta_policy, seed=seed, rounds=2, fresh=MANY, fresh_from="each", **row)
 
 

@@ -193,3 +193,18 @@ def test_a_trial_runs_through_a_server_and_repeats_itself() -> None:
     # In the environment's units, though the uploads were ten times as large.
     assert all(-60.0 < value < 0.0 for each in first["rounds"] for value in each["return"])
     assert first["fresh"]["2"][0] > first["fresh"]["0"][0]
+
+
+@pytest.mark.parametrize(
+    ("case", "meta_policy", "expected"),
+    [
+        ("gain", "ant-direction", {"in range", "other body", "noise"}),
+        ("gain", "half-cheetah-direction", {"in range", "other body", "noise"}),
+        ("harm", "ant-velocity", {"noise", "constant", "unfamiliar body", "flipped in the middle"}),
+    ],
+)
+def test_a_meta_policy_with_fewer_tasks_gets_every_kind_of_trial(
+    case: str, meta_policy: str, expected: set[str]
+) -> None:
+    first = itertools.islice(CASES[case](), 200)
+    assert expected <= {trial.name for trial in first if trial.meta_policy == meta_policy}
