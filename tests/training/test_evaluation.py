@@ -129,7 +129,7 @@ def test_nothing_leaks_from_one_task_into_another(order: list[int]) -> None:
 
 def test_the_evaluation_takes_the_guarded_steps_of_the_service() -> None:
     meta_policy = load_meta_policy(zoo_directory() / "point-navigation" / "1")
-    distribution, task = PointNavigationTasks(), {"goal": [0.9, -0.9]}
+    distribution, task = PointNavigationTasks(), {"goal": [0.4, -0.3]}
     curve = session_curve(meta_policy, distribution, [task], gradient_steps=3, trajectories=20, seed=0)
     policies, history, returns = [meta_policy.parameters], list[RoundMemory](), []
     for step in range(4):
