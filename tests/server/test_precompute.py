@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from tests.support.server.metrics_page import free_address, scrape, value
+from tests.support.server.supervised import until
 from thetaprime import models, wire
 from thetaprime.server import failpoints
 from thetaprime.server.scheduling.fair_slots import FairSlots
@@ -86,7 +87,8 @@ def test_a_closed_session_refuses_a_precomputed_step(service: "Service", collect
     created = service.create()
     session_id = created.session.session_id
     batch = service.upload(session_id, collect(created.policy)).batch
-    assert len(steps) == 1
+    # The upload is acknowledged while its step is computed.
+    until(lambda: len(steps) or None)
     service.stub.CloseSession(service_pb.CloseSessionRequest(session_id=session_id))
     with service.refuses() as refusal:
         service.adapt(session_id, 0, batch.sha256)
@@ -106,13 +108,13 @@ def test_a_failed_precomputation_is_logged_and_counted_and_adapt_computes_the_st
         session_id = created.session.session_id
         monkeypatch.setattr(ADAPT_STEP, broken)
         batch = service.upload(session_id, collect(created.policy)).batch
+        with service.refuses() as refusal:
+            service.adapt(session_id, 0, batch.sha256)
+        assert refusal.code is grpc.StatusCode.INTERNAL
         (entry,) = [each for each in logs if each["event"] == "step not precomputed"]
         assert (entry["log_level"], entry["session_id"], entry["round"]) == ("warning", session_id, 0)
         assert entry["exc_info"] is True
         assert value(scrape(address), "thetaprime_precomputed_steps_total", result="failed") == 1
-        with service.refuses() as refusal:
-            service.adapt(session_id, 0, batch.sha256)
-        assert refusal.code is grpc.StatusCode.INTERNAL
         monkeypatch.undo()
         assert service.adapt(session_id, 0, batch.sha256).session.round == 1
 

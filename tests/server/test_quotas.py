@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tests.support.server.supervised import until
 from thetaprime import wire
 from thetaprime.server import running_server
 from thetaprime.server.errors import BusyError
@@ -214,6 +215,12 @@ def test_the_settings_limit_tenants_without_limits_in_the_file(tenants: Tenants)
     assert_no_retry(refusal, "TENANT_SESSIONS", 1)
 
 
+def wait_for_steps(steps: list[int], count: int) -> None:
+    """Asserts that so many steps begin: uploads are acknowledged while their steps are computed."""
+    until(lambda: len(steps) >= count or None)
+    assert len(steps) == count
+
+
 def test_precomputed_steps_count_against_the_rate_and_are_charged_once(
     tenants: Tenants, collect: Collect, steps: list[int]
 ) -> None:
@@ -225,7 +232,7 @@ def test_precomputed_steps_count_against_the_rate_and_are_charged_once(
             created = service.create()
             batch = service.upload(created.session.session_id, collect(created.policy)).batch
             batches[created.session.session_id] = batch.sha256
-        assert len(steps) == expected
+        wait_for_steps(steps, expected)
     first, second, *_ = batches
     steps.clear()
     assert alice.adapt(first, 0, batches[first]).session.round == 1

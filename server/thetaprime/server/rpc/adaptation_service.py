@@ -1,6 +1,7 @@
 """The AdaptationService: sessions, uploads, steps."""
 
 import asyncio
+import contextvars
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -227,10 +228,12 @@ class AdaptationServicer(service_grpc.AdaptationServiceServicer):
         would wait once more behind other tenants' work.
         """
         loop = asyncio.get_running_loop()
+        # The step is a part of the call, for traces and logs, and not of the transaction that it runs beside.
+        call = contextvars.copy_context()
 
         def begin_step(upload: NewUpload) -> None:
             if not admitted.header.only_measures:
-                loop.call_soon_threadsafe(self._engine.precompute, upload)
+                loop.call_soon_threadsafe(self._engine.precompute, upload, context=call)
 
         return await self._processors.run_in_held_slot(
             accept_upload,
