@@ -601,7 +601,7 @@ def test_a_replacement_that_must_carry_is_refused(tmp_path: Path) -> None:
 
 
 class Counting(gym.Env[Array, Array]):
-    """Ends each episode after a number of steps of its own, and rewards the step's number."""
+    """Ends each episode after a fixed number of steps, and rewards the step's number."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)

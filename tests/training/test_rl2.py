@@ -414,7 +414,7 @@ def test_a_run_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short oracle's run, with a normalization and a context of its own."""
+    """A short oracle's run, with another normalization and context."""
     folder = tmp_path_factory.mktemp("oracle")
     own = {"policy.observation_mean": [0.1, -0.2], "policy.observation_std": [0.5, 2.0], "policy.context_size": 2}
     shared = {"policy.hidden_sizes": [8], "tracker": "none", "meta_batch_size": 2, "iterations": 1}

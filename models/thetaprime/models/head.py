@@ -14,7 +14,7 @@ LOG_STD: Final = "log_std"
 
 
 class ActionHead:
-    """A Gaussian or categorical head: what all policies have in common, whatever their network.
+    """A Gaussian or categorical head: what policies of any network have in common.
 
     Attributes:
         environment: the contract of the environment.

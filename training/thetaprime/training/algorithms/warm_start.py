@@ -9,6 +9,7 @@ where adaptation arrives, so it is no weaker than θ′. The training of the run
 the cost.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from thetaprime.models import ComparisonRun, MetaPolicy, Parameters, Policy, adapt_step
 from thetaprime.models.head import LOG_STD
 from thetaprime.models.policy import CONTEXT_WEIGHT
-from thetaprime.models.spec import CONTEXT
+from thetaprime.models.spec import CONTEXT, PolicySpec
 from thetaprime.training.checkpoint import CheckpointError, RunState
 from thetaprime.training.config import TrainConfig
 from thetaprime.training.sampling.sampler import collect
@@ -58,6 +59,31 @@ def meta_policy_record(meta_policy: MetaPolicy) -> ComparisonRun:
     )
 
 
+def _check_alike(start: str, tasks: str, policy: PolicySpec, config: TrainConfig, fields: Sequence[str]) -> None:
+    """Checks that a run can begin at another one.
+
+    Args:
+        start: the other one, in words.
+        tasks: its task distribution.
+        policy: its network.
+        config: of the run that begins.
+        fields: of the network, which both need alike.
+
+    Raises:
+        CheckpointError: a setting differs, or a network is a module.
+    """
+    if policy.module or config.policy.module:
+        raise CheckpointError(
+            "warm start: policy.module is set; expected the built-in network, where the task's weights are known"
+        )
+    for name, there, here in (
+        ("tasks", tasks, config.tasks),
+        *((f"policy.{field}", getattr(policy, field), getattr(config.policy, field)) for field in fields),
+    ):
+        if there != here:
+            raise CheckpointError(f"warm start: {name} of {start} is {there!r}; expected {here!r}")
+
+
 def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Parameters:
     """Initial parameters θ from an oracle's run.
 
@@ -72,20 +98,10 @@ def warm_started(oracle: RunState, config: TrainConfig, policy: Policy) -> Param
     Raises:
         CheckpointError: a setting of the oracle's run differs; the message names it and both values.
     """
-    if config.policy.module or oracle.config.policy.module:
-        raise CheckpointError(
-            "warm start: policy.module is set; expected the built-in network, where the task's weights are known"
-        )
-    for name, there, here in (
-        ("method", oracle.config.method, "oracle"),
-        ("tasks", oracle.config.tasks, config.tasks),
-        *(
-            (f"policy.{field}", getattr(oracle.config.policy, field), getattr(config.policy, field))
-            for field in _SHARED
-        ),
-    ):
-        if there != here:
-            raise CheckpointError(f"warm start: {name} of that run is {there!r}; expected {here!r}")
+    method = oracle.config.method
+    if method != "oracle":
+        raise CheckpointError(f"warm start: method of that run is {method!r}; expected 'oracle'")
+    _check_alike("that run", oracle.config.tasks, oracle.config.policy, config, _SHARED)
     size = policy.environment.observation_size
     observation_weight, task_weight = oracle.parameters[_FIRST].tensor_split([size], dim=1)
     contexts = config.policy.context_size
@@ -126,23 +142,12 @@ def warm_started_oracle(
         CheckpointError: a setting of the meta-policy differs, or it has no context; the message says which.
     """
     manifest = meta_policy.manifest
-    if manifest.policy.module or config.policy.module:
-        raise CheckpointError(
-            "warm start: policy.module is set; expected the built-in network, where the task's weights are known"
-        )
     if not manifest.policy.context_size:
         raise CheckpointError(
             f"warm start: {meta_policy.label} has no context; expected a meta-policy whose adaptation finds one"
         )
-    for name, there, here in (
-        ("tasks", manifest.provenance.distribution, config.tasks),
-        *(
-            (f"policy.{field}", getattr(manifest.policy, field), getattr(config.policy, field))
-            for field in (*_SHARED, "context_size")
-        ),
-    ):
-        if there != here:
-            raise CheckpointError(f"warm start: {name} of {meta_policy.label} is {there!r}; expected {here!r}")
+    fields = (*_SHARED, "context_size")
+    _check_alike(meta_policy.label, manifest.provenance.distribution, manifest.policy, config, fields)
     tasks, contexts, log_stds, steps = [], [], [], 0
     for _ in range(-(-_TASKS // _AT_ONCE)):
         sampled = list(distribution.sample_tasks(_AT_ONCE, rng))

@@ -43,7 +43,7 @@ class RunningMoments:
         self._state = {_COUNT: torch.tensor(count, dtype=torch.float64), _MEAN: mean, _SQUARES: squares}
 
     def normalized(self, spec: PolicySpec) -> PolicySpec:
-        """A policy's specification with the moments so far, where it has none of its own."""
+        """A policy's specification with the moments so far, where it names none."""
         memory = spec.memory
         if not self._state or memory is None:
             return spec
